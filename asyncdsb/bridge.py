@@ -1,0 +1,163 @@
+"""The Brownian bridge between the clean and the corrupted image, in each pixel's own clock.
+
+Notation, used in the whole package:
+
+=========  =====================================================================================
+x0, x1     clean image (t = 0) and corrupted image (t = 1)
+x_t        state at time t
+z          standard normal noise of the shape of x0
+tau        per-pixel peak time of the noise schedule
+s          clock s(t; tau) = sigma^2(t; tau) / M in [0, 1] (:mod:`asyncdsb.schedule`)
+M          total variance of the schedule, ``total_var``
+rho        s_m / s_n for a step from t_n down to t_m
+c          sqrt(M s (1 - s)), standard deviation of the bridge at clock s
+x0_hat     estimate of x0 made from x_t
+=========  =====================================================================================
+
+sigma^2 = M s and sigma_bar^2 = M (1 - s) (Eq. 3), so that s and M replace both variances in every
+equation of the paper. All functions are element-wise: ``s`` may be a scalar, (B, 1, 1, 1) or
+(B, 1, H, W); a constant map gives the ordinary (I2SB) bridge.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def std(s: Tensor, total_var: float) -> Tensor:
+    """c(s) = sqrt(M s (1 - s)), the standard deviation of the bridge (Sigma_t of Eq. 2)."""
+    return (total_var * s * (1 - s)).sqrt()
+
+
+def marginal(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | None) -> Tensor:
+    """Draw x_t given both ends (Eq. 2, Eq. 6).
+
+    ``x_t = (1 - s) x0 + s x1 + sqrt(M s (1 - s)) z``
+
+    Args:
+        x0: (B, C, H, W) clean image.
+        x1: (B, C, H, W) corrupted image.
+        s: clock, broadcastable to x0, in [0, 1].
+        total_var: M >= 0.
+        z: (B, C, H, W) standard normal noise; None for the noise-free bridge (OT-ODE).
+
+    Returns:
+        (B, C, H, W) state x_t.
+    """
+    mean = (1 - s) * x0 + s * x1
+    return mean if z is None else mean + std(s, total_var) * z
+
+
+def target(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | None) -> Tensor:
+    """Regression target (x_t - x0) / sigma_t (Eq. 4), written so that s -> 0 is harmless.
+
+    ``sqrt(s / M) (x1 - x0) + sqrt(1 - s) z``
+
+    Args:
+        x0: (B, C, H, W) clean image.
+        x1: (B, C, H, W) corrupted image.
+        s: clock, broadcastable to x0, in [0, 1].
+        total_var: M > 0.
+        z: the noise given to :func:`marginal`, or None.
+
+    Returns:
+        (B, C, H, W) target.
+    """
+    mean = (s / total_var).sqrt() * (x1 - x0)
+    return mean if z is None else mean + (1 - s).sqrt() * z
+
+
+def x0_from_target(x_t: Tensor, output: Tensor, s: Tensor, total_var: float) -> Tensor:
+    """Invert :func:`target`: ``x0_hat = x_t - sqrt(M s) output``.
+
+    Args:
+        x_t: (B, C, H, W) state.
+        output: (B, C, H, W) network output in the sense of :func:`target`.
+        s: clock, broadcastable to x_t, in [0, 1].
+        total_var: M > 0.
+
+    Returns:
+        (B, C, H, W) estimate of x0.
+    """
+    return x_t - (total_var * s).sqrt() * output
+
+
+def posterior_step(
+    x_n: Tensor, x0_hat: Tensor, s_n: Tensor, s_m: Tensor, total_var: float, z: Tensor | None
+) -> Tensor:
+    """Exact posterior step from clock s_n down to s_m (what Eq. 5 and Eq. 13 stand for).
+
+    ``x_m = rho x_n + (1 - rho) x0_hat + sqrt(M s_m (1 - rho)) z``
+
+    The paper's equations, read to the letter, step away from x0 and leave noise at the end; this is
+    the posterior of the bridge that they approximate. Without ``z`` it is the OT-ODE step, in which
+    M plays no part.
+
+    Args:
+        x_n: (B, C, H, W) state at s_n.
+        x0_hat: (B, C, H, W) estimate of x0.
+        s_n: clock of x_n, broadcastable, in [0, 1].
+        s_m: clock to arrive at, 0 <= s_m <= s_n; at s_m = 0 the result is x0_hat exactly.
+        total_var: M >= 0.
+        z: (B, C, H, W) standard normal noise, or None for the OT-ODE step.
+
+    Returns:
+        (B, C, H, W) state at s_m.
+    """
+    rho = _ratio(s_m, s_n)
+    # Written around x0_hat so that rho = 0 gives exactly x0_hat, and x_n = x0_hat stays put.
+    mean = x0_hat + rho * (x_n - x0_hat)
+    return mean if z is None else mean + (total_var * s_m * (1 - rho)).sqrt() * z
+
+
+def implicit_step(
+    x_n: Tensor,
+    x0_hat: Tensor,
+    x1: Tensor,
+    s_n: Tensor,
+    s_m: Tensor,
+    total_var: float,
+    eta: float,
+    z: Tensor,
+) -> Tensor:
+    """Step of the non-Markov family that shares the bridge's marginals for every eta.
+
+    With ``omega = eta sqrt(M s_m (1 - rho))`` and ``kappa = sqrt(c_m^2 - omega^2) / c_n``::
+
+        x_m = (1 - s_m) x0_hat + s_m x1 + kappa (x_n - (1 - s_n) x0_hat - s_n x1) + omega z
+
+    eta = 1 is :func:`posterior_step`, eta = 0 draws no fresh noise. Where s_n = 1 the state carries
+    no noise that could be reused (c_n = 0), and eta = 1 is taken for those pixels. For eta < 1 the
+    step is exact only with an x0_hat that was given x1.
+
+    Args:
+        x_n: (B, C, H, W) state at s_n.
+        x0_hat: (B, C, H, W) estimate of x0.
+        x1: (B, C, H, W) the corrupted image from which this run started.
+        s_n: clock of x_n, broadcastable, in [0, 1].
+        s_m: clock to arrive at, 0 <= s_m <= s_n.
+        total_var: M > 0.
+        eta: share of fresh noise, in [0, 1].
+        z: (B, C, H, W) standard normal noise.
+
+    Returns:
+        (B, C, H, W) state at s_m.
+    """
+    rho = _ratio(s_m, s_n)
+    started = 1 - s_n > 1e-6
+    share = torch.where(started, torch.full_like(s_n, eta), torch.ones_like(s_n))
+    fresh_var = share**2 * total_var * s_m * (1 - rho)
+    kept_var = (total_var * s_m * (1 - s_m) - fresh_var).clamp(min=0)
+    c_n = torch.where(started, std(s_n, total_var), torch.ones_like(s_n))
+    kappa = torch.where(
+        started, kept_var.sqrt() / c_n.clamp(min=torch.finfo(c_n.dtype).tiny), rho
+    )
+    mean = x0_hat + s_m * (x1 - x0_hat)
+    residual = x_n - x0_hat - s_n * (x1 - x0_hat)
+    return mean + kappa * residual + fresh_var.sqrt() * z
+
+
+def _ratio(s_m: Tensor, s_n: Tensor) -> Tensor:
+    """Rho = s_m / s_n in [0, 1], with 0 / 0 = 0: a pixel at clock 0 is already at x0_hat."""
+    return (s_m / s_n.clamp(min=torch.finfo(s_n.dtype).tiny)).clamp(0, 1)

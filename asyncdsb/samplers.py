@@ -1,0 +1,195 @@
+"""Time grids and the sampling loop: from the corrupted image at t = 1 to the restored one at t = 0.
+
+The loop is a generator that yields one state per time of the grid, so that a caller can show, record
+or abandon a run as it goes. All noise comes from one ``torch.Generator`` per sample, drawn on the
+CPU: a sample's result depends neither on the batch it is in nor on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asyncdsb.bridge import implicit_step, posterior_step
+from asyncdsb.schedule import NoiseSchedule
+
+SAMPLERS = ("posterior", "ode", "implicit")
+GRIDS = ("uniform", "clock")
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``denoise(x_t, t, s) -> x0_hat``: x_t and x0_hat (B, C, H, W), t (B, 1, 1, 1), s (B, 1, H, W)."""
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """One moment of a run.
+
+    Attributes:
+        step: how many steps are done, 0 to ``steps``.
+        steps: length of the run.
+        t: (B,) float64 time of this state, falling from 1 to 0.
+        x_t: (B, C, H, W) state.
+        x0_hat: (B, C, H, W) estimate made from x_t; equal to x_t in the last state.
+    """
+
+    step: int
+    steps: int
+    t: Tensor
+    x_t: Tensor
+    x0_hat: Tensor
+
+
+def time_grid(
+    kind: str,
+    steps: int,
+    tau: Tensor | None = None,
+    hole: Tensor | None = None,
+    schedule: NoiseSchedule | None = None,
+) -> Tensor:
+    """Times of a run, from 1 to 0.
+
+    ``uniform`` has equal steps of t. ``clock`` has equal steps of the mean clock over the hole, so
+    that every step restores about as much of the picture as any other.
+
+    Args:
+        kind: "uniform" or "clock".
+        steps: number of steps, >= 1.
+        tau: (1, 1, H, W) or (H, W) tau map of one sample; needed for "clock".
+        hole: mask of the same shape, non-zero = missing; None averages over all pixels.
+        schedule: noise schedule; needed for "clock".
+
+    Returns:
+        (steps + 1,) float64 on the CPU, strictly falling, first 1 and last 0.
+
+    Raises:
+        ValueError: on an unknown kind, steps < 1, or a clock grid without its tau map.
+    """
+    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        raise ValueError(f"expected a whole number of steps >= 1, got {steps}")
+    if kind == "uniform":
+        return torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
+    if kind != "clock":
+        raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {kind!r}")
+    if tau is None or schedule is None:
+        raise ValueError("expected a tau map and a schedule for the clock grid, got none")
+    values = tau.detach().to("cpu", torch.float64).flatten()
+    if hole is not None:
+        values = values[hole.detach().to("cpu").flatten() > 0.5]
+    centres, weights = _histogram(values)
+    return _equal_mean_clock(centres, weights, int(steps), schedule)
+
+
+def sample(
+    denoise: Denoise,
+    x1: Tensor,
+    mask: Tensor,
+    tau: Tensor,
+    schedule: NoiseSchedule,
+    *,
+    steps: int,
+    sampler: str = "posterior",
+    eta: float = 1.0,
+    grid: str = "uniform",
+    generators: Sequence[torch.Generator] | None = None,
+) -> Iterator[SamplerState]:
+    """Run the bridge from x1 to the restored image.
+
+    At each time the network's estimate is taken inside the hole and the known pixels outside; every
+    sampler then gives known pixels the bridge between x1 and x1 itself: x1 plus noise of standard
+    deviation c(s) in the stochastic samplers, exactly x1 in the ODE and at t = 0.
+
+    Args:
+        denoise: estimate of x0, see :data:`Denoise`; called ``steps`` times, never at t = 0.
+        x1: (B, C, H, W) corrupted image in [-1, 1] with its hole filled.
+        mask: (B, 1, H, W), non-zero = missing.
+        tau: (B, 1, H, W) per-pixel peak time in [0, 1].
+        schedule: noise schedule.
+        steps: number of network evaluations, >= 1.
+        sampler: "posterior" (exact posterior), "ode" (no noise) or "implicit" (eta).
+        eta: share of fresh noise of the implicit sampler, in [0, 1].
+        grid: "uniform" or "clock", see :func:`time_grid`.
+        generators: one CPU generator per sample; may be None for the ODE only.
+
+    Yields:
+        ``steps + 1`` states.
+
+    Raises:
+        ValueError: on an unknown sampler, eta or tau outside [0, 1], or a wrong number of
+            generators.
+    """
+    batch = x1.shape[0]
+    if sampler not in SAMPLERS:
+        raise ValueError(f"expected a sampler out of {', '.join(SAMPLERS)}, got {sampler!r}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"expected eta in [0, 1], got {eta}")
+    if tau.shape != mask.shape or not bool(((tau >= 0) & (tau <= 1)).all()):
+        raise ValueError(
+            f"expected a tau map of shape {tuple(mask.shape)} in [0, 1], got shape "
+            f"{tuple(tau.shape)} and range {float(tau.min()):.3g} to {float(tau.max()):.3g}"
+        )
+    noisy = sampler != "ode"
+    if noisy and (generators is None or len(generators) != batch):
+        raise ValueError(
+            f"expected {batch} generators for sampler {sampler!r}, "
+            f"got {0 if generators is None else len(generators)}"
+        )
+    hole = mask > 0.5
+    times = torch.stack(
+        [time_grid(grid, steps, tau[i], hole[i], schedule) for i in range(batch)], dim=1
+    )
+    at = times.to(x1.device, x1.dtype).view(steps + 1, batch, 1, 1, 1)
+
+    x, s = x1, schedule.clock(at[0], tau)
+    for i in range(steps):
+        x0_hat = torch.where(hole, denoise(x, at[i], s), x1)
+        yield SamplerState(i, steps, times[i], x, x0_hat)
+        if i == steps - 1:
+            break
+        s_next = schedule.clock(at[i + 1], tau)
+        z = _noise(x, generators) if noisy else None
+        if sampler == "implicit":
+            x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
+        else:
+            x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
+        s = s_next
+    # Every clock is 0 at t = 0, where all three steps land on x0_hat.
+    yield SamplerState(steps, steps, times[steps], x0_hat, x0_hat)
+
+
+def _noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise of the shape of ``like``, sample i from generator i."""
+    shape = like.shape[1:]
+    draws = [torch.randn(shape, generator=g, dtype=like.dtype) for g in generators]
+    return torch.stack(draws).to(like.device, non_blocking=True)
+
+
+def _histogram(values: Tensor, bins: int = 1024) -> tuple[Tensor, Tensor]:
+    """Mean value and share of the pixels of each non-empty bin of [0, 1], both float64.
+
+    The mean clock changes by O(1 / bins^2) when pixels of a bin are moved to their mean, and the
+    grid then costs the same for every picture size.
+    """
+    index = (values * bins).long().clamp(0, bins - 1)
+    count = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, torch.ones_like(values))
+    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, values)
+    used = count > 0
+    return total[used] / count[used], count[used] / count.sum()
+
+
+def _equal_mean_clock(
+    tau: Tensor, weights: Tensor, steps: int, schedule: NoiseSchedule
+) -> Tensor:
+    """Times at which the weighted mean clock is 1, 1 - 1/steps, ..., 0, by bisection."""
+    wanted = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+    for _ in range(52):
+        middle = (low + high) / 2
+        mean = schedule.clock(middle[:, None], tau[None, :]) @ weights
+        low = torch.where(mean < wanted, middle, low)
+        high = torch.where(mean < wanted, high, middle)
+    times = (low + high) / 2
+    times[0], times[-1] = 1.0, 0.0
+    return times

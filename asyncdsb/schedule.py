@@ -1,0 +1,297 @@
+"""The per-pixel noise schedule and the tau maps that steer it.
+
+Every pixel runs the same schedule shape, sqrt(beta) linear from ``sqrt(beta_min)`` up to
+``sqrt(beta_max)`` and back, but its peak sits at the pixel's own time ``tau`` (Sec. 3 of the paper,
+"Gradient-guided Asynchronous Diffusion Schroedinger Bridge"; I2SB is ``tau = 0.5`` everywhere).
+The accumulated variances of Eq. 3 and Eq. 12 have a closed form, so nothing is tabulated over time:
+memory is that of one map.
+
+Time runs from 0 (clean image) to 1 (corrupted image); sampling goes from 1 to 0, hence a larger
+``tau`` means that a pixel is restored earlier.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STRATEGIES = ("gradient", "uniform", "inward")
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Noise schedule beta(t; tau) whose square root is a tent with its peak at ``tau``.
+
+    With a = sqrt(beta_min), b = sqrt(beta_max), d = b - a::
+
+        sqrt(beta(t; tau)) = a + d t / tau                    for t <= tau
+        sqrt(beta(t; tau)) = b - d (t - tau) / (1 - tau)      for t >  tau
+
+    Its integral over [0, 1] is M = (a^2 + a b + b^2) / 3 for every tau. The defaults are those of
+    I2SB's inpainting runs in units of t in [0, 1] (peak 0.433, M about 0.247).
+
+    All methods are element-wise, broadcast their arguments, keep their floating dtype (Python
+    numbers alone give float64) and accept ``t`` and ``tau`` in [0, 1], both ends included.
+
+    Args:
+        beta_min: value of beta at t = 0 and t = 1, at least 1e-3.
+        beta_max: value of beta at t = tau, at least ``beta_min``.
+
+    Raises:
+        ValueError: if the two values are out of range.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 0.433
+
+    def __post_init__(self) -> None:
+        if not 1e-3 <= self.beta_min <= self.beta_max < float("inf"):
+            raise ValueError(
+                "expected 1e-3 <= beta_min <= beta_max, "
+                f"got beta_min={self.beta_min}, beta_max={self.beta_max}"
+            )
+
+    @property
+    def total_var(self) -> float:
+        """M, the variance accumulated over the whole bridge; the same for every tau."""
+        a, b = self.beta_min**0.5, self.beta_max**0.5
+        return (a * a + a * b + b * b) / 3
+
+    def beta(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
+        """Noise intensity beta(t; tau)."""
+        t, tau = _broadcast(t, tau)
+        a, b = self.beta_min**0.5, self.beta_max**0.5
+        rising, u, w = _ramps(t, tau)
+        return torch.where(rising, a + (b - a) * u, b - (b - a) * w) ** 2
+
+    def var(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
+        """sigma^2(t; tau), the integral of beta from 0 to t (Eq. 3, Eq. 12)."""
+        t, tau = _broadcast(t, tau)
+        a, b = self.beta_min**0.5, self.beta_max**0.5
+        d = b - a
+        rising, u, w = _ramps(t, tau)
+        before = t * (a * a + a * d * u + d * d * u * u / 3)
+        after = tau * self.total_var + (t - tau) * (b * b - b * d * w + d * d * w * w / 3)
+        return torch.where(rising, before, after)
+
+    def var_bar(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
+        """sigma_bar^2(t; tau), the integral of beta from t to 1 (Eq. 3, Eq. 12).
+
+        Computed from the mirrored schedule, so that it keeps full relative precision near t = 1.
+        """
+        t, tau = _broadcast(t, tau)
+        return self.var(1 - t, 1 - tau)
+
+    def clock(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
+        """s(t; tau) = sigma^2 / M in [0, 1]: the fraction of the bridge that a pixel has behind it.
+
+        ``s(tau; tau) = tau``; the bridge depends on t and tau through s alone.
+        """
+        # Rounding may put the value an ulp above 1, where sqrt(1 - s) would be NaN.
+        return (self.var(t, tau) / self.total_var).clamp(0, 1)
+
+    def inverse_clock(self, s: Tensor | float, tau: Tensor | float) -> Tensor:
+        """Time t in [0, 1] at which ``clock(t, tau) = s``, in closed form."""
+        s, tau = _broadcast(s, tau)
+        rising = self._inverse_rising(s, tau)
+        falling = 1 - self._inverse_rising(1 - s, 1 - tau)
+        return torch.where(s <= tau, rising, falling)
+
+    def _inverse_rising(self, s: Tensor, tau: Tensor) -> Tensor:
+        """Inverse on the first ramp: tau (c - a) / d with c = cbrt(a^3 + 3 d M s / tau)."""
+        a, b = self.beta_min**0.5, self.beta_max**0.5
+        ratio = (s / _positive(tau)).clamp(0, 1)
+        c = (a**3 + 3 * (b - a) * self.total_var * ratio) ** (1 / 3)
+        # c^3 - a^3 divided out: neither cancels for small s nor fails for beta_max = beta_min.
+        return tau * 3 * self.total_var * ratio / (c * c + c * a + a * a)
+
+
+def tau_map(
+    gradient: Tensor,
+    tau_min: float,
+    tau_max: float,
+    blur_sigma: float = 3.0,
+    hole: Tensor | None = None,
+) -> Tensor:
+    """Per-pixel peak time from a gradient map (Eq. 11, with its parenthesis mended).
+
+    ``tau = (G - min G) / (max G - min G) (tau_max - tau_min) + tau_min``, G the blurred gradient.
+
+    The minimum and maximum run over the hole, per sample: only hole pixels are restored, and they
+    then use the whole range whatever the rest of the photo looks like. Known pixels are clamped to
+    the range. A hole in which G is flat gets the middle of the range.
+
+    Args:
+        gradient: (B, 1, H, W) predicted gradient map in [0, 1].
+        tau_min: tau of the flattest hole pixel, in [0, 1].
+        tau_max: tau of the steepest hole pixel, in [tau_min, 1].
+        blur_sigma: standard deviation in pixels of the Gaussian filter; 0 for none.
+        hole: (B, 1, H, W) mask, non-zero = missing; None takes the whole picture as the hole.
+
+    Returns:
+        (B, 1, H, W) tau in [tau_min, tau_max], of the dtype of ``gradient``.
+
+    Raises:
+        ValueError: if the range or a shape is not as above.
+    """
+    check_tau_range(tau_min, tau_max)
+    relative = relative_gradient(gradient, blur_sigma, hole)
+    return relative * (tau_max - tau_min) + tau_min
+
+
+def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None = None) -> Tensor:
+    """Position of each pixel within the hole's range of blurred gradients, the fraction of Eq. 11.
+
+    It holds all of Eq. 11 that does not depend on (tau_min, tau_max), which is what a live display
+    needs to redraw the tau map for other ranges.
+
+    Args:
+        gradient: (B, 1, H, W) gradient map in [0, 1].
+        blur_sigma: standard deviation in pixels of the Gaussian filter; 0 for none.
+        hole: (B, 1, H, W) mask, non-zero = missing; None for the whole picture.
+
+    Returns:
+        (B, 1, H, W) in [0, 1]; 0.5 everywhere where the hole's gradient is flat.
+
+    Raises:
+        ValueError: on another shape, or a negative width.
+    """
+    if gradient.ndim != 4 or gradient.shape[1] != 1:
+        raise ValueError(f"expected a gradient map (B, 1, H, W), got {tuple(gradient.shape)}")
+    if hole is not None and hole.shape != gradient.shape:
+        raise ValueError(
+            f"expected a hole of shape {tuple(gradient.shape)}, got {tuple(hole.shape)}"
+        )
+    blurred = gaussian_blur(gradient, blur_sigma)
+    low, high = _range_over(blurred, hole)
+    # Rounding in the filter leaves a flat map not quite flat; it must not be stretched to [0, 1].
+    flat = high - low <= 1e-6
+    spread = torch.where(flat, torch.ones_like(high), high - low)
+    return torch.where(flat, torch.full_like(low, 0.5), ((blurred - low) / spread).clamp(0, 1))
+
+
+def uniform_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
+    """One tau for all pixels, the middle of the range; (0.5, 0.5) is I2SB's synchronous bridge.
+
+    Args:
+        hole: (B, 1, H, W) mask; gives the shape and device.
+        tau_min: lower end of the range.
+        tau_max: upper end of the range.
+
+    Returns:
+        (B, 1, H, W) float32.
+
+    Raises:
+        ValueError: if the range is not 0 <= tau_min <= tau_max <= 1.
+    """
+    check_tau_range(tau_min, tau_max)
+    return torch.full(hole.shape, (tau_min + tau_max) / 2, device=hole.device)
+
+
+def inward_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
+    """Tau falling from the hole's border (tau_max, restored first) to its deepest pixel (tau_min).
+
+    The depth is the Euclidean distance to the nearest known pixel, scaled per sample; a hole one
+    pixel deep everywhere is all border. Known pixels get tau_max.
+
+    Args:
+        hole: (B, 1, H, W) mask, non-zero = missing.
+        tau_min: tau of the deepest pixel.
+        tau_max: tau of the pixels next to a known one.
+
+    Returns:
+        (B, 1, H, W) float32 tau map on the hole's device.
+
+    Raises:
+        ValueError: if the range is not 0 <= tau_min <= tau_max <= 1.
+    """
+    check_tau_range(tau_min, tau_max)
+    holes = (hole[:, 0] > 0.5).to("cpu", torch.uint8).numpy()
+    depths = []
+    for mask in holes:
+        # Distance 1 is the border itself; everything known lies at 0 and is clamped to it.
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 1
+        depths.append(depth.clip(min=0) / max(float(depth.max()), 1e-6))
+    depth = torch.from_numpy(np.stack(depths)).unsqueeze(1).to(hole.device)
+    return tau_max - (tau_max - tau_min) * depth.clamp(0, 1)
+
+
+def check_tau_range(tau_min: float, tau_max: float) -> None:
+    """Raise ValueError unless 0 <= tau_min <= tau_max <= 1."""
+    if not 0 <= tau_min <= 1 or not 0 <= tau_max <= 1:
+        raise ValueError(
+            f"expected tau_min and tau_max in [0, 1], got tau_min={tau_min}, tau_max={tau_max}"
+        )
+    if tau_min > tau_max:
+        raise ValueError(
+            f"expected tau_min <= tau_max, got tau_min={tau_min}, tau_max={tau_max}"
+        )
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Separable Gaussian filter with replicated borders, cut off at four standard deviations.
+
+    Args:
+        image: (B, 1, H, W) floating tensor.
+        sigma: standard deviation in pixels, >= 0; 0 returns the input.
+
+    Returns:
+        (B, 1, H, W) of the same dtype.
+
+    Raises:
+        ValueError: if ``sigma`` is negative.
+    """
+    if sigma < 0:
+        raise ValueError(f"expected a Gaussian width >= 0 pixels, got {sigma}")
+    if sigma == 0:
+        return image
+    radius = max(1, round(4 * sigma))
+    x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    rows = F.pad(image, (radius, radius, 0, 0), mode="replicate")
+    rows = F.conv2d(rows, kernel.view(1, 1, 1, -1))
+    columns = F.pad(rows, (0, 0, radius, radius), mode="replicate")
+    return F.conv2d(columns, kernel.view(1, 1, -1, 1))
+
+
+def _range_over(values: Tensor, hole: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Per-sample minimum and maximum over the hole, each (B, 1, 1, 1)."""
+    if hole is None:
+        return values.amin((1, 2, 3), keepdim=True), values.amax((1, 2, 3), keepdim=True)
+    inside = hole > 0.5
+    low = values.masked_fill(~inside, float("inf")).amin((1, 2, 3), keepdim=True)
+    high = values.masked_fill(~inside, float("-inf")).amax((1, 2, 3), keepdim=True)
+    # A sample without a hole has no range: treat it as flat rather than spread infinities.
+    empty = torch.isinf(low)
+    zero = torch.zeros_like(low)
+    return torch.where(empty, zero, low), torch.where(empty, zero, high)
+
+
+def _ramps(t: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which ramp holds t, and the position on each: u = t / tau, w = (t - tau) / (1 - tau)."""
+    rising = t <= tau
+    u = (t / _positive(tau)).clamp(0, 1)
+    w = ((t - tau) / _positive(1 - tau)).clamp(0, 1)
+    return rising, u, w
+
+
+def _positive(x: Tensor) -> Tensor:
+    """``x`` kept off zero: for tau = 0 and tau = 1 one of the two ramps is empty."""
+    return x.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def _broadcast(x: Tensor | float, y: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Both arguments as floating tensors of one dtype, device and shape."""
+    floating = [v for v in (x, y) if isinstance(v, Tensor) and v.is_floating_point()]
+    dtype = torch.float64 if not floating else floating[0].dtype
+    for v in floating:
+        dtype = torch.promote_types(dtype, v.dtype)
+    device = next((v.device for v in (x, y) if isinstance(v, Tensor) and v.ndim), None)
+    x, y = (torch.as_tensor(v, dtype=dtype, device=device) for v in (x, y))
+    return torch.broadcast_tensors(x, y)
