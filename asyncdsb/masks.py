@@ -1,0 +1,312 @@
+"""Procedural inpainting masks: regular holes, thick and thin strokes, and painted free-form holes.
+
+A mask is a boolean array of shape (H, W) in which True marks a missing pixel (the hole). Every
+length is given for a 256 x 256 image and multiplied by ``sqrt(H W) / 256``, so a mask keeps its
+share of the area at any size.
+
+==========  ===================================================================================
+center      the central half of both sides, rows and columns [64, 192) at 256
+half        the right half, columns [128, 256) at 256
+wide        1 to 5 fat polygonal strokes, or (23 %) 1 to 3 boxes: few large blobs (LaMa, RePaint)
+narrow      4 to 50 thin polygonal strokes: many long, thin gaps (LaMa, RePaint)
+freeform    1 to 6 curved brush strokes whose heading and width drift as a hand's do, or (30 %)
+            a closed outline filled in, as people paint over an object
+==========  ===================================================================================
+
+The random kinds leave out at most half of the image; larger draws are drawn again.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
+"""Names that :func:`make_mask` accepts."""
+
+AREA_BINS = ((0.01, 0.10), (0.11, 0.20), (0.21, 0.30), (0.31, 0.40), (0.41, 0.50), (0.51, 0.60))
+"""Shares of missing area (lowest, highest), both included, as used to study hole sizes."""
+
+MIN_SIDE = 8
+"""Shortest side, in pixels, for which masks are drawn."""
+
+MAX_RANDOM_AREA = 0.5
+"""Largest missing share of the random kinds."""
+
+Seed = int | Sequence[int] | np.random.Generator
+
+
+@dataclass(frozen=True)
+class StrokeStyle:
+    """Ranges of a polygonal stroke family; lengths in pixels of a 256 x 256 image.
+
+    Attributes:
+        strokes: fewest and most strokes, both included.
+        width: largest addition to the least brush width of 6.5 (cv2 draws its thickness 5 so).
+        length: largest addition to the least segment length of 10.
+        box_share: probability that boxes are drawn instead of strokes.
+    """
+
+    strokes: tuple[int, int]
+    width: int
+    length: int
+    box_share: float = 0.0
+
+
+WIDE = StrokeStyle(strokes=(1, 5), width=100, length=200, box_share=0.23)
+NARROW = StrokeStyle(strokes=(4, 50), width=10, length=40)
+
+
+def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndarray:
+    """Draw one mask.
+
+    The same arguments give the same mask. The result is never empty and never full.
+
+    Args:
+        kind: one of :data:`MASK_KINDS`; ``center`` and ``half`` ignore the seed.
+        size: side of a square, or (height, width), in pixels, each at least :data:`MIN_SIDE`.
+        seed: non-negative integer, sequence of such integers, or a numpy generator (advanced).
+
+    Returns:
+        bool (H, W), True = missing.
+
+    Raises:
+        ValueError: unknown kind, or a size below :data:`MIN_SIDE`.
+    """
+    height, width = _check_size(size)
+    if kind == "center":
+        mask = np.zeros((height, width), bool)
+        top, left = height // 4, width // 4
+        mask[top : top + height // 2, left : left + width // 2] = True
+        return mask
+    if kind == "half":
+        mask = np.zeros((height, width), bool)
+        mask[:, width // 2 :] = True
+        return mask
+    if kind not in _PAINTERS:
+        raise ValueError(f"expected a mask kind out of {', '.join(MASK_KINDS)}; got {kind!r}")
+    rng = np.random.default_rng(seed)
+    paint = _PAINTERS[kind]
+    while True:
+        canvas = np.zeros((height, width), np.uint8)
+        paint(canvas, rng)
+        if 0 < cv2.countNonZero(canvas) <= MAX_RANDOM_AREA * canvas.size:
+            return canvas.astype(bool)
+
+
+def make_mask_in_bin(
+    area_bin: tuple[float, float], size: int | tuple[int, int], seed: Seed = 0
+) -> np.ndarray:
+    """Draw a brush-stroke mask whose missing share lies in a bin.
+
+    A share is drawn uniformly from the bin, then strokes (thick, thin and curved ones)
+    are added until it is reached. A stroke that would pass the bin's upper end is taken back, and
+    the next ones are drawn smaller.
+
+    Args:
+        area_bin: lowest and highest missing share, 0 < low < high < 1, for example an element of
+            :data:`AREA_BINS`.
+        size: side of a square, or (height, width), in pixels, each at least :data:`MIN_SIDE`.
+        seed: as for :func:`make_mask`.
+
+    Returns:
+        bool (H, W), True = missing, with ``low <= mask.mean() <= high``.
+
+    Raises:
+        ValueError: shares out of order or range, a bin narrower than one pixel, or a bad size.
+    """
+    height, width = _check_size(size)
+    try:
+        low, high = (float(share) for share in area_bin)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected area_bin as (low, high); got {area_bin!r}") from None
+    if not 0 < low < high < 1:
+        raise ValueError(f"expected 0 < low < high < 1 in area_bin; got ({low}, {high})")
+    area = height * width
+    least, most = math.ceil(low * area), math.floor(high * area)
+    if least > most:
+        raise ValueError(
+            f"expected a bin that holds a whole number of the {area} pixels; got ({low}, {high})"
+        )
+    rng = np.random.default_rng(seed)
+    target = int(rng.integers(least, most + 1))
+    canvas = np.zeros((height, width), np.uint8)
+    shrink = 1.0
+    while cv2.countNonZero(canvas) < target:
+        attempt = canvas.copy()
+        _PAINT_ONE[rng.integers(len(_PAINT_ONE))](attempt, rng, shrink)
+        if cv2.countNonZero(attempt) <= most:
+            canvas = attempt
+        elif shrink > 1e-3:
+            shrink *= 0.7
+        else:
+            _grow(canvas, target, rng)
+    return canvas.astype(bool)
+
+
+def _check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width), or raise ValueError."""
+    try:
+        sides = (size, size) if np.isscalar(size) else tuple(size)
+        height, width = sides
+        whole = int(height) == height and int(width) == width
+    except (TypeError, ValueError):
+        whole = False
+    if not whole or min(height, width) < MIN_SIDE:
+        raise ValueError(
+            f"expected size as an integer or (height, width), each at least {MIN_SIDE};"
+            f" got {size!r}"
+        )
+    return int(height), int(width)
+
+
+def _unit(canvas: np.ndarray) -> float:
+    """Length on the canvas of one pixel of a 256 x 256 image."""
+    return math.sqrt(canvas.size) / 256
+
+
+def _thickness(line_width: float) -> int:
+    """Return the cv2 thickness whose line comes closest to the given width in pixels.
+
+    cv2 draws one pixel for thickness 1, and above that only odd widths: thickness n covers n + 1
+    pixels for even n and n + 2 for odd n.
+    """
+    return max(1, 2 * round((line_width - 1) / 2))
+
+
+def _sweeps(
+    canvas: np.ndarray,
+    rng: np.random.Generator,
+    style: StrokeStyle,
+    strokes: int,
+    shrink: float = 1.0,
+) -> None:
+    """Draw strokes of 1 to 5 straight segments, ends inside.
+
+    A segment points 0.01 + {0, 1, 2, 3} rad from straight down, so that nearly all of a stroke's
+    segments lean to one side: to the left and to the right for every other stroke.
+    """
+    height, width = canvas.shape
+    unit = _unit(canvas) * shrink
+    segments = rng.integers(1, 6, strokes).tolist()
+    starts = np.stack([rng.integers(width, size=strokes), rng.integers(height, size=strokes)], 1)
+    angles = 0.01 + rng.integers(0, 4, (strokes, 5))
+    angles[int(rng.integers(2)) :: 2] *= -1
+    lengths = (10 + style.length * rng.random((strokes, 5))) * unit
+    widths = (6.5 + np.floor(style.width * rng.random((strokes, 5)))) * unit
+    steps = np.stack([lengths * np.sin(angles), lengths * np.cos(angles), widths], 2).tolist()
+    for count, (x, y), stroke in zip(segments, starts.tolist(), steps, strict=True):
+        for step_x, step_y, line_width in stroke[:count]:
+            next_x = min(max(round(x + step_x), 0), width - 1)
+            next_y = min(max(round(y + step_y), 0), height - 1)
+            cv2.line(canvas, (x, y), (next_x, next_y), 1, _thickness(line_width))
+            x, y = next_x, next_y
+
+
+def _boxes(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw 1 to 3 boxes with sides of 30 to 150 px and at least 10 px from the border."""
+    height, width = canvas.shape
+    unit = _unit(canvas)
+    for _ in range(int(rng.integers(1, 4))):
+        corner, side = [], []
+        for length in (height, width):
+            margin = min(round(10 * unit), length // 4)
+            longest = length - 2 * margin
+            extent = min(max(1, round(rng.uniform(30, 150) * unit)), longest)
+            corner.append(margin + int(rng.integers(longest - extent + 1)))
+            side.append(extent)
+        canvas[corner[0] : corner[0] + side[0], corner[1] : corner[1] + side[1]] = 1
+
+
+def _paint_sweeps(style: StrokeStyle):
+    """Return the painter of a whole mask in a style: strokes left and right in turn, or boxes."""
+
+    def paint(canvas: np.ndarray, rng: np.random.Generator) -> None:
+        if rng.random() < style.box_share:
+            _boxes(canvas, rng)
+            return
+        fewest, most = style.strokes
+        _sweeps(canvas, rng, style, strokes=int(rng.integers(fewest, most + 1)))
+
+    return paint
+
+
+def _brush(canvas: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) -> None:
+    """Draw one curved stroke: heading and width follow slow random walks, reflected at the border.
+
+    The turn per step is an autoregressive walk, so the stroke bends smoothly; the width swings
+    between about half and twice its median of 8 to 40 px.
+    """
+    height, width = canvas.shape
+    unit = _unit(canvas) * shrink
+    steps = int(rng.integers(12, 60))
+    stride = rng.uniform(4, 10) * unit
+    median_width = 8 * 5 ** rng.random() * unit
+    turn_noise = rng.normal(0, 0.12, steps).tolist()
+    width_noise = rng.normal(0, 0.16, steps).tolist()
+    x, y = rng.uniform(0, width - 1), rng.uniform(0, height - 1)
+    heading, turn, log_width = rng.uniform(-math.pi, math.pi), 0.0, 0.0
+    for turn_kick, width_kick in zip(turn_noise, width_noise, strict=True):
+        turn = 0.85 * turn + turn_kick
+        log_width = 0.9 * log_width + width_kick
+        heading += turn
+        next_x, next_y = x + stride * math.cos(heading), y + stride * math.sin(heading)
+        if not 0 <= next_x <= width - 1:
+            heading = math.pi - heading
+            next_x = min(max(next_x, 0.0), width - 1.0)
+        if not 0 <= next_y <= height - 1:
+            heading = -heading
+            next_y = min(max(next_y, 0.0), height - 1.0)
+        thickness = _thickness(median_width * math.exp(log_width))
+        start, end = (round(x), round(y)), (round(next_x), round(next_y))
+        cv2.line(canvas, start, end, 1, thickness)
+        x, y = next_x, next_y
+
+
+def _outline(canvas: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) -> None:
+    """Fill one smooth closed outline: an ellipse of 20 to 80 px radius with three wobbles."""
+    height, width = canvas.shape
+    unit = _unit(canvas) * shrink
+    around = np.linspace(0, 2 * math.pi, 48, endpoint=False)
+    wobble = np.ones_like(around)
+    for order in (2, 3, 5):
+        wobble += rng.normal(0, 0.25 / order) * np.cos(order * around + rng.uniform(0, 6.3))
+    radii = rng.uniform(20, 80, 2) * unit
+    tilt = rng.uniform(0, math.pi)
+    along = radii[0] * wobble * np.cos(around)
+    across = radii[1] * wobble * np.sin(around)
+    x = rng.uniform(0, width - 1) + along * math.cos(tilt) - across * math.sin(tilt)
+    y = rng.uniform(0, height - 1) + along * math.sin(tilt) + across * math.cos(tilt)
+    cv2.fillPoly(canvas, [np.rint(np.stack([x, y], 1)).astype(np.int32)], 1)
+
+
+def _paint_freeform(canvas: np.ndarray, rng: np.random.Generator) -> None:
+    """Paint a free-form hole: 1 or 2 filled outlines (30 %), or 1 to 6 curved strokes."""
+    if rng.random() < 0.3:
+        for _ in range(int(rng.integers(1, 3))):
+            _outline(canvas, rng)
+        return
+    for _ in range(int(rng.integers(1, 7))):
+        _brush(canvas, rng)
+
+
+def _grow(canvas: np.ndarray, target: int, rng: np.random.Generator) -> None:
+    """Add single pixels until the target count is reached: the last resort on tiny canvases."""
+    free = np.flatnonzero(canvas == 0)
+    missing = target - cv2.countNonZero(canvas)
+    canvas.reshape(-1)[rng.choice(free, missing, replace=False)] = 1
+
+
+_PAINTERS = {
+    "wide": _paint_sweeps(WIDE),
+    "narrow": _paint_sweeps(NARROW),
+    "freeform": _paint_freeform,
+}
+
+_PAINT_ONE = (
+    lambda canvas, rng, shrink: _sweeps(canvas, rng, WIDE, 1, shrink),
+    lambda canvas, rng, shrink: _sweeps(canvas, rng, NARROW, 1, shrink),
+    _brush,
+)
