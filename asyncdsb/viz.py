@@ -1,0 +1,283 @@
+"""Pictures of a restoration: heatmaps, the trajectory as an animation, a report on one page.
+
+All scales are fixed to [0, 1], so two pictures can be compared by eye. The same input always gives
+the same bytes: no date and no library version is written into a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from asyncdsb.images import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from asyncdsb.pipeline import Frame, Result
+
+COLOUR_MAPS = ("viridis", "inferno", "magma")
+"""Perceptually uniform and readable with every common colour blindness."""
+
+TAU_COLOURS = "viridis"
+GRADIENT_COLOURS = "magma"
+
+HOLE_COLOUR = (255, 45, 120)
+"""Colour of the hole where it is painted over a photograph, 8-bit RGB."""
+
+ANIMATION_SUFFIXES = (".webp", ".gif")
+
+_MOTION_MS = 2600
+_FRAME_MS = (20, 260)
+_HOLD_FIRST_MS = 500
+_HOLD_LAST_MS = 1600
+
+# The report's page, in inches.
+_PAGE = 15.6
+_GAP = 0.08
+_TITLE = 0.36
+_BAR = 0.5
+_REPORT_SIDE = 512
+
+# Whatever matplotlib would otherwise stamp into a file, per suffix.
+_NO_STAMP = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    ".svg": {"Date": None, "Creator": None},
+}
+
+
+def colour_table(name: str) -> np.ndarray:
+    """Return a colour map as a table.
+
+    Args:
+        name: one of :data:`COLOUR_MAPS`.
+
+    Returns:
+        uint8 (256, 3), RGB; row i is the colour of the value i / 255.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in COLOUR_MAPS:
+        raise ValueError(f"expected a colour map out of {', '.join(COLOUR_MAPS)}; got {name!r}")
+    from matplotlib import colormaps
+
+    return colormaps[name](np.arange(256), bytes=True)[:, :3].copy()
+
+
+def heatmap(values: np.ndarray, colours: str = TAU_COLOURS, compand: bool = False) -> Image.Image:
+    """Colour a map on the fixed scale [0, 1]: table[round(255 v)].
+
+    Args:
+        values: float (H, W); values outside [0, 1] take the colour of the nearer end.
+        colours: one of :data:`COLOUR_MAPS`.
+        compand: colour sqrt(v) in place of v. Gradients of natural photographs are mostly below
+            0.1, and would all be black otherwise.
+
+    Returns:
+        RGB picture of size (W, H).
+
+    Raises:
+        ValueError: not a finite two-dimensional array, or an unknown colour map.
+    """
+    values = np.asarray(values, np.float32)
+    if values.ndim != 2:
+        raise ValueError(f"expected a map of shape (H, W), got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("expected finite values in [0, 1], got NaN or infinity")
+    values = values.clip(0, 1)
+    if compand:
+        values = np.sqrt(values)
+    return Image.fromarray(colour_table(colours)[np.rint(values * 255).astype(np.uint8)])
+
+
+def shrink_map(values: np.ndarray, side: int) -> np.ndarray:
+    """Reduce a map to at most ``side`` pixels on its longer side, averaging over areas.
+
+    Args:
+        values: float (H, W).
+        side: longest side of the result in pixels.
+
+    Returns:
+        float32 (h, w); the input's values where it is small enough already.
+    """
+    values = np.asarray(values, np.float32)
+    height, width = values.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return values
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+
+
+def paint_hole(image: Image.Image | np.ndarray, mask: np.ndarray) -> Image.Image:
+    """Paint the hole over the photograph in :data:`HOLE_COLOUR`.
+
+    Args:
+        image: RGB picture, or uint8 (H, W, 3).
+        mask: bool (H, W), True in the hole.
+
+    Returns:
+        RGB picture of the same size.
+    """
+    painted = np.array(image)
+    painted[np.asarray(mask, bool)] = HOLE_COLOUR
+    return Image.fromarray(painted)
+
+
+def save_trajectory(frames: Sequence[Frame | Image.Image], path: str | os.PathLike) -> Path:
+    """Write the bridge states x_t as a looping animation, first and last frame held longer.
+
+    Args:
+        frames: frames of a result, t falling from 1 to 0, or pictures of one size.
+        path: file ending in ``.webp`` (small, fast) or ``.gif`` (256 colours, for old viewers).
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: no frames, frames of several sizes, or another suffix.
+    """
+    pictures = [getattr(frame, "x_t", frame) for frame in frames]
+    suffix = Path(path).suffix.lower()
+    if suffix not in ANIMATION_SUFFIXES:
+        raise ValueError(f"expected a file name ending in .webp or .gif, got {Path(path).name!r}")
+    if not pictures:
+        raise ValueError("expected at least one frame, got an empty trajectory")
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"expected frames of one size, got {sorted(sizes)}")
+
+    shortest, longest = _FRAME_MS
+    each = min(longest, max(shortest, round(_MOTION_MS / len(pictures) / 10) * 10))
+    durations = [each] * len(pictures)
+    durations[0] += _HOLD_FIRST_MS
+    durations[-1] += _HOLD_LAST_MS
+    options: dict[str, object] = {"save_all": True, "loop": 0, "duration": durations}
+    if suffix == ".gif":
+        pictures = [picture.quantize(256, Image.Quantize.FASTOCTREE) for picture in pictures]
+        options |= {"format": "GIF", "disposal": 1}
+    else:
+        options |= {"format": "WEBP", "quality": 80, "method": 0}
+
+    def write(target: Path) -> None:
+        pictures[0].save(target, append_images=pictures[1:], **options)
+
+    return write_atomic(path, write)
+
+
+def report_figure(
+    result: Result,
+    image: Image.Image | np.ndarray,
+    mask: np.ndarray,
+    path: str | os.PathLike,
+    columns: int = 6,
+) -> Path:
+    """Draw one restoration on a page: input, predicted gradient, tau, result, and the way there.
+
+    Args:
+        result: what the pipeline returned, with its trajectory.
+        image: the photograph that was restored, RGB or uint8 (H, W, 3).
+        mask: bool (H, W), True in the hole.
+        path: file ending in ``.png``, ``.pdf`` or ``.svg``.
+        columns: number of steps shown, spread evenly from t = 1 to t = 0; at least 2.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: another suffix, a result without a trajectory, or fewer than 2 columns.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _NO_STAMP:
+        raise ValueError(
+            f"expected a file name ending in .png, .pdf or .svg, got {Path(path).name!r}"
+        )
+    if not result.trajectory:
+        raise ValueError("expected a result with its trajectory (trajectory=True), got none")
+    if columns < 2:
+        raise ValueError(f"expected at least 2 columns, got {columns}")
+
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    picks = np.linspace(0, len(result.trajectory) - 1, columns).round().astype(int)
+    frames = [result.trajectory[index] for index in dict.fromkeys(picks.tolist())]
+    width, height = result.image.size
+    aspect = min(2.0, height / width)
+    large, small = _cell(4, aspect), _cell(len(frames), aspect)
+    total = _TITLE * 3 + large[1] + _BAR + 2 * small[1]
+    figure = Figure(figsize=(_PAGE, total), dpi=100)
+
+    def place(column: int, top: float, cell: tuple[float, float]) -> Axes:
+        """Add axes for one picture, its upper edge ``top`` inches below the page's."""
+        left = _GAP + column * (cell[0] + _GAP)
+        box = (left / _PAGE, 1 - (top + cell[1]) / total, cell[0] / _PAGE, cell[1] / total)
+        axes = figure.add_axes(box)
+        axes.set_axis_off()
+        return axes
+
+    _draw_maps([place(column, _TITLE, large) for column in range(4)], result, image, mask)
+    top = 2 * _TITLE + large[1] + _BAR
+    for column, frame in enumerate(frames):
+        bridge = place(column, top, small)
+        bridge.imshow(np.asarray(frame.x_t))
+        bridge.set_title(f"$x_t$, t = {frame.t:.2f}")
+        prediction = place(column, top + small[1] + _TITLE, small)
+        prediction.imshow(np.asarray(frame.x0_hat))
+        prediction.set_title(r"$\hat{x}_0$")
+
+    def write(target: Path) -> None:
+        # SVG names its elements with random numbers unless the salt is given.
+        with matplotlib.rc_context({"svg.hashsalt": "asyncdsb"}):
+            figure.savefig(target, metadata=_NO_STAMP[suffix])
+
+    return write_atomic(path, write)
+
+
+def _cell(columns: int, aspect: float) -> tuple[float, float]:
+    """Return (width, height) in inches of one of ``columns`` pictures across the page."""
+    width = min((_PAGE - _GAP) / columns - _GAP, 4.5)
+    return width, width * aspect
+
+
+def _draw_maps(
+    axes: Sequence[Axes], result: Result, image: Image.Image | np.ndarray, mask: np.ndarray
+) -> None:
+    """Draw input with the hole, gradient, tau, result; colour bars below the maps."""
+    from matplotlib.colors import PowerNorm
+
+    axes[0].imshow(_thumbnail(paint_hole(image, mask)))
+    axes[0].set_title("input, hole painted")
+    gradient = axes[1].imshow(
+        shrink_map(result.gradient, _REPORT_SIDE),
+        cmap=GRADIENT_COLOURS,
+        norm=PowerNorm(0.5, vmin=0, vmax=1),
+    )
+    axes[1].set_title("predicted gradient, square-root scale")
+    tau = axes[2].imshow(
+        shrink_map(result.tau, _REPORT_SIDE), cmap=TAU_COLOURS, vmin=0, vmax=1
+    )
+    axes[2].set_title(r"$\tau$, larger = restored earlier")
+    axes[3].imshow(_thumbnail(result.image))
+    axes[3].set_title("result")
+    for drawn, axis, ticks in (
+        (gradient, axes[1], [0, 0.05, 0.2, 0.5, 1]),
+        (tau, axes[2], [0, 0.25, 0.5, 0.75, 1]),
+    ):
+        depth = 0.12 / (axis.get_position().height * axis.figure.get_figheight())
+        bar = axis.inset_axes((0.1, -1.7 * depth, 0.8, depth))
+        axis.figure.colorbar(drawn, cax=bar, orientation="horizontal", ticks=ticks)
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    small = image.copy()
+    small.thumbnail((_REPORT_SIDE, _REPORT_SIDE))
+    return small
