@@ -1,0 +1,163 @@
+"""Weights on disk: safetensors beside a JSON file that says what they are. Nothing is unpickled.
+
+A weights folder holds ``bridge.safetensors`` + ``bridge.json`` and ``gradient.safetensors`` +
+``gradient.json``. The JSON carries the configuration, a schema version, the checksum of the tensor
+file and free-form facts about the training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion, GradientConfig
+from asyncdsb.images import write_atomic
+
+VERSION = 1
+KINDS = {
+    "bridge": (BridgeConfig, BridgeDenoiser),
+    "gradient": (GradientConfig, GradientCompletion),
+}
+
+
+def save_weights(
+    folder: str | Path, module: nn.Module, training: dict, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write one network of the pair into a weights folder.
+
+    Spectral normalisation is folded into the weights.
+
+    Args:
+        folder: created if need be.
+        module: a :class:`BridgeDenoiser` or a :class:`GradientCompletion`.
+        training: facts for the JSON (steps, samples, data, hardware, ...), JSON-serialisable.
+        dtype: floating type on disk.
+    """
+    kind = next(name for name, (_, cls) in KINDS.items() if isinstance(module, cls))
+    tensors = {name: value.to("cpu", dtype) for name, value in folded_state(module).items()}
+    blob = dump_tensors({name: value.contiguous() for name, value in tensors.items()})
+    description = {
+        "format": f"asyncdsb-{kind}",
+        "version": VERSION,
+        "sha256": hashlib.sha256(blob).hexdigest(),
+        "parameters": sum(value.numel() for value in tensors.values()),
+        "config": dataclasses.asdict(module.config),
+        "training": training,
+    }
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{kind}.safetensors", lambda path: Path(path).write_bytes(blob))
+    write_atomic(folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8"))
+
+
+def load_weights(folder: str | Path, kind: str) -> tuple[nn.Module, dict]:
+    """Read one network of the pair, in float32 on the CPU and in evaluation mode.
+
+    Args:
+        folder: weights folder.
+        kind: "bridge" or "gradient".
+
+    Returns:
+        The module and its ``training`` facts.
+
+    Raises:
+        ValueError: if files are missing, damaged, of another version or not ours.
+    """
+    config_class, module_class = KINDS[kind]
+    tensor_path, json_path = (Path(folder) / f"{kind}.{end}" for end in ("safetensors", "json"))
+    for path in (tensor_path, json_path):
+        if not path.is_file():
+            raise ValueError(f"weights not found: expected the file {path}")
+    try:
+        description = json.loads(json_path.read_text("utf-8"))
+        found = (description["format"], description["version"])
+        checksum, config = description["sha256"], description["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected {json_path} to describe weights as JSON, got {error!r}"
+        ) from error
+    if found != (f"asyncdsb-{kind}", VERSION):
+        raise ValueError(
+            f"expected {json_path} to be of format asyncdsb-{kind} version {VERSION}, "
+            f"got {found[0]} version {found[1]}"
+        )
+    blob = tensor_path.read_bytes()
+    if hashlib.sha256(blob).hexdigest() != checksum:
+        raise ValueError(
+            f"expected {tensor_path} to have the checksum in {json_path.name}, got another: "
+            "the file is damaged or belongs to other weights"
+        )
+    try:
+        tensors = load_tensors(blob)
+        module = module_class(_from_dict(config_class, config))
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
+    load_folded_state(module, {name: value.float() for name, value in tensors.items()})
+    return module.eval(), description.get("training", {})
+
+
+def folded_state(module: nn.Module) -> dict[str, Tensor]:
+    """State of a module with every parametrisation (spectral normalisation) folded in."""
+    state = {}
+    folded = set()
+    for name, part in module.named_modules():
+        if parametrize.is_parametrized(part):
+            for tensor_name in part.parametrizations:
+                prefix = f"{name}." if name else ""
+                state[prefix + tensor_name] = getattr(part, tensor_name).detach()
+                folded.add(f"{prefix}parametrizations.{tensor_name}.")
+    for name, value in module.state_dict().items():
+        if not name.startswith(tuple(folded)):
+            state[name] = value.detach()
+    return state
+
+
+def load_folded_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load :func:`folded_state` into a module, dropping its parametrisations.
+
+    Raises:
+        ValueError: naming the first differences in names or shapes.
+    """
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name)
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in own if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in own]
+    problems += [
+        f"{name}: expected {tuple(own[name].shape)}, got {tuple(state[name].shape)}"
+        for name in own
+        if name in state and own[name].shape != state[name].shape
+    ]
+    if problems:
+        raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
+    module.load_state_dict(state)
+
+
+def _from_dict(cls: type, data: dict) -> object:
+    """Rebuild a frozen configuration dataclass from its JSON form."""
+    types = typing.get_type_hints(cls)
+    unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
+    if unknown:
+        raise ValueError(f"unknown keys for {cls.__name__}: {', '.join(sorted(unknown))}")
+    values = {}
+    for name, value in data.items():
+        if dataclasses.is_dataclass(types[name]):
+            value = _from_dict(types[name], value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return cls(**values)

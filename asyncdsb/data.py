@@ -1,0 +1,153 @@
+"""Photographs for training and evaluation: folders and tar shards, decoded once."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from asyncdsb.images import read_image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (key, RGB photo) of folders, tar shards and single files, in sorted order.
+
+    The key is the file's stem, the same whether a photo lies in a folder or in a tar.
+
+    Args:
+        paths: folders (searched recursively), ``.tar`` files or picture files.
+
+    Yields:
+        Key and photo.
+
+    Raises:
+        ValueError: if a path does not exist, a file cannot be read, or there is no photo at all.
+    """
+    paths = [Path(path) for path in paths]
+    found = False
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
+        if path.is_dir():
+            files = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES)
+            photos = ((p.stem, read_image(p)) for p in files)
+        elif path.suffix == ".tar":
+            photos = _iter_tar(path)
+        else:
+            photos = iter([(path.stem, read_image(path))])
+        for photo in photos:
+            found = True
+            yield photo
+    if not found:
+        raise ValueError(f"expected photos, found none in {', '.join(map(str, paths))}")
+
+
+def _iter_tar(path: Path) -> Iterator[tuple[str, Image.Image]]:
+    with tarfile.open(path) as shard:
+        members = [m for m in shard if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+        for member in sorted(members, key=lambda m: m.name):
+            file = shard.extractfile(member)
+            yield Path(member.name).stem, read_image(file.read())
+
+
+class PhotoBank:
+    """All training photos as uint8 on one device, cropped there.
+
+    Each photo is kept at several sizes, so that a random crop at a random scale is a plain copy:
+    no interpolation, no aliasing, nothing for the host to do. The pixels of all copies lie behind
+    one another in one (N, 3) tensor, in which a batch of crops is a single gather.
+
+    Args:
+        paths: see :func:`iter_photos`.
+        short_sides: sizes to keep, by length of the short side in pixels. A photo is never
+            enlarged, except to the smallest of them.
+        device: where the pixels live.
+
+    Raises:
+        ValueError: on no photo, or on an empty list of sizes.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        short_sides: Sequence[int],
+        device: torch.device | str = "cpu",
+    ):
+        if not short_sides:
+            raise ValueError("expected at least one short side, got none")
+        pixels, sizes, self.keys = [], [], []
+        for key, photo in tqdm(iter_photos(paths), desc="photos", unit="photo", leave=False):
+            self.keys.append(key)
+            for copy in _copies(photo, sorted(short_sides)):
+                array = np.array(copy)
+                sizes.append(array.shape[:2])
+                pixels.append(torch.from_numpy(array.reshape(-1, 3)))
+        areas = torch.tensor([h * w for h, w in sizes])
+        self.sizes = torch.tensor(sizes)
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), areas.cumsum(0)[:-1]])
+        self.pixels = torch.cat(pixels).to(device)
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.keys)
+
+    def crops(self, count: int, size: int, generator: torch.Generator) -> Tensor:
+        """Random square crops, each mirrored with probability one half.
+
+        Copies of all sizes are equally likely, hence large photos are not preferred.
+
+        Args:
+            count: B, number of crops.
+            size: side in pixels.
+            generator: CPU generator.
+
+        Returns:
+            (B, 3, size, size) float32 in [-1, 1] on the bank's device.
+
+        Raises:
+            ValueError: if no photo is large enough.
+        """
+        fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()
+        if len(fits) == 0:
+            raise ValueError(
+                f"expected a photo of at least {size} x {size} pixels, "
+                f"got at most {int(self.sizes.amin(1).max())} on the short side"
+            )
+        which = fits[torch.randint(len(fits), (count,), generator=generator)]
+        free = self.sizes[which] - size + 1
+        corner = (torch.rand(count, 2, generator=generator) * free).long()
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        start = self.offsets[which] + corner[:, 0] * self.sizes[which, 1] + corner[:, 1]
+        columns = torch.arange(size)
+        columns = torch.where(mirrored[:, None], columns.flip(0), columns)
+        device = self.pixels.device
+        rows = torch.arange(size, device=device)[None, :] * self._to(self.sizes[which, 1])[:, None]
+        index = (
+            self._to(start)[:, None, None] + rows[:, :, None] + self._to(columns)[:, None, :]
+        )
+        crops = self.pixels[index].permute(0, 3, 1, 2)
+        return crops.float() / 127.5 - 1
+
+    def _to(self, values: Tensor) -> Tensor:
+        """Copy small host values to the device without waiting for it."""
+        if self.pixels.device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self.pixels.device, non_blocking=True)
+
+
+def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Image]:
+    """The photo scaled to each short side that does not enlarge it, or at least to the first."""
+    for index, side in enumerate(short_sides):
+        scale = side / min(photo.size)
+        if scale > 1 and index > 0:
+            break
+        size = tuple(max(side, round(edge * scale)) for edge in photo.size)
+        yield photo.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,270 @@
+"""The denoiser: network, conditions and parametrisation, from a bridge state to x0_hat.
+
+Two parametrisations of one and the same estimate:
+
+``score``  I2SB's and the paper's. The network sees x_t and returns (x_t - x0) / sigma_t (Eq. 4).
+
+``wiener`` ours. A state of the bridge tells one thing about the unknown picture: with the fill f as
+    a guess, e = x0 - f is seen through ``d = (1 - s) e + noise`` of known variance N, per pixel:
+
+    - with x1 given, d = x_t - s x1 - (1 - s) f  and  N = M s (1 - s);
+    - without it,    d = x_t - f                 and  N = M s (1 - s) + s^2 h^2,
+
+    h being the standard deviation of the noise added to the fill in x1 (the M term is absent in the
+    noise-free bridge). If e had variance v and its pixels were independent, the best estimate of e
+    would be the Wiener filter c_skip d, with error variance c_out^2::
+
+        D = (1 - s)^2 v + N,   c_skip = (1 - s) v / D,   c_out = sqrt(v N / D)
+
+    The network sees d / sqrt(D), a map of nu = sqrt(N / D) and the conditions, and returns the
+    remaining error in units of c_out: x0_hat = f + c_skip d + c_out * output. Its target has unit
+    variance at every s, its zero output is the Wiener estimate, and as only d and nu enter, one
+    network serves every M, every schedule, every tau map and the noise-free bridge alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from asyncdsb import bridge
+from asyncdsb.fill import FILLS, fill_hole
+from asyncdsb.networks.unet import UNet, UNetConfig
+from asyncdsb.schedule import NoiseSchedule
+
+CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3}
+"""What the network may see beside the state, and how many channels it takes."""
+
+PARAMETRISATIONS = ("score", "wiener")
+BRIDGES = ("stochastic", "deterministic")
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """Everything that fixes a trained bridge.
+
+    Attributes:
+        unet: shape of the network.
+        beta_min: see :class:`~asyncdsb.schedule.NoiseSchedule`.
+        beta_max: likewise.
+        fill: deterministic part of x1 in the hole, "zero" or "pyramid".
+        hole_noise: h, standard deviation of the noise added to the fill in x1. I2SB's start is
+            ("zero", 1.0), that of the paper's text ("zero", 0.0).
+        conditions: subset of :data:`CONDITIONS`. "x1" makes the implicit sampler exact; it is
+            given to the network for the stochastic bridge only, as without bridge noise x1 and x_t
+            together would give x0 away.
+        parametrisation: "score" or "wiener".
+        residual_std: sqrt(v), typical standard deviation of x0 minus fill (wiener only).
+        bridges: which bridges it was trained on; "stochastic" serves the samplers posterior and
+            implicit, "deterministic" the ODE.
+        blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
+        resolution: side of the pictures it was trained for, in pixels.
+    """
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    beta_min: float = 0.1
+    beta_max: float = 0.433
+    fill: str = "pyramid"
+    hole_noise: float = 0.5
+    conditions: tuple[str, ...] = ("mask", "gradient", "fill", "x1")
+    parametrisation: str = "wiener"
+    residual_std: float = 0.35
+    bridges: tuple[str, ...] = BRIDGES
+    blur_sigma: float = 3.0
+    resolution: int = 256
+
+    def __post_init__(self) -> None:
+        _expect_subset("conditions", self.conditions, CONDITIONS)
+        _expect_subset("bridges", self.bridges, BRIDGES)
+        _expect_subset("parametrisation", (self.parametrisation,), PARAMETRISATIONS)
+        _expect_subset("fill", (self.fill,), FILLS)
+        if not self.bridges:
+            raise ValueError("expected at least one bridge, got none")
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule it was trained with."""
+        return NoiseSchedule(self.beta_min, self.beta_max)
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Samplers whose bridge the network was trained on."""
+        names = ("posterior", "implicit") if "stochastic" in self.bridges else ()
+        return names + (("ode",) if "deterministic" in self.bridges else ())
+
+
+@dataclass(frozen=True)
+class Context:
+    """What stays fixed during a run or a training step.
+
+    Attributes:
+        mask: (B, 1, H, W) float, 1 = missing.
+        gradient: (B, 1, H, W) gradient map in [0, 1].
+        fill: (B, 3, H, W) deterministic fill, known pixels as in the photo.
+        x1: (B, 3, H, W) start of the bridge.
+        stochastic: (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without.
+    """
+
+    mask: Tensor
+    gradient: Tensor
+    fill: Tensor
+    x1: Tensor
+    stochastic: Tensor
+
+
+class BridgeDenoiser(nn.Module):
+    """Network and parametrisation of one trained bridge.
+
+    Args:
+        config: see :class:`BridgeConfig`.
+    """
+
+    def __init__(self, config: BridgeConfig):
+        super().__init__()
+        self.config = config
+        extra = list(config.conditions)
+        if config.parametrisation == "wiener" and "x1" in extra:
+            extra.remove("x1")  # enters through d, which says all that x1 can
+        channels = 3 + sum(CONDITIONS[name] for name in extra)
+        channels += config.parametrisation == "wiener"
+        self.extra = tuple(extra)
+        self.unet = UNet(config.unet, channels, 3, scalars=2)
+
+    def context(
+        self, image: Tensor, mask: Tensor, gradient: Tensor, stochastic: Tensor, noise: Tensor
+    ) -> Context:
+        """Build x1 and all that conditions the network.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
+            mask: (B, 1, H, W) float, 1 = missing.
+            gradient: (B, 1, H, W) completed gradient map.
+            stochastic: (B,) bool, whether the bridge carries noise.
+            noise: (B, 3, H, W) standard normal, the noise of x1 in the hole.
+
+        Returns:
+            The context.
+        """
+        fill = fill_hole(image, mask, self.config.fill)
+        x1 = fill + mask * self.config.hole_noise * noise
+        return Context(mask, gradient, fill, x1, stochastic.to(image.dtype).view(-1, 1, 1, 1))
+
+    def x0_hat(
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
+    ) -> Tensor:
+        """Estimate the clean image.
+
+        Args:
+            x_t: (B, 3, H, W) state.
+            t: (B, 1, 1, 1) time.
+            s: (B, 1, H, W) clock.
+            context: the run's :class:`Context`.
+            total_var: M of the schedule in use.
+
+        Returns:
+            (B, 3, H, W) x0_hat, of use inside the hole.
+        """
+        if self.config.parametrisation == "score":
+            output = self.unet(*self._score_inputs(x_t, t, s, context))
+            return bridge.x0_from_target(x_t, output, s, total_var)
+        d, noise_var, d_var = self._observation(x_t, s, context, total_var)
+        output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
+        v = self.config.residual_std**2
+        return context.fill + (1 - s) * v / d_var * d + (v * noise_var / d_var).sqrt() * output
+
+    def loss(
+        self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
+    ) -> Tensor:
+        """Mean squared error of the network's output over the hole, per sample.
+
+        Args:
+            x0: (B, 3, H, W) clean image in [-1, 1].
+            t: (B, 1, 1, 1) time, > 0.
+            s: (B, 1, H, W) clock at t.
+            z: (B, 3, H, W) standard normal noise of the bridge.
+            context: see :class:`Context`.
+            total_var: M > 0.
+
+        Returns:
+            (B,) loss, normalised by the hole's area; its mean is the training loss.
+        """
+        noise = z * context.stochastic
+        x_t = bridge.marginal(x0, context.x1, s, total_var, noise)
+        if self.config.parametrisation == "score":
+            output = self.unet(*self._score_inputs(x_t, t, s, context))
+            wanted = bridge.target(x0, context.x1, s, total_var, noise)
+        else:
+            d, noise_var, d_var = self._observation(x_t, s, context, total_var)
+            output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
+            # (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0.
+            v = self.config.residual_std**2
+            e = x0 - context.fill
+            n = (d - (1 - s) * e) / noise_var.sqrt()
+            wanted = (noise_var.sqrt() * e - (1 - s) * v * n) / (v * d_var).sqrt()
+        squared = context.mask * (output - wanted) ** 2
+        area = context.mask.sum((1, 2, 3)).clamp(min=1)
+        return squared.sum((1, 2, 3)) / (x0.shape[1] * area)
+
+    def bind(self, context: Context, total_var: float) -> Callable[..., Tensor]:
+        """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
+
+        Estimates are clamped to [-1, 1], the range of pictures.
+        """
+
+        def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            return self.x0_hat(x_t, t, s, context, total_var).clamp(-1, 1)
+
+        return denoise
+
+    def _observation(
+        self, x_t: Tensor, s: Tensor, context: Context, total_var: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """d, N and D of the module's docstring; N is kept off zero for s = 0 and h = 0."""
+        start_var = (s * self.config.hole_noise) ** 2
+        centre = context.fill
+        if "x1" in self.config.conditions:
+            # Removing s (x1 - fill) takes the start's noise out of the observation.
+            centre = centre + context.stochastic * s * (context.x1 - context.fill)
+            start_var = start_var * (1 - context.stochastic)
+        noise_var = context.stochastic * total_var * s * (1 - s) + start_var
+        noise_var = noise_var.clamp(min=1e-8)
+        d_var = (1 - s) ** 2 * self.config.residual_std**2 + noise_var
+        return x_t - centre, noise_var, d_var
+
+    def _wiener_inputs(
+        self, d: Tensor, noise_var: Tensor, d_var: Tensor, s: Tensor, context: Context
+    ) -> tuple[Tensor, Tensor]:
+        """Input channels and the two scalars: mean nu of the hole, share of the hole."""
+        hole = context.mask
+        nu = (noise_var / d_var).sqrt() * hole
+        share = hole.mean((1, 2, 3))
+        level = nu.mean((1, 2, 3)) / share.clamp(min=1e-6)
+        parts = [d / d_var.sqrt() * hole, nu, *self._conditions(s, context)]
+        return torch.cat(parts, dim=1), torch.stack([level, share], dim=1)
+
+    def _score_inputs(
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context
+    ) -> tuple[Tensor, Tensor]:
+        """Input channels and the two scalars: time, and which bridge."""
+        scalars = torch.cat([t.expand(len(x_t), 1, 1, 1), context.stochastic], dim=1).flatten(1)
+        return torch.cat([x_t, *self._conditions(s, context)], dim=1), scalars.to(x_t.dtype)
+
+    def _conditions(self, s: Tensor, context: Context) -> list[Tensor]:
+        available = {
+            "mask": context.mask,
+            "clock": s.expand_as(context.mask),
+            # Natural gradients are small; the square root spreads them over [0, 1].
+            "gradient": context.gradient.sqrt(),
+            "fill": context.fill,
+            "x1": context.x1 * context.stochastic,
+        }
+        return [available[name] for name in self.extra]
+
+
+def _expect_subset(what: str, got: tuple[str, ...], allowed) -> None:
+    unknown = [name for name in got if name not in allowed]
+    if unknown:
+        raise ValueError(f"expected {what} out of {', '.join(allowed)}, got {', '.join(unknown)}")

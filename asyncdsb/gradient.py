@@ -1,0 +1,104 @@
+"""Image gradients and their completion inside the hole (step 1 of the paper, Eq. 9 and Eq. 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asyncdsb.networks.completion import CompletionConfig, CompletionGenerator
+
+LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601 weights of red, green and blue."""
+
+
+def image_gradient(image: Tensor) -> Tensor:
+    """Sobel gradient magnitude of the luma.
+
+    Scaled so that a vertical or horizontal edge from black to white has magnitude 1; steeper
+    (diagonal) responses, at most 6 % above it, are clamped.
+
+    Args:
+        image: (B, 3, H, W) in [-1, 1].
+
+    Returns:
+        (B, 1, H, W) in [0, 1].
+    """
+    weights = torch.tensor(LUMA, device=image.device, dtype=image.dtype).view(1, 3, 1, 1)
+    luma = (weights * image).sum(1, keepdim=True) / 2  # differences only: range 1, offset free
+    smooth = torch.tensor([1.0, 2.0, 1.0], device=image.device, dtype=image.dtype) / 4
+    slope = torch.tensor([-1.0, 0.0, 1.0], device=image.device, dtype=image.dtype)
+    kernels = torch.stack([smooth[:, None] * slope[None, :], slope[:, None] * smooth[None, :]])
+    xy = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels[:, None])
+    return (xy**2).sum(1, keepdim=True).sqrt().clamp(max=1)
+
+
+def known_gradient(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient where the operator saw known pixels only.
+
+    Args:
+        image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
+        mask: (B, 1, H, W) float, 1 = missing.
+
+    Returns:
+        The gradient map, 0 where unknown, and the mask of where it is unknown: the hole, one pixel
+        wider. Both (B, 1, H, W).
+    """
+    unknown = F.max_pool2d(mask, 3, stride=1, padding=1)
+    gradient = image_gradient(image * (1 - mask)) * (1 - unknown)
+    return gradient, unknown
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """Everything that fixes a trained gradient completion.
+
+    Attributes:
+        generator: shape of the generator.
+    """
+
+    generator: CompletionConfig = field(default_factory=CompletionConfig)
+
+
+class GradientCompletion(nn.Module):
+    """Predicts the gradient map of the hole from what is known around it (Eq. 9).
+
+    The generator sees the corrupted image (zero in the hole), the mask and the corrupted gradient.
+    Inside, gradient maps are companded by a square root: natural gradients crowd near zero.
+
+    Args:
+        config: see :class:`GradientConfig`.
+    """
+
+    def __init__(self, config: GradientConfig):
+        super().__init__()
+        self.config = config
+        self.generator = CompletionGenerator(config.generator, in_channels=5)
+
+    def companded(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Square root of the predicted map, over the whole picture, as the losses see it.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
+            mask: (B, 1, H, W) float, 1 = missing.
+
+        Returns:
+            (B, 1, H, W) in [0, 1].
+        """
+        gradient, _ = known_gradient(image, mask)
+        return self.generator(torch.cat([image * (1 - mask), mask, gradient.sqrt()], dim=1))
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Complete the gradient map: known values kept, the rest predicted.
+
+        Args:
+            image: (B, 3, H, W) in [-1, 1], H and W multiples of 4.
+            mask: (B, 1, H, W) float, 1 = missing.
+
+        Returns:
+            (B, 1, H, W) in [0, 1].
+        """
+        gradient, unknown = known_gradient(image, mask)
+        return torch.where(unknown > 0.5, self.companded(image, mask) ** 2, gradient)

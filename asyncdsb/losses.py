@@ -1,0 +1,86 @@
+"""Losses of the gradient-completion step (Eq. 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class CompletionLossWeights:
+    """Weights of the generator's loss terms.
+
+    Attributes:
+        adversarial: lambda_adv of Eq. 10.
+        feature_matching: lambda_FM of Eq. 10.
+        l1: weight of the mean absolute error over the hole. Not in the paper, whose targets are
+            edges; for continuous maps it anchors the magnitude.
+    """
+
+    adversarial: float = 1.0
+    feature_matching: float = 10.0
+    l1: float = 10.0
+
+
+def discriminator_loss(discriminator: nn.Module, image: Tensor, real: Tensor, fake: Tensor):
+    """Binary cross-entropy of telling true from completed gradient maps.
+
+    Args:
+        discriminator: returns (logits, features).
+        image: (B, 3, H, W) condition.
+        real: (B, 1, H, W) true map.
+        fake: (B, 1, H, W) completed map; no gradient flows into it.
+
+    Returns:
+        Scalar loss.
+    """
+    # One pass over both, as spectral normalisation advances its power iteration on every call.
+    logits, _ = discriminator(_pair(image, real, fake.detach()))
+    on_real, on_fake = logits.chunk(2)
+    loss_real = F.binary_cross_entropy_with_logits(on_real, torch.ones_like(on_real))
+    loss_fake = F.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake))
+    return (loss_real + loss_fake) / 2
+
+
+def generator_loss(
+    discriminator: nn.Module,
+    image: Tensor,
+    real: Tensor,
+    fake: Tensor,
+    mask: Tensor,
+    weights: CompletionLossWeights,
+) -> dict[str, Tensor]:
+    """Non-saturating adversarial, feature-matching and L1 terms, already weighted (Eq. 10).
+
+    Args:
+        discriminator: returns (logits, features).
+        image: (B, 3, H, W) condition.
+        real: (B, 1, H, W) true map.
+        fake: (B, 1, H, W) completed map.
+        mask: (B, 1, H, W) float, 1 = where the map was completed.
+        weights: see :class:`CompletionLossWeights`.
+
+    Returns:
+        The scalar terms by name; their sum is the loss.
+    """
+    logits, features = discriminator(_pair(image, real, fake))
+    on_fake = logits.chunk(2)[1]
+    matching = sum(
+        F.l1_loss(fake_part, real_part.detach())
+        for real_part, fake_part in (feature.chunk(2) for feature in features)
+    )
+    error = (mask * (fake - real).abs()).sum() / mask.sum().clamp(min=1)
+    return {
+        "adversarial": weights.adversarial
+        * F.binary_cross_entropy_with_logits(on_fake, torch.ones_like(on_fake)),
+        "feature_matching": weights.feature_matching * matching,
+        "l1": weights.l1 * error,
+    }
+
+
+def _pair(image: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """True pairs above completed ones, (2B, 4, H, W)."""
+    return torch.cat([torch.cat([image, real], 1), torch.cat([image, fake], 1)])

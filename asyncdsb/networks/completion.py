@@ -1,0 +1,79 @@
+"""Generator of the gradient-completion step (Eq. 9), after EdgeConnect's edge generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+@dataclass(frozen=True)
+class CompletionConfig:
+    """Shape of the generator.
+
+    Attributes:
+        width: channels at full resolution; twice and four times that after each stride.
+        blocks: dilated residual blocks at a quarter of the resolution.
+        spectral: whether convolutions carry spectral normalisation while training. It is folded
+            into the weights on export.
+    """
+
+    width: int = 32
+    blocks: int = 8
+    spectral: bool = True
+
+    stride = 4
+    """Heights and widths of input pictures must be multiples of this."""
+
+
+class CompletionGenerator(nn.Module):
+    """Encoder, dilated residual blocks and decoder with a sigmoid output.
+
+    Instance normalisation makes the network see contrast relative to the picture, and the dilated
+    blocks let it look across the hole at a quarter of the resolution.
+
+    Args:
+        config: shape of the network.
+        in_channels: channels of the input.
+    """
+
+    def __init__(self, config: CompletionConfig, in_channels: int):
+        super().__init__()
+        wrap = spectral_norm if config.spectral else lambda module: module
+        w = config.width
+
+        def unit(conv: nn.Module, channels: int) -> list[nn.Module]:
+            return [wrap(conv), nn.InstanceNorm2d(channels), nn.ReLU(inplace=True)]
+
+        layers = unit(nn.Conv2d(in_channels, w, 7, padding=3, padding_mode="reflect"), w)
+        layers += unit(nn.Conv2d(w, 2 * w, 4, stride=2, padding=1), 2 * w)
+        layers += unit(nn.Conv2d(2 * w, 4 * w, 4, stride=2, padding=1), 4 * w)
+        layers += [DilatedBlock(4 * w, wrap) for _ in range(config.blocks)]
+        layers += unit(nn.ConvTranspose2d(4 * w, 2 * w, 4, stride=2, padding=1), 2 * w)
+        layers += unit(nn.ConvTranspose2d(2 * w, w, 4, stride=2, padding=1), w)
+        layers += [nn.Conv2d(w, 1, 7, padding=3, padding_mode="reflect")]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W), H and W multiples of 4, to (B, 1, H, W) in (0, 1)."""
+        return torch.sigmoid(self.layers(x).float())
+
+
+class DilatedBlock(nn.Module):
+    """Residual block of a dilated and a plain 3x3 convolution with instance normalisation."""
+
+    def __init__(self, channels: int, wrap):
+        super().__init__()
+        self.branch = nn.Sequential(
+            wrap(nn.Conv2d(channels, channels, 3, padding=2, dilation=2, padding_mode="reflect")),
+            nn.InstanceNorm2d(channels),
+            nn.ReLU(inplace=True),
+            wrap(nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")),
+            nn.InstanceNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return x + self.branch(x)

@@ -1,0 +1,97 @@
+"""Building blocks of the UNet."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with 32 groups, or with as many as divide the channels."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Set all parameters to zero, so that the branch starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def sinusoidal_embedding(x: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
+    """Sines and cosines of ``1000 x`` at geometrically spaced periods.
+
+    Args:
+        x: (B,) values in [0, 1].
+        channels: even number of features.
+        max_period: longest period, in units of 1000 x.
+
+    Returns:
+        (B, channels) in [-1, 1].
+    """
+    half = channels // 2
+    steps = torch.arange(half, device=x.device, dtype=torch.float32) / half
+    angles = 1000 * x.float()[:, None] * torch.exp(-math.log(max_period) * steps)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class ResBlock(nn.Module):
+    """Residual block with two 3x3 convolutions, scaled and shifted by an embedding.
+
+    Args:
+        channels_in: input channels.
+        channels: output channels.
+        embedding: length of the conditioning vector.
+        dropout: probability in [0, 1).
+    """
+
+    def __init__(self, channels_in: int, channels: int, embedding: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm1 = group_norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * channels)
+        self.norm2 = group_norm(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
+        self.skip = (
+            nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map (B, channels_in, H, W) and (B, embedding) to (B, channels, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all positions of a feature map, as a residual branch.
+
+    Args:
+        channels: channels, divisible by ``head_channels``.
+        head_channels: channels of a head.
+    """
+
+    def __init__(self, channels: int, head_channels: int = 32):
+        super().__init__()
+        if channels % head_channels:
+            raise ValueError(
+                f"expected channels divisible by head_channels={head_channels}, got {channels}"
+            )
+        self.heads = channels // head_channels
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        q, k, v = qkv.view(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v)
+        h = h.transpose(1, 2).reshape(batch, height * width, channels)
+        return x + self.out(h.transpose(1, 2).reshape(batch, channels, height, width))

@@ -1,0 +1,1 @@
+"""Training and evaluation programs of AsyncDSB; they import the package, never the reverse."""

@@ -1,0 +1,141 @@
+"""Training batches, drawn from (seed, step) alone: photos, masks, times and tau ranges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asyncdsb.data import PhotoBank
+from asyncdsb.masks import MASK_KINDS, make_mask
+from asyncdsb.schedule import relative_gradient
+from train.presets import BridgePreset, Preset
+
+AREA = (0.01, 0.75)
+"""Smallest and largest hole of a training mask, as a share of its window."""
+
+
+class MaskBank:
+    """Masks drawn in advance and kept packed, one bit a pixel, on one device.
+
+    Args:
+        size: side of the masks.
+        canvases: sides of the squares on which they are drawn, see :class:`train.presets.Preset`.
+        count: how many.
+        seed: of the drawing.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        canvases: tuple[int, ...],
+        count: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ):
+        self.size = size
+        packed = [np.packbits(self._draw(canvases, seed, i)) for i in range(count)]
+        self.packed = torch.from_numpy(np.stack(packed)).to(device)
+        self.shifts = torch.arange(7, -1, -1, device=device)
+
+    def _draw(self, canvases: tuple[int, ...], seed: int, index: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, index])
+        while True:
+            kind = MASK_KINDS[rng.integers(len(MASK_KINDS))]
+            canvas = int(rng.choice(canvases))
+            mask = make_mask(kind, canvas, int(rng.integers(2**31)))
+            y, x = rng.integers(canvas - self.size + 1, size=2)
+            window = mask[y : y + self.size, x : x + self.size]
+            if AREA[0] <= window.mean() <= AREA[1]:
+                return window
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random masks, turned by multiples of 90 degrees and mirrored at random.
+
+        Args:
+            count: B.
+            generator: CPU generator.
+
+        Returns:
+            (B, 1, size, size) float32, 1 = missing, on the bank's device.
+        """
+        which = torch.randint(len(self.packed), (count,), generator=generator)
+        turn = int(torch.randint(8, (1,), generator=generator))
+        packed = self.packed[which.to(self.packed.device)]
+        bits = (packed[:, :, None] >> self.shifts) & 1
+        masks = bits.view(count, 1, self.size, self.size).float()
+        masks = masks.rot90(turn % 4, (2, 3))
+        return masks.flip(3) if turn >= 4 else masks
+
+
+class Batches:
+    """Source of training batches; the same seed and step always give the same batch.
+
+    Args:
+        preset: sizes and counts.
+        data: folders or tar shards of photos.
+        seed: of everything drawn.
+        device: where photos and masks live.
+    """
+
+    def __init__(
+        self, preset: Preset, data: list[str | Path], seed: int, device: torch.device | str
+    ):
+        self.preset, self.seed = preset, seed
+        self.photos = PhotoBank(data, preset.short_sides, device)
+        self.masks = MaskBank(preset.size, preset.mask_canvases, preset.masks, seed, device)
+        self.device = device
+
+    def generator(self, step: int) -> torch.Generator:
+        """CPU generator of a step; its stream is independent of other steps' streams."""
+        # A plain sum of seed and step would make run 1's step 2 equal run 2's step 1.
+        state = np.random.SeedSequence([self.seed, step]).generate_state(2, np.uint32)
+        return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Photos (B, 3, H, W) in [-1, 1] and masks (B, 1, H, W)."""
+        count, size = self.preset.batch, self.preset.size
+        return self.photos.crops(count, size, generator), self.masks.draw(count, generator)
+
+
+def draw_times(preset: BridgePreset, generator: torch.Generator) -> Tensor:
+    """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1."""
+    count = preset.batch
+    shift = torch.rand(count, generator=generator)
+    t = (torch.randperm(count, generator=generator) + shift) / count
+    start = torch.rand(count, generator=generator) < preset.from_start
+    return torch.where(start, torch.ones(count), t.clamp(min=1e-3)).view(-1, 1, 1, 1)
+
+
+def draw_tau(
+    preset: BridgePreset, gradient: Tensor, mask: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Random tau maps, so that one network serves every slider position.
+
+    Ranges tau_min <= tau_max are uniform over the triangle; see :class:`BridgePreset` for the
+    shares of synchronous and smooth random maps.
+
+    Args:
+        preset: shares and the width of the Gaussian filter.
+        gradient: (B, 1, H, W) completed gradient maps.
+        mask: (B, 1, H, W) masks.
+        generator: CPU generator.
+
+    Returns:
+        (B, 1, H, W) tau in [0, 1].
+    """
+    count, device = len(mask), mask.device
+    ends = torch.rand(count, 2, generator=generator).sort(dim=1).values
+    synchronous = torch.rand(count, 1, generator=generator) < preset.synchronous
+    ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends).to(device)
+    low, high = ends.view(count, 2, 1, 1, 1).unbind(1)
+    smooth = torch.rand(count, generator=generator) < preset.smooth_tau
+    field = torch.rand(count, 1, 5, 5, generator=generator).to(device)
+    field = F.interpolate(field, mask.shape[2:], mode="bicubic").clamp(0, 1)
+    relative = relative_gradient(gradient, preset.model.blur_sigma, mask)
+    relative = torch.where(smooth.view(-1, 1, 1, 1).to(device), field, relative)
+    return low + (high - low) * relative

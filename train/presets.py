@@ -1,0 +1,145 @@
+"""Named training presets.
+
+``shipped`` is meant for one large GPU, ``cpu`` for a few hours on a desktop processor, ``debug``
+for the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from asyncdsb.denoiser import BridgeConfig
+from asyncdsb.gradient import GradientConfig
+from asyncdsb.losses import CompletionLossWeights
+from asyncdsb.networks import CompletionConfig, UNetConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What both trainers share.
+
+    Attributes:
+        size: side of the training crops in pixels.
+        short_sides: sizes at which each photo is kept, see :class:`asyncdsb.data.PhotoBank`.
+        mask_canvases: sides of the squares on which masks are drawn; where larger than ``size``, a
+            random window is cut, which keeps the width of strokes.
+        masks: how many masks are drawn in advance.
+        batch: samples per step.
+        steps: length of the training.
+        lr: peak learning rate.
+        warmup: steps of linear warm-up; the rate then falls along a cosine to ``lr_end * lr``.
+        lr_end: see ``warmup``.
+        ema: decay of the weight average, itself warmed up.
+        clip: largest gradient norm.
+        precision: "fp32" or "bf16" (autocast).
+        compile: whether the network runs through torch.compile.
+        checkpoint_every: steps between checkpoints.
+        samples_every: steps between pictures.
+    """
+
+    size: int = 256
+    short_sides: tuple[int, ...] = (256, 320, 400, 512)
+    mask_canvases: tuple[int, ...] = (256,)
+    masks: int = 20_000
+    batch: int = 32
+    steps: int = 20_000
+    lr: float = 2e-4
+    warmup: int = 500
+    lr_end: float = 0.02
+    ema: float = 0.999
+    clip: float = 1.0
+    precision: str = "bf16"
+    compile: bool = True
+    checkpoint_every: int = 1_000
+    samples_every: int = 1_000
+
+
+@dataclass(frozen=True)
+class GradientPreset(Preset):
+    """Preset of the gradient-completion trainer.
+
+    Attributes:
+        model: the generator's configuration.
+        discriminator_width: channels of the discriminator's first layer.
+        loss: weights of the loss terms.
+        discriminator_lr: learning rate of the discriminator as a multiple of ``lr``.
+    """
+
+    model: GradientConfig = field(default_factory=GradientConfig)
+    discriminator_width: int = 64
+    loss: CompletionLossWeights = field(default_factory=CompletionLossWeights)
+    discriminator_lr: float = 0.1
+
+
+@dataclass(frozen=True)
+class BridgePreset(Preset):
+    """Preset of the bridge trainer.
+
+    Attributes:
+        model: the bridge's configuration.
+        weight_decay: of AdamW.
+        synchronous: share of samples with tau = 0.5 everywhere (I2SB).
+        smooth_tau: share of samples whose tau map is a smooth random field instead of following
+            the gradient; it covers inward and painted maps.
+        from_start: share of samples at t = 1 exactly, where every run takes its first step.
+    """
+
+    model: BridgeConfig = field(default_factory=BridgeConfig)
+    weight_decay: float = 0.01
+    synchronous: float = 0.15
+    smooth_tau: float = 0.2
+    from_start: float = 0.05
+
+
+_SMALL = UNetConfig(64, (1, 2, 3, 3), 1, (False, False, False, True))
+_CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
+_TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
+
+_ON_CPU = dict(
+    size=128,
+    short_sides=(160, 224, 288),
+    mask_canvases=(128, 256, 256),
+    masks=6_000,
+    batch=16,
+    precision="fp32",
+    compile=False,
+    checkpoint_every=200,
+    samples_every=400,
+)
+_DEBUG = dict(
+    size=64,
+    short_sides=(64, 96),
+    mask_canvases=(64,),
+    masks=8,
+    batch=2,
+    steps=4,
+    warmup=2,
+    precision="fp32",
+    compile=False,
+    checkpoint_every=2,
+    samples_every=2,
+)
+
+GRADIENT_PRESETS = {
+    "shipped": GradientPreset(steps=6_000, batch=32, lr=2e-4, warmup=100),
+    "cpu": GradientPreset(
+        **_ON_CPU | {"batch": 8},
+        model=GradientConfig(CompletionConfig(width=16, blocks=6)),
+        discriminator_width=16,
+        steps=900,
+        lr=5e-4,
+        warmup=50,
+        ema=0.99,
+    ),
+    "debug": GradientPreset(
+        **_DEBUG, model=GradientConfig(CompletionConfig(width=4, blocks=1)), discriminator_width=4
+    ),
+}
+
+BRIDGE_PRESETS = {
+    "shipped": BridgePreset(model=BridgeConfig(unet=_SMALL), batch=64, lr=3e-4),
+    "cpu": BridgePreset(
+        **_ON_CPU, model=BridgeConfig(unet=_CPU), steps=4_000, lr=5e-4, warmup=100, ema=0.998
+    ),
+    "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
+}

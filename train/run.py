@@ -1,0 +1,211 @@
+"""The part all trainers share: run folder, resuming, weight average, learning rate, the loop."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from asyncdsb.images import write_atomic
+from train.presets import Preset
+
+
+class Trainer(Protocol):
+    """What :func:`run` needs of a trainer."""
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Train on the batch of this step; return scalar tensors to log."""
+
+    def samples(self, path: Path) -> None:
+        """Write a picture of the present state."""
+
+    def export(self, folder: Path, training: dict) -> None:
+        """Write the averaged weights in the form that the pipeline loads."""
+
+
+def run(trainer: Trainer, preset: Preset, args: argparse.Namespace) -> None:
+    """Train from the last checkpoint in ``args.out``, or from the start, to ``preset.steps``.
+
+    Running the same command again goes on where it stopped. The folder then holds ``state.*`` (the
+    checkpoint), ``log.jsonl``, ``samples/`` and ``weights/`` (the averaged weights).
+
+    Args:
+        trainer: see :class:`Trainer`.
+        preset: lengths and intervals.
+        args: of :func:`parser`.
+    """
+    out = Path(args.out)
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    describe(out, preset, args)
+    step, seconds = load_state(out, trainer)
+    started = last = time.monotonic()
+    sums: dict[str, Tensor] = {}
+    since = 0
+    bar = tqdm(total=preset.steps * preset.batch, initial=step * preset.batch, unit="sample")
+    with bar:
+        while step < preset.steps:
+            set_lr(trainer, preset, step)
+            for name, value in trainer.step(step).items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            step, since = step + 1, since + 1
+            bar.update(preset.batch)
+            elapsed = time.monotonic() - started
+            ended = step == preset.steps or elapsed > 60 * args.max_minutes
+            if since == 50 or ended or step % preset.checkpoint_every == 0:
+                now = time.monotonic()
+                means = {name: round(float(value) / since, 6) for name, value in sums.items()}
+                rate = round(since * preset.batch / (now - last), 2)
+                bar.set_postfix(means)
+                record = {"step": step, "samples_per_s": rate, "seconds": round(seconds + elapsed)}
+                with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+                    log.write(json.dumps(record | means) + "\n")
+                sums, since, last = {}, 0, now
+            if step % preset.samples_every == 0 or step == preset.steps:
+                trainer.samples(out / "samples" / f"{step:07d}.png")
+            if step % preset.checkpoint_every == 0 or ended:
+                save_state(out, trainer, step, seconds + elapsed)
+                trainer.export(out / "weights", facts(preset, args, step, seconds + elapsed))
+            if ended:
+                break
+
+
+def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
+    """Options that all trainers share."""
+    options = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
+    options.add_argument("--preset", choices=presets, default="shipped")
+    options.add_argument("--data", nargs="+", required=True, help="folders or tar shards of photos")
+    options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--steps", type=int, help="length of the training instead of the preset's")
+    options.add_argument("--batch", type=int, help="samples per step instead of the preset's")
+    options.add_argument("--size", type=int, help="side of the crops instead of the preset's")
+    options.add_argument("--lr", type=float, help="peak learning rate instead of the preset's")
+    options.add_argument("--init", help="weights folder to start from")
+    options.add_argument(
+        "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
+    )
+    return options
+
+
+def chosen_preset(presets: dict, args: argparse.Namespace) -> Preset:
+    """The preset with the command line's overrides."""
+    names = ("steps", "batch", "size", "lr")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    preset = dataclasses.replace(presets[args.preset], **given)
+    canvases = tuple(max(canvas, preset.size) for canvas in preset.mask_canvases)
+    return dataclasses.replace(preset, mask_canvases=canvases)
+
+
+def describe(out: Path, preset: Preset, args: argparse.Namespace) -> None:
+    """Write the configuration once; refuse to resume a run with another one.
+
+    Raises:
+        ValueError: if the folder holds a run of another configuration.
+    """
+    config = {"preset": dataclasses.asdict(preset), "data": args.data, "seed": args.seed}
+    # Length may be changed when a run is taken up again; all else would make it another run.
+    text = json.dumps(config, indent=2, sort_keys=True)
+    path = out / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        now = json.loads(text)
+        for one in (before, now):
+            one["preset"].pop("steps")
+            one.pop("data")
+        if before != now:
+            raise ValueError(f"expected {out} to be empty or a run of the same configuration")
+    write_atomic(path, lambda p: Path(p).write_text(text + "\n", "utf-8"))
+
+
+def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -> dict:
+    """What the weights' JSON says about their training."""
+    return {
+        "preset": args.preset,
+        "steps": step,
+        "samples": step * preset.batch,
+        "crop_size": preset.size,
+        "seed": args.seed,
+        "minutes": round(seconds / 60, 1),
+        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
+        "photos": [Path(path).name for path in args.data],
+        "initialised_from": Path(args.init).name if args.init else None,
+    }
+
+
+def average(module: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``."""
+
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        n = float(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(averages, current, weight)
+
+    return AveragedModel(module, multi_avg_fn=update)
+
+
+def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
+    """Linear warm-up, then a cosine; each group keeps its ``lr_scale``."""
+    warm = min(1.0, (step + 1) / max(1, preset.warmup))
+    cosine = (1 + math.cos(math.pi * step / preset.steps)) / 2
+    factor = warm * (preset.lr_end + (1 - preset.lr_end) * cosine)
+    for optimizer in trainer.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = preset.lr * factor * group.get("lr_scale", 1.0)
+
+
+def autocast(preset: Preset, device: str) -> contextlib.AbstractContextManager:
+    """Mixed precision as the preset asks for."""
+    if preset.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def save_state(out: Path, trainer: Trainer, step: int, seconds: float) -> None:
+    """Write the checkpoint: modules and optimisers as safetensors, counters in its metadata."""
+    tensors = {}
+    for name, module in trainer.modules.items():
+        for key, value in module.state_dict().items():
+            tensors[f"module/{name}/{key}"] = value
+    for name, optimizer in trainer.optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"optimizer/{name}/{index}/{key}"] = value
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    tensors["step"], tensors["seconds"] = torch.tensor(step), torch.tensor(float(seconds))
+    write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
+
+
+def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
+    """Restore the checkpoint if there is one; return its step and seconds, or zeros."""
+    path = out / "state.safetensors"
+    if not path.exists():
+        return 0, 0.0
+    tensors = load_file(path)
+    for name, module in trainer.modules.items():
+        prefix = f"module/{name}/"
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+    for name, optimizer in trainer.optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"optimizer/{name}/"):
+                _, _, index, entry = key.split("/")
+                state.setdefault(int(index), {})[entry] = value
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(tensors["step"]), float(tensors["seconds"])
