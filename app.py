@@ -1,0 +1,351 @@
+"""The page: paint a hole into a photograph and watch it being restored.
+
+    python app.py [--host HOST] [--port PORT] [--share] [--weights DIR] [--device DEVICE]
+
+Here the parts of the page are laid out and connected; what they do is in ``asyncdsb.page``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before the import: gradio asks its server for news otherwise.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from asyncdsb import viz
+from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.samplers import SAMPLERS
+from asyncdsb.schedule import STRATEGIES
+
+try:  # Present on a hosted ZeroGPU machine only; must come before anything touches the GPU.
+    import spaces
+except ImportError:
+    spaces = None
+
+MAX_FILE_SIZE = "32mb"
+EXAMPLES = Path(__file__).parent / "assets" / "examples"
+RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
+PRESET_MASKS = ("center", "half", "wide", "narrow")
+DEFAULTS = session.Settings()
+
+
+def build(load: Callable[[], Any]) -> gr.Blocks:
+    """Lay out the page and start loading the model.
+
+    Args:
+        load: makes the pipeline; called once, in the background.
+    """
+    model = session.Model(load)
+    if spaces:  # The hosted machine wants the model in place before its first visitor.
+        model.get()
+
+    def steps_of(*args: Any) -> Iterator[session.Step]:
+        yield from session.run_steps(model.get(), *args)
+
+    def predict(*args: Any) -> session.Maps:
+        return session.predict_maps(model.get(), *args)
+
+    if spaces:
+        steps_of, predict = spaces.GPU(steps_of), spaces.GPU(predict)
+
+    with gr.Blocks(
+        title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+    ) as demo:
+        parts = layout()
+        wire(parts, model, steps_of, predict)
+    return demo.queue(max_size=20, default_concurrency_limit=2)
+
+
+def layout() -> dict[str, gr.blocks.Block]:
+    """Create the parts of the page; their names are those in the handlers' answers."""
+    parts: dict[str, Any] = {name: gr.State(None) for name in ("photo", "seen")}
+    parts["drawn"] = gr.State(0)
+    with gr.Row(elem_id="header"):
+        gr.HTML(payload.asset("header.html"), elem_id="title")
+        parts["model"] = gr.HTML(elem_id="model")
+    with gr.Row(elem_id="workspace"):
+        with gr.Column(elem_classes="pane", elem_id="pane-canvas", min_width=320):
+            canvas_pane(parts)
+        with gr.Column(elem_classes="pane", elem_id="pane-order", min_width=280):
+            order_pane(parts)
+        with gr.Column(elem_classes="pane", elem_id="pane-restore", min_width=320):
+            restore_pane(parts)
+    with gr.Accordion("How it works", open=False, elem_id="about"):
+        gr.HTML(payload.asset("about.html"))
+    parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
+    return parts
+
+
+def heading(number: int, text: str) -> gr.HTML:
+    """Create the heading of a pane."""
+    return gr.HTML(f"<h2><span>{number}</span>{text}</h2>", elem_classes="heading")
+
+
+def canvas_pane(parts: dict[str, Any]) -> None:
+    """Create the canvas and what fills it."""
+    with gr.Row(elem_classes="bar"):
+        heading(1, "Paint the hole")
+        with gr.Row(elem_id="open-photo"):
+            parts["open_photo"] = gr.UploadButton("Open photo", size="sm", file_types=["image"])
+    parts["editor"] = gr.ImageEditor(
+        elem_id="editor",
+        type="pil",
+        image_mode="RGBA",
+        format="png",
+        canvas_size=(canvas.CANVAS, canvas.CANVAS),
+        fixed_canvas=True,
+        layers=False,
+        transforms=(),
+        sources=["upload"],
+        brush=gr.Brush(
+            default_size=14, colors=["#" + bytes(viz.HOLE_COLOUR).hex()], color_mode="fixed"
+        ),
+        eraser=gr.Eraser(default_size=14),
+        show_label=False,
+        container=False,
+        buttons=[],
+        placeholder="# Drop a photo here\nor click to choose one, paste one, or pick an example",
+    )
+    with gr.Row(elem_classes="chips"):
+        gr.HTML("<span>Hole</span>", elem_classes="chip-label")
+        for kind in PRESET_MASKS:
+            parts[kind] = gr.Button(kind.capitalize(), size="sm", min_width=0)
+        parts["open_mask"] = gr.UploadButton("From file", size="sm", file_types=["image"])
+    examples = handlers.find_examples(EXAMPLES)
+    parts["examples"] = gr.HTML(
+        payload.example_buttons([(one.path.stem, *one.read()[1:]) for one in examples]),
+        elem_id="examples",
+        js_on_load="asyncdsb.mountExamples(element, trigger)",
+    )
+
+
+def order_pane(parts: dict[str, Any]) -> None:
+    """Create the heatmaps and the range of tau."""
+    heading(2, "Order of restoration")
+    gr.HTML("<h3>Predicted gradient</h3>", elem_classes="subheading")
+    parts["gradient"] = mounted("gradient", "mountGradient", "gradient.html")
+    gr.HTML("<h3>Peak time τ of every pixel</h3>", elem_classes="subheading")
+    parts["tau"] = mounted("tau", "mountTau", "tau.html")
+    parts["strategy"] = gr.Dropdown(
+        list(STRATEGIES), value=DEFAULTS.strategy, label="Strategy", elem_id="strategy"
+    )
+    for name, text in (("tau_min", "τ min (flat)"), ("tau_max", "τ max (edges)")):
+        parts[name] = gr.Slider(
+            0, 1, getattr(DEFAULTS, name), step=0.001, label=text, elem_id=name.replace("_", "-")
+        )
+    with gr.Row(elem_classes="chips"):
+        for name in RANGES:
+            parts[name] = gr.Button(name, size="sm", min_width=0)
+
+
+def restore_pane(parts: dict[str, Any]) -> None:
+    """Create the run's settings and everything it shows."""
+    heading(3, "Restore")
+    with gr.Row(elem_id="settings"):
+        parts["steps"] = gr.Slider(
+            1, session.MAX_STEPS, DEFAULTS.steps, step=1, label="Steps", elem_id="steps"
+        )
+        parts["sampler"] = gr.Dropdown(
+            list(SAMPLERS), value=DEFAULTS.sampler, label="Sampler", elem_id="sampler"
+        )
+        parts["seed"] = gr.Number(
+            DEFAULTS.seed, precision=0, minimum=0, maximum=session.MAX_SEED, label="Seed",
+            elem_id="seed",
+        )  # fmt: skip
+        parts["dice"] = gr.Button("🎲", elem_id="dice", size="sm", min_width=0)
+    with gr.Row(elem_id="actions"):
+        parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
+        parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
+    welcome = payload.message("Open a photo, or pick an example.")
+    parts["status"] = gr.HTML(welcome, elem_id="status")
+    with gr.Tabs(elem_id="views") as parts["tabs"]:
+        with gr.Tab("Live", id="live", render_children=True):
+            parts["frame"] = mounted("frame", "mountFrame", "frame.html")
+        with gr.Tab("Before / after", id="compare", render_children=True):
+            parts["compare"] = gr.ImageSlider(
+                elem_id="compare", type="pil", format="png", show_label=False, buttons=[]
+            )
+        with gr.Tab("Animation", id="trajectory", render_children=True):
+            parts["trajectory"] = gr.Image(
+                elem_id="trajectory", type="filepath", show_label=False, buttons=[],
+                interactive=False,
+            )  # fmt: skip
+    with gr.Row(elem_id="downloads"):
+        parts["result"] = gr.DownloadButton("Download PNG", elem_id="result", interactive=False)
+        parts["animation"] = gr.DownloadButton(
+            "Download animation", elem_id="animation", interactive=False
+        )
+
+
+def mounted(name: str, function: str, template: str) -> gr.HTML:
+    """Create a component that one function of ``page.js`` fills in the browser."""
+    return gr.HTML(
+        elem_id=name,
+        html_template=payload.asset(template),
+        js_on_load=f"asyncdsb.{function}(element, props, watch)",
+    )
+
+
+def wire(
+    parts: dict[str, Any], model: session.Model, steps_of: Callable, predict: Callable
+) -> None:
+    """Connect the parts with the handlers."""
+
+    def on(event: Callable, handler: Callable, inputs: str, outputs: str, **options: Any) -> Any:
+        """Listen to an event; a handler's answer may name any of the outputs."""
+        return event(
+            listener(handler, lambda update: named(update, parts)),
+            [parts[name] for name in inputs.split()],
+            [parts[name] for name in outputs.split()],
+            api_visibility="private",
+            show_progress="hidden",
+            **options,
+        )
+
+    run = "frame compare trajectory tabs result animation"
+    fresh = f"photo editor gradient tau seen status {run}"
+    settings = "tau_min tau_max steps sampler strategy seed"
+
+    maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
+    examples = handlers.find_examples(EXAMPLES)
+
+    def on_example(event: gr.EventData) -> Iterator[handlers.Update]:
+        yield from handlers.on_example(predict, examples, event.index)
+
+    on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh)
+    on(parts["examples"].click, on_example, "", fresh, **maps)
+    on_mask = functools.partial(handlers.on_mask_file, predict)
+    on(parts["open_mask"].upload, on_mask, "open_mask photo", fresh, **maps)
+    for kind in PRESET_MASKS:
+        on_preset = functools.partial(handlers.on_preset, predict, kind)
+        on(parts[kind].click, on_preset, "photo drawn", f"{fresh} drawn", **maps)
+    on_preview = functools.partial(handlers.on_preview, predict)
+    on(parts["preview"].click, on_preview, "photo editor seen", "gradient tau seen", **maps)
+
+    started = on(
+        parts["restore"].click,
+        functools.partial(handlers.on_restore, steps_of),
+        f"photo editor {settings}",
+        f"gradient tau status restore stop {run}",
+        concurrency_id="run",
+        concurrency_limit=1,
+    )
+    on(started.failure, lambda: handlers.IDLE, "", "restore stop")
+    stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")
+    on(stopped.then, handlers.on_stopped, "", "restore stop status")
+
+    files = [gr.File(visible=False, label=name, type="filepath") for name in ("photo", "mask")]
+    answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
+    gr.Button(visible=False).click(
+        listener(functools.partial(handlers.inpaint, steps_of)),
+        files + [parts[name] for name in settings.split()],
+        answers,
+        api_name="inpaint",
+        concurrency_id="run",
+        concurrency_limit=1,
+    )
+    load = gr.context.Context.root_block.load
+    on(load, functools.partial(handlers.on_load, model), "", "model status")
+    wire_browser(parts)
+
+
+def wire_browser(parts: dict[str, Any]) -> None:
+    """Connect what the browser does by itself, without asking the server."""
+    low, high, strategy = parts["tau_min"], parts["tau_max"], parts["strategy"]
+    for part in (low, high, strategy):
+        part.change(None, [low, high, strategy], None, js="(...range) => asyncdsb.draw(...range)")
+    # The range is kept in order by moving the other end along.
+    low.input(None, [low, high], high, js="(low, high) => Math.max(low, high)")
+    high.input(None, [low, high], low, js="(low, high) => Math.min(low, high)")
+    for name, values in RANGES.items():
+        parts[name].click(None, None, [low, high], js=f"() => {list(values)}")
+    parts["dice"].click(
+        None, None, parts["seed"], js=f"() => Math.floor(Math.random() * {session.MAX_SEED})"
+    )
+
+
+def named(update: handlers.Update, parts: dict[str, Any]) -> Any:
+    """Turn the names in a handler's answer into components."""
+    if not update:
+        return gr.skip()
+    return {
+        parts[name]: gr.update(**value) if isinstance(value, handlers.Props) else value
+        for name, value in update.items()
+    }
+
+
+def listener(handler: Callable, convert: Callable = lambda answer: answer) -> Callable:
+    """Make a listener of a handler: its answers are converted, a ValueError becomes a message."""
+
+    @functools.wraps(handler)
+    def stream(*args: Any) -> Iterator[Any]:
+        try:
+            for answer in handler(*args):
+                yield convert(answer)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    @functools.wraps(handler)
+    def call(*args: Any) -> Any:
+        try:
+            return convert(handler(*args))
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return stream if inspect.isgeneratorfunction(handler) else call
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Start the server; see the module's first lines for the options."""
+    parser = argparse.ArgumentParser(description="Restore holes in photographs, in the browser.")
+    parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=int, default=None, help="port (default GRADIO_SERVER_PORT, or 7860 and up)"
+    )
+    parser.add_argument("--share", action="store_true", help="open a public link through gradio")
+    parser.add_argument("--weights", default=None, metavar="DIR", help="folder or Hub repository")
+    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: the best one)")
+    options = parser.parse_args(arguments)
+
+    def load() -> Any:
+        from asyncdsb.pipeline import AsyncDSBPipeline
+
+        return AsyncDSBPipeline.from_pretrained(options.weights, device=options.device)
+
+    launch(build(load), server_name=options.host, server_port=options.port, share=options.share)
+
+
+def launch(demo: gr.Blocks, **options: Any) -> None:
+    """Serve the page with its looks and limits; returns when the server ends."""
+    demo.launch(
+        theme=theme(),
+        css=payload.asset("style.css"),
+        head=payload.head_script(),
+        max_file_size=MAX_FILE_SIZE,
+        run_history=False,
+        footer_links=["api"],
+        **options,
+    )
+
+
+def theme() -> gr.themes.Base:
+    """Return the theme: system fonts only, so that nothing is fetched from elsewhere."""
+    return gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md,
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The painting canvas: a square with the photograph centred in it, and the mask drawn on top.
+
+The canvas is small, so that a stroke travels quickly from the browser to the server; the photograph
+keeps its own resolution on the server, and the mask is scaled up to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from asyncdsb.viz import HOLE_COLOUR
+
+CANVAS = 512
+"""Side of the square canvas in pixels."""
+
+
+def fit_box(size: tuple[int, int], side: int = CANVAS) -> tuple[int, int, int, int]:
+    """Centre a picture of this size in the canvas, as large as it fits.
+
+    Args:
+        size: (width, height) in pixels.
+        side: side of the canvas in pixels.
+
+    Returns:
+        (left, top, width, height) on the canvas, in pixels.
+    """
+    scale = side / max(size)
+    width, height = (max(1, round(length * scale)) for length in size)
+    return (side - width) // 2, (side - height) // 2, width, height
+
+
+def editor_value(photo: Image.Image, mask: np.ndarray | None = None) -> dict[str, Any]:
+    """Build what the editor shows: the photograph, and the mask as its one layer.
+
+    Args:
+        photo: RGB picture of any size.
+        mask: bool (H, W) at the photograph's size, True = missing; None for an unpainted canvas.
+
+    Returns:
+        ``{"background", "layers", "composite"}`` with RGBA pictures of the canvas size; outside
+        the photograph they are transparent.
+    """
+    left, top, width, height = fit_box(photo.size)
+    background = Image.new("RGBA", (CANVAS, CANVAS), (0, 0, 0, 0))
+    background.paste(photo.resize((width, height), Image.Resampling.LANCZOS), (left, top))
+    layer = np.zeros((CANVAS, CANVAS, 4), np.uint8)
+    if mask is not None:
+        small = _resize_mask(mask, (width, height))
+        layer[top : top + height, left : left + width][small] = (*HOLE_COLOUR, 255)
+    return {"background": background, "layers": [Image.fromarray(layer)], "composite": None}
+
+
+def editor_mask(value: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray:
+    """Read the painted mask at the photograph's size.
+
+    Whatever is painted beside the photograph is ignored.
+
+    Args:
+        value: what the editor hands over; the hole is where a layer is not transparent.
+        size: (width, height) of the photograph in pixels.
+
+    Returns:
+        bool (H, W), True = missing.
+    """
+    painted = np.zeros((CANVAS, CANVAS), bool)
+    for layer in (value or {}).get("layers") or []:
+        alpha = np.asarray(layer.convert("RGBA").getchannel("A")) > 0
+        if alpha.shape != painted.shape:
+            alpha = _resize_mask(alpha, (CANVAS, CANVAS))
+        painted |= alpha
+    left, top, width, height = fit_box(size)
+    return _resize_mask(painted[top : top + height, left : left + width], size)
+
+
+def editor_photo(value: dict[str, Any] | None) -> Image.Image | None:
+    """Cut the photograph out of the canvas, at the canvas's resolution.
+
+    Args:
+        value: what the editor hands over.
+
+    Returns:
+        RGB picture, or None from an empty canvas.
+    """
+    background = (value or {}).get("background")
+    if background is None:
+        return None
+    background = background.convert("RGBA")
+    box = background.getchannel("A").getbbox()
+    return background.crop(box).convert("RGB") if box else None
+
+
+def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale a mask; smoothed on the way up, so that strokes keep round edges."""
+    if (mask.shape[1], mask.shape[0]) == tuple(size):
+        return mask.copy()
+    shrinking = size[0] < mask.shape[1]
+    scaled = cv2.resize(
+        mask.astype(np.float32),
+        tuple(size),
+        interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR,
+    )
+    # A thin scratch must survive the way down to the canvas.
+    return scaled > 0.25 if shrinking else scaled >= 0.5

@@ -1,0 +1,284 @@
+"""What happens when a visitor does something.
+
+Every handler is a plain function: it checks what the browser sent, calls the pipeline and formats
+the answer as a dictionary from the name of a part of the page to its new value, or to new
+properties of it (:class:`Props`). A ``ValueError`` is shown to the visitor as it is. Nothing here
+knows the user interface library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from asyncdsb import viz
+from asyncdsb.images import read_mask
+from asyncdsb.masks import make_mask
+from asyncdsb.page import canvas, payload, session
+
+COMPARE_SIDE = 1280
+"""Longest side in pixels of the pictures compared on the screen."""
+
+
+class Props(dict):
+    """New properties of a part, beside or in place of its value."""
+
+
+Update = dict[str, Any]
+Predict = Callable[[Image.Image, np.ndarray], session.Maps]
+Steps = Callable[[Image.Image, np.ndarray, session.Settings], Iterator[session.Step]]
+
+# The parts that belong to a run, emptied when another photograph or mask comes.
+NO_RUN: Update = {
+    "frame": None,
+    "compare": None,
+    "trajectory": None,
+    "tabs": Props(selected="live"),
+    "result": Props(value=None, interactive=False),
+    "animation": Props(value=None, interactive=False),
+}
+NO_MAPS: Update = {"gradient": None, "tau": None, "seen": None}
+IDLE: Update = {"restore": Props(interactive=True), "stop": Props(interactive=False)}
+BUSY: Update = {"restore": Props(interactive=False), "stop": Props(interactive=True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A photograph that comes with the page.
+
+    Attributes:
+        path: the photograph.
+        mask_path: its prepared mask, white = missing; it need not exist.
+    """
+
+    path: Path
+
+    @property
+    def mask_path(self) -> Path:
+        return self.path.with_name(f"{self.path.stem}-mask.png")
+
+    def read(self) -> tuple[session.Photo, Image.Image, np.ndarray | None]:
+        """Return the photograph, its pixels, and its mask or None."""
+        photo, image = session.open_photo(str(self.path))
+        return photo, image, read_mask(self.mask_path) if self.mask_path.exists() else None
+
+
+def find_examples(folder: Path) -> list[Example]:
+    """List the examples in a folder, those with a prepared mask first."""
+    examples = [Example(path) for path in sorted(folder.glob("*.jpg"))]
+    return sorted(examples, key=lambda example: not example.mask_path.exists())
+
+
+def on_photo(path: str | None) -> Update:
+    """Open an uploaded photograph."""
+    if not path:
+        raise ValueError("expected a photo, got no file")
+    photo, image = session.open_photo(path)
+    return show(photo, image, None)
+
+
+def on_example(predict: Predict, examples: Sequence[Example], index: int) -> Iterator[Update]:
+    """Open an example photograph."""
+    if not isinstance(index, int) or not 0 <= index < len(examples):
+        raise ValueError(f"expected an example 0 ... {len(examples) - 1}, got {index!r}")
+    photo, image, mask = examples[index].read()
+    yield from show_with_maps(predict, photo, image, mask)
+
+
+def on_mask_file(
+    predict: Predict, path: str | None, photo: session.Photo | None
+) -> Iterator[Update]:
+    """Take the hole from a file, white = missing."""
+    image = reopen(photo)
+    if not path:
+        raise ValueError("expected a mask, got no file")
+    yield from show_with_maps(predict, photo, image, read_mask(path, image.size))
+
+
+def on_preset(
+    predict: Predict, kind: str, photo: session.Photo | None, drawn: int
+) -> Iterator[Update]:
+    """Draw a mask of a kind; every press draws another one, in the same order each time."""
+    image = reopen(photo)
+    mask = make_mask(kind, (image.height, image.width), seed=drawn)
+    yield {"drawn": drawn + 1}
+    yield from show_with_maps(predict, photo, image, mask)
+
+
+def on_preview(
+    predict: Predict, photo: session.Photo | None, editor: dict | None, seen: int | None
+) -> Update:
+    """Predict the maps for the hole as it is painted now, if it has changed."""
+    try:
+        image, mask = session.read_pair(photo, editor)
+    except ValueError:  # Nothing to show yet; Restore says what is missing.
+        return NO_MAPS
+    fingerprint = hash((photo, mask.tobytes()))
+    if fingerprint == seen:
+        return {}
+    return format_maps(predict(image, mask), mask) | {"seen": fingerprint}
+
+
+def show(photo: session.Photo, image: Image.Image, mask: np.ndarray | None) -> Update:
+    """Put a photograph, and a mask if there is one, on the canvas."""
+    width, height = photo.size
+    todo = "Press Restore." if mask is not None else "Paint over what is to be restored."
+    return NO_RUN | NO_MAPS | {
+        "photo": photo,
+        "editor": canvas.editor_value(image, mask),
+        "status": payload.message(f"{Path(photo.path).name}, {width} × {height}. {todo}"),
+    }
+
+
+def show_with_maps(
+    predict: Predict, photo: session.Photo, image: Image.Image, mask: np.ndarray | None
+) -> Iterator[Update]:
+    """Put a photograph and a mask on the canvas, then show the maps for them."""
+    update = show(photo, image, mask)
+    yield update
+    if mask is not None:
+        # The mask as the canvas will hand it over, so that it is recognized when it comes back.
+        yield on_preview(predict, photo, update["editor"], None)
+
+
+def reopen(photo: session.Photo | None) -> Image.Image:
+    """Read the session's photograph again."""
+    if photo is None:
+        raise ValueError(session.NO_PHOTO)
+    return session.open_photo(photo.path)[1]
+
+
+def on_restore(
+    steps_of: Steps,
+    photo: session.Photo | None,
+    editor: dict | None,
+    *values: object,
+) -> Iterator[Update]:
+    """Restore the hole, one update per step."""
+    try:
+        settings = session.Settings(*values)
+        image, mask = session.read_pair(photo, editor)
+        yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
+        yield from _restore(steps_of, photo, image, mask, settings)
+    except ValueError as error:
+        yield IDLE | {"status": payload.message(str(error), "error")}
+        raise
+
+
+def _restore(
+    steps_of: Steps,
+    photo: session.Photo | None,
+    image: Image.Image,
+    mask: np.ndarray,
+    settings: session.Settings,
+) -> Iterator[Update]:
+    frames: list[Image.Image] = []
+    for state in steps_of(image, mask, settings):
+        x_t, x0_hat = Image.fromarray(state.x_t), Image.fromarray(state.x0_hat)
+        frames.append(x_t)
+        update: Update = {
+            "frame": payload.frame_payload(state.step, state.steps, state.t, x_t, x0_hat),
+            "status": payload.message(
+                f"Step {state.step} of {state.steps}, t = {state.t:.2f} T", "busy"
+            ),
+        }
+        if state.maps:
+            update |= format_maps(state.maps, mask)
+        yield update
+
+    # The files are copied into the page's own cache with the update, and removed here after it.
+    with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
+        stem = photo.stem if photo else "photo"
+        result = session.save_result(
+            Path(folder, f"{stem}-restored.png"), state.image, image, settings
+        )
+        animation = viz.save_trajectory(frames, Path(folder, f"{stem}-trajectory.webp"))
+        yield IDLE | {
+            "compare": tuple(small(picture) for picture in (image, Image.fromarray(state.image))),
+            "trajectory": str(animation),
+            "tabs": Props(selected="compare"),
+            "result": Props(value=str(result), interactive=True),
+            "animation": Props(value=str(animation), interactive=True),
+            "status": payload.message(
+                f"Done in {state.steps} steps, seed {settings.seed}. "
+                f"The result is {image.width} × {image.height}.",
+                "done",
+            ),
+        }
+
+
+def on_stopped() -> Update:
+    """Say that the run was stopped; its last frame stays in view."""
+    return IDLE | {"status": payload.message("Stopped. The last frame stays in view.")}
+
+
+def inpaint(
+    steps_of: Steps,
+    photo: str,
+    mask: str,
+    tau_min: float,
+    tau_max: float,
+    steps: int,
+    sampler: str,
+    strategy: str,
+    seed: int,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Restore the hole of a photograph, both given as files.
+
+    Args:
+        steps_of: runs the bridge.
+        photo: path of the photograph.
+        mask: path of the mask, of the same size, white = missing.
+        tau_min: tau of the pixels restored last, in [0, tau_max].
+        tau_max: tau of the pixels restored first, in [tau_min, 1].
+        steps: number of steps.
+        sampler: one of SAMPLERS.
+        strategy: one of STRATEGIES.
+        seed: seed of the noise.
+
+    Yields:
+        Once: the path of the result as PNG, and the settings.
+    """
+    settings = session.Settings(tau_min, tau_max, steps, sampler, strategy, seed)
+    image, hole = session.read_files(photo, mask)
+    *_, last = steps_of(image, hole, settings)
+    # As above: copied into the page's cache with the answer, removed after it.
+    with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
+        path = session.save_result(Path(folder, "restored.png"), last.image, image, settings)
+        yield str(path), dataclasses.asdict(settings)
+
+
+def on_load(model: session.Model) -> Iterator[Update]:
+    """Say how far the model is."""
+    yield {"model": '<span class="badge busy">Loading the model …</span>'}
+    try:
+        pipe = model.get()
+    except ValueError as error:
+        yield {
+            "model": '<span class="badge error">No model</span>',
+            "status": payload.message(str(error), "error"),
+        }
+        return
+    device = getattr(pipe, "device", "cpu")
+    yield {"model": f'<span class="badge done">Model ready on {device}</span>'}
+
+
+def format_maps(maps: session.Maps, mask: np.ndarray) -> Update:
+    """Format the heatmaps."""
+    return {
+        "gradient": payload.gradient_payload(maps.gradient),
+        "tau": payload.order_payload(maps.orders, mask),
+    }
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """Reduce a picture for the screen."""
+    copy = picture.copy()
+    copy.thumbnail((COMPARE_SIDE, COMPARE_SIDE), Image.Resampling.LANCZOS)
+    return copy

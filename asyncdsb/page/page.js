@@ -1,0 +1,168 @@
+// Behaviour of the page that needs no answer from the server. Each mount function belongs to one
+// HTML component and is called once with its element, its props and its watch function.
+window.asyncdsb = (() => {
+  const table = Uint8Array.from("@TAU_COLOURS@".match(/../g), (pair) => parseInt(pair, 16));
+  const range = { min: 0.2, max: 0.5, strategy: "gradient" };
+  let map = null; // the last order map received, decoded
+  let panel = null; // the element of the heatmap
+
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+
+  function decode(value) {
+    const orders = {};
+    for (const [name, data] of Object.entries(value.orders)) {
+      orders[name] = typeof data === "number" ? data : new Uint16Array(bytes(data).buffer);
+    }
+    return { width: value.width, height: value.height, orders, hole: bytes(value.hole) };
+  }
+
+  // tau = tau_min + (tau_max - tau_min) r
+  function tauAt(index) {
+    const order = map.orders[range.strategy];
+    const relative = typeof order === "number" ? order : order[index] / 65535;
+    return range.min + (range.max - range.min) * relative;
+  }
+
+  function draw(min, max, strategy) {
+    const started = performance.now();
+    if (Number.isFinite(min)) range.min = min;
+    if (Number.isFinite(max)) range.max = Math.max(max, range.min);
+    if (strategy) range.strategy = strategy;
+    if (!panel) return;
+    const marker = panel.querySelector(".range");
+    marker.style.left = `${100 * range.min}%`;
+    marker.style.width = `${100 * (range.max - range.min)}%`;
+    const canvas = panel.querySelector("canvas");
+    panel.classList.toggle("filled", Boolean(map));
+    if (!map || map.orders[range.strategy] === undefined) return;
+    canvas.width = map.width;
+    canvas.height = map.height;
+    const context = canvas.getContext("2d");
+    const image = context.createImageData(map.width, map.height);
+    for (let index = 0; index < map.hole.length; index++) {
+      const colour = 3 * Math.round(255 * tauAt(index));
+      image.data[4 * index] = table[colour];
+      image.data[4 * index + 1] = table[colour + 1];
+      image.data[4 * index + 2] = table[colour + 2];
+      // Known pixels are not restored; they stay visible for orientation only.
+      image.data[4 * index + 3] = 70 + (185 * map.hole[index]) / 255;
+    }
+    context.putImageData(image, 0, 0);
+    panel.dataset.range = `${range.min} ${range.max} ${range.strategy}`;
+    panel.dataset.milliseconds = (performance.now() - started).toFixed(1);
+  }
+
+  function probe(event) {
+    const output = panel.querySelector(".probe");
+    const box = event.target.getBoundingClientRect();
+    const x = Math.floor(((event.clientX - box.left) / box.width) * map.width);
+    const y = Math.floor(((event.clientY - box.top) / box.height) * map.height);
+    const inside = x >= 0 && y >= 0 && x < map.width && y < map.height;
+    output.textContent = inside ? `τ = ${tauAt(y * map.width + x).toFixed(3)}` : "";
+  }
+
+  function mountTau(element, props, watch) {
+    panel = element;
+    const canvas = element.querySelector("canvas");
+    canvas.addEventListener("pointermove", (event) => map && probe(event));
+    canvas.addEventListener("pointerleave", () => {
+      element.querySelector(".probe").textContent = "";
+    });
+    const update = () => {
+      map = props.value ? decode(props.value) : null;
+      draw();
+    };
+    watch("value", update);
+    update();
+  }
+
+  function mountGradient(element, props, watch) {
+    const update = () => {
+      element.classList.toggle("filled", Boolean(props.value));
+      if (props.value) element.querySelector("img").src = props.value.picture;
+    };
+    watch("value", update);
+    update();
+  }
+
+  function mountFrame(element, props, watch) {
+    let latest = 0;
+    const show = async (selector, source, ticket) => {
+      const next = new Image();
+      next.src = source;
+      // Shown once decoded: swapping the source at once would flash an empty picture.
+      await next.decode().catch(() => {});
+      if (ticket === latest) element.querySelector(selector).src = source;
+    };
+    const update = () => {
+      const frame = props.value;
+      const ticket = ++latest;
+      element.classList.toggle("filled", Boolean(frame));
+      const share = frame ? Math.round((100 * frame.step) / frame.steps) : 0;
+      const bar = element.querySelector(".progress");
+      bar.firstElementChild.style.width = `${share}%`;
+      bar.setAttribute("aria-valuenow", share);
+      element.dataset.step = frame ? frame.step : "";
+      if (!frame) return;
+      show(".x-t", frame.x_t, ticket);
+      show(".x0-hat", frame.x0_hat, ticket);
+    };
+    watch("value", update);
+    update();
+  }
+
+  function mountExamples(element, trigger) {
+    element.addEventListener("click", (event) => {
+      const button = event.target.closest("[data-example]");
+      if (button) trigger("click", { index: Number(button.dataset.example) });
+    });
+  }
+
+  // A photograph dropped on, pasted into or chosen from the canvas goes to the server first, which
+  // keeps it at full resolution and sends the canvas its small copy.
+  function open(file) {
+    const input = document.querySelector("#open-photo input[type=file]");
+    if (!input || !file) return;
+    const transfer = new DataTransfer();
+    transfer.items.add(file);
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  const within = (event, selector) => event.target instanceof Element && event.target.closest(selector);
+
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches?.("#editor input[type=file]") || !event.target.files.length) return;
+    event.stopImmediatePropagation();
+    open(event.target.files[0]);
+    event.target.value = "";
+  }, true);
+
+  document.addEventListener("drop", (event) => {
+    if (!within(event, "#editor") || !event.dataTransfer?.files.length) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    open(event.dataTransfer.files[0]);
+  }, true);
+
+  document.addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+    if (file) open(file);
+  });
+
+  // The maps follow the mask a moment after the last stroke: each hand-over of the canvas costs
+  // more than drawing does.
+  let pause = 0;
+  let painting = false;
+  document.addEventListener("pointerdown", (event) => {
+    painting = Boolean(within(event, "#editor"));
+    if (painting) clearTimeout(pause);
+  }, true);
+  document.addEventListener("pointerup", () => {
+    if (!painting || document.querySelector("#editor .empty.wrap")) return;
+    painting = false;
+    pause = setTimeout(() => document.querySelector("#preview")?.click(), 900);
+  }, true);
+
+  return { draw, mountTau, mountGradient, mountFrame, mountExamples };
+})();

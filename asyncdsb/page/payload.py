@@ -1,0 +1,125 @@
+"""What travels to the browser: maps, frames and messages as small JSON values.
+
+The heatmap of tau is drawn in the browser. Every strategy's map is affine in the range,
+
+    tau = tau_min + (tau_max - tau_min) r,    r in [0, 1],
+
+so r is sent once, as the package's own tau map for the range [0, 1], and a slider that moves needs
+no answer from the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from asyncdsb import viz
+
+MAP_SIDE = 256
+"""Longest side in pixels of the maps that are sent."""
+
+_FOLDER = Path(__file__).parent
+
+
+def asset(name: str) -> str:
+    """Return one of the page's own text files (``style.css``, ``page.js``, ``*.html``)."""
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def head_script() -> str:
+    """Return the script for the page's head, with the colour table of the heatmap filled in."""
+    table = viz.colour_table(viz.TAU_COLOURS).tobytes().hex()
+    return f"<script>{asset('page.js').replace('@TAU_COLOURS@', table)}</script>"
+
+
+def data_uri(picture: Image.Image, quality: int = 82) -> str:
+    """Encode a picture as a WebP data URI; quality 100 is lossless."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=quality, lossless=quality == 100, method=0)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def gradient_payload(gradient: np.ndarray) -> dict[str, Any]:
+    """Encode the predicted gradient as a picture.
+
+    Args:
+        gradient: float (H, W) in [0, 1].
+    """
+    small = viz.shrink_map(gradient, 2 * MAP_SIDE)
+    return {"picture": data_uri(viz.heatmap(small, viz.GRADIENT_COLOURS, compand=True), 100)}
+
+
+def order_payload(orders: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+    """Encode the orders of restoration for the heatmap.
+
+    Args:
+        orders: per strategy its tau map for the range [0, 1], float (H, W).
+        mask: bool (H, W), True = missing.
+
+    Returns:
+        ``width``, ``height``; ``orders``: per strategy little-endian uint16 values round(65535 r)
+        in base64, or one number in [0, 1] where r is the same everywhere; ``hole``: uint8 share of
+        missing pixels, 255 = all, in base64.
+    """
+    hole = np.rint(viz.shrink_map(mask, MAP_SIDE) * 255).astype(np.uint8)
+    encoded: dict[str, float | str] = {}
+    for name, order in orders.items():
+        if order.min() == order.max():
+            encoded[name] = float(order.flat[0])
+        else:
+            small = np.rint(viz.shrink_map(order, MAP_SIDE).clip(0, 1) * 65535)
+            encoded[name] = _base64(small.astype("<u2"))
+    return {
+        "width": hole.shape[1],
+        "height": hole.shape[0],
+        "orders": encoded,
+        "hole": _base64(hole),
+    }
+
+
+def frame_payload(
+    step: int, steps: int, t: float, x_t: Image.Image, x0_hat: Image.Image
+) -> dict[str, Any]:
+    """Encode one frame of the restoration: the state x_t and the prediction made from it."""
+    return {
+        "step": step,
+        "steps": steps,
+        "t": round(t, 4),
+        "x_t": data_uri(x_t),
+        "x0_hat": data_uri(x0_hat),
+    }
+
+
+def message(text: str, kind: str = "info") -> str:
+    """Format one line of status; ``kind`` is one of info, busy, done, error."""
+    return f'<p class="message {kind}" role="status">{html.escape(text)}</p>'
+
+
+def example_buttons(examples: list[tuple[str, Image.Image, np.ndarray | None]]) -> str:
+    """Format the strip of example photographs.
+
+    Args:
+        examples: per example its name, the photograph, and its mask or None.
+    """
+    buttons = []
+    for index, (name, photo, mask) in enumerate(examples):
+        shown = photo if mask is None else viz.paint_hole(photo, mask)
+        shown = shown.copy()
+        shown.thumbnail((192, 192))
+        title = f"{name}, {'paint your own hole' if mask is None else 'with a prepared hole'}"
+        buttons.append(
+            f'<button type="button" data-example="{index}" title="{title}" aria-label="{title}">'
+            f'<img alt="" src="{data_uri(shown)}"></button>'
+        )
+    return f'<div class="examples">{"".join(buttons)}</div>'
+
+
+def _base64(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
