@@ -1,0 +1,346 @@
+import argparse
+import json
+import re
+import tarfile
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asyncdsb.metrics import FRECHET_NAME, KERNEL_NAME
+from asyncdsb.pipeline import AsyncDSBPipeline
+from train.evaluate import evaluate, main
+from train.methods import Method, bridge_method, bridge_settings, classical_method
+from train.protocol import check_kinds, derived_seed, iter_crops
+from train.report import clustered_mean, contact_sheet, difference_table, markdown_table
+
+
+def photo(seed: int, size: tuple[int, int] = (110, 80)) -> Image.Image:
+    """Smooth colours, so that crops of different places and scales differ."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+PHOTOS = [(f"photo-{index}", photo(index)) for index in range(3)]
+
+
+# --- crops and seeds ---
+
+
+def test_crop_zero_is_the_centre_with_the_short_side_resized():
+    (crop,) = iter_crops([("a", photo(0, (120, 80)))], 1, 40)
+    expected = photo(0, (120, 80)).crop((20, 0, 100, 80)).resize((40, 40), Image.Resampling.LANCZOS)
+    np.testing.assert_allclose(crop.pixels.astype(int), np.array(expected), atol=1)
+
+
+def test_crops_depend_on_the_key_alone():
+    forward = {c.name: c.pixels for c in iter_crops(PHOTOS, 3, 48)}
+    backward = {c.name: c.pixels for c in iter_crops(PHOTOS[::-1], 4, 48)}
+    assert set(forward) < set(backward)
+    for name, pixels in forward.items():
+        np.testing.assert_array_equal(pixels, backward[name])
+    renamed = next(c for c in iter_crops([("other", PHOTOS[0][1])], 2, 48) if c.index == 1)
+    assert (renamed.pixels != forward["photo-0-1"]).any()
+
+
+def test_later_crops_lie_between_the_whole_short_side_and_full_resolution():
+    # Along a ramp the difference between neighbours tells the scale.
+    ramp = np.broadcast_to(np.arange(240, dtype=np.uint8), (200, 240))
+    source = Image.fromarray(np.stack([ramp] * 3, 2))
+    crops = list(iter_crops([("ramp", source)], 40, 50))
+    slopes = [np.polyfit(range(50), crop.pixels[25, :, 0].astype(float), 1)[0] for crop in crops]
+    assert slopes[0] == pytest.approx(4, abs=0.05)
+    assert min(slopes) > 0.97 and max(slopes) < 4.05
+    assert min(slopes) < 1.6 and np.ptp(slopes[1:]) > 1
+    starts = [crop.pixels[25, 0, 0] for crop in crops[1:]]
+    assert np.ptp(starts) > 60
+
+
+def test_a_photo_smaller_than_a_crop_is_enlarged():
+    crops = list(iter_crops([("small", photo(1, (30, 40)))], 3, 48))
+    assert all(crop.pixels.shape == (48, 48, 3) for crop in crops)
+
+
+def test_masks_and_noise_differ_between_crops_and_kinds():
+    crops = list(iter_crops(PHOTOS, 2, 48))
+    seeds = {crop.noise_seed(kind) for crop in crops for kind in ("wide", "narrow")}
+    assert len(seeds) == 2 * len(crops)
+    wide = [crop.mask("wide") for crop in crops]
+    assert (wide[0] != wide[1]).any() and (wide[0] != crops[0].mask("narrow")).any()
+    np.testing.assert_array_equal(wide[0], next(iter_crops(PHOTOS, 1, 48)).mask("wide"))
+
+
+def test_derived_seed_separates_its_parts():
+    assert derived_seed("a", 1) == derived_seed("a", 1)
+    assert len({derived_seed("a", 11), derived_seed("a1", 1), derived_seed("a", 1, 1)}) == 3
+    assert 0 <= derived_seed("a") < 2**63
+
+
+def test_bad_protocols_are_refused():
+    with pytest.raises(ValueError, match="photo-0 twice"):
+        list(iter_crops([PHOTOS[0], PHOTOS[0]], 1, 48))
+    with pytest.raises(ValueError, match="at least 1 crop.*got 0"):
+        list(iter_crops(PHOTOS, 0, 48))
+    with pytest.raises(ValueError, match="at least 32.*got 31"):
+        list(iter_crops(PHOTOS, 1, 31))
+    with pytest.raises(ValueError, match="center.*got blob"):
+        check_kinds(["blob"])
+    with pytest.raises(ValueError, match="got none"):
+        check_kinds([])
+
+
+# --- statistics and tables ---
+
+
+def test_interval_covers_the_mean_and_grows_with_the_groups_not_the_values():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=40)
+    values = (centres[:, None] + 0.01 * rng.normal(size=(40, 5))).ravel().tolist()
+    photos = [str(i) for i in range(40) for _ in range(5)]
+    by_photo = clustered_mean(values, photos)
+    assert by_photo["mean"] == pytest.approx(np.mean(values))
+    assert by_photo["low"] < by_photo["mean"] < by_photo["high"]
+    assert (by_photo["n"], by_photo["groups"]) == (200, 40)
+    # Half the width is about 1.96 standard errors of 40 photos, not of 200 independent crops.
+    half = (by_photo["high"] - by_photo["low"]) / 2
+    assert half == pytest.approx(1.96 * centres.std() / np.sqrt(40), rel=0.15)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for seed in range(100):
+        values = rng.normal(size=30).tolist()
+        found = clustered_mean(values, [str(i) for i in range(30)], seed)
+        hits += found["low"] < 0 < found["high"]
+    # Binomial(100, 0.95) lies in here with probability 0.998; the bootstrap is a little narrow.
+    assert 86 <= hits <= 100
+
+
+def test_clustered_mean_refuses_unmatched_values():
+    with pytest.raises(ValueError, match="2 values and 1 groups"):
+        clustered_mean([1.0, 2.0], ["a"])
+    with pytest.raises(ValueError, match="0 values"):
+        clustered_mean([], [])
+
+
+def test_contact_sheet_puts_pictures_in_their_places():
+    red, blue = (np.full((40, 40, 3), c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
+    sheet = np.array(contact_sheet([[red, blue], [blue, red]], ["a", "b"]))
+    assert tuple(sheet[24 + 20, 6 + 20]) == (255, 0, 0)
+    assert tuple(sheet[24 + 20, 52 + 20]) == (0, 0, 255)
+    assert tuple(sheet[70 + 20, 52 + 20]) == (255, 0, 0)
+    with pytest.raises(ValueError, match="rows of 2 pictures.*1"):
+        contact_sheet([[red]], ["a", "b"])
+
+
+# --- evaluation ---
+
+
+class FakePipeline:
+    """Paints the hole in a colour that depends on the seed."""
+
+    def __init__(self):
+        self.batches = []
+
+    def restore_batch(self, images, masks, seeds, **settings):
+        self.batches.append((images.clone(), masks.clone(), list(seeds), settings))
+        colour = torch.tensor([seed % 7 for seed in seeds]).float() / 7 - 0.5
+        return torch.where(masks > 0.5, colour[:, None, None, None], images)
+
+
+def fake_lpips(images, truths):
+    return (images - truths).abs().mean((1, 2, 3))
+
+
+def fake_features(images):
+    return images.mean((2, 3)).double().numpy()
+
+
+def run(methods, folder, photos=PHOTOS, batch=4, kinds=("center", "narrow")):
+    crops = iter_crops(photos, 2, 48)
+    return evaluate(crops, methods, kinds, folder, batch, fake_lpips, fake_features)
+
+
+def truth_method() -> Method:
+    """Return the true pixels, which a method cannot see: known only to the test."""
+    truths = {c.name: c.pixels for c in iter_crops(PHOTOS, 2, 48)}
+
+    def restore(crops, masks, seeds):
+        return [
+            next(t for t in truths.values() if (t[~mask] == crop[~mask]).all())
+            for crop, mask in zip(crops, masks, strict=True)
+        ]
+
+    return Method("truth", "truth", restore)
+
+
+def test_a_perfect_method_gets_perfect_scores(tmp_path):
+    summary = run([truth_method(), classical_method("telea")], tmp_path)
+    for scores in summary.values():
+        perfect, telea = scores["truth"], scores["telea"]
+        assert perfect["psnr"]["mean"] == perfect["psnr_hole"]["mean"] == 100
+        assert perfect["ssim"]["mean"] == pytest.approx(1)
+        assert perfect["lpips"]["mean"] == 0
+        assert perfect[FRECHET_NAME] == pytest.approx(0, abs=1e-9)
+        assert telea["psnr_hole"]["mean"] < telea["psnr"]["mean"] < 100
+        assert telea["lpips_difference"]["mean"] == pytest.approx(telea["lpips"]["mean"])
+        assert telea["psnr"]["n"] == 6 and telea["psnr"]["groups"] == 3
+
+
+def test_every_method_meets_the_same_holes_and_sees_nothing_in_them(tmp_path):
+    seen = []
+
+    def restore(crops, masks, seeds):
+        triples = zip(crops, masks, seeds, strict=True)
+        seen.append([(crop.tobytes(), mask.tobytes(), seed) for crop, mask, seed in triples])
+        assert all((crop[mask] == 0).all() for crop, mask in zip(crops, masks, strict=True))
+        return crops
+
+    run([Method("one", "one", restore), Method("two", "two", restore)], tmp_path)
+    assert seen[0::2] == seen[1::2]
+
+
+def test_results_do_not_depend_on_the_batch_or_on_other_photos(tmp_path):
+    method = bridge_method("asyncdsb", FakePipeline(), "w", {})
+    small = run([method], tmp_path / "a", batch=1)
+    large = run([method], tmp_path / "b", batch=5)
+    for kind in small:
+        for score in ("psnr", "ssim", "lpips"):
+            first, second = small[kind]["asyncdsb"][score], large[kind]["asyncdsb"][score]
+            assert first["mean"] == pytest.approx(second["mean"], rel=1e-6)
+    run([method], tmp_path / "c", photos=PHOTOS[1:2])
+    names = {path.relative_to(tmp_path / "c") for path in (tmp_path / "c").rglob("*.png")}
+    assert len(names) == 4
+    for name in names:
+        alone, among = (tmp_path / f / name for f in "ca")
+        assert alone.read_bytes() == among.read_bytes()
+
+
+def test_a_second_run_restores_only_what_is_missing(tmp_path):
+    pipe = FakePipeline()
+    first = run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path)
+    assert sum(len(seeds) for _, _, seeds, _ in pipe.batches) == 12
+    assert all(settings == {"steps": 3} for *_, settings in pipe.batches)
+    pipe.batches.clear()
+    assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
+    assert not pipe.batches
+    next(tmp_path.rglob("*.png")).unlink()
+    assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
+    assert [len(seeds) for _, _, seeds, _ in pipe.batches] == [1]
+
+
+@pytest.mark.parametrize("checksum, settings", [("other", {"steps": 3}), ("w", {"steps": 4})])
+def test_other_weights_or_settings_are_not_taken_from_the_cache(tmp_path, checksum, settings):
+    pipe = FakePipeline()
+    run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path)
+    before = len(pipe.batches)
+    run([bridge_method("asyncdsb", pipe, checksum, settings)], tmp_path)
+    assert len(pipe.batches) == 2 * before
+
+
+def test_bridge_method_keeps_known_pixels_whatever_the_pipeline_returns():
+    class Careless:
+        def restore_batch(self, images, masks, seeds):
+            return images * 0 + 3.0
+
+    crop = next(iter_crops(PHOTOS, 1, 48))
+    mask = crop.mask("wide")
+    (result,) = bridge_method("x", Careless(), "w", {}).restore([crop.pixels], [mask], [0])
+    np.testing.assert_array_equal(result[~mask], crop.pixels[~mask])
+    assert (result[mask] == 255).all()
+
+
+def test_synchronous_has_one_tau_for_all_pixels_and_the_same_sampler():
+    args = argparse.Namespace(
+        steps=7, sampler="ode", grid="clock", eta=0.5, strategy="inward", tau_min=0.1, tau_max=0.9
+    )
+    asynchronous = bridge_settings(args, synchronous=False)
+    synchronous = bridge_settings(args, synchronous=True)
+    assert asynchronous == vars(args)
+    changed = {name for name in asynchronous if asynchronous[name] != synchronous[name]}
+    assert changed == {"strategy", "tau_min", "tau_max"}
+    assert synchronous["tau_min"] == synchronous["tau_max"] == 0.5
+
+
+def test_tables_hold_a_row_for_each_mask_and_method(tmp_path):
+    methods = [classical_method("telea"), classical_method("navier-stokes")]
+    summary = run(methods, tmp_path)
+    table = markdown_table(summary, (FRECHET_NAME, KERNEL_NAME))
+    rows = [line.split(" | ") for line in table.strip().splitlines()]
+    assert len({line.count("|") for line in table.strip().splitlines()}) == 1
+    assert FRECHET_NAME in table.splitlines()[0]
+    assert Counter(row[1] for row in rows[2:]) == {"telea": 2, "navier-stokes": 2}
+    mean = summary["center"]["telea"]["psnr"]["mean"]
+    assert rows[2][3].startswith(f"{mean:.2f} (")
+    differences = difference_table(summary, "telea").splitlines()
+    assert differences[0] == "| LPIPS minus telea | navier-stokes |"
+    assert len(differences) == 4
+
+
+def test_one_crop_has_no_distance_between_sets(tmp_path):
+    crops = iter_crops(PHOTOS[:1], 1, 48)
+    args = ([classical_method("telea")], ["center"], tmp_path, 4, fake_lpips, fake_features)
+    scores = evaluate(crops, *args)["center"]["telea"]
+    assert scores[FRECHET_NAME] is None and scores[KERNEL_NAME] is None
+    assert markdown_table({"center": {"telea": scores}}, (FRECHET_NAME,)).endswith("| - |\n")
+
+
+# --- command line ---
+
+
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with tarfile.open(folder / "photos.tar", "w") as tar:
+        for key, picture in PHOTOS:
+            picture.save(folder / f"{key}.jpg", quality=95)
+            tar.add(folder / f"{key}.jpg", f"{key}.jpg")
+    return folder / "photos.tar"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    AsyncDSBPipeline.random().save_pretrained(folder)
+    return folder
+
+
+def test_command_line_writes_numbers_table_and_sheet(shard, weights, tmp_path, capsys):
+    command = f"--data {shard} --weights {weights} --methods asyncdsb,synchronous,telea"
+    command += " --masks center,narrow --crops 2 --size 64 --limit 2 --steps 2 --sheet 1"
+    assert main([*command.split(), "-o", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["protocol"] == {
+        "data": [str(shard)],
+        "size": 64,
+        "crops_per_photo": 2,
+        "photos": 2,
+    }
+    assert set(results["results"]) == {"center", "narrow"}
+    assert set(results["results"]["center"]) == {"asyncdsb", "synchronous", "telea"}
+    assert results["results"]["center"]["telea"]["lpips"]["n"] == 4
+    table = (tmp_path / "out/results.md").read_text()
+    assert "FID" not in table and table in capsys.readouterr().out
+    # Rows: one photo, two masks; columns: input, gradient, two of ours, classical, truth.
+    assert Image.open(tmp_path / "out/sheet.png").size == (6 * 70 + 6, 24 + 2 * 70)
+    assert len(list((tmp_path / "out/restored").rglob("*.png"))) == 2 * 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        ("--methods magic", "asyncdsb, synchronous, telea.*'magic'"),
+        ("--methods telea --masks blob", "center.*blob"),
+        ("--methods telea --batch 0", "--batch of at least 1, got 0"),
+        ("--methods telea --sheet -1", "--sheet of at least 0, got -1"),
+        ("--methods asyncdsb --weights /nowhere/at/all", "/nowhere/at/all"),
+    ],
+)
+def test_command_line_refuses_with_one_line(shard, tmp_path, capsys, extra, message):
+    assert main(["--data", str(shard), "-o", str(tmp_path), *extra.split()]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1

