@@ -94,7 +94,7 @@ class GradientCompletion(nn.Module):
         """Complete the gradient map: known values kept, the rest predicted.
 
         Args:
-            image: (B, 3, H, W) in [-1, 1], H and W multiples of 4.
+            image: (B, 3, H, W) in [-1, 1], H and W multiples of 16.
             mask: (B, 1, H, W) float, 1 = missing.
 
         Returns:

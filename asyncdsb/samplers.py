@@ -1,8 +1,8 @@
-"""Time grids and the sampling loop: from the corrupted image at t = 1 to the restored one at t = 0.
+"""Time grids and the sampling loop, from the corrupted image at t = 1 to the restored one at 0.
 
-The loop is a generator that yields one state per time of the grid, so that a caller can show, record
-or abandon a run as it goes. All noise comes from one ``torch.Generator`` per sample, drawn on the
-CPU: a sample's result depends neither on the batch it is in nor on the device.
+The loop is a generator that yields one state per time of the grid, so that a caller can show,
+record or abandon a run as it goes. All noise comes from one ``torch.Generator`` per sample, drawn
+on the CPU: a sample's result depends neither on the batch it is in nor on the device.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def time_grid(
     Raises:
         ValueError: on an unknown kind, steps < 1, or a clock grid without its tau map.
     """
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+    if isinstance(steps, bool) or not steps >= 1 or steps % 1 != 0:
         raise ValueError(f"expected a whole number of steps >= 1, got {steps}")
     if kind == "uniform":
         return torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)

@@ -123,7 +123,7 @@ _DEBUG = dict(
 GRADIENT_PRESETS = {
     "shipped": GradientPreset(steps=6_000, batch=32, lr=2e-4, warmup=100),
     "cpu": GradientPreset(
-        **_ON_CPU | {"batch": 8},
+        **_ON_CPU | {"batch": 8, "checkpoint_every": 100, "samples_every": 100},
         model=GradientConfig(CompletionConfig(width=16, blocks=6)),
         discriminator_width=16,
         steps=900,

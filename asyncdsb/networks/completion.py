@@ -24,8 +24,9 @@ class CompletionConfig:
     blocks: int = 8
     spectral: bool = True
 
-    stride = 4
-    """Heights and widths of input pictures must be multiples of this."""
+    stride = 16
+    """Heights and widths of input pictures must be multiples of this. Two strides of two alone ask
+    for 4; the reflecting borders of the dilated blocks need some rows at a quarter of the size."""
 
 
 class CompletionGenerator(nn.Module):
@@ -57,7 +58,7 @@ class CompletionGenerator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W), H and W multiples of 4, to (B, 1, H, W) in (0, 1)."""
+        """Map (B, in_channels, H, W), H and W multiples of 16, to (B, 1, H, W) in (0, 1)."""
         return torch.sigmoid(self.layers(x).float())
 
 

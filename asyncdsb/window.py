@@ -1,0 +1,180 @@
+"""Photos of any size: the window around the hole in which the networks work, and the way back.
+
+A window is cut around the hole, scaled down if it is larger than the networks' field, and padded to
+a multiple of their stride. What comes back is enlarged and set into the hole alone. Nothing that
+the photo holds under the mask reaches the networks or the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asyncdsb.fill import pyramid_fill
+from asyncdsb.images import to_tensor
+
+MARGIN = 0.25
+"""Known pixels kept around the hole on each side, as a share of its longer side."""
+
+MIN_MARGIN = 32
+"""The least of that, in pixels."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Part of a photo and the size at which it is worked on.
+
+    Attributes:
+        photo: (H, W) of the photo.
+        top: first row of the window.
+        left: first column.
+        height: rows, in photo pixels.
+        width: columns, in photo pixels.
+        work: (h, w) at the networks' resolution, before padding.
+        stride: padded sizes are multiples of this.
+    """
+
+    photo: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+    work: tuple[int, int]
+    stride: int
+
+    @classmethod
+    def around(cls, hole: np.ndarray, resolution: int, stride: int) -> Window:
+        """Choose the window for a hole.
+
+        It is a square around the hole's bounding box with a margin, at least ``resolution`` wide,
+        as far as the photo reaches; a larger one is scaled down to ``resolution``.
+
+        Args:
+            hole: (H, W) bool, with at least one pixel missing.
+            resolution: side in pixels that the networks were trained for.
+            stride: multiple of sizes that the networks need.
+
+        Returns:
+            The window.
+        """
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+        box = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
+        longest = max(stop - start for start, stop in box)
+        side = max(resolution, longest + 2 * max(MIN_MARGIN, round(MARGIN * longest)))
+        spans = [_span(*edge, side, limit) for edge, limit in zip(box, hole.shape, strict=True)]
+        (top, height), (left, width) = spans
+        scale = min(1.0, resolution / max(height, width))
+        work = max(1, round(height * scale)), max(1, round(width * scale))
+        return cls(hole.shape, top, left, height, width, work, stride)
+
+    @property
+    def scale(self) -> float:
+        """Working pixels per photo pixel, at most 1."""
+        return max(self.work) / max(self.height, self.width)
+
+    @property
+    def native(self) -> bool:
+        """Whether the window is worked on pixel by pixel."""
+        return self.work == (self.height, self.width)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the window in an array of the photo's size."""
+        return (
+            slice(self.top, self.top + self.height),
+            slice(self.left, self.left + self.width),
+        )
+
+    def photo_at_work_scale(self) -> tuple[int, int]:
+        """(h, w) of the whole photo at the window's scale."""
+        if self.native:
+            return self.photo
+        return tuple(max(1, round(edge * self.scale)) for edge in self.photo)
+
+    def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The window at working size, padded, with nothing in its hole but a smooth fill.
+
+        Args:
+            image: (H, W, 3) uint8 photo.
+            hole: (H, W) bool.
+
+        Returns:
+            Image (1, 3, h, w) in [-1, 1] and mask (1, 1, h, w) float; a working pixel is missing if
+            any photo pixel under it is.
+        """
+        picture = to_tensor(np.ascontiguousarray(image[self.slices]))
+        mask = torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
+        picture = torch.where(mask, torch.zeros(()), picture)
+        mask = mask.float()
+        if not self.native:
+            # Filled first: the filter must not mix a black hole into the known border.
+            picture = pyramid_fill(picture, mask > 0.5)
+            picture = F.interpolate(
+                picture, self.work, mode="bilinear", antialias=True, align_corners=False
+            ).clamp(-1, 1)
+            covered = F.interpolate(mask, self.work, mode="bilinear", antialias=True)
+            mask = (covered > 1e-3).float()
+        return self.pad(picture), self.pad(mask)
+
+    def shrink(self, values: np.ndarray) -> Tensor:
+        """A map (H, W) of the photo, cut and scaled like :meth:`cut`: (1, 1, h, w) float32."""
+        part = torch.from_numpy(np.ascontiguousarray(values[self.slices], np.float32))[None, None]
+        return self.pad(resize(part, self.work))
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Repeat the last row and column up to a multiple of the stride."""
+        bottom, right = (-edge % self.stride for edge in self.work)
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Undo :meth:`pad`."""
+        return x[..., : self.work[0], : self.work[1]]
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        """Undo the padding and the scaling: (1, C, height, width)."""
+        return resize(self.crop(x), (self.height, self.width))
+
+    def paste(self, image: np.ndarray, hole: np.ndarray, restored: Tensor) -> np.ndarray:
+        """Set a restored window into the hole of the photo.
+
+        A window that was scaled down comes back without the photo's finest detail, and may miss its
+        colour at the border by a little. The difference on the known side is therefore continued
+        smoothly into the hole and added, which puts the seam inside the hole and leaves no step.
+
+        Args:
+            image: (H, W, 3) uint8 photo.
+            hole: (H, W) bool.
+            restored: (1, 3, h, w) padded working-size picture in [-1, 1].
+
+        Returns:
+            (H, W, 3) uint8, equal to ``image`` outside the hole.
+        """
+        part = self.enlarge(restored.float().cpu())
+        inside = hole[self.slices]
+        original = image[self.slices]
+        if not self.native:
+            missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
+            gap = to_tensor(np.ascontiguousarray(original)) - part
+            part = part + pyramid_fill(torch.where(missing, torch.zeros(()), gap), missing)
+        pixels = ((part[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        result = image.copy()
+        result[self.slices] = np.where(inside[..., None], pixels, original)
+        return result
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of (B, C, H, W), with a filter that does not alias when it shrinks."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _span(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:
+    """First index and length of a span of ``side`` around [start, stop), kept within the photo."""
+    length = min(side, limit)
+    first = (start + stop - length) // 2
+    return min(max(first, 0), limit - length), length
