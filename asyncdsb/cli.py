@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "--strategy",
         metavar="NAME",
         help=f"what sets the order: {', '.join(STRATEGIES)}, or the file of a grey picture of "
-        "PHOTO's size, white = restored first (gradient)",
+        "PHOTO's size with the peak times, from black = 0 to white = 1 (gradient)",
     )
     options.add_argument(
         "--eta", type=_unit, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)"
@@ -230,7 +230,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         for name in ("steps", "tau_min", "tau_max", "sampler", "eta", "grid", "seed")
         if (value := getattr(arguments, name)) is not None
     }
-    settings["trajectory"] = arguments.trajectory is not None or arguments.report is not None
+    keep_frames = bool(arguments.trajectory or arguments.report)
 
     from asyncdsb.images import check_pair, read_image, read_mask
 
@@ -254,7 +254,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         bar = _bar(label, arguments.quiet)
         try:
             with bar:
-                result = _restore(pipe, image, mask, settings | order, bar)
+                result = _restore(pipe, image, mask, settings | order, keep_frames, bar)
             write_files(job, result, image, mask)
         except (ValueError, OSError) as error:
             if len(jobs) == 1:
@@ -305,6 +305,16 @@ def _restore(
     image: Image.Image,
     mask: np.ndarray,
     settings: dict[str, object],
+    keep_frames: bool,
     bar: tqdm,
 ) -> Result:
-    return pipe(image, mask, **settings)
+    """Run the pipeline with its progress on the bar."""
+    from asyncdsb.pipeline import Result, Settings
+
+    frames = []
+    for frame in pipe.stream(image, mask, **settings):
+        frames = [*frames, frame] if keep_frames else [frame]
+        bar.total = frame.steps
+        bar.update(frame.step - bar.n)
+    chosen = Settings(**settings).as_dict()
+    return Result(frame.image, frame.gradient, frame.tau, frames if keep_frames else [], chosen)

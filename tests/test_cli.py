@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import box_mask, save_mask, synthetic_photo
+from PIL import Image
+
+from asyncdsb import cli, jobs, masks, samplers, schedule
+from asyncdsb.cli import main
+
+FAST = ["--steps", "2", "--quiet", "--device", "cpu"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_weights: Path) -> Path:
+    """A working folder with a photo, its mask and, beside it, the weights."""
+    synthetic_photo(300, 211).save(tmp_path / "photo.png")
+    save_mask(box_mask(300, 211), tmp_path / "mask.png")
+    return tmp_path
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def run(*arguments: object) -> int:
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def inpaint(folder: Path, weights: Path, *more: object, out: str = "out.png") -> int:
+    paths = folder / "photo.png", folder / "mask.png", "-o", folder / out
+    return run("inpaint", *paths, "--weights", weights, *FAST, *more)
+
+
+def assert_refused(folder: Path, capsys, before: dict[str, bytes], told: str, code: int) -> None:
+    """One line on standard error, exit code 2, and the folder as it was."""
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("asyncdsb: error: ")
+    assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
+    assert told in captured.err
+    assert listing(folder) == before
+
+
+def test_names_are_those_of_the_package():
+    assert cli.SAMPLERS == samplers.SAMPLERS
+    assert cli.GRIDS == samplers.GRIDS
+    assert cli.STRATEGIES == schedule.STRATEGIES
+    assert cli.MASK_KINDS == masks.MASK_KINDS
+
+
+def test_known_pixels_stay_and_the_hole_changes(folder, tiny_weights, capsys):
+    assert inpaint(folder, tiny_weights) == 0
+    assert capsys.readouterr().err == ""
+    photo, out = (np.asarray(Image.open(folder / name)) for name in ("photo.png", "out.png"))
+    mask = box_mask(300, 211)
+    np.testing.assert_array_equal(out[~mask], photo[~mask])
+    assert (out[mask] != photo[mask]).any()
+
+
+def test_the_same_command_gives_the_same_files(folder, tiny_weights):
+    files = []
+    for name in ("first", "second"):
+        place = folder / name
+        place.mkdir()
+        more = "--trajectory", place / "way.webp", "--report", place / "page.png"
+        assert inpaint(folder, tiny_weights, *more, out=f"{name}/out.webp") == 0
+        files.append(listing(place))
+    assert files[0] == files[1]
+    assert set(files[0]) == {"out.webp", "way.webp", "page.png"}
+    with Image.open(folder / "first" / "way.webp") as animation:
+        assert animation.n_frames == 3
+    inpaint(folder, tiny_weights, "--seed", 1, out="other.webp")
+    assert (folder / "other.webp").read_bytes() != files[0]["out.webp"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".bmp"])
+def test_lossless_formats_keep_every_pixel(folder, tiny_weights, suffix):
+    assert inpaint(folder, tiny_weights) == 0
+    assert inpaint(folder, tiny_weights, out=f"other{suffix}") == 0
+    with Image.open(folder / "out.png") as expected, Image.open(folder / f"other{suffix}") as got:
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(expected))
+
+
+def test_a_name_without_suffix_becomes_png(folder, tiny_weights):
+    assert inpaint(folder, tiny_weights, out="result") == 0
+    assert Image.open(folder / "result.png").format == "PNG"
+
+
+def test_jpeg_is_written_with_a_warning(folder, tiny_weights, capsys):
+    assert inpaint(folder, tiny_weights, out="out.jpg") == 0
+    err = capsys.readouterr().err
+    assert err.startswith("asyncdsb: warning: JPEG is lossy") and err.count("\n") == 1
+    assert Image.open(folder / "out.jpg").format == "JPEG"
+
+
+def test_colour_profile_is_carried_over(folder, tiny_weights):
+    profile = b"\0" * 16 + b"RGB " + b"\0" * 108
+    synthetic_photo(300, 211).save(folder / "photo.png", icc_profile=profile)
+    assert inpaint(folder, tiny_weights) == 0
+    assert Image.open(folder / "out.png").info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--strategy", "inward", "--tau-min", "0.1", "--tau-max", "0.9"],
+        ["--strategy", "uniform", "--grid", "clock"],
+        ["--sampler", "posterior", "--seed", "7"],
+        ["--strategy", "{folder}/order.png"],
+    ],
+)
+def test_options_reach_the_pipeline(folder, tiny_weights, options):
+    Image.linear_gradient("L").resize((300, 211)).save(folder / "order.png")
+    inpaint(folder, tiny_weights)
+    options = [option.format(folder=folder) for option in options]
+    assert inpaint(folder, tiny_weights, *options, out="other.png") == 0
+    assert (folder / "other.png").read_bytes() != (folder / "out.png").read_bytes()
+
+
+def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
+    paths = folder / "photo.png", folder / "mask.png", "-o", folder / "out.png"
+    assert run("inpaint", *paths, "--weights", tiny_weights, "--steps", 2) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "photo.png" in captured.err and "2/2" in captured.err
+
+
+# One photo, one mask: everything that is refused.
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--steps", "0"], "at least 1, got '0'"),
+        (["--steps", "many"], "at least 1, got 'many'"),
+        (["--tau-min", "-0.1"], "from 0 to 1, got '-0.1'"),
+        (["--tau-max", "1.5"], "from 0 to 1, got '1.5'"),
+        (["--tau-max", "nan"], "from 0 to 1, got 'nan'"),
+        (["--tau-min", "0.6", "--tau-max", "0.3"], "--tau-min <= --tau-max, got 0.6 > 0.3"),
+        # Above the default of the other end.
+        (["--tau-min", "0.9"], "tau_min"),
+        (["--eta", "2"], "from 0 to 1, got '2'"),
+        (["--seed", "-3"], "0 or more, got '-3'"),
+        (["--sampler", "euler"], "invalid choice: 'euler'"),
+        (["--grid", "log"], "invalid choice: 'log'"),
+        (["--strategy", "outward"], "expected gradient, uniform, inward or a picture file"),
+        (["--strategy", "nothing.png"], "there is no such file"),
+        (["--weights", "no/such/folder"], "weights"),
+        (["--device", "abacus"], "abacus"),
+        (["--trajectory", "way.mp4"], "--trajectory: expected a file ending in .webp .gif"),
+        (["--report", "page.txt"], "--report: expected a file ending in .png"),
+        (["--report", "none/page.png"], "--report: there is no folder none"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_bad_options(folder, tiny_weights, capsys, options, told):
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, *options)
+    assert_refused(folder, capsys, before, told, code)
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("none/out.png", "there is no folder"),
+        ("out.txt", "expected a file ending in .png .webp"),
+        (".", "expected a file name, got a folder"),
+        ("photo.png", "is read and would be overwritten"),
+        ("mask.png", "is read and would be overwritten"),
+    ],
+)
+def test_bad_output(folder, tiny_weights, capsys, out, told):
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, out=out)
+    assert_refused(folder, capsys, before, told, code)
+
+
+def test_two_outputs_of_one_name(folder, tiny_weights, capsys):
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, "--report", folder / "out.png")
+    assert_refused(folder, capsys, before, "would be written twice", code)
+
+
+@pytest.mark.parametrize("role", ["photo", "mask"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "there is no such"),
+        (b"", "an empty file"),
+        (b"words", "a text file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        ("cut", "damaged or truncated"),
+        ("bomb", "at most 64 megapixels"),
+    ],
+)
+def test_bad_files(folder, tiny_weights, capsys, role, content, told):
+    path = folder / f"{role}.png"
+    if content is None:
+        path.unlink()
+    elif content == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif content == "bomb":
+        Image.new("1", (10000, 10000)).save(path)
+    else:
+        path.write_bytes(content)
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights)
+    assert_refused(folder, capsys, before, told, code)
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.zeros((211, 300), bool), "the mask is empty"),
+        (np.ones((211, 300), bool), "nothing known"),
+        (box_mask(211, 300), "the photo is 300x211, the mask 211x300"),
+    ],
+)
+def test_bad_masks(folder, tiny_weights, capsys, mask, told):
+    save_mask(mask, folder / "mask.png")
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights)
+    assert_refused(folder, capsys, before, told, code)
+
+
+def test_order_picture_of_another_size(folder, tiny_weights, capsys):
+    Image.new("L", (10, 20)).save(folder / "order.png")
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, "--strategy", folder / "order.png")
+    assert_refused(folder, capsys, before, "photo's size 300x211, got 10x20", code)
+
+
+@pytest.mark.parametrize("name", ["bridge.safetensors", "bridge.json", "gradient.safetensors"])
+def test_damaged_weights(folder, tiny_weights, capsys, tmp_path_factory, name):
+    weights = tmp_path_factory.mktemp("damaged")
+    shutil.copytree(tiny_weights, weights, dirs_exist_ok=True)
+    content = (weights / name).read_bytes()
+    (weights / name).write_bytes(content[: len(content) // 2])
+    before = listing(folder)
+    code = inpaint(folder, weights)
+    assert_refused(folder, capsys, before, name.split(".")[0], code)
+
+
+def test_weights_of_another_version(folder, tiny_weights, capsys, tmp_path_factory):
+    weights = tmp_path_factory.mktemp("other version")
+    shutil.copytree(tiny_weights, weights, dirs_exist_ok=True)
+    text = (weights / "bridge.json").read_text().replace('"version": 1', '"version": 99')
+    (weights / "bridge.json").write_text(text)
+    before = listing(folder)
+    code = inpaint(folder, weights)
+    assert_refused(folder, capsys, before, "version 99", code)
+
+
+def test_nothing_is_left_when_a_later_file_cannot_be_written(
+    folder, tiny_weights, capsys, monkeypatch
+):
+    def full(*arguments: object) -> None:
+        arguments[-1].write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    (folder / "out.png").write_bytes(b"an older result")
+    monkeypatch.setattr("asyncdsb.viz.report_figure", full)
+    before = listing(folder)
+    more = "--trajectory", folder / "way.webp", "--report", folder / "page.png"
+    code = inpaint(folder, tiny_weights, *more)
+    assert_refused(folder, capsys, before, "no space left", code)
+
+
+# Folders.
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two good photographs of two sizes and their masks."""
+    for name, size in (("a", (128, 96)), ("b", (96, 128))):
+        for kind in ("photos", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+        synthetic_photo(*size).save(tmp_path / "photos" / f"{name}.jpg", quality=95)
+        save_mask(box_mask(*size), tmp_path / "masks" / f"{name}.png")
+    return tmp_path
+
+
+def inpaint_folder(place: Path, weights: Path, *more: object, mask: str = "masks") -> int:
+    paths = place / "photos", place / mask, "-o", place / "out"
+    return run("inpaint", *paths, "--weights", weights, *FAST, *more)
+
+
+def test_folder(photos, tiny_weights, capsys):
+    (photos / "photos" / "notes.txt").write_text("no picture")
+    (photos / "photos" / ".hidden.png").write_text("no picture")
+    more = "--trajectory", photos / "ways", "--report", photos / "deep" / "pages"
+    assert inpaint_folder(photos, tiny_weights, *more) == 0
+    assert capsys.readouterr().err == ""
+    assert sorted(os.listdir(photos / "out")) == ["a.png", "b.png"]
+    assert sorted(os.listdir(photos / "ways")) == ["a.webp", "b.webp"]
+    assert sorted(os.listdir(photos / "deep" / "pages")) == ["a.png", "b.png"]
+    for name, size in (("a", (128, 96)), ("b", (96, 128))):
+        got = np.asarray(Image.open(photos / "out" / f"{name}.png"))
+        expected = np.asarray(Image.open(photos / "photos" / f"{name}.jpg"))
+        mask = box_mask(*size)
+        np.testing.assert_array_equal(got[~mask], expected[~mask])
+
+
+def test_a_photo_alone_and_in_a_folder_are_restored_alike(photos, tiny_weights):
+    assert inpaint_folder(photos, tiny_weights) == 0
+    paths = photos / "photos" / "b.jpg", photos / "masks", "-o", photos / "single.png"
+    assert run("inpaint", *paths, "--weights", tiny_weights, *FAST) == 0
+    assert (photos / "single.png").read_bytes() == (photos / "out" / "b.png").read_bytes()
+
+
+def test_one_mask_for_a_folder(photos, tiny_weights, capsys):
+    synthetic_photo(128, 96, seed=1).save(photos / "photos" / "c.png")
+    assert inpaint_folder(photos, tiny_weights, mask="masks/a.png") == 2
+    assert sorted(os.listdir(photos / "out")) == ["a.png", "c.png"]
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "b.jpg" in err and "96x128" in err
+
+
+def test_bad_photos_do_not_stop_a_folder(photos, tiny_weights, capsys):
+    good = (photos / "photos" / "b.jpg").read_bytes()
+    (photos / "photos" / "0 cut.jpg").write_bytes(good[:500])
+    shutil.copy(photos / "masks" / "b.png", photos / "masks" / "0 cut.png")
+    (photos / "photos" / "lonely.jpg").write_bytes(good)
+    assert inpaint_folder(photos, tiny_weights) == 2
+    assert sorted(os.listdir(photos / "out")) == ["a.png", "b.png"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("asyncdsb: error: ") for line in lines)
+    assert "lonely.jpg: expected one mask named lonely.*" in lines[0] and "got none" in lines[0]
+    assert "0 cut.jpg: damaged or truncated" in lines[1]
+
+
+def test_folder_in_which_nothing_can_be_restored(photos, tiny_weights, capsys):
+    for path in (photos / "photos").iterdir():
+        path.write_bytes(b"words")
+    before = listing(photos)
+    assert inpaint_folder(photos, tiny_weights) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert listing(photos) == before
+
+
+def test_a_folder_without_weights_stops_at_once(photos, capsys):
+    before = listing(photos)
+    code = inpaint_folder(photos, photos / "nothing here")
+    assert_refused(photos, capsys, before, "weights", code)
+
+
+def test_folder_commands_that_are_refused(photos, tiny_weights, capsys):
+    def refused(told: str, *more: object, **kwargs: str) -> None:
+        before = listing(photos)
+        code = inpaint_folder(photos, tiny_weights, *more, **kwargs)
+        assert_refused(photos, capsys, before, told, code)
+
+    refused("there is no such mask", mask="none")
+    refused("must be one too; it is a file", "--report", photos / "masks" / "a.png", mask="masks")
+    shutil.copy(photos / "photos" / "a.jpg", photos / "photos" / "a.jpeg")
+    refused("would be written twice (for a.jpeg and a.jpg)")
+    for path in (photos / "photos").iterdir():
+        path.unlink()
+    refused("there is no picture in the folder")
+
+
+def test_every_listed_photo_suffix_is_read(tmp_path):
+    for suffix in jobs.PHOTO_SUFFIXES:
+        path = tmp_path / f"photo{suffix}"
+        mode = "L" if suffix == ".pgm" else "RGB"
+        synthetic_photo(32, 24).convert(mode).save(path)
+        assert Image.open(path).size == (32, 24)
+
+
+# The mask command, and the program as a process.
+
+
+def test_mask_command(tmp_path, capsys):
+    for name in ("first.png", "second.png"):
+        assert run("mask", "wide", "300x211", "-o", tmp_path / name, "--seed", 5) == 0
+    first, second = (tmp_path / name for name in ("first.png", "second.png"))
+    assert first.read_bytes() == second.read_bytes()
+    hole = np.asarray(Image.open(first))
+    np.testing.assert_array_equal(hole, masks.make_mask("wide", (211, 300), 5) * np.uint8(255))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["round", "256", "-o", "{folder}/m.png"], "invalid choice: 'round'"),
+        (["wide", "large", "-o", "{folder}/m.png"], "expected 256 or 640x480, got 'large'"),
+        (["wide", "1x2x3", "-o", "{folder}/m.png"], "expected 256 or 640x480"),
+        (["wide", "2", "-o", "{folder}/m.png"], "at least 8"),
+        (["wide", "64", "-o", "{folder}/m.jpg"], "not JPEG"),
+        (["wide", "64", "-o", "{folder}/none/m.png"], "there is no folder"),
+        (["wide", "64"], "required: -o"),
+    ],
+)
+def test_bad_mask_commands(tmp_path, capsys, arguments, told):
+    code = run("mask", *(argument.format(folder=tmp_path) for argument in arguments))
+    assert_refused(tmp_path, capsys, {}, told, code)
+
+
+def test_command_is_required(tmp_path, capsys):
+    assert_refused(tmp_path, capsys, {}, "required: COMMAND", run())
+
+
+def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_help_and_mistakes_do_not_wait_for_torch():
+    code = """
+import sys
+from asyncdsb.cli import main
+for arguments in (["--help"], ["inpaint", "--help"], ["inpaint"], ["inpaint", "a", "b", "-o", "c"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+assert not {"torch", "numpy", "PIL", "cv2", "gradio", "matplotlib"} & set(sys.modules)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_as_a_process_without_gradio(folder, tiny_weights):
+    code = """
+import runpy, sys
+sys.modules["gradio"] = None
+sys.argv[0] = "asyncdsb"
+runpy.run_module("asyncdsb", run_name="__main__")
+"""
+    paths = folder / "photo.png", folder / "mask.png", "-o", folder / "out.png"
+    done = python(code, "inpaint", *paths, "--weights", tiny_weights, *FAST)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (folder / "out.png").is_file()
+    (folder / "photo.png").write_bytes(b"words")
+    done = python(code, "inpaint", *paths, "--weights", tiny_weights, *FAST)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("asyncdsb: error: photo.png: expected a PNG")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,211 @@
+"""What the pipeline refuses, and what it promises for every input that it takes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import box_mask, synthetic_photo
+from PIL import Image
+
+from asyncdsb import AsyncDSBPipeline
+
+PHOTO = synthetic_photo(96, 80)
+MASK = box_mask(96, 80)
+
+
+def calls(pipe):
+    """Every public way to start a restoration."""
+    return (
+        lambda *args, **kwargs: pipe(*args, **kwargs),
+        lambda *args, **kwargs: list(pipe.stream(*args, **kwargs)),
+    )
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["call", "stream"])
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"mask": np.zeros((80, 96), bool)}, "mask is empty"),
+        ({"mask": np.ones((80, 96), bool)}, "nothing known"),
+        ({"mask": box_mask(80, 96)}, "96x80.*80x96"),
+        ({"mask": np.full((80, 96), 300)}, r"\[0, 255\]"),
+        ({"mask": np.zeros((1, 80, 96), bool)}, "shape"),
+        ({"image": np.zeros((80, 96), np.uint8)}, "shape|H, W, 3"),
+        ({"image": np.zeros((80, 96, 3), np.float32)}, "uint8"),
+        ({"image": "photo.png"}, "photo.png|str"),
+        ({"tau_min": 0.6, "tau_max": 0.3}, "0.6.*0.3"),
+        ({"tau_min": -0.1}, "-0.1"),
+        ({"tau_max": 1.1}, "1.1"),
+        ({"tau_min": float("nan")}, "nan"),
+        ({"steps": 0}, "steps.*0"),
+        ({"steps": -4}, "steps.*-4"),
+        ({"steps": 2.5}, "steps.*2.5"),
+        ({"sampler": "euler"}, "posterior.*euler"),
+        ({"strategy": "outward"}, "gradient.*outward"),
+        ({"strategy": np.zeros((4, 4), np.float32)}, "4"),
+        ({"strategy": np.full((80, 96), 1.5, np.float32)}, "1.5"),
+        ({"strategy": np.full((80, 96), np.nan, np.float32)}, "nan|NaN|finite"),
+        ({"grid": "log"}, "uniform.*log"),
+        ({"eta": 1.5}, "1.5"),
+        ({"eta": -0.5}, "-0.5"),
+    ],
+)
+def test_refused_with_what_was_expected_and_what_came(tiny_pipe, way, changed, told):
+    arguments = {"image": PHOTO, "mask": MASK, "steps": 2} | changed
+    with pytest.raises(ValueError, match=f"(?s){told}") as caught:
+        calls(tiny_pipe)[way](arguments.pop("image"), arguments.pop("mask"), **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_stream_refuses_before_its_first_step(tiny_pipe):
+    with pytest.raises(ValueError, match="mask is empty"):
+        next(iter(tiny_pipe.stream(PHOTO, np.zeros_like(MASK))))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"tau_min": 0.6, "tau_max": 0.3}, "0.6.*0.3"),
+        ({"tau_min": -0.1}, "-0.1"),
+        ({"tau_max": 1.1}, "1.1"),
+        ({"strategy": "outward"}, "outward"),
+        ({"mask": np.zeros((80, 96), bool)}, "mask is empty"),
+        ({"mask": box_mask(80, 96)}, "80"),
+    ],
+)
+def test_tau_map_refuses(tiny_pipe, changed, told):
+    arguments = {"mask": MASK, "tau_min": 0.2, "tau_max": 0.5} | changed
+    with pytest.raises(ValueError, match=told):
+        tiny_pipe.tau_map(np.zeros((80, 96), np.float32), **arguments)
+
+
+def test_predict_gradient_refuses(tiny_pipe):
+    with pytest.raises(ValueError, match="mask is empty"):
+        tiny_pipe.predict_gradient(PHOTO, np.zeros_like(MASK))
+    with pytest.raises(ValueError, match="96x80.*80x96"):
+        tiny_pipe.predict_gradient(PHOTO, box_mask(80, 96))
+
+
+@pytest.fixture
+def weights(tmp_path, tiny_weights):
+    folder = tmp_path / "weights"
+    shutil.copytree(tiny_weights, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bridge.safetensors", "gradient.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped", "pickle"])
+def test_damaged_tensors(weights, name, damage):
+    path = weights / name
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        replaced = {"empty": b"", "cut": content[: len(content) // 2], "pickle": b"\x80\x04N."}
+        path.write_bytes(replaced[damage])
+    with pytest.raises(ValueError, match=name):
+        AsyncDSBPipeline.from_pretrained(weights)
+
+
+@pytest.mark.parametrize("name", ["bridge.json", "gradient.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "list", "version", "format", "config"])
+def test_damaged_descriptions(weights, name, damage):
+    path = weights / name
+    text = path.read_text()
+    described = json.loads(text)
+    if damage == "version":
+        described["version"] += 98
+    elif damage == "format":
+        described["format"] = "another"
+    elif damage == "config":
+        described["config"]["nonsense"] = 3
+    changed = {"cut": text[: len(text) // 2], "list": "[]"}
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text(changed.get(damage, json.dumps(described)))
+    with pytest.raises(ValueError) as caught:
+        AsyncDSBPipeline.from_pretrained(weights)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_there(tmp_path):
+    with pytest.raises(ValueError, match="weights"):
+        AsyncDSBPipeline.from_pretrained(tmp_path / "nothing")
+
+
+def test_unknown_device(tiny_weights):
+    with pytest.raises(ValueError, match="abacus"):
+        AsyncDSBPipeline.from_pretrained(tiny_weights, device="abacus")
+
+
+@pytest.mark.parametrize("size", [(256, 256), (300, 211), (1600, 1067), (33, 200), (64, 9)])
+def test_known_pixels_are_kept_and_runs_repeat(tiny_pipe, size):
+    photo, mask = synthetic_photo(*size), box_mask(*size)
+    steps = 2
+    first, second = (tiny_pipe(photo, mask, steps=steps, seed=3) for _ in range(2))
+    got = np.asarray(first.image)
+    assert first.image.size == size and first.image.mode == "RGB"
+    np.testing.assert_array_equal(got[~mask], np.asarray(photo)[~mask])
+    np.testing.assert_array_equal(got, np.asarray(second.image))
+    assert len(first.trajectory) == steps + 1
+    times = [frame.t for frame in first.trajectory]
+    assert times[0] == 1 and times[-1] == 0 and times == sorted(times, reverse=True)
+    for values in (first.gradient, first.tau):
+        assert values.shape == mask.shape and values.dtype == np.float32
+        assert values.min() >= 0 and values.max() <= 1
+    other = tiny_pipe(photo, mask, steps=steps, seed=4)
+    assert (np.asarray(other.image)[mask] != got[mask]).any()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.pad(np.ones((80, 1), bool), ((0, 0), (95, 0))),
+        np.eye(80, 96, dtype=bool),
+        np.arange(80 * 96).reshape(80, 96) == 0,
+        ~(np.arange(80 * 96).reshape(80, 96) == 4000),
+    ],
+    ids=["edge", "diagonal", "one missing", "one known"],
+)
+def test_odd_holes(tiny_pipe, mask):
+    got = np.asarray(tiny_pipe(PHOTO, mask, steps=2).image)
+    np.testing.assert_array_equal(got[~mask], np.asarray(PHOTO)[~mask])
+
+
+@pytest.mark.parametrize("sampler", ["posterior", "ode", "implicit"])
+@pytest.mark.parametrize("limits", [(0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 1.0)])
+def test_ends_of_the_range_of_tau(tiny_pipe, sampler, limits):
+    low, high = limits
+    result = tiny_pipe(PHOTO, MASK, steps=3, sampler=sampler, tau_min=low, tau_max=high)
+    assert result.tau[MASK].min() >= low and result.tau[MASK].max() <= high
+    assert np.asarray(result.image)[~MASK].tobytes() == np.asarray(PHOTO)[~MASK].tobytes()
+
+
+def test_one_step(tiny_pipe):
+    assert len(tiny_pipe(PHOTO, MASK, steps=1).trajectory) == 2
+
+
+def test_every_kind_of_input_gives_the_same_result(tiny_pipe):
+    expected = np.asarray(tiny_pipe(PHOTO, MASK, steps=2).image)
+    grey = MASK.astype(np.uint8) * 255
+    for image, mask in (
+        (np.asarray(PHOTO), MASK),
+        (PHOTO, grey),
+        (PHOTO, Image.fromarray(grey)),
+        (PHOTO.convert("RGBA"), Image.fromarray(grey).convert("RGB")),
+    ):
+        np.testing.assert_array_equal(np.asarray(tiny_pipe(image, mask, steps=2).image), expected)
+
+
+def test_inputs_are_left_alone(tiny_pipe):
+    image, mask = np.array(PHOTO), MASK.copy()
+    tiny_pipe(image, mask, steps=1)
+    np.testing.assert_array_equal(image, np.asarray(PHOTO))
+    np.testing.assert_array_equal(mask, MASK)
