@@ -58,7 +58,7 @@ def run(denoise: Callable, x1: Tensor, mask: Tensor, tau: Tensor, **options) -> 
 
 @each_run
 @each_grid
-@pytest.mark.parametrize("steps", [1, 2, 13, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 1000])
 def test_oracle_restores_the_image_exactly(sampler: str, eta: float, grid: str, steps: int) -> None:
     x0, x1, mask, tau = scene()
     states = run(Oracle(x0, mask), x1, mask, tau, steps=steps, sampler=sampler, eta=eta, grid=grid)
@@ -96,6 +96,16 @@ def test_denoiser_is_called_once_per_step_and_never_at_zero(
         assert bool((t > 0).all())
         assert s.shape == mask.shape
         torch.testing.assert_close(s, SCHEDULE.clock(t, tau), rtol=0, atol=1e-12)
+
+
+@each_grid
+def test_each_sample_runs_on_the_grid_of_its_own_hole(grid: str) -> None:
+    x0, x1, mask, tau = scene()
+    states = run(Oracle(x0, mask), x1, mask, tau, steps=9, grid=grid)
+    times = torch.stack([state.t for state in states])
+    for i in range(2):
+        expected = time_grid(grid, 9, tau[i], mask[i], SCHEDULE)
+        torch.testing.assert_close(times[:, i], expected, rtol=0, atol=1e-12)
 
 
 def test_a_run_does_no_work_ahead_of_its_reader() -> None:
@@ -278,7 +288,7 @@ def test_memory_does_not_grow_with_the_number_of_steps(sampler: str, eta: float)
     """No table over time: nothing is larger than one batch of images."""
     x0, x1, mask, tau = scene(size=24)
     with LargestTensor() as seen:
-        run(Oracle(x0, mask), x1, mask, tau, steps=300, sampler=sampler, eta=eta)
+        run(Oracle(x0, mask), x1, mask, tau, steps=100, sampler=sampler, eta=eta)
     assert seen.numel == x1.numel()
 
 
