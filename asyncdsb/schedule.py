@@ -63,7 +63,7 @@ class NoiseSchedule:
         return (a * a + a * b + b * b) / 3
 
     def beta(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
-        """Noise intensity beta(t; tau)."""
+        """Noise intensity at time t, the square of the tent above."""
         t, tau = _broadcast(t, tau)
         a, b = self.beta_min**0.5, self.beta_max**0.5
         rising, u, w = _ramps(t, tau)

@@ -131,6 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
     options.add_argument("--gradient", required=True, help="weights folder of train.gradient")
+    options.add_argument("--init", help="weights folder of a bridge to start from")
     args = options.parse_args(argv)
     preset = chosen_preset(BRIDGE_PRESETS, args)
     run(BridgeTrainer(preset, args), preset, args)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asyncdsb.checkpoint import folded_state, load_folded_state, load_weights, save_weights
+from asyncdsb.checkpoint import save_weights
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
@@ -35,8 +35,6 @@ class GradientTrainer:
         self.batches = Batches(preset, args.data, args.seed, args.device)
         self.model = GradientCompletion(preset.model).to(self.device)
         self.model.to(memory_format=torch.channels_last)
-        if args.init:
-            load_unfolded(self.model, load_weights(args.init, "gradient")[0])
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
         self.discriminator.to(memory_format=torch.channels_last)
         self.ema = average(self.model, preset.ema)
@@ -108,22 +106,6 @@ class GradientTrainer:
         self.ema.eval()
         save_weights(folder, self.ema.module, training)
         self.ema.train()
-
-
-def load_unfolded(model: GradientCompletion, source: GradientCompletion) -> None:
-    """Copy exported weights into a generator that carries spectral normalisation.
-
-    The parametrised weights take the exported ones, whose norm is already one.
-    """
-    model.load_state_dict(source.state_dict(), strict=False)
-    plain = GradientCompletion(model.config)
-    load_folded_state(plain, folded_state(source))
-    for name, part in plain.named_modules():
-        mine = model.get_submodule(name)
-        if hasattr(mine, "parametrizations"):
-            mine.parametrizations.weight.original.data.copy_(part.weight)
-        elif isinstance(part, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-            mine.weight.data.copy_(part.weight)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -91,7 +91,7 @@ class BridgePreset(Preset):
     from_start: float = 0.05
 
 
-_SMALL = UNetConfig(64, (1, 2, 3, 3), 1, (False, False, False, True))
+_SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 

@@ -95,7 +95,6 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     options.add_argument("--batch", type=int, help="samples per step instead of the preset's")
     options.add_argument("--size", type=int, help="side of the crops instead of the preset's")
     options.add_argument("--lr", type=float, help="peak learning rate instead of the preset's")
-    options.add_argument("--init", help="weights folder to start from")
     options.add_argument(
         "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
     )
@@ -143,7 +142,6 @@ def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -
         "minutes": round(seconds / 60, 1),
         "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
         "photos": [Path(path).name for path in args.data],
-        "initialised_from": Path(args.init).name if args.init else None,
     }
 
 
@@ -202,10 +200,16 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
             {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         )
     for name, optimizer in trainer.optimizers.items():
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith(f"optimizer/{name}/"):
                 _, _, index, entry = key.split("/")
+                parameter = parameters[int(index)]
+                if value.shape == parameter.shape:
+                    # Files hold contiguous tensors, fused optimisers walk memory in step with the
+                    # parameter: the state must have its strides.
+                    value = torch.empty_like(parameter, requires_grad=False).copy_(value)
                 state.setdefault(int(index), {})[entry] = value
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     return int(tensors["step"]), float(tensors["seconds"])

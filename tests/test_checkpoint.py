@@ -1,0 +1,98 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from asyncdsb.checkpoint import load_weights, save_weights
+from asyncdsb.gradient import GradientCompletion, GradientConfig
+from asyncdsb.networks import CompletionConfig
+from asyncdsb.pipeline import AsyncDSBPipeline
+
+
+@pytest.fixture
+def folder(tmp_path):
+    AsyncDSBPipeline.random().save_pretrained(tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def test_round_trip_is_exact_up_to_half_precision(folder):
+    original, loaded = AsyncDSBPipeline.random(), AsyncDSBPipeline.from_pretrained(folder)
+    assert loaded.config == original.config
+    for a, b in zip(
+        original.denoiser.state_dict().values(), loaded.denoiser.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a.half().float(), b)
+
+
+def test_files_are_half_precision_and_described(folder):
+    assert {t.dtype for t in load_file(folder / "bridge.safetensors").values()} == {torch.float16}
+    description = json.loads((folder / "bridge.json").read_text())
+    assert description["format"] == "asyncdsb-bridge" and description["version"] == 1
+
+
+def test_spectral_normalisation_is_folded_in(tmp_path):
+    torch.manual_seed(0)
+    net = GradientCompletion(GradientConfig(CompletionConfig(width=4, blocks=1)))
+    image, mask = torch.rand(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)
+    mask[..., 8:20, 8:20] = 1
+    for _ in range(20):
+        net(image, mask)  # lets the power iteration settle
+    net.eval()
+    save_weights(tmp_path, net, {"steps": 20}, torch.float32)
+    loaded, training = load_weights(tmp_path, "gradient")
+    assert training == {"steps": 20}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(image, mask), net(image, mask), atol=1e-6, rtol=1e-5)
+
+
+def edit(folder, **changes):
+    path = folder / "bridge.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def truncate(folder):
+    path = folder / "bridge.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def swap_byte(folder):
+    path = folder / "bridge.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def other_shape(folder):
+    config = json.loads((folder / "bridge.json").read_text())["config"]
+    config["unet"]["width"] = 32
+    edit(folder, config=config)
+
+
+DAMAGE = {
+    "missing": (lambda f: (f / "bridge.safetensors").unlink(), "weights not found"),
+    "truncated": (truncate, "damaged"),
+    "one bit": (swap_byte, "damaged"),
+    "no JSON": (lambda f: (f / "bridge.json").write_text("{"), "as JSON"),
+    "other kind of JSON": (lambda f: (f / "bridge.json").write_text("[1]"), "as JSON"),
+    "later version": (lambda f: edit(f, version=2), "version 1, got asyncdsb-bridge version 2"),
+    "foreign": (lambda f: edit(f, format="i2sb"), "got i2sb"),
+    "other shape": (other_shape, "do not fit the network"),
+    "unknown key": (lambda f: edit(f, config={"depth": 3}), "unknown keys"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_bad_weights_are_refused_in_one_sentence(folder, damage):
+    apply, message = DAMAGE[damage]
+    apply(folder)
+    with pytest.raises(ValueError, match=message):
+        AsyncDSBPipeline.from_pretrained(folder)
+
+
+def test_absent_weights_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="weights not found"):
+        AsyncDSBPipeline.from_pretrained("somebody/nothing-here")
+    with pytest.raises(ValueError, match="weights not found"):
+        AsyncDSBPipeline.from_pretrained(tmp_path / "no" / "such" / "folder")

@@ -1,0 +1,85 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asyncdsb.data import PhotoBank, iter_photos
+
+
+def photo(seed, size=(90, 70)):
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return small.resize(size, Image.BICUBIC)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    photo(0).save(tmp_path / "photos" / "a.png")
+    photo(1, (70, 130)).save(tmp_path / "photos" / "deep" / "b.png")
+    (tmp_path / "photos" / "notes.txt").write_text("not a photo")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def shard(tmp_path, folder):
+    path = tmp_path / "shard.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("deep/b.png", "a.png"):
+            data = (folder / name).read_bytes()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_folder_and_shard_give_the_same_photos(folder, shard):
+    from_folder, from_shard = dict(iter_photos([folder])), dict(iter_photos([shard]))
+    assert list(from_folder) == list(from_shard) == ["a", "b"]
+    for key in from_folder:
+        assert np.array_equal(from_folder[key], from_shard[key])
+
+
+@pytest.mark.parametrize("path", ["nothing", "empty"])
+def test_nothing_to_read_is_said(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="found n"):
+        list(iter_photos([tmp_path / path]))
+
+
+def test_crops_are_windows_of_the_kept_copies(folder):
+    bank = PhotoBank([folder], [40, 64])
+    assert len(bank) == 2
+    copies = []
+    for _, original in iter_photos([folder]):
+        for side in (40, 64):
+            scale = side / min(original.size)
+            size = tuple(max(side, round(edge * scale)) for edge in original.size)
+            copies.append(np.asarray(original.resize(size, Image.LANCZOS)))
+    copies = [c for copy in copies for c in (copy, copy[:, ::-1])]
+    crops = bank.crops(12, 32, torch.Generator().manual_seed(0))
+    assert crops.shape == (12, 3, 32, 32) and crops.dtype == torch.float32
+    for crop in crops:
+        pixels = ((crop + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        assert any(contains(copy, pixels) for copy in copies)
+
+
+def contains(image, window):
+    views = np.lib.stride_tricks.sliding_window_view(image, window.shape)[:, :, 0]
+    corners = (views[..., 0, 0, :] == window[0, 0]).all(-1)
+    return any(np.array_equal(views[y, x], window) for y, x in np.argwhere(corners))
+
+
+def test_crops_depend_on_the_generator_alone(folder):
+    bank = PhotoBank([folder], [40])
+    first, second = (bank.crops(4, 32, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, bank.crops(4, 32, torch.Generator().manual_seed(6)))
+
+
+def test_too_large_crops_are_refused(folder):
+    with pytest.raises(ValueError, match="at least 50 x 50 pixels, got at most 40"):
+        PhotoBank([folder], [40]).crops(1, 50, torch.Generator())

@@ -1,0 +1,159 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
+from asyncdsb.networks import UNetConfig
+from asyncdsb.samplers import sample
+
+TINY = UNetConfig(16, (1,), 1, (False,), 16)
+CASES = [
+    (parametrisation, stochastic, x1, hole_noise)
+    for parametrisation, stochastic, x1, hole_noise in itertools.product(
+        ("wiener", "score"), (True, False), (True, False), (0.5, 1.0)
+    )
+]
+
+
+class Fixed(nn.Module):
+    """Stands in for the UNet: returns what it is told to."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, x, scalars):
+        assert torch.isfinite(x).all() and torch.isfinite(scalars).all()
+        return self.output
+
+
+def make(parametrisation, stochastic, x1, hole_noise, batch=3):
+    conditions = ("mask", "gradient", "fill") + (("x1",) if x1 else ())
+    config = BridgeConfig(
+        unet=TINY, conditions=conditions, parametrisation=parametrisation, hole_noise=hole_noise
+    )
+    denoiser = BridgeDenoiser(config)
+    g = torch.Generator().manual_seed(1)
+    shape = (batch, 3, 16, 16)
+    x0 = (torch.rand(shape, generator=g) * 2 - 1).double()
+    mask = torch.zeros(batch, 1, 16, 16, dtype=torch.float64)
+    mask[:, :, 4:12, 3:14] = 1
+    gradient = torch.rand(batch, 1, 16, 16, generator=g).double()
+    noise, z = torch.randn(2, *shape, generator=g).double()
+    context = denoiser.context(x0, mask, gradient, torch.full((batch,), stochastic), noise)
+    return denoiser, x0, context, z, g
+
+
+def predict(denoiser, output, *args):
+    denoiser.unet = Fixed(output)
+    return denoiser.x0_hat(*args)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("t", [1e-3, 0.1, 0.5, 0.9, 0.999, 1.0])
+def test_the_output_that_gives_x0_has_zero_loss(case, t):
+    """x0_hat and loss are two sides of one parametrisation."""
+    denoiser, x0, context, z, g = make(*case)
+    schedule = denoiser.config.schedule
+    tau = torch.rand(x0[:, :1].shape, generator=g).double()
+    time = torch.full((len(x0), 1, 1, 1), t, dtype=torch.float64)
+    s = schedule.clock(time, tau)
+    std = (schedule.total_var * s * (1 - s)).sqrt()
+    x_t = (1 - s) * x0 + s * context.x1 + std * z * context.stochastic
+    args = (x_t, time, s, context, schedule.total_var)
+    zeros = torch.zeros_like(x0)
+    at_zero, at_one = predict(denoiser, zeros, *args), predict(denoiser, zeros + 1, *args)
+    denoiser.unet = Fixed((x0 - at_zero) / (at_one - at_zero))
+    loss = denoiser.loss(x0, time, s, z, context, schedule.total_var)
+    assert loss.shape == (len(x0),)
+    assert loss.max() < 1e-9
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize("x1", [True, False])
+@pytest.mark.parametrize("s", [0.02, 0.3, 0.7, 0.99])
+def test_zero_output_is_the_gaussian_conditional_mean(stochastic, x1, s):
+    """Reference: joint covariance of (e, x_t - s x1 or x_t) for one pixel, conditioned directly."""
+    denoiser, x0, context, z, _ = make("wiener", stochastic, x1, 0.5)
+    v, h, m = denoiser.config.residual_std**2, 0.5, 0.247 * stochastic
+    s_map = torch.full_like(x0[:, :1], s)
+    x_t = (1 - s) * x0 + s * context.x1 + (m * s * (1 - s)) ** 0.5 * z
+    estimate = predict(
+        denoiser, torch.zeros_like(x0), x_t, s_map[:, :, :1, :1], s_map, context, 0.247
+    )
+    seen = x1 and stochastic
+    observed = x_t - (s * context.x1 + (1 - s) * context.fill if seen else context.fill)
+    variance = (1 - s) ** 2 * v + m * s * (1 - s) + (0 if seen else (s * h) ** 2)
+    expected = context.fill + (1 - s) * v / variance * observed
+    inside = (context.mask > 0).expand_as(x0)
+    torch.testing.assert_close(estimate[inside], expected[inside], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("stochastic", [True, False])
+@pytest.mark.parametrize("t", [0.01, 0.4, 0.8, 1.0])
+def test_targets_have_unit_variance_for_residuals_of_the_assumed_size(stochastic, t):
+    denoiser, _, context, z, g = make("wiener", stochastic, True, 0.5, batch=64)
+    residual = torch.randn(z.shape, generator=g).double() * denoiser.config.residual_std
+    x0 = context.fill + context.mask * residual
+    time = torch.full((64, 1, 1, 1), t, dtype=torch.float64)
+    s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.4))
+    denoiser.unet = Fixed(torch.zeros_like(x0))
+    loss = denoiser.loss(x0, time, s, z, context, denoiser.config.schedule.total_var)
+    assert loss.mean() == pytest.approx(1, abs=0.05)  # 64 * 88 * 3 draws: sd of the mean 0.011
+
+
+def test_only_the_hole_counts():
+    denoiser, x0, context, z, _ = make("wiener", True, True, 0.5)
+    time = torch.full((len(x0), 1, 1, 1), 0.5, dtype=torch.float64)
+    s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.5))
+    losses = []
+    for outside in (0.0, 100.0):
+        denoiser.unet = Fixed((1 - context.mask) * outside + torch.zeros_like(x0))
+        losses.append(denoiser.loss(x0, time, s, z, context, 0.247))
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("sampler", ["posterior", "implicit", "ode"])
+def test_what_the_network_sees_does_not_depend_on_the_bridge_noise_it_cannot_use(sampler):
+    """d and nu carry the same law for every M: the network's inputs stay bounded on a whole run."""
+    denoiser, x0, context, _, _ = make("wiener", sampler != "ode", True, 0.5)
+    context = type(context)(*(v.float() for v in vars(context).values()))
+    inputs = []
+
+    class Spy(nn.Module):
+        def forward(self, x, scalars):
+            inputs.append(x)
+            return torch.zeros(x.shape[0], 3, *x.shape[2:])
+
+    denoiser.unet = Spy()
+    tau = torch.rand(context.mask.shape, generator=torch.Generator().manual_seed(3))
+    states = sample(
+        denoiser.bind(context, 0.247),
+        context.x1,
+        context.mask,
+        tau,
+        denoiser.config.schedule,
+        steps=10,
+        sampler=sampler,
+        eta=0.0,
+        generators=[torch.Generator().manual_seed(i) for i in range(3)],
+    )
+    assert torch.isfinite(list(states)[-1].x_t).all()
+    assert max(float(x.abs().max()) for x in inputs) < 8
+
+
+def test_configuration_is_checked():
+    with pytest.raises(ValueError, match="conditions out of mask.*got depth"):
+        BridgeConfig(conditions=("mask", "depth"))
+    with pytest.raises(ValueError, match="at least one bridge"):
+        BridgeConfig(bridges=())
+    with pytest.raises(ValueError, match="parametrisation"):
+        BridgeConfig(parametrisation="velocity")
+
+
+def test_samplers_follow_the_trained_bridges():
+    assert BridgeConfig().samplers == ("posterior", "implicit", "ode")
+    assert BridgeConfig(bridges=("stochastic",)).samplers == ("posterior", "implicit")
+    assert BridgeConfig(bridges=("deterministic",)).samplers == ("ode",)

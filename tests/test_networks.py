@@ -1,0 +1,49 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.networks import PatchDiscriminator, UNet, UNetConfig
+from train.presets import BRIDGE_PRESETS
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+@pytest.mark.parametrize("multipliers", [(1,), (1, 2), (1, 2, 2)])
+def test_unet_keeps_the_size_and_starts_at_zero(patch, multipliers):
+    attention = (False,) * (len(multipliers) - 1) + (True,)
+    net = UNet(UNetConfig(16, multipliers, 2, attention, 16, patch), 5, 3)
+    size = net.config.stride
+    out = net(torch.randn(2, 5, 2 * size, 3 * size), torch.rand(2, 1))
+    assert out.shape == (2, 3, 2 * size, 3 * size)
+    assert out.abs().max() == 0
+
+
+def test_unet_refuses_sizes_that_do_not_divide():
+    net = UNet(UNetConfig(16, (1, 2), 1, (False, False), 16), 3, 3)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        net(torch.randn(1, 3, 16, 18), torch.rand(1, 1))
+
+
+def test_every_parameter_of_the_unet_is_used():
+    net = UNet(UNetConfig(16, (1, 2), 1, (True, True), 16), 4, 3, scalars=2)
+    for parameter in net.parameters():  # zero-initialised branches would hide the others
+        torch.nn.init.normal_(parameter, std=0.1)
+    net(torch.randn(1, 4, 16, 16), torch.rand(1, 2)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize("preset", ["shipped", "cpu"])
+def test_presets_stay_within_what_two_cores_can_run(preset):
+    with torch.device("meta"):
+        net = BridgeDenoiser(BRIDGE_PRESETS[preset].model).unet
+        channels = net.stem.in_channels // 4
+        with FlopCounterMode(display=False) as flops:
+            net(torch.empty(1, channels, 256, 256), torch.empty(1, 2))
+    assert sum(p.numel() for p in net.parameters()) <= 10e6
+    assert flops.get_total_flops() <= 36e9
+
+
+def test_discriminator_sees_patches_and_returns_four_features():
+    logits, features = PatchDiscriminator(4, 8)(torch.randn(2, 4, 128, 64))
+    assert logits.shape == (2, 1, 14, 6)
+    assert [f.shape[1] for f in features] == [8, 16, 32, 64]

@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import train.bridge
+import train.gradient
+from asyncdsb.pipeline import AsyncDSBPipeline
+from train.batches import MaskBank, draw_tau, draw_times
+from train.presets import BRIDGE_PRESETS
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        small = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+        small.resize((120, 96), Image.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, photos):
+    """Both trainers at their debug preset: four steps at once, and two plus two."""
+    root = tmp_path_factory.mktemp("runs")
+    common = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--out"]
+    for name, stops in {"at_once": ["4"], "in_two": ["0", "4"]}.items():
+        for stop in stops:
+            # A time limit of zero stops after one step; the second call takes it up again.
+            limit = ["--max-minutes", stop] if stop == "0" else []
+            train.gradient.main([*common, str(root / name / "gradient"), *limit])
+        for stop in stops:
+            limit = ["--max-minutes", stop] if stop == "0" else []
+            weights = ["--gradient", str(root / "at_once" / "gradient" / "weights")]
+            train.bridge.main([*common, str(root / name / "bridge"), *weights, *limit])
+    return root
+
+
+@pytest.mark.parametrize("program", ["gradient", "bridge"])
+def test_an_interrupted_run_ends_with_the_same_bits(runs, program):
+    states = [load_file(runs / n / program / "state.safetensors") for n in ("at_once", "in_two")]
+    assert states[0].keys() == states[1].keys()
+    for key in states[0].keys() - {"seconds"}:
+        assert torch.equal(states[0][key], states[1][key]), key
+    assert int(states[0]["step"]) == 4
+
+
+@pytest.mark.parametrize("program", ["gradient", "bridge"])
+def test_a_run_leaves_log_samples_and_weights(runs, program):
+    folder = runs / "at_once" / program
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [2, 4]
+    assert all(np.isfinite(v) for r in records for v in r.values())
+    assert len(list((folder / "samples").glob("*.png"))) == 2
+    description = json.loads((folder / "weights" / f"{program}.json").read_text())
+    assert description["training"]["steps"] == 4
+
+
+def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
+    for program in ("gradient", "bridge"):
+        for file in (runs / "at_once" / program / "weights").iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    pipe = AsyncDSBPipeline.from_pretrained(tmp_path)
+    mask = np.zeros((64, 64), bool)
+    mask[20:40, 20:40] = True
+    assert pipe(np.zeros((64, 64, 3), np.uint8), mask, steps=2).image.size == (64, 64)
+
+
+def test_another_configuration_does_not_resume(runs, photos):
+    with pytest.raises(ValueError, match="same configuration"):
+        train.gradient.main(
+            ["--preset", "debug", "--data", str(photos), "--batch", "3", "--device", "cpu"]
+            + ["--out", str(runs / "at_once" / "gradient")]
+        )
+
+
+def test_starting_from_weights_keeps_them(runs, photos, tmp_path):
+    weights = runs / "at_once" / "bridge" / "weights"
+    train.bridge.main(
+        ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--lr", "0"]
+        + ["--out", str(tmp_path), "--init", str(weights), "--max-minutes", "0"]
+        + ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    )
+    before, after = (load_file(f / "bridge.safetensors") for f in (weights, tmp_path / "weights"))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_mask_bank_draws_its_masks_only():
+    bank = MaskBank(32, (32, 64), 6, seed=0)
+    masks = bank.draw(64, torch.Generator().manual_seed(0))
+    assert masks.shape == (64, 1, 32, 32)
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    drawn = {m.sum().item() for m in masks}
+    assert len(drawn) <= 6
+    again = MaskBank(32, (32, 64), 6, seed=0)
+    assert torch.equal(masks, again.draw(64, torch.Generator().manual_seed(0)))
+
+
+def test_times_cover_the_bridge_evenly_with_some_at_the_start():
+    preset = BRIDGE_PRESETS["shipped"]
+    t = torch.cat([draw_times(preset, torch.Generator().manual_seed(i)) for i in range(50)])
+    assert t.min() >= 1e-3 and t.max() == 1
+    share = (t == 1).float().mean()
+    assert abs(share - preset.from_start) < 0.015  # 3200 draws: standard deviation 0.004
+    rest = t[t < 1].sort().values
+    assert (rest - torch.linspace(0, 1, len(rest)).view_as(rest)).abs().max() < 0.03
+
+
+def test_tau_ranges_cover_the_triangle_and_i2sb():
+    preset = BRIDGE_PRESETS["cpu"]
+    g = torch.Generator().manual_seed(0)
+    gradient, mask = torch.rand(400, 1, 16, 16, generator=g), torch.ones(400, 1, 16, 16)
+    tau = draw_tau(preset, gradient, mask, g)
+    assert tau.shape == mask.shape and 0 <= tau.min() and tau.max() <= 1
+    flat = (tau == 0.5).flatten(1).all(1).float().mean()
+    assert abs(flat - preset.synchronous) < 0.06  # 400 draws: standard deviation 0.018
+    assert tau.amin((1, 2, 3)).min() < 0.05 and tau.amax((1, 2, 3)).max() > 0.95
