@@ -150,9 +150,7 @@ def implicit_step(
     fresh_var = share**2 * total_var * s_m * (1 - rho)
     kept_var = (total_var * s_m * (1 - s_m) - fresh_var).clamp(min=0)
     c_n = torch.where(started, std(s_n, total_var), torch.ones_like(s_n))
-    kappa = torch.where(
-        started, kept_var.sqrt() / c_n.clamp(min=torch.finfo(c_n.dtype).tiny), rho
-    )
+    kappa = torch.where(started, kept_var.sqrt() / c_n.clamp(min=torch.finfo(c_n.dtype).tiny), rho)
     mean = x0_hat + s_m * (x1 - x0_hat)
     residual = x_n - x0_hat - s_n * (x1 - x0_hat)
     return mean + kappa * residual + fresh_var.sqrt() * z

@@ -130,9 +130,7 @@ class PhotoBank:
         columns = torch.where(mirrored[:, None], columns.flip(0), columns)
         device = self.pixels.device
         rows = torch.arange(size, device=device)[None, :] * self._to(self.sizes[which, 1])[:, None]
-        index = (
-            self._to(start)[:, None, None] + rows[:, :, None] + self._to(columns)[:, None, :]
-        )
+        index = self._to(start)[:, None, None] + rows[:, :, None] + self._to(columns)[:, None, :]
         crops = self.pixels[index].permute(0, 3, 1, 2)
         return crops.float() / 127.5 - 1
 

@@ -312,9 +312,7 @@ class AsyncDSBPipeline:
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
         gradient = self.completion(images, masks)
-        tau = self._layout(
-            chosen.strategy, gradient, masks, chosen.tau_min, chosen.tau_max
-        )
+        tau = self._layout(chosen.strategy, gradient, masks, chosen.tau_min, chosen.tau_max)
         *_, last = self._run(images, masks, gradient, tau, seeds, chosen)
         return last.x_t.cpu()
 
@@ -361,9 +359,7 @@ class AsyncDSBPipeline:
         Settings(tau_min=tau_min, tau_max=tau_max, strategy=strategy).check(("posterior",))
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         if gradient.shape != hole.shape:
-            raise ValueError(
-                f"expected a gradient map of shape {hole.shape}, got {gradient.shape}"
-            )
+            raise ValueError(f"expected a gradient map of shape {hole.shape}, got {gradient.shape}")
         check_pair(gradient[..., None], hole)
         return self._tau(self._plan(hole), gradient, tau_min, tau_max, strategy)
 
@@ -426,9 +422,7 @@ class AsyncDSBPipeline:
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
         stochastic = torch.full((len(image),), chosen.sampler != "ode", device=self.device)
-        context = self.denoiser.context(
-            image, mask, gradient, stochastic, noise.to(self.device)
-        )
+        context = self.denoiser.context(image, mask, gradient, stochastic, noise.to(self.device))
         schedule = self.config.schedule
         return sample(
             self.denoiser.bind(context, schedule.total_var),

@@ -179,9 +179,7 @@ def _histogram(values: Tensor, bins: int = 1024) -> tuple[Tensor, Tensor]:
     return total[used] / count[used], count[used] / count.sum()
 
 
-def _equal_mean_clock(
-    tau: Tensor, weights: Tensor, steps: int, schedule: NoiseSchedule
-) -> Tensor:
+def _equal_mean_clock(tau: Tensor, weights: Tensor, steps: int, schedule: NoiseSchedule) -> Tensor:
     """Times at which the weighted mean clock is 1, 1 - 1/steps, ..., 0, by bisection."""
     wanted = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     low, high = torch.zeros_like(wanted), torch.ones_like(wanted)

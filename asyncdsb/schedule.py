@@ -228,9 +228,7 @@ def check_tau_range(tau_min: float, tau_max: float) -> None:
             f"expected tau_min and tau_max in [0, 1], got tau_min={tau_min}, tau_max={tau_max}"
         )
     if tau_min > tau_max:
-        raise ValueError(
-            f"expected tau_min <= tau_max, got tau_min={tau_min}, tau_max={tau_max}"
-        )
+        raise ValueError(f"expected tau_min <= tau_max, got tau_min={tau_min}, tau_max={tau_max}")
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
