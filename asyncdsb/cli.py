@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from tqdm import tqdm
 
-    from asyncdsb.pipeline import AsyncDSBPipeline, Result
+    from asyncdsb.pipeline import AsyncDSBPipeline
+    from asyncdsb.restoration import Result
 
 SAMPLERS = ("posterior", "ode", "implicit")
 STRATEGIES = ("gradient", "uniform", "inward")
@@ -309,7 +310,7 @@ def _restore(
     bar: tqdm,
 ) -> Result:
     """Run the pipeline with its progress on the bar."""
-    from asyncdsb.pipeline import Result, Settings
+    from asyncdsb.restoration import Result, Settings
 
     frames = []
     for frame in pipe.stream(image, mask, **settings):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from asyncdsb.pipeline import Result
+    from asyncdsb.restoration import Result
 
 PHOTO_SUFFIXES = frozenset(
     ".png .jpg .jpeg .webp .tif .tiff .bmp .gif .avif .jp2 .ppm .pgm .tga".split()

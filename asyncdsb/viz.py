@@ -20,7 +20,7 @@ from asyncdsb.images import write_atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from asyncdsb.pipeline import Frame, Result
+    from asyncdsb.restoration import Frame, Result
 
 COLOUR_MAPS = ("viridis", "inferno", "magma")
 """Perceptually uniform and readable with every common colour blindness."""

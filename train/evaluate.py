@@ -43,7 +43,7 @@ from asyncdsb.metrics import (
     psnr,
     ssim,
 )
-from asyncdsb.pipeline import Settings
+from asyncdsb.restoration import Settings
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES
 from train.methods import BRIDGE_METHODS, Method, load_methods, to_batch

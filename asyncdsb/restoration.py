@@ -1,0 +1,180 @@
+"""What a restoration is made of: its settings, the photo on its way, its frames and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from asyncdsb.images import to_pil
+from asyncdsb.samplers import GRIDS
+from asyncdsb.schedule import STRATEGIES, check_tau_range
+from asyncdsb.window import Window
+
+PREVIEW = 512
+"""Longest side in pixels of the frames of a trajectory."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run can be told, with the defaults.
+
+    Attributes:
+        tau_min: tau of the flattest hole pixel, in [0, 1].
+        tau_max: tau of the steepest hole pixel, in [tau_min, 1]. (0.5, 0.5) is I2SB.
+        steps: network evaluations, >= 1.
+        sampler: "posterior", "ode" or "implicit".
+        strategy: how tau is laid out, one of :data:`asyncdsb.schedule.STRATEGIES`, or an (H, W)
+            array of tau in [0, 1].
+        eta: share of fresh noise of the implicit sampler, in [0, 1].
+        grid: "uniform" or "clock" time grid.
+        seed: of all noise, 0 <= seed < 2**63.
+    """
+
+    tau_min: float = 0.2
+    tau_max: float = 0.5
+    steps: int = 20
+    sampler: str = "posterior"
+    strategy: str | np.ndarray = "gradient"
+    eta: float = 0.0
+    grid: str = "uniform"
+    seed: int = 0
+
+    def check(self, samplers: Sequence[str]) -> None:
+        """Raise ValueError, saying what was expected and what came, unless all is in range."""
+        check_tau_range(self.tau_min, self.tau_max)
+        if not _whole(self.steps) or self.steps < 1:
+            raise ValueError(f"expected a whole number of steps >= 1, got {self.steps}")
+        if self.sampler not in samplers:
+            raise ValueError(
+                "expected a sampler that the weights were trained for "
+                f"({', '.join(samplers)}), got {self.sampler!r}"
+            )
+        if isinstance(self.strategy, str) and self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"expected a strategy out of {', '.join(STRATEGIES)} or an array, "
+                f"got {self.strategy!r}"
+            )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"expected eta in [0, 1], got {self.eta}")
+        if self.grid not in GRIDS:
+            raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {self.grid!r}")
+        if not _whole(self.seed) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"expected a whole seed with 0 <= seed < 2**63, got {self.seed}")
+
+    def as_dict(self) -> dict:
+        """JSON-serialisable form; a painted tau map is named, not copied."""
+        painted = not isinstance(self.strategy, str)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return values | ({"strategy": "painted"} if painted else {})
+
+
+class Frame:
+    """One moment of a restoration, with its pictures made when they are asked for.
+
+    Attributes:
+        t: time, falling from 1 to 0.
+        step: steps done, 0 to ``steps``.
+        steps: steps of the run.
+        gradient: (H, W) float32 completed gradient map in [0, 1].
+        tau: (H, W) float32 peak times in [0, 1].
+    """
+
+    def __init__(self, job: Job, tau: np.ndarray, t: float, step: int, steps: int, x_t, x0_hat):
+        self.t, self.step, self.steps = t, step, steps
+        self.gradient, self.tau = job.gradient, tau
+        self._job, self._x_t, self._x0_hat = job, x_t, x0_hat
+
+    @cached_property
+    def x_t(self) -> Image.Image:
+        """State of the bridge in the hole, in the photo at preview size (long side <= 512)."""
+        return self._job.preview(self._x_t)
+
+    @cached_property
+    def x0_hat(self) -> Image.Image:
+        """Present estimate of the clean image in the hole, at preview size."""
+        return self._job.preview(self._x0_hat)
+
+    @property
+    def image(self) -> Image.Image:
+        """The estimate set into the photo at its own size; known pixels bit-identical."""
+        job = self._job
+        return Image.fromarray(job.window.paste(job.photo, job.hole, self._x0_hat))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished restoration.
+
+    Attributes:
+        image: restored photo of the input's size; outside the mask bit-identical to the input.
+        gradient: (H, W) float32 completed gradient map in [0, 1].
+        tau: (H, W) float32 per-pixel peak time in [0, 1].
+        trajectory: steps + 1 frames with t falling from 1 to 0; empty if it was not asked for.
+        settings: what gives this result again.
+    """
+
+    image: Image.Image
+    gradient: np.ndarray
+    tau: np.ndarray
+    trajectory: list[Frame] = field(repr=False)
+    settings: dict
+
+
+class Job:
+    """A photo on its way: the window around the hole, the networks' inputs, the preview."""
+
+    def __init__(self, hole: np.ndarray, window: Window):
+        self.hole, self.window = hole, window
+        self.photo: np.ndarray | None = None
+        self.image: Tensor | None = None
+        self.mask: Tensor | None = None
+        self.gradient: np.ndarray | None = None
+
+    @cached_property
+    def _small(self) -> tuple[Image.Image, Image.Image, tuple[int, int, int, int]]:
+        """Photo and hole at preview size, and the window's box there."""
+        height, width = self.hole.shape
+        scale = min(1.0, PREVIEW / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        photo = Image.fromarray(self.photo)
+        hole = Image.fromarray(self.hole.astype(np.uint8) * 255)
+        if size != photo.size:
+            photo = photo.resize(size, Image.LANCZOS)
+            hole = hole.resize(size, Image.BOX)
+        left, top = round(self.window.left * scale), round(self.window.top * scale)
+        right = max(left + 1, round((self.window.left + self.window.width) * scale))
+        bottom = max(top + 1, round((self.window.top + self.window.height) * scale))
+        return photo, hole, (left, top, right, bottom)
+
+    def preview(self, x: Tensor) -> Image.Image:
+        """A working-size picture set into the hole of the photo, at preview size."""
+        photo, hole, (left, top, right, bottom) = self._small
+        part = to_pil(self.window.crop(x))
+        size = right - left, bottom - top
+        if part.size != size:
+            part = part.resize(size, Image.BILINEAR)
+        shown = photo.copy()
+        shown.paste(part, (left, top), hole.crop((left, top, right, bottom)))
+        return shown
+
+
+def check_painted(tau: np.ndarray, shape: tuple[int, int]) -> None:
+    """Raise ValueError unless ``tau`` is an array of floats in [0, 1] of the photo's shape."""
+    tau = np.asarray(tau)
+    if tau.shape != shape:
+        raise ValueError(f"expected a painted tau map of shape {shape}, got {tau.shape}")
+    if not np.issubdtype(tau.dtype, np.floating) or not ((tau >= 0) & (tau <= 1)).all():
+        raise ValueError(
+            f"expected a painted tau map of floats in [0, 1], got {tau.dtype} "
+            f"from {tau.min()} to {tau.max()}"
+        )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
