@@ -18,6 +18,10 @@ AREA = (0.01, 0.75)
 """Smallest and largest hole of a training mask, as a share of its window."""
 
 
+SAMPLE_STEP = 2**31
+"""Step whose batch is shown in sample pictures; no training reaches it."""
+
+
 class MaskBank:
     """Masks drawn in advance and kept packed, one bit a pixel, on one device.
 
@@ -88,13 +92,21 @@ class Batches:
         self.preset, self.seed = preset, seed
         self.photos = PhotoBank(data, preset.short_sides, device)
         self.masks = MaskBank(preset.size, preset.mask_canvases, preset.masks, seed, device)
-        self.device = device
+        self.device = torch.device(device)
 
     def generator(self, step: int) -> torch.Generator:
-        """CPU generator of a step; its stream is independent of other steps' streams."""
-        # A plain sum of seed and step would make run 1's step 2 equal run 2's step 1.
-        state = np.random.SeedSequence([self.seed, step]).generate_state(2, np.uint32)
-        return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+        """CPU generator of a step, for all that is small or picks from host tables."""
+        return self._seeded(torch.Generator(), step, 0)
+
+    def noise(self, step: int, *shape: int) -> Tensor:
+        """Standard normal noise of a step, drawn on the device: it would not fit through the bus."""
+        generator = self._seeded(torch.Generator(self.device), step, 1)
+        return torch.randn(*shape, generator=generator, device=self.device)
+
+    def _seeded(self, generator: torch.Generator, step: int, stream: int) -> torch.Generator:
+        # Hashed: a plain sum of seed and step would make run 1's step 2 equal run 2's step 1.
+        words = np.random.SeedSequence([self.seed, step, stream]).generate_state(2, np.uint32)
+        return generator.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Photos (B, 3, H, W) in [-1, 1] and masks (B, 1, H, W)."""

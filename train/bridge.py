@@ -16,7 +16,7 @@ from asyncdsb.denoiser import BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
-from train.batches import Batches, draw_tau, draw_times
+from train.batches import SAMPLE_STEP, Batches, draw_tau, draw_times
 from train.presets import BRIDGE_PRESETS, BridgePreset
 from train.run import autocast, average, chosen_preset, parser, run
 
@@ -61,7 +61,7 @@ class BridgeTrainer:
         t = draw_times(self.preset, generator).to(self.device)
         gradient = self._complete(image, mask)
         tau = draw_tau(self.preset, gradient, mask, generator)
-        noise, z = torch.randn(2, *image.shape, generator=generator).to(self.device)
+        noise, z = self.batches.noise(step, 2, *image.shape)
         context = self.model.context(image, mask, gradient, self._bridges(generator), noise)
         s = self.schedule.clock(t, tau)
         with autocast(self.preset, self.device):
@@ -91,12 +91,11 @@ class BridgeTrainer:
     @torch.no_grad()
     def samples(self, path: Path) -> None:
         """Rows of corrupted photo, tau map, restoration by each bridge, and truth."""
-        generator = self.batches.generator(-1 % 2**31)
-        image, mask = self.batches.draw(generator)
+        image, mask = self.batches.draw(self.batches.generator(SAMPLE_STEP))
         image, mask = image[:8], mask[:8]
         gradient = self._complete(image, mask)
         tau = tau_map(gradient, 0.2, 0.5, self.config.blur_sigma, mask)
-        noise = torch.randn(image.shape, generator=generator).to(self.device)
+        noise = self.batches.noise(SAMPLE_STEP, *image.shape)
         model = self.ema.module.eval()
         rows = [image * (1 - mask), (4 * tau - 1).clamp(-1, 1).expand_as(image)]
         for name in self.config.samplers:

@@ -16,7 +16,7 @@ from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator
-from train.batches import Batches
+from train.batches import SAMPLE_STEP, Batches
 from train.presets import GRADIENT_PRESETS, GradientPreset
 from train.run import autocast, average, chosen_preset, parser, run
 
@@ -92,7 +92,7 @@ class GradientTrainer:
     @torch.no_grad()
     def samples(self, path: Path) -> None:
         """Rows of corrupted photo, true map and completed map for eight training crops."""
-        image, mask = self.batches.draw(self.batches.generator(-1 % 2**31))
+        image, mask = self.batches.draw(self.batches.generator(SAMPLE_STEP))
         image, mask = image[:8], mask[:8]
         self.ema.eval()
         truth, fake, _ = self._maps(self.ema.module, image, mask)

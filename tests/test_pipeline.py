@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asyncdsb.images import to_tensor
+from asyncdsb.masks import make_mask
+from asyncdsb.pipeline import AsyncDSBPipeline
+
+SAMPLERS = ("posterior", "implicit", "ode")
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return AsyncDSBPipeline.random()
+
+
+@pytest.fixture(scope="module")
+def photo():
+    small = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((112, 96), Image.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def hole():
+    return make_mask("wide", (96, 112), 1)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_one_seed_gives_one_picture_and_another_seed_another(pipe, photo, hole, sampler):
+    settings = {"steps": 3, "sampler": sampler}
+    first, again, other = (pipe(photo, hole, seed=s, **settings).image for s in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_batch_gives_what_each_of_its_samples_gives(pipe, photo, hole, sampler):
+    image = to_tensor(photo).repeat(3, 1, 1, 1)
+    masks = torch.from_numpy(np.stack([hole, hole[::-1].copy(), ~hole]))[:, None].float()
+    settings = {"steps": 3, "sampler": sampler, "grid": "clock", "eta": 0.3}
+    together = pipe.restore_batch(image, masks, [4, 5, 6], **settings)
+    known = (masks < 0.5).expand_as(image)
+    assert torch.equal(together[known], image[known])
+    for i, seed in enumerate((4, 5, 6)):
+        alone = pipe.restore_batch(image[i : i + 1], masks[i : i + 1], [seed], **settings)
+        # Convolutions of another batch size may sum in another order.
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-4, rtol=0)
+
+
+def test_a_photo_gives_what_its_tensor_gives(pipe, photo, hole):
+    mask = torch.from_numpy(hole)[None, None].float()
+    batch = pipe.restore_batch(to_tensor(photo), mask, [3], steps=4)
+    pixels = ((batch[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    assert np.array_equal(pipe(photo, hole, steps=4, seed=3).image, pixels)
+
+
+def test_what_is_under_the_mask_changes_nothing(pipe, photo, hole):
+    pixels = np.asarray(photo)
+    other = np.where(hole[..., None], 255 - pixels, pixels)
+    one, two = (pipe(p, hole, steps=2) for p in (pixels, other))
+    assert np.array_equal(one.image, two.image)
+    assert np.array_equal(one.gradient[hole], two.gradient[hole])
+    assert np.array_equal(one.tau[hole], two.tau[hole])
+
+
+def test_frames_run_from_one_to_zero_and_end_with_the_result(pipe, photo, hole):
+    result = pipe(photo, hole, steps=5)
+    times = [frame.t for frame in result.trajectory]
+    assert times[0] == 1 and times[-1] == 0 and times == sorted(times, reverse=True)
+    assert [frame.step for frame in result.trajectory] == list(range(6))
+    assert np.array_equal(result.trajectory[-1].x_t, result.image)
+    assert np.array_equal(result.trajectory[-1].x0_hat, result.image)
+    known = ~hole
+    for frame in result.trajectory:
+        assert np.array_equal(np.asarray(frame.x_t)[known], np.asarray(photo)[known])
+    assert pipe(photo, hole, steps=2, trajectory=False).trajectory == []
+
+
+def test_streaming_is_the_same_run(pipe, photo, hole):
+    *_, last = pipe.stream(photo, hole, steps=3, seed=2)
+    assert np.array_equal(last.image, pipe(photo, hole, steps=3, seed=2).image)
+
+
+def test_errors_come_before_the_first_frame_is_asked_for(pipe, photo, hole):
+    with pytest.raises(ValueError, match="steps >= 1, got 0"):
+        pipe.stream(photo, hole, steps=0)
+
+
+@pytest.mark.parametrize("strategy", ["gradient", "uniform", "inward"])
+def test_sliders_show_the_map_that_the_run_uses(pipe, photo, hole, strategy):
+    result = pipe(photo, hole, tau_min=0.1, tau_max=0.8, strategy=strategy, steps=1)
+    gradient = pipe.predict_gradient(photo, hole)
+    assert np.array_equal(gradient, result.gradient)
+    assert np.array_equal(pipe.tau_map(gradient, hole, 0.1, 0.8, strategy), result.tau)
+    ends = result.tau[hole].min(), result.tau[hole].max()
+    assert ends == pytest.approx((0.45, 0.45) if strategy == "uniform" else (0.1, 0.8))
+
+
+def test_every_strategy_is_i2sb_when_the_range_is_one_half(pipe, photo, hole):
+    painted = np.full(hole.shape, 0.5)
+    images = [
+        pipe(photo, hole, tau_min=0.5, tau_max=0.5, strategy=strategy, steps=3).image
+        for strategy in ("uniform", "gradient", "inward", painted)
+    ]
+    assert all(np.array_equal(images[0], image) for image in images[1:])
+
+
+def test_a_painted_map_orders_the_restoration(pipe, photo, hole):
+    """Pixels with a late peak still hold their noise when early ones have settled."""
+    tau = np.where(np.arange(112)[None, :] < 56, 0.95, 0.05) * np.ones((96, 1))
+    hole = np.zeros_like(hole)
+    hole[20:70, 20:92] = True
+    frames = pipe(photo, hole, strategy=tau, steps=10, sampler="ode").trajectory
+    start, middle, end = (np.asarray(frames[i].x_t, float) for i in (0, 5, 10))
+    left, right = (slice(20, 70), slice(20, 50)), (slice(20, 70), slice(62, 92))
+
+    def progress(part):
+        return 1 - np.abs(middle - end)[part].mean() / np.abs(start - end)[part].mean()
+
+    assert progress(left) > progress(right) + 0.05
+
+
+def test_settings_are_json(pipe, photo, hole):
+    result = pipe(photo, hole, steps=1, strategy=np.full(hole.shape, 0.25))
+    assert result.settings["strategy"] == "painted"
+    assert pipe(photo, hole, **pipe(photo, hole, steps=2).settings).settings["steps"] == 2
