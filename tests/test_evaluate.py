@@ -228,6 +228,9 @@ def test_a_second_run_restores_only_what_is_missing(tmp_path):
     pipe.batches.clear()
     assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
     assert not pipe.batches
+    next(tmp_path.rglob("*.npz")).unlink()
+    assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
+    assert not pipe.batches
     next(tmp_path.rglob("*.png")).unlink()
     assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
     assert [len(seeds) for _, _, seeds, _ in pipe.batches] == [1]

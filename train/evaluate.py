@@ -10,8 +10,8 @@ crops, on EfficientNet-Lite2 features: not FID, and comparable only at equal n. 
 crop does not make the mean infinite.
 
 Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
-pixels, its mask and everything that decides its restoration; a run that was interrupted, or
-extended by methods, masks or photos, restores only what is missing.
+pixels, its mask and everything that decides its restoration, with its scores and features beside
+it; a run that was interrupted, or extended by methods, masks or photos, does only what is missing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -59,13 +59,32 @@ from train.report import (
 PSNR_CAP = 100.0
 """Decibels that a perfect restoration counts."""
 
+SCORES_VERSION = 1
+"""Part of the name of kept scores: raise it when a metric changes."""
+
+
+Features = Callable[[torch.Tensor], np.ndarray]
+Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
 
 @dataclass
 class Tally:
-    """What is collected for one kind of mask and one method."""
+    """What is collected for one kind of mask and one method.
 
-    scores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    Attributes:
+        scores: for each crop, a number for each of :data:`train.report.SCORES`.
+        features: for each crop, its features (d,).
+    """
+
+    scores: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCORES})
     features: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, path: Path) -> None:
+        """Add a crop's scores from the file that :func:`_score` wrote."""
+        with np.load(path) as stored:
+            for name, values in self.scores.items():
+                values.append(float(stored[name]))
+            self.features.append(stored["features"].astype(np.float64))
 
 
 def evaluate(
@@ -74,8 +93,8 @@ def evaluate(
     kinds: Sequence[str],
     folder: Path,
     batch: int,
-    lpips: Callable,
-    features: Callable,
+    lpips: Distances,
+    features: Features,
     progress: tqdm | None = None,
 ) -> dict:
     """Restore all crops with all methods and score them.
@@ -103,12 +122,8 @@ def evaluate(
         true_features.append(features(truths))
         for kind in kinds:
             for method in methods:
-                restored = _restore(chunk, kind, method, folder)
-                tally = tallies[kind][method.name]
-                _score(tally, chunk, kind, restored)
-                images = to_batch(restored)
-                tally.scores["lpips"] += lpips(images, truths).tolist()
-                tally.features.append(features(images))
+                for path in _score(chunk, kind, method, folder, lpips, features):
+                    tallies[kind][method.name].add(path)
                 if progress is not None:
                     progress.update(len(chunk))
     truth = np.concatenate(true_features)
@@ -147,13 +162,37 @@ def _restore(chunk: list[Crop], kind: str, method: Method, folder: Path) -> list
     return [np.array(Image.open(path).convert("RGB")) for path in paths]
 
 
-def _score(tally: Tally, chunk: list[Crop], kind: str, restored: list[np.ndarray]) -> None:
-    for crop, image in zip(chunk, restored, strict=True):
-        hole = crop.mask(kind)
-        for suffix, mask in (("", None), ("_hole", hole)):
-            decibels = min(psnr(image, crop.pixels, mask), PSNR_CAP)
-            tally.scores["psnr" + suffix].append(decibels)
-            tally.scores["ssim" + suffix].append(ssim(image, crop.pixels, mask))
+def _score(
+    chunk: list[Crop],
+    kind: str,
+    method: Method,
+    folder: Path,
+    lpips: Distances,
+    features: Features,
+) -> list[Path]:
+    """Return the files with the chunk's scores, written beside the pictures where missing."""
+    restored = _restore(chunk, kind, method, folder)
+    paths = [
+        method.cached(folder, crop, kind).with_suffix(f".scores{SCORES_VERSION}.npz")
+        for crop in chunk
+    ]
+    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    if not missing:
+        return paths
+    images = to_batch([restored[index] for index in missing])
+    distances = lpips(images, to_batch([chunk[index].pixels for index in missing])).tolist()
+    for index, distance, vector in zip(missing, distances, features(images), strict=True):
+        image, truth, hole = restored[index], chunk[index].pixels, chunk[index].mask(kind)
+        values = {
+            "psnr": min(psnr(image, truth), PSNR_CAP),
+            "psnr_hole": min(psnr(image, truth, hole), PSNR_CAP),
+            "ssim": ssim(image, truth),
+            "ssim_hole": ssim(image, truth, hole),
+            "lpips": distance,
+            "features": vector.astype(np.float32),
+        }
+        write_atomic(paths[index], partial(np.savez, **values))
+    return paths
 
 
 def _summarise(
@@ -166,7 +205,7 @@ def _summarise(
         if name != first:
             pairs = zip(tally.scores["lpips"], reference, strict=True)
             scores["lpips_difference"] = clustered_mean([a - b for a, b in pairs], photos)
-        found = np.concatenate(tally.features)
+        found = np.stack(tally.features)
         enough = len(truth) > 1
         scores[FRECHET_NAME] = frechet_distance(found, truth) if enough else None
         scores[KERNEL_NAME] = kernel_distance(found, truth) if enough else None
