@@ -99,7 +99,7 @@ class Batches:
         return self._seeded(torch.Generator(), step, 0)
 
     def noise(self, step: int, *shape: int) -> Tensor:
-        """Standard normal noise of a step, drawn on the device: the bus would be too slow for it."""
+        """Standard normal noise of a step, drawn on the device; the bus would be too slow."""
         generator = self._seeded(torch.Generator(self.device), step, 1)
         return torch.randn(*shape, generator=generator, device=self.device)
 

@@ -103,8 +103,8 @@ _ON_CPU = dict(
     batch=16,
     precision="fp32",
     compile=False,
-    checkpoint_every=200,
-    samples_every=400,
+    checkpoint_every=100,
+    samples_every=100,
 )
 _DEBUG = dict(
     size=64,
@@ -123,7 +123,7 @@ _DEBUG = dict(
 GRADIENT_PRESETS = {
     "shipped": GradientPreset(steps=6_000, batch=32, lr=2e-4, warmup=100),
     "cpu": GradientPreset(
-        **_ON_CPU | {"batch": 8, "checkpoint_every": 100, "samples_every": 100},
+        **_ON_CPU | {"batch": 8},
         model=GradientConfig(CompletionConfig(width=16, blocks=6)),
         discriminator_width=16,
         steps=900,

@@ -58,9 +58,7 @@ def derived_seed(*parts: str | int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def iter_crops(
-    photos: Iterable[tuple[str, Image.Image]], crops: int, size: int
-) -> Iterator[Crop]:
+def iter_crops(photos: Iterable[tuple[str, Image.Image]], crops: int, size: int) -> Iterator[Crop]:
     """Cut the crops of all photos.
 
     Args:
