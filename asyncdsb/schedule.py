@@ -1,8 +1,8 @@
 """The per-pixel noise schedule and the tau maps that steer it.
 
 Every pixel runs the same schedule shape, sqrt(beta) linear from ``sqrt(beta_min)`` up to
-``sqrt(beta_max)`` and back, but its peak sits at the pixel's own time ``tau`` (Sec. 3 of the paper,
-"Gradient-guided Asynchronous Diffusion Schroedinger Bridge"; I2SB is ``tau = 0.5`` everywhere).
+``sqrt(beta_max)`` and back, but its peak sits at the pixel's own time ``tau`` (AsyncDSB, the
+schedule-asynchronous diffusion Schroedinger bridge; I2SB is ``tau = 0.5`` everywhere).
 The accumulated variances of Eq. 3 and Eq. 12 have a closed form, so nothing is tabulated over time:
 memory is that of one map.
 
