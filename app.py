@@ -22,6 +22,7 @@ import gradio as gr
 
 from asyncdsb import viz
 from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.restoration import Settings
 from asyncdsb.samplers import SAMPLERS
 from asyncdsb.schedule import STRATEGIES
 
@@ -34,7 +35,7 @@ MAX_FILE_SIZE = "32mb"
 EXAMPLES = Path(__file__).parent / "assets" / "examples"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
-DEFAULTS = session.Settings()
+DEFAULTS = Settings()
 
 
 def build(load: Callable[[], Any]) -> gr.Blocks:
@@ -112,13 +113,15 @@ def canvas_pane(parts: dict[str, Any]) -> None:
         show_label=False,
         container=False,
         buttons=[],
-        placeholder="# Drop a photo here\nor click to choose one, paste one, or pick an example",
+        placeholder="# Drop a photo here\nor click to choose one",
+        height=536,
     )
     with gr.Row(elem_classes="chips"):
-        gr.HTML("<span>Hole</span>", elem_classes="chip-label")
+        gr.HTML("<span>Holes</span>", elem_classes="chip-label")
         for kind in PRESET_MASKS:
             parts[kind] = gr.Button(kind.capitalize(), size="sm", min_width=0)
         parts["open_mask"] = gr.UploadButton("From file", size="sm", file_types=["image"])
+    gr.HTML("<span>Examples, three of them with a hole</span>", elem_classes="chip-label")
     examples = handlers.find_examples(EXAMPLES)
     parts["examples"] = gr.HTML(
         payload.example_buttons([(one.path.stem, *one.read()[1:]) for one in examples]),
@@ -134,13 +137,16 @@ def order_pane(parts: dict[str, Any]) -> None:
     parts["gradient"] = mounted("gradient", "mountGradient", "gradient.html")
     gr.HTML("<h3>Peak time τ of every pixel</h3>", elem_classes="subheading")
     parts["tau"] = mounted("tau", "mountTau", "tau.html")
-    parts["strategy"] = gr.Dropdown(
-        list(STRATEGIES), value=DEFAULTS.strategy, label="Strategy", elem_id="strategy"
-    )
-    for name, text in (("tau_min", "τ min (flat)"), ("tau_max", "τ max (edges)")):
-        parts[name] = gr.Slider(
-            0, 1, getattr(DEFAULTS, name), step=0.001, label=text, elem_id=name.replace("_", "-")
-        )
+    parts["strategy"] = gr.Radio(
+        list(STRATEGIES), value=DEFAULTS.strategy, show_label=False, container=False,
+        elem_id="strategy",
+    )  # fmt: skip
+    with gr.Row(elem_id="range"):
+        for name, text in (("tau_min", "τ min"), ("tau_max", "τ max")):
+            parts[name] = gr.Slider(
+                0, 1, getattr(DEFAULTS, name), step=0.001, label=text,
+                elem_id=name.replace("_", "-"),
+            )  # fmt: skip
     with gr.Row(elem_classes="chips"):
         for name in RANGES:
             parts[name] = gr.Button(name, size="sm", min_width=0)
@@ -164,8 +170,7 @@ def restore_pane(parts: dict[str, Any]) -> None:
     with gr.Row(elem_id="actions"):
         parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
         parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
-    welcome = payload.message("Open a photo, or pick an example.")
-    parts["status"] = gr.HTML(welcome, elem_id="status")
+    parts["status"] = gr.HTML(payload.message(handlers.WELCOME), elem_id="status")
     with gr.Tabs(elem_id="views") as parts["tabs"]:
         with gr.Tab("Live", id="live", render_children=True):
             parts["frame"] = mounted("frame", "mountFrame", "frame.html")
@@ -220,6 +225,7 @@ def wire(
     def on_example(event: gr.EventData) -> Iterator[handlers.Update]:
         yield from handlers.on_example(predict, examples, event.index)
 
+    on(parts["editor"].clear, handlers.on_clear, "", fresh)
     on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh)
     on(parts["examples"].click, on_example, "", fresh, **maps)
     on_mask = functools.partial(handlers.on_mask_file, predict)
@@ -253,7 +259,7 @@ def wire(
         concurrency_limit=1,
     )
     load = gr.context.Context.root_block.load
-    on(load, functools.partial(handlers.on_load, model), "", "model status")
+    on(load, functools.partial(handlers.on_load, model), "", "model status sampler")
     wire_browser(parts)
 
 
@@ -327,8 +333,7 @@ def launch(demo: gr.Blocks, **options: Any) -> None:
     """Serve the page with its looks and limits; returns when the server ends."""
     demo.launch(
         theme=theme(),
-        css=payload.asset("style.css"),
-        head=payload.head_script(),
+        head=payload.head(),
         max_file_size=MAX_FILE_SIZE,
         run_history=False,
         footer_links=["api"],
@@ -344,6 +349,11 @@ def theme() -> gr.themes.Base:
         radius_size=gr.themes.sizes.radius_md,
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
     )
 
 

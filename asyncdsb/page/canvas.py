@@ -41,16 +41,17 @@ def editor_value(photo: Image.Image, mask: np.ndarray | None = None) -> dict[str
         mask: bool (H, W) at the photograph's size, True = missing; None for an unpainted canvas.
 
     Returns:
-        ``{"background", "layers", "composite"}`` with RGBA pictures of the canvas size; outside
-        the photograph they are transparent.
+        ``{"background", "layers", "composite"}`` with RGBA pictures of the canvas size. The bands
+        beside the photograph show it blurred, as a film player does.
     """
     left, top, width, height = fit_box(photo.size)
-    background = Image.new("RGBA", (CANVAS, CANVAS), (0, 0, 0, 0))
-    background.paste(photo.resize((width, height), Image.Resampling.LANCZOS), (left, top))
+    small = photo.resize((width, height), Image.Resampling.LANCZOS)
+    background = _backdrop(small).convert("RGBA")
+    background.paste(small, (left, top))
     layer = np.zeros((CANVAS, CANVAS, 4), np.uint8)
     if mask is not None:
-        small = _resize_mask(mask, (width, height))
-        layer[top : top + height, left : left + width][small] = (*HOLE_COLOUR, 255)
+        hole = _resize_mask(mask, (width, height))
+        layer[top : top + height, left : left + width][hole] = (*HOLE_COLOUR, 255)
     return {"background": background, "layers": [Image.fromarray(layer)], "composite": None}
 
 
@@ -91,6 +92,13 @@ def editor_photo(value: dict[str, Any] | None) -> Image.Image | None:
     background = background.convert("RGBA")
     box = background.getchannel("A").getbbox()
     return background.crop(box).convert("RGB") if box else None
+
+
+def _backdrop(photo: Image.Image) -> Image.Image:
+    """Fill the canvas with the photograph, blurred and faded to grey."""
+    blurred = photo.resize((12, 12), Image.Resampling.BOX)
+    blurred = blurred.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
+    return Image.blend(blurred, Image.new("RGB", blurred.size, (128, 134, 142)), 0.55)
 
 
 def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -21,6 +21,7 @@ from asyncdsb import viz
 from asyncdsb.images import read_mask
 from asyncdsb.masks import make_mask
 from asyncdsb.page import canvas, payload, session
+from asyncdsb.restoration import Settings
 
 COMPARE_SIDE = 1280
 """Longest side in pixels of the pictures compared on the screen."""
@@ -32,7 +33,7 @@ class Props(dict):
 
 Update = dict[str, Any]
 Predict = Callable[[Image.Image, np.ndarray], session.Maps]
-Steps = Callable[[Image.Image, np.ndarray, session.Settings], Iterator[session.Step]]
+Steps = Callable[[Image.Image, np.ndarray, Settings], Iterator[session.Step]]
 
 # The parts that belong to a run, emptied when another photograph or mask comes.
 NO_RUN: Update = {
@@ -43,6 +44,8 @@ NO_RUN: Update = {
     "result": Props(value=None, interactive=False),
     "animation": Props(value=None, interactive=False),
 }
+WELCOME = "Open a photo, or pick an example."
+
 NO_MAPS: Update = {"gradient": None, "tau": None, "seen": None}
 IDLE: Update = {"restore": Props(interactive=True), "stop": Props(interactive=False)}
 BUSY: Update = {"restore": Props(interactive=False), "stop": Props(interactive=True)}
@@ -54,13 +57,13 @@ class Example:
 
     Attributes:
         path: the photograph.
-        mask_path: its prepared mask, white = missing; it need not exist.
     """
 
     path: Path
 
     @property
     def mask_path(self) -> Path:
+        """Where its prepared mask lies, white = missing, if it has one."""
         return self.path.with_name(f"{self.path.stem}-mask.png")
 
     def read(self) -> tuple[session.Photo, Image.Image, np.ndarray | None]:
@@ -81,6 +84,11 @@ def on_photo(path: str | None) -> Update:
         raise ValueError("expected a photo, got no file")
     photo, image = session.open_photo(path)
     return show(photo, image, None)
+
+
+def on_clear() -> Update:
+    """Forget the photograph when the canvas is cleared."""
+    return NO_RUN | NO_MAPS | {"photo": None, "status": payload.message(WELCOME)}
 
 
 def on_example(predict: Predict, examples: Sequence[Example], index: int) -> Iterator[Update]:
@@ -162,7 +170,7 @@ def on_restore(
 ) -> Iterator[Update]:
     """Restore the hole, one update per step."""
     try:
-        settings = session.Settings(*values)
+        settings = session.read_settings(*values)
         image, mask = session.read_pair(photo, editor)
         yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
         yield from _restore(steps_of, photo, image, mask, settings)
@@ -176,7 +184,7 @@ def _restore(
     photo: session.Photo | None,
     image: Image.Image,
     mask: np.ndarray,
-    settings: session.Settings,
+    settings: Settings,
 ) -> Iterator[Update]:
     frames: list[Image.Image] = []
     for state in steps_of(image, mask, settings):
@@ -245,13 +253,13 @@ def inpaint(
     Yields:
         Once: the path of the result as PNG, and the settings.
     """
-    settings = session.Settings(tau_min, tau_max, steps, sampler, strategy, seed)
+    settings = session.read_settings(tau_min, tau_max, steps, sampler, strategy, seed)
     image, hole = session.read_files(photo, mask)
     *_, last = steps_of(image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = session.save_result(Path(folder, "restored.png"), last.image, image, settings)
-        yield str(path), dataclasses.asdict(settings)
+        yield str(path), settings.as_dict()
 
 
 def on_load(model: session.Model) -> Iterator[Update]:
@@ -265,8 +273,11 @@ def on_load(model: session.Model) -> Iterator[Update]:
             "status": payload.message(str(error), "error"),
         }
         return
-    device = getattr(pipe, "device", "cpu")
-    yield {"model": f'<span class="badge done">Model ready on {device}</span>'}
+    chosen = Settings().sampler if Settings().sampler in pipe.samplers else pipe.samplers[0]
+    yield {
+        "model": f'<span class="badge done">Model ready on {pipe.device}</span>',
+        "sampler": Props(choices=list(pipe.samplers), value=chosen),
+    }
 
 
 def format_maps(maps: session.Maps, mask: np.ndarray) -> Update:

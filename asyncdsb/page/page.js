@@ -104,6 +104,7 @@ window.asyncdsb = (() => {
       bar.setAttribute("aria-valuenow", share);
       element.dataset.step = frame ? frame.step : "";
       if (!frame) return;
+      element.querySelector(".frames").classList.toggle("tall", frame.height > frame.width);
       show(".x-t", frame.x_t, ticket);
       show(".x0-hat", frame.x0_hat, ticket);
     };
@@ -163,6 +164,18 @@ window.asyncdsb = (() => {
     painting = false;
     pause = setTimeout(() => document.querySelector("#preview")?.click(), 900);
   }, true);
+
+  // The canvas measures its place while the page is still being laid out, and now and then keeps
+  // that first size. A change of width by one pixel makes it measure again.
+  setInterval(() => {
+    const place = document.querySelector("#editor .pixi-target");
+    const canvas = place?.querySelector("canvas");
+    if (!canvas || !place.clientWidth) return;
+    if (Math.abs(canvas.clientWidth - place.clientWidth) < 3) return;
+    const editor = document.querySelector("#editor");
+    editor.style.width = "calc(100% - 1px)";
+    requestAnimationFrame(() => requestAnimationFrame(() => { editor.style.width = ""; }));
+  }, 500);
 
   return { draw, mountTau, mountGradient, mountFrame, mountExamples };
 })();

@@ -33,10 +33,15 @@ def asset(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
-def head_script() -> str:
-    """Return the script for the page's head, with the colour table of the heatmap filled in."""
+def head() -> str:
+    """Return the page's style and script, with the colour table of the heatmap filled in.
+
+    The style goes into the head, in place of the page library's own way: there it comes after the
+    canvas has measured its place, which then is the wrong one.
+    """
     table = viz.colour_table(viz.TAU_COLOURS).tobytes().hex()
-    return f"<script>{asset('page.js').replace('@TAU_COLOURS@', table)}</script>"
+    script = asset("page.js").replace("@TAU_COLOURS@", table)
+    return f"<style>{asset('style.css')}</style><script>{script}</script>"
 
 
 def data_uri(picture: Image.Image, quality: int = 82) -> str:
@@ -92,6 +97,8 @@ def frame_payload(
         "step": step,
         "steps": steps,
         "t": round(t, 4),
+        "width": x_t.width,
+        "height": x_t.height,
         "x_t": data_uri(x_t),
         "x0_hat": data_uri(x0_hat),
     }

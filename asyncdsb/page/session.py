@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from asyncdsb.images import check_pair, read_image, read_mask
 from asyncdsb.page import canvas
+from asyncdsb.restoration import Settings
 from asyncdsb.samplers import SAMPLERS
 from asyncdsb.schedule import STRATEGIES
 
@@ -42,45 +43,6 @@ class Photo:
     def stem(self) -> str:
         """Name of the file without its suffix, for the download."""
         return Path(self.path).stem[:60] or "photo"
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings of a run, checked.
-
-    Attributes:
-        tau_min: tau of the pixels restored last, in [0, tau_max].
-        tau_max: tau of the pixels restored first, in [tau_min, 1].
-        steps: number of steps, 1 ... MAX_STEPS.
-        sampler: one of SAMPLERS.
-        strategy: one of STRATEGIES.
-        seed: 0 ... MAX_SEED.
-    """
-
-    tau_min: float = 0.2
-    tau_max: float = 0.5
-    steps: int = 20
-    sampler: str = SAMPLERS[0]
-    strategy: str = STRATEGIES[0]
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("tau_min", "tau_max"):
-            object.__setattr__(self, name, _number(name, getattr(self, name), 0.0, 1.0))
-        if self.tau_min > self.tau_max:
-            raise ValueError(
-                f"expected tau_min <= tau_max, got tau_min={self.tau_min}, tau_max={self.tau_max}"
-            )
-        for name, low, high in (("steps", 1, MAX_STEPS), ("seed", 0, MAX_SEED)):
-            value = _number(name, getattr(self, name), low, high)
-            if value != int(value):
-                raise ValueError(f"expected a whole number of {name}, got {value}")
-            object.__setattr__(self, name, int(value))
-        for name, known in (("sampler", SAMPLERS), ("strategy", STRATEGIES)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"expected {name} out of {', '.join(known)}; got {getattr(self, name)!r}"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +122,33 @@ def open_photo(path: str) -> tuple[Photo, Image.Image]:
     return Photo(path, image.size), image
 
 
+def read_settings(
+    tau_min: object,
+    tau_max: object,
+    steps: object,
+    sampler: object,
+    strategy: object,
+    seed: object,
+) -> Settings:
+    """Check what the page's controls hold; a field that was cleared holds None.
+
+    Raises:
+        ValueError: something is missing or outside its range.
+    """
+    settings = Settings(
+        tau_min=_number("tau_min", tau_min),
+        tau_max=_number("tau_max", tau_max),
+        steps=_whole("steps", steps),
+        sampler=str(sampler),
+        strategy=str(strategy),
+        seed=_whole("seed", seed),
+    )
+    settings.check(SAMPLERS)
+    if settings.steps > MAX_STEPS:
+        raise ValueError(f"expected at most {MAX_STEPS} steps, got {settings.steps}")
+    return settings
+
+
 def read_pair(photo: Photo | None, editor: dict[str, Any] | None) -> tuple[Image.Image, np.ndarray]:
     """Return the photograph at its own size, and the painted mask scaled up to it.
 
@@ -208,12 +197,12 @@ def run_steps(
         pipe: the pipeline.
         image: RGB photograph.
         mask: bool (H, W), True = missing.
-        settings: see :class:`Settings`.
+        settings: of the run.
 
     Yields:
         steps + 1 states, t from 1 to 0.
     """
-    for state in pipe.stream(image, mask, **dataclasses.asdict(settings)):
+    for state in pipe.stream(image, mask, **settings.as_dict()):
         yield Step(
             step=state.step,
             steps=state.steps,
@@ -231,7 +220,7 @@ def save_result(path: Path, result: np.ndarray, original: Image.Image, settings:
     The settings go into the text field ``asyncdsb`` as JSON, so that a file says how it was made.
     """
     note = PngImagePlugin.PngInfo()
-    note.add_text("asyncdsb", json.dumps(dataclasses.asdict(settings)))
+    note.add_text("asyncdsb", json.dumps(settings.as_dict()))
     profile = original.info.get("icc_profile")
     # Level 1 is three times as fast as the default and a tenth larger.
     Image.fromarray(result).save(path, pnginfo=note, icc_profile=profile, compress_level=1)
@@ -243,9 +232,14 @@ def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray) -> Maps:
     return Maps(gradient, orders)
 
 
-def _number(name: str, value: object, low: float, high: float) -> float:
+def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"expected a number for {name}, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"expected {name} in [{low:g}, {high:g}], got {value:g}")
     return value
+
+
+def _whole(name: str, value: object) -> int:
+    number = _number(name, value)
+    if number != int(number):
+        raise ValueError(f"expected a whole number for {name}, got {value!r}")
+    return int(number)
