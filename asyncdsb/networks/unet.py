@@ -114,7 +114,12 @@ class UNet(nn.Module):
                 self.upsample.append(nn.Conv2d(channels, widths[level - 1], 1))
                 channels = widths[level - 1]
         self.norm = group_norm(channels)
-        self.head = zero_init(nn.Conv2d(channels, out_channels * area, 3, padding=1))
+        # Most of a denoiser's output is a linear filter of its input, with a gain that depends on
+        # the noise level: the input goes to the head directly, not through the normalised features.
+        self.gain = zero_init(nn.Linear(embedding, in_channels * area))
+        self.head = zero_init(
+            nn.Conv2d(channels + in_channels * area, out_channels * area, 3, padding=1)
+        )
 
     def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
         """Map an input picture to an output picture of the same size.
@@ -135,7 +140,8 @@ class UNet(nn.Module):
         embedding = self.embed(
             torch.cat([sinusoidal_embedding(v, self.config.width) for v in scalars.unbind(1)], 1)
         )
-        h = self.stem(F.pixel_unshuffle(x, self.config.patch))
+        x = F.pixel_unshuffle(x, self.config.patch)
+        h = self.stem(x)
         skips, blocks = [h], iter(self.down)
         for level in range(len(self.config.multipliers)):
             for _ in range(self.config.blocks):
@@ -152,7 +158,8 @@ class UNet(nn.Module):
                 h = _run(next(blocks), torch.cat([h, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
                 h = F.interpolate(self.upsample[level](h), scale_factor=2.0, mode="nearest")
-        out = self.head(F.silu(self.norm(h)))
+        direct = x * (1 + self.gain(embedding)[:, :, None, None])
+        out = self.head(torch.cat([F.silu(self.norm(h)), direct], dim=1))
         return F.pixel_shuffle(out, self.config.patch).float()
 
 
