@@ -16,7 +16,11 @@ Two parametrisations of one and the same estimate:
 
         D = (1 - s)^2 v + N,   c_skip = (1 - s) v / D,   c_out = sqrt(v N / D)
 
-    The network sees d / sqrt(D), a map of nu = sqrt(N / D) and the conditions, and returns the
+    This holds for each colour axis, v being its own. The axes are :data:`OPPONENT`: photographs
+    vary much in brightness and little in colour, whereas the noise is the same along all three, so
+    that the filter alone already takes most coloured noise away.
+
+    The network sees d / sqrt(D), maps of nu = sqrt(N / D) and the conditions, and returns the
     remaining error in units of c_out: x0_hat = f + c_skip d + c_out * output. Its target has unit
     variance at every s, its zero output is the Wiener estimate, and as only d and nu enter, one
     network serves every M, every schedule, every tau map and the noise-free bridge alike.
@@ -38,6 +42,10 @@ from asyncdsb.schedule import NoiseSchedule
 CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3}
 """What the network may see beside the state, and how many channels it takes."""
 
+OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+"""Colour axes of the Wiener parametrisation over (R, G, B), up to their length: brightness, red
+against blue, green against both. They are orthogonal, which leaves white noise white."""
+
 PARAMETRISATIONS = ("score", "wiener")
 BRIDGES = ("stochastic", "deterministic")
 
@@ -57,7 +65,8 @@ class BridgeConfig:
             given to the network for the stochastic bridge only, as without bridge noise x1 and x_t
             together would give x0 away.
         parametrisation: "score" or "wiener".
-        residual_std: sqrt(v), typical standard deviation of x0 minus fill (wiener only).
+        residual_std: sqrt(v), typical standard deviation of x0 minus fill along each axis of
+            :data:`OPPONENT` (wiener only).
         bridges: which bridges it was trained on; "stochastic" serves the samplers posterior and
             implicit, "deterministic" the ODE.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
@@ -71,7 +80,7 @@ class BridgeConfig:
     hole_noise: float = 0.5
     conditions: tuple[str, ...] = ("mask", "gradient", "fill", "x1")
     parametrisation: str = "wiener"
-    residual_std: float = 0.35
+    residual_std: tuple[float, float, float] = (0.4, 0.1, 0.05)
     bridges: tuple[str, ...] = BRIDGES
     blur_sigma: float = 3.0
     resolution: int = 256
@@ -129,8 +138,13 @@ class BridgeDenoiser(nn.Module):
         if config.parametrisation == "wiener" and "x1" in extra:
             extra.remove("x1")  # enters through d, which says all that x1 can
         channels = 3 + sum(CONDITIONS[name] for name in extra)
-        channels += config.parametrisation == "wiener"
+        channels += 3 * (config.parametrisation == "wiener")
         self.extra = tuple(extra)
+        axes = torch.tensor(OPPONENT, dtype=torch.float64)
+        axes = (axes / axes.norm(dim=1, keepdim=True)).float()
+        prior = torch.tensor(config.residual_std).square().view(1, 3, 1, 1)
+        self.register_buffer("axes", axes, persistent=False)
+        self.register_buffer("prior_var", prior, persistent=False)
         self.unet = UNet(config.unet, channels, 3, scalars=2)
 
     def context(
@@ -172,8 +186,9 @@ class BridgeDenoiser(nn.Module):
             return bridge.x0_from_target(x_t, output, s, total_var)
         d, noise_var, d_var = self._observation(x_t, s, context, total_var)
         output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
-        v = self.config.residual_std**2
-        return context.fill + (1 - s) * v / d_var * d + (v * noise_var / d_var).sqrt() * output
+        v = self.prior_var
+        e_hat = (1 - s) * v / d_var * d + (v * noise_var / d_var).sqrt() * output
+        return context.fill + _rotate(self.axes.T, e_hat)
 
     def loss(
         self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
@@ -200,8 +215,8 @@ class BridgeDenoiser(nn.Module):
             d, noise_var, d_var = self._observation(x_t, s, context, total_var)
             output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
             # (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0.
-            v = self.config.residual_std**2
-            e = x0 - context.fill
+            v = self.prior_var
+            e = _rotate(self.axes, x0 - context.fill)
             n = (d - (1 - s) * e) / noise_var.sqrt()
             wanted = (noise_var.sqrt() * e - (1 - s) * v * n) / (v * d_var).sqrt()
         squared = context.mask * (output - wanted) ** 2
@@ -222,7 +237,7 @@ class BridgeDenoiser(nn.Module):
     def _observation(
         self, x_t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """d, N and D of the module's docstring; N is kept off zero for s = 0 and h = 0."""
+        """d along the axes, N and D of the module's docstring; N is kept off zero."""
         start_var = (s * self.config.hole_noise) ** 2
         centre = context.fill
         if "x1" in self.config.conditions:
@@ -231,17 +246,17 @@ class BridgeDenoiser(nn.Module):
             start_var = start_var * (1 - context.stochastic)
         noise_var = context.stochastic * total_var * s * (1 - s) + start_var
         noise_var = noise_var.clamp(min=1e-8)
-        d_var = (1 - s) ** 2 * self.config.residual_std**2 + noise_var
-        return x_t - centre, noise_var, d_var
+        d_var = (1 - s) ** 2 * self.prior_var + noise_var
+        return _rotate(self.axes, x_t - centre), noise_var, d_var
 
     def _wiener_inputs(
         self, d: Tensor, noise_var: Tensor, d_var: Tensor, s: Tensor, context: Context
     ) -> tuple[Tensor, Tensor]:
-        """Input channels and the two scalars: mean nu of the hole, share of the hole."""
+        """Input channels and the two scalars: mean nu of brightness, share of the hole."""
         hole = context.mask
         nu = (noise_var / d_var).sqrt() * hole
         share = hole.mean((1, 2, 3))
-        level = nu.mean((1, 2, 3)) / share.clamp(min=1e-6)
+        level = nu[:, 0].mean((1, 2)) / share.clamp(min=1e-6)
         parts = [d / d_var.sqrt() * hole, nu, *self._conditions(s, context)]
         return torch.cat(parts, dim=1), torch.stack([level, share], dim=1)
 
@@ -262,6 +277,11 @@ class BridgeDenoiser(nn.Module):
             "x1": context.x1 * context.stochastic,
         }
         return [available[name] for name in self.extra]
+
+
+def _rotate(axes: Tensor, x: Tensor) -> Tensor:
+    """Coordinates of (B, 3, H, W) colours along the rows of ``axes`` (3, 3)."""
+    return torch.einsum("ij,bjhw->bihw", axes.to(x.dtype), x)
 
 
 def _expect_subset(what: str, got: tuple[str, ...], allowed) -> None:
