@@ -237,7 +237,7 @@ class BridgeDenoiser(nn.Module):
     def _observation(
         self, x_t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """d along the axes, N and D of the module's docstring; N is kept off zero."""
+        """Observation d along the axes, N and D of the module's docstring; N is kept off zero."""
         start_var = (s * self.config.hole_noise) ** 2
         centre = context.fill
         if "x1" in self.config.conditions:
