@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+
+def pytest_configure() -> None:
+    # The tensors here are small: more threads only wait for each other, badly so on a busy machine.
+    torch.set_num_threads(1)
 
 
 def synthetic_photo(width: int, height: int, seed: int = 0) -> Image.Image:
