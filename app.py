@@ -139,7 +139,7 @@ def order_pane(parts: dict[str, Any]) -> None:
     parts["tau"] = mounted("tau", "mountTau", "tau.html")
     parts["strategy"] = gr.Radio(
         list(STRATEGIES), value=DEFAULTS.strategy, show_label=False, container=False,
-        elem_id="strategy",
+        elem_id="strategy", elem_classes="segments",
     )  # fmt: skip
     with gr.Row(elem_id="range"):
         for name, text in (("tau_min", "τ min"), ("tau_max", "τ max")):
@@ -171,18 +171,19 @@ def restore_pane(parts: dict[str, Any]) -> None:
         parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
         parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
     parts["status"] = gr.HTML(payload.message(handlers.WELCOME), elem_id="status")
-    with gr.Tabs(elem_id="views") as parts["tabs"]:
-        with gr.Tab("Live", id="live", render_children=True):
-            parts["frame"] = mounted("frame", "mountFrame", "frame.html")
-        with gr.Tab("Before / after", id="compare", render_children=True):
-            parts["compare"] = gr.ImageSlider(
-                elem_id="compare", type="pil", format="png", show_label=False, buttons=[]
-            )
-        with gr.Tab("Animation", id="trajectory", render_children=True):
-            parts["trajectory"] = gr.Image(
-                elem_id="trajectory", type="filepath", show_label=False, buttons=[],
-                interactive=False,
-            )  # fmt: skip
+    parts["view"] = gr.Radio(
+        list(handlers.VIEWS), value=handlers.VIEWS[0], show_label=False, container=False,
+        elem_id="view", elem_classes="segments",
+    )  # fmt: skip
+    with gr.Column(elem_id="views", elem_classes="view-0"):
+        parts["frame"] = mounted("frame", "mountFrame", "frame.html")
+        parts["compare"] = gr.ImageSlider(
+            elem_id="compare", type="pil", format="png", show_label=False, buttons=[]
+        )
+        parts["trajectory"] = gr.Image(
+            elem_id="trajectory", type="filepath", show_label=False, buttons=[],
+            interactive=False,
+        )  # fmt: skip
     with gr.Row(elem_id="downloads"):
         parts["result"] = gr.DownloadButton("Download PNG", elem_id="result", interactive=False)
         parts["animation"] = gr.DownloadButton(
@@ -215,7 +216,7 @@ def wire(
             **options,
         )
 
-    run = "frame compare trajectory tabs result animation"
+    run = "frame compare trajectory view result animation"
     fresh = f"photo editor gradient tau seen status {run}"
     settings = "tau_min tau_max steps sampler strategy seed"
 
@@ -268,6 +269,10 @@ def wire_browser(parts: dict[str, Any]) -> None:
     low, high, strategy = parts["tau_min"], parts["tau_max"], parts["strategy"]
     for part in (low, high, strategy):
         part.change(None, [low, high, strategy], None, js="(...range) => asyncdsb.draw(...range)")
+    views = list(handlers.VIEWS)
+    parts["view"].change(
+        None, parts["view"], None, js=f"(view) => asyncdsb.show({views}.indexOf(view))"
+    )
     # The range is kept in order by moving the other end along.
     low.input(None, [low, high], high, js="(low, high) => Math.max(low, high)")
     high.input(None, [low, high], low, js="(low, high) => Math.min(low, high)")

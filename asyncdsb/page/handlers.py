@@ -35,12 +35,15 @@ Update = dict[str, Any]
 Predict = Callable[[Image.Image, np.ndarray], session.Maps]
 Steps = Callable[[Image.Image, np.ndarray, Settings], Iterator[session.Step]]
 
+VIEWS = ("Live", "Before / after", "Animation")
+"""What the restoration can be looked at as."""
+
 # The parts that belong to a run, emptied when another photograph or mask comes.
 NO_RUN: Update = {
     "frame": None,
     "compare": None,
     "trajectory": None,
-    "tabs": Props(selected="live"),
+    "view": VIEWS[0],
     "result": Props(value=None, interactive=False),
     "animation": Props(value=None, interactive=False),
 }
@@ -210,7 +213,7 @@ def _restore(
         yield IDLE | {
             "compare": tuple(small(picture) for picture in (image, Image.fromarray(state.image))),
             "trajectory": str(animation),
-            "tabs": Props(selected="compare"),
+            "view": VIEWS[1],
             "result": Props(value=str(result), interactive=True),
             "animation": Props(value=str(animation), interactive=True),
             "status": payload.message(

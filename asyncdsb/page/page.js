@@ -87,7 +87,7 @@ window.asyncdsb = (() => {
 
   function mountFrame(element, props, watch) {
     let latest = 0;
-    const show = async (selector, source, ticket) => {
+    const swap = async (selector, source, ticket) => {
       const next = new Image();
       next.src = source;
       // Shown once decoded: swapping the source at once would flash an empty picture.
@@ -105,11 +105,17 @@ window.asyncdsb = (() => {
       element.dataset.step = frame ? frame.step : "";
       if (!frame) return;
       element.querySelector(".frames").classList.toggle("tall", frame.height > frame.width);
-      show(".x-t", frame.x_t, ticket);
-      show(".x0-hat", frame.x0_hat, ticket);
+      swap(".x-t", frame.x_t, ticket);
+      swap(".x0-hat", frame.x0_hat, ticket);
     };
     watch("value", update);
     update();
+  }
+
+  // Show the live frames (0), the comparison (1) or the animation (2).
+  function show(index) {
+    const views = document.querySelector("#views");
+    views.className = views.className.replace(/view-\d/, `view-${index}`);
   }
 
   function mountExamples(element, trigger) {
@@ -165,17 +171,21 @@ window.asyncdsb = (() => {
     pause = setTimeout(() => document.querySelector("#preview")?.click(), 900);
   }, true);
 
-  // The canvas measures its place while the page is still being laid out, and now and then keeps
-  // that first size. A change of width by one pixel makes it measure again.
+  // The canvas fits the photograph to the width that it measured while the page was still being
+  // laid out. A change of width by one pixel makes it measure again, once for every new width.
+  let fitted = 0;
   setInterval(() => {
     const place = document.querySelector("#editor .pixi-target");
     const canvas = place?.querySelector("canvas");
-    if (!canvas || !place.clientWidth) return;
-    if (Math.abs(canvas.clientWidth - place.clientWidth) < 3) return;
+    if (!canvas || !place.clientWidth || painting) return;
+    const differs = (width) => Math.abs(width - place.clientWidth) > 2;
+    if (!differs(canvas.clientWidth) && !differs(fitted)) return;
+    fitted = place.clientWidth;
     const editor = document.querySelector("#editor");
     editor.style.width = "calc(100% - 1px)";
-    requestAnimationFrame(() => requestAnimationFrame(() => { editor.style.width = ""; }));
-  }, 500);
+    const restore = () => { editor.style.width = ""; };
+    requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(restore, 60)));
+  }, 400);
 
-  return { draw, mountTau, mountGradient, mountFrame, mountExamples };
+  return { draw, show, mountTau, mountGradient, mountFrame, mountExamples };
 })();

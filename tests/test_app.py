@@ -1,0 +1,488 @@
+"""The page without a browser: geometry of the canvas, payloads, handlers, wiring."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from conftest import synthetic_photo
+from PIL import Image
+
+import app
+from asyncdsb.masks import make_mask
+from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.restoration import Settings
+from asyncdsb.schedule import STRATEGIES
+
+PAGE = Path(payload.__file__).parent
+
+
+@pytest.fixture
+def steps_of(tiny_pipe):
+    return lambda *args: session.run_steps(tiny_pipe, *args)
+
+
+@pytest.fixture
+def predict(tiny_pipe):
+    return lambda *args: session.predict_maps(tiny_pipe, *args)
+
+
+def photograph(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
+    return synthetic_photo(width, height, seed)
+
+
+def hole_in(image: Image.Image) -> np.ndarray:
+    return make_mask("center", (image.height, image.width))
+
+
+def saved(image: Image.Image, path: Path, **options) -> str:
+    image.save(path, **options)
+    return str(path)
+
+
+def opened(path: str) -> tuple[session.Photo, Image.Image]:
+    return session.open_photo(path)
+
+
+def from_base64(text: str, kind: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), kind)
+
+
+def from_uri(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+
+
+# The canvas
+
+
+@pytest.mark.parametrize("size", [(640, 480), (300, 900), (512, 512), (40, 30), (3000, 1)])
+def test_photo_is_centred_in_the_canvas(size):
+    left, top, width, height = canvas.fit_box(size)
+    assert max(width, height) == canvas.CANVAS
+    assert abs(canvas.CANVAS - width - 2 * left) <= 1
+    assert abs(canvas.CANVAS - height - 2 * top) <= 1
+    assert abs(width * size[1] - height * size[0]) <= max(size)
+
+
+@pytest.mark.parametrize("size", [(512, 512), (1600, 1067), (400, 900), (120, 80)])
+def test_mask_survives_the_canvas(size):
+    image = photograph(*size)
+    mask = make_mask("wide", (size[1], size[0]), seed=3)
+    again = canvas.editor_mask(canvas.editor_value(image, mask), size)
+    assert again.shape == mask.shape
+    assert (again & mask).sum() / (again | mask).sum() > 0.96
+
+
+def test_thin_scratch_survives_the_canvas():
+    mask = np.zeros((1500, 2000), bool)
+    mask[700:702, 100:1900] = True
+    again = canvas.editor_mask(canvas.editor_value(photograph(2000, 1500), mask), (2000, 1500))
+    assert again.any(axis=0)[110:1890].all()
+    assert again.sum(axis=0).max() <= 8
+
+
+def test_paint_beside_the_photo_is_ignored():
+    value = canvas.editor_value(photograph(400, 200))
+    value["layers"][0].paste((255, 0, 0, 255), (0, 0, 512, 100))
+    assert not canvas.editor_mask(value, (400, 200)).any()
+
+
+def test_any_opaque_paint_counts_and_several_layers_add_up():
+    value = canvas.editor_value(photograph(512, 512))
+    other = value["layers"][0].copy()
+    value["layers"][0].paste((0, 0, 0, 255), (10, 10, 20, 20))
+    other.paste((9, 9, 9, 1), (30, 30, 40, 40))
+    mask = canvas.editor_mask(value | {"layers": [value["layers"][0], other]}, (512, 512))
+    assert mask.sum() == 200 and mask[15, 15] and mask[35, 35]
+
+
+@pytest.mark.parametrize("value", [None, {}, {"background": None, "layers": [], "composite": None}])
+def test_empty_canvas(value):
+    assert canvas.editor_photo(value) is None
+    assert not canvas.editor_mask(value, (20, 10)).any()
+
+
+# What is sent to the browser
+
+
+@pytest.mark.parametrize("tau_range", [(0.2, 0.5), (0.001, 0.4), (0.5, 0.5), (0, 1)])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_heatmap_follows_the_package(tiny_pipe, tau_range, strategy):
+    """What the browser computes from the sent order is the pipeline's own tau map."""
+    image = photograph()
+    mask = hole_in(image)
+    maps = session.predict_maps(tiny_pipe, image, mask)
+    sent = payload.order_payload(maps.orders, mask)
+    order = sent["orders"][strategy]
+    if isinstance(order, str):
+        order = from_base64(order, "<u2").reshape(sent["height"], sent["width"]) / 65535
+    low, high = tau_range
+    expected = tiny_pipe.tau_map(maps.gradient, mask, low, high, strategy)
+    np.testing.assert_allclose(
+        np.broadcast_to(low + (high - low) * order, mask.shape), expected, atol=2e-5
+    )
+
+
+def test_payloads_are_small_and_json(tiny_pipe):
+    image = photograph(1200, 800)
+    mask = hole_in(image)
+    maps = session.predict_maps(tiny_pipe, image, mask)
+    sent = payload.order_payload(maps.orders, mask)
+    assert (sent["width"], sent["height"]) == (256, 171)
+    hole = from_base64(sent["hole"], np.uint8).reshape(171, 256)
+    assert hole[85, 128] == 255 and hole[0, 0] == 0
+    assert sent["orders"]["uniform"] == 0.5
+    assert len(json.dumps(sent)) < 400_000
+    picture = from_uri(payload.gradient_payload(maps.gradient)["picture"])
+    assert picture.size == (512, 341)
+
+
+def test_frame_payload():
+    x_t, x0_hat = Image.new("RGB", (80, 60), "#204060"), Image.new("RGB", (80, 60), "#c0a080")
+    sent = payload.frame_payload(3, 10, 0.7, x_t, x0_hat)
+    assert (sent["step"], sent["steps"], sent["t"]) == (3, 10, 0.7)
+    assert (sent["width"], sent["height"]) == (80, 60)
+    for name, expected in (("x_t", x_t), ("x0_hat", x0_hat)):
+        shown = np.asarray(from_uri(sent[name]).convert("RGB"), int)
+        assert np.abs(shown - np.asarray(expected, int)).max() <= 4
+
+
+def test_messages_are_escaped():
+    assert "<script" not in payload.message("<script>alert(1)</script>.png")
+
+
+def test_page_files_name_no_other_host():
+    for path in PAGE.iterdir():
+        if path.suffix in {".css", ".js", ".html"}:
+            assert not re.search(r"https?:|//[a-z]|@import|url\(", path.read_text()), path.name
+    assert "@TAU_COLOURS@" not in payload.head()
+
+
+# Checks
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tau_min": 0.6}, "tau_min <= tau_max"),
+        ({"tau_max": 1.2}, r"\[0, 1\]"),
+        ({"tau_min": None}, "tau_min"),
+        ({"tau_min": float("nan")}, "tau_min"),
+        ({"steps": 0}, "steps >= 1"),
+        ({"steps": session.MAX_STEPS + 1}, "at most"),
+        ({"steps": 2.5}, "whole"),
+        ({"seed": None}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"sampler": "euler"}, "sampler"),
+        ({"strategy": "outward"}, "strategy"),
+        ({"strategy": None}, "strategy"),
+    ],
+)
+def test_settings_are_refused(change, message):
+    values = {"tau_min": 0.2, "tau_max": 0.5, "steps": 20, "sampler": "posterior"}
+    values |= {"strategy": "gradient", "seed": 0} | change
+    with pytest.raises(ValueError, match=message):
+        session.read_settings(**values)
+
+
+def test_defaults_are_the_packages():
+    defaults = Settings()
+    values = (getattr(defaults, name) for name in
+              ("tau_min", "tau_max", "steps", "sampler", "strategy", "seed"))  # fmt: skip
+    assert session.read_settings(*values) == defaults
+
+
+def test_large_photo_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "MAX_PIXELS", 5000)
+    path = saved(photograph(), tmp_path / "a.png")
+    with pytest.raises(ValueError, match="96x64"):
+        session.open_photo(path)
+
+
+def test_missing_weights_are_explained():
+    def load():
+        raise ValueError("weights not found: nowhere")
+
+    model = session.Model(load)
+    with pytest.raises(ValueError, match="could not be loaded: weights not found"):
+        model.get()
+    *_, last = handlers.on_load(model)
+    assert "No model" in last["model"] and "weights not found" in last["status"]
+
+
+def test_loaded_model_offers_its_samplers(tiny_pipe):
+    first, last = handlers.on_load(session.Model(lambda: tiny_pipe))
+    assert "Loading" in first["model"] and "ready" in last["model"]
+    assert last["sampler"]["choices"] == list(tiny_pipe.samplers)
+    assert last["sampler"]["value"] in tiny_pipe.samplers
+
+
+# Handlers
+
+
+def test_photo_is_shown_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(photograph(90, 60), tmp_path / "turned.jpg", exif=exif)
+    update = handlers.on_photo(path)
+    assert update["photo"].size == (60, 90)
+    assert update["editor"]["background"].size == (canvas.CANVAS, canvas.CANVAS)
+    assert "60 × 90" in update["status"]
+    assert not canvas.editor_mask(update["editor"], (60, 90)).any()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
+def test_bad_photo_is_refused(tmp_path, content):
+    path = tmp_path / "bad.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="bad.png"):
+        handlers.on_photo(str(path))
+
+
+def test_examples_are_ready_to_use(predict):
+    examples = handlers.find_examples(app.EXAMPLES)
+    assert len(examples) >= 4
+    with_mask = [example for example in examples if example.mask_path.exists()]
+    assert len(with_mask) >= 2 and examples[: len(with_mask)] == with_mask
+    for example in examples:
+        _, image, mask = example.read()
+        assert max(image.size) <= 768 and example.path.stat().st_size < 200 * 1024
+        assert mask is None or (mask.shape == (image.height, image.width) and 0 < mask.mean() < 0.5)
+    shown, maps = handlers.on_example(predict, examples, 0)
+    assert shown["photo"].path == str(examples[0].path) and maps["tau"]["orders"]
+    assert len(list(handlers.on_example(predict, examples, len(examples) - 1))) == 1
+
+
+@pytest.mark.parametrize("index", [-1, 99, None, "0"])
+def test_unknown_example_is_refused(predict, index):
+    with pytest.raises(ValueError, match="expected an example"):
+        list(handlers.on_example(predict, handlers.find_examples(app.EXAMPLES), index))
+
+
+def test_preset_masks(predict, tmp_path):
+    photo, _ = opened(saved(photograph(200, 160), tmp_path / "a.png"))
+    masks = []
+    for kind, drawn in (("narrow", 0), ("narrow", 1), ("narrow", 1), ("center", 5)):
+        counted, shown, maps = handlers.on_preset(predict, kind, photo, drawn)
+        assert counted == {"drawn": drawn + 1} and maps["gradient"]
+        masks.append(canvas.editor_mask(shown["editor"], photo.size))
+    assert (masks[0] != masks[1]).any() and (masks[1] == masks[2]).all()
+    assert masks[3].mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_mask_from_a_file(predict, tmp_path):
+    image = photograph()
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
+    shown, _ = handlers.on_mask_file(predict, mask, photo)
+    again = canvas.editor_mask(shown["editor"], photo.size)
+    assert (again != hole_in(image)).mean() < 0.02
+    with pytest.raises(ValueError, match="same size"):
+        list(handlers.on_mask_file(predict, saved(photograph(50, 50), tmp_path / "b.png"), photo))
+    with pytest.raises(ValueError, match="Open a photo first"):
+        list(handlers.on_mask_file(predict, mask, None))
+
+
+def test_preview_follows_the_mask(predict, tmp_path):
+    image = photograph()
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    value = canvas.editor_value(image, hole_in(image))
+    update = handlers.on_preview(predict, photo, value, None)
+    assert update["gradient"] and update["tau"]
+    assert handlers.on_preview(predict, photo, value, update["seen"]) == {}
+    blank = canvas.editor_value(image)
+    assert handlers.on_preview(predict, photo, blank, update["seen"]) == handlers.NO_MAPS
+    assert handlers.on_clear()["photo"] is None
+
+
+@pytest.mark.parametrize("size", [(96, 64), (900, 700)])
+def test_restore(steps_of, tmp_path, size, monkeypatch):
+    """One update per step, then the result at the photo's own size, identical outside the hole."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    image = photograph(*size)
+    photo, _ = opened(saved(image, tmp_path / "holiday.png"))
+    editor = canvas.editor_value(image, hole_in(image))
+    run = handlers.on_restore(steps_of, photo, editor, 0.2, 0.5, 3, "posterior", "gradient", 7)
+    updates = [next(run) for _ in range(6)]
+    start, *frames, done = updates
+    assert start["stop"] == {"interactive": True} and start["result"]["value"] is None
+    assert [update["frame"]["step"] for update in frames] == [0, 1, 2, 3]
+    times = [update["frame"]["t"] for update in frames]
+    assert times == pytest.approx([1, 2 / 3, 1 / 3, 0], abs=1e-3)
+    assert "tau" in frames[0] and not any("tau" in update for update in frames[1:])
+    assert done["restore"] == {"interactive": True} and "seed 7" in done["status"]
+
+    path = Path(done["result"]["value"])
+    assert path.name == "holiday-restored.png"
+    with Image.open(path) as result:
+        assert result.size == size and result.mode == "RGB"
+        assert json.loads(result.text["asyncdsb"])["seed"] == 7
+        kept = ~canvas.editor_mask(editor, size)
+        np.testing.assert_array_equal(np.asarray(result)[kept], np.asarray(image)[kept])
+        assert (np.asarray(result)[~kept] != np.asarray(image)[~kept]).any()
+    with Image.open(done["trajectory"]) as animation:
+        assert animation.format == "WEBP" and animation.n_frames == 4
+    assert done["compare"][0].size == done["compare"][1].size == size
+
+    assert not list(run)
+    assert not list(scratch.iterdir()), "files are left behind"
+
+
+def test_restore_of_the_canvas_copy(steps_of):
+    """Without a file on the server the canvas's own copy of the photograph is restored."""
+    value = canvas.editor_value(photograph(512, 512), hole_in(photograph(512, 512)))
+    *_, done = handlers.on_restore(steps_of, None, value, 0.2, 0.5, 1, "ode", "inward", 0)
+    assert done["compare"][1].size == (512, 512)
+
+
+@pytest.mark.parametrize("painted", [0, 1])
+def test_restore_refuses(steps_of, tmp_path, painted):
+    image = photograph()
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    value = canvas.editor_value(image, np.full((64, 96), bool(painted)))
+    run = handlers.on_restore(steps_of, photo, value, 0.2, 0.5, 3, "posterior", "gradient", 0)
+    update = next(run)
+    assert update["restore"] == {"interactive": True} and "mask" in update["status"]
+    with pytest.raises(ValueError, match="mask"):
+        next(run)
+
+
+def test_restore_needs_a_photo(steps_of):
+    run = handlers.on_restore(steps_of, None, None, 0.2, 0.5, 3, "posterior", "gradient", 0)
+    assert "Open a photo" in next(run)["status"]
+
+
+def test_stopped_run_leaves_no_files(steps_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    value = canvas.editor_value(photograph(512, 512), hole_in(photograph(512, 512)))
+    run = handlers.on_restore(steps_of, None, value, 0.2, 0.5, 2, "posterior", "gradient", 0)
+    for _ in range(3):
+        next(run)
+    run.close()
+    run = handlers.on_restore(steps_of, None, value, 0.2, 0.5, 2, "posterior", "gradient", 0)
+    for _ in range(5):
+        next(run)
+    assert list(tmp_path.iterdir())
+    run.close()
+    assert not list(tmp_path.iterdir())
+    assert "Stopped" in handlers.on_stopped()["status"]
+
+
+# The address for programs
+
+
+def as_16_bit(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    image.putalpha(128)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("convert", "name"),
+    [
+        (as_16_bit, "a.png"),
+        (with_alpha, "a.png"),
+        (lambda image: image.convert("CMYK"), "a.jpg"),
+        (lambda image: image.convert("P"), "a.gif"),
+        (lambda image: image.convert("L"), "a.tif"),
+    ],
+)
+def test_inpaint_takes_every_kind_of_file(steps_of, tmp_path, convert, name):
+    image = photograph()
+    photo = saved(convert(image), tmp_path / name)
+    mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
+    run = handlers.inpaint(steps_of, photo, mask, 0.2, 0.5, 1, "posterior", "gradient", 3)
+    path, settings = next(run)
+    with Image.open(path) as result:
+        assert result.size == image.size and result.mode == "RGB"
+    assert settings["seed"] == 3 and json.dumps(settings)
+    assert not list(run) and not Path(path).exists()
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask", "message"),
+    [
+        (None, "mask.png", "no photo"),
+        ("a.png", None, "no mask"),
+        ("a.png", "other.png", "same size"),
+        ("a.png", "black.png", "empty"),
+        ("a.png", "text.png", "text.png"),
+        ("gone.png", "mask.png", "no such file"),
+    ],
+)
+def test_inpaint_refuses(steps_of, tmp_path, photo, mask, message):
+    image = photograph()
+    image.save(tmp_path / "a.png")
+    Image.fromarray(hole_in(image)).save(tmp_path / "mask.png")
+    Image.new("L", (20, 20), 255).save(tmp_path / "other.png")
+    Image.new("L", image.size).save(tmp_path / "black.png")
+    (tmp_path / "text.png").write_text("nothing to see")
+    files = [str(tmp_path / name) if name else None for name in (photo, mask)]
+    with pytest.raises(ValueError, match=message):
+        list(handlers.inpaint(steps_of, *files, 0.2, 0.5, 1, "posterior", "gradient", 0))
+
+
+# Wiring
+
+
+def test_value_errors_become_messages():
+    def handler(fail):
+        if fail:
+            raise ValueError("expected this, got that")
+        return {"status": 1}
+
+    def stream(fail):
+        yield handler(False)
+        yield handler(fail)
+
+    assert app.listener(handler)(False) == {"status": 1}
+    assert list(app.listener(stream)(False)) == [{"status": 1}] * 2
+    with pytest.raises(gr.Error, match="expected this, got that"):
+        app.listener(handler)(True)
+    with pytest.raises(gr.Error, match="expected this, got that"):
+        list(app.listener(stream)(True))
+
+
+def test_answers_name_components():
+    parts = {"status": object(), "restore": object()}
+    update = {"status": "text", "restore": handlers.Props(interactive=False)}
+    answer = app.named(update, parts)
+    assert answer[parts["status"]] == "text"
+    assert answer[parts["restore"]]["interactive"] is False
+
+
+def test_page_is_built(tiny_pipe):
+    demo = app.build(lambda: tiny_pipe)
+    ids = {block.elem_id for block in demo.blocks.values()}
+    assert ids >= {
+        "editor", "tau-min", "tau-max", "steps", "seed", "restore", "stop", "status", "gradient",
+        "tau", "frame", "compare", "trajectory", "result",
+    }  # fmt: skip
+    named = demo.get_api_info()["named_endpoints"]
+    assert list(named) == ["/inpaint"]
+    names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
+    assert names == [
+        "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed"
+    ]  # fmt: skip
+
+
+def test_command_line(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(app, "build", lambda load: seen.setdefault("load", load))
+    monkeypatch.setattr(app, "launch", lambda demo, **options: seen.update(options))
+    app.main(["--host", "0.0.0.0", "--port", "1234", "--weights", "/nowhere", "--device", "cpu"])
+    assert seen["server_name"] == "0.0.0.0" and seen["server_port"] == 1234 and not seen["share"]
+    with pytest.raises(ValueError, match="weights not found"):
+        seen["load"]()
