@@ -16,13 +16,17 @@ Two parametrisations of one and the same estimate:
 
         D = (1 - s)^2 v + N,   c_skip = (1 - s) v / D,   c_out = sqrt(v N / D)
 
-    This holds for each colour axis, v being its own. The axes are :data:`OPPONENT`: photographs
-    vary much in brightness and little in colour, whereas the noise is the same along all three, so
-    that the filter alone already takes most coloured noise away.
+    v is set per pixel and per colour axis. The axes are :data:`OPPONENT`: photographs vary much in
+    brightness and little in colour, whereas the noise is the same along all three, so that the
+    filter alone already takes most coloured noise away. Along each axis sqrt(v) grows with the
+    completed gradient, smoothed to G as in Eq. 11: where it foretells a flat area, the fill is
+    nearly right and little noise may stay::
 
-    The network sees d / sqrt(D), maps of nu = sqrt(N / D) and the conditions, and returns the
-    remaining error in units of c_out: x0_hat = f + c_skip d + c_out * output. Its target has unit
-    variance at every s, its zero output is the Wiener estimate, and as only d and nu enter, one
+        sqrt(v) = residual_std * r,   r = (G / 0.1)^residual_exponent within [1/8, 5/4]
+
+    The network sees d / sqrt(D), maps of nu = sqrt(N / D) and of r, and the conditions, and returns
+    the remaining error in units of c_out: x0_hat = f + c_skip d + c_out * output. Its target is of
+    unit size at every s, its zero output is the Wiener estimate, and as only d, nu and r enter, one
     network serves every M, every schedule, every tau map and the noise-free bridge alike.
 """
 
@@ -37,7 +41,7 @@ from torch import Tensor, nn
 from asyncdsb import bridge
 from asyncdsb.fill import FILLS, fill_hole
 from asyncdsb.networks.unet import UNet, UNetConfig
-from asyncdsb.schedule import NoiseSchedule
+from asyncdsb.schedule import NoiseSchedule, gaussian_blur
 
 CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3}
 """What the network may see beside the state, and how many channels it takes."""
@@ -65,8 +69,10 @@ class BridgeConfig:
             given to the network for the stochastic bridge only, as without bridge noise x1 and x_t
             together would give x0 away.
         parametrisation: "score" or "wiener".
-        residual_std: sqrt(v), typical standard deviation of x0 minus fill along each axis of
-            :data:`OPPONENT` (wiener only).
+        residual_std: typical standard deviation of x0 minus fill along each axis of
+            :data:`OPPONENT`, where the smoothed gradient is 0.1 (wiener only).
+        residual_exponent: how it grows with the smoothed gradient; 0 for the same everywhere
+            (wiener only).
         bridges: which bridges it was trained on; "stochastic" serves the samplers posterior and
             implicit, "deterministic" the ODE.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
@@ -81,6 +87,7 @@ class BridgeConfig:
     conditions: tuple[str, ...] = ("mask", "gradient", "fill", "x1")
     parametrisation: str = "wiener"
     residual_std: tuple[float, float, float] = (0.4, 0.1, 0.05)
+    residual_exponent: float = 0.55
     bridges: tuple[str, ...] = BRIDGES
     blur_sigma: float = 3.0
     resolution: int = 256
@@ -115,6 +122,7 @@ class Context:
         fill: (B, 3, H, W) deterministic fill, known pixels as in the photo.
         x1: (B, 3, H, W) start of the bridge.
         stochastic: (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without.
+        relief: (B, 1, H, W) r of the module's docstring.
     """
 
     mask: Tensor
@@ -122,6 +130,7 @@ class Context:
     fill: Tensor
     x1: Tensor
     stochastic: Tensor
+    relief: Tensor
 
 
 class BridgeDenoiser(nn.Module):
@@ -138,7 +147,7 @@ class BridgeDenoiser(nn.Module):
         if config.parametrisation == "wiener" and "x1" in extra:
             extra.remove("x1")  # enters through d, which says all that x1 can
         channels = 3 + sum(CONDITIONS[name] for name in extra)
-        channels += 3 * (config.parametrisation == "wiener")
+        channels += 4 * (config.parametrisation == "wiener")
         self.extra = tuple(extra)
         axes = torch.tensor(OPPONENT, dtype=torch.float64)
         axes = (axes / axes.norm(dim=1, keepdim=True)).float()
@@ -164,7 +173,16 @@ class BridgeDenoiser(nn.Module):
         """
         fill = fill_hole(image, mask, self.config.fill)
         x1 = fill + mask * self.config.hole_noise * noise
-        return Context(mask, gradient, fill, x1, stochastic.to(image.dtype).view(-1, 1, 1, 1))
+        smooth = gaussian_blur(gradient, self.config.blur_sigma)
+        relief = (smooth / 0.1).clamp(min=1e-6) ** self.config.residual_exponent
+        return Context(
+            mask,
+            gradient,
+            fill,
+            x1,
+            stochastic.to(image.dtype).view(-1, 1, 1, 1),
+            relief.clamp(1 / 8, 5 / 4),
+        )
 
     def x0_hat(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
@@ -186,7 +204,7 @@ class BridgeDenoiser(nn.Module):
             return bridge.x0_from_target(x_t, output, s, total_var)
         d, noise_var, d_var = self._observation(x_t, s, context, total_var)
         output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
-        v = self.prior_var
+        v = self.prior_var * context.relief**2
         e_hat = (1 - s) * v / d_var * d + (v * noise_var / d_var).sqrt() * output
         return context.fill + _rotate(self.axes.T, e_hat)
 
@@ -204,9 +222,10 @@ class BridgeDenoiser(nn.Module):
             total_var: M > 0.
 
         Returns:
-            (B,) loss, normalised by the hole's area; its mean is the training loss.
+            (B,) weighted mean over the hole; its mean is the training loss.
         """
         noise = z * context.stochastic
+        weight = context.mask
         x_t = bridge.marginal(x0, context.x1, s, total_var, noise)
         if self.config.parametrisation == "score":
             output = self.unet(*self._score_inputs(x_t, t, s, context))
@@ -215,13 +234,14 @@ class BridgeDenoiser(nn.Module):
             d, noise_var, d_var = self._observation(x_t, s, context, total_var)
             output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
             # (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0.
-            v = self.prior_var
+            v = self.prior_var * context.relief**2
             e = _rotate(self.axes, x0 - context.fill)
             n = (d - (1 - s) * e) / noise_var.sqrt()
             wanted = (noise_var.sqrt() * e - (1 - s) * v * n) / (v * d_var).sqrt()
-        squared = context.mask * (output - wanted) ** 2
-        area = context.mask.sum((1, 2, 3)).clamp(min=1)
-        return squared.sum((1, 2, 3)) / (x0.shape[1] * area)
+            # Errors count relative to v, but less where v is small: halfway to counting in x0.
+            weight = weight * context.relief
+        squared = (weight * (output - wanted) ** 2).sum((1, 2, 3))
+        return squared / (x0.shape[1] * weight.sum((1, 2, 3)).clamp(min=1e-6))
 
     def bind(self, context: Context, total_var: float) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
@@ -246,7 +266,7 @@ class BridgeDenoiser(nn.Module):
             start_var = start_var * (1 - context.stochastic)
         noise_var = context.stochastic * total_var * s * (1 - s) + start_var
         noise_var = noise_var.clamp(min=1e-8)
-        d_var = (1 - s) ** 2 * self.prior_var + noise_var
+        d_var = (1 - s) ** 2 * self.prior_var * context.relief**2 + noise_var
         return _rotate(self.axes, x_t - centre), noise_var, d_var
 
     def _wiener_inputs(
@@ -257,7 +277,7 @@ class BridgeDenoiser(nn.Module):
         nu = (noise_var / d_var).sqrt() * hole
         share = hole.mean((1, 2, 3))
         level = nu[:, 0].mean((1, 2)) / share.clamp(min=1e-6)
-        parts = [d / d_var.sqrt() * hole, nu, *self._conditions(s, context)]
+        parts = [d / d_var.sqrt() * hole, nu, context.relief, *self._conditions(s, context)]
         return torch.cat(parts, dim=1), torch.stack([level, share], dim=1)
 
     def _score_inputs(

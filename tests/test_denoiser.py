@@ -29,7 +29,7 @@ class Fixed(nn.Module):
         return self.output
 
 
-def make(parametrisation, stochastic, x1, hole_noise, batch=3):
+def make(parametrisation, stochastic, x1, hole_noise, batch=3, gradient=None):
     conditions = ("mask", "gradient", "fill") + (("x1",) if x1 else ())
     config = BridgeConfig(
         unet=TINY, conditions=conditions, parametrisation=parametrisation, hole_noise=hole_noise
@@ -40,7 +40,10 @@ def make(parametrisation, stochastic, x1, hole_noise, batch=3):
     x0 = (torch.rand(shape, generator=g) * 2 - 1).double()
     mask = torch.zeros(batch, 1, 16, 16, dtype=torch.float64)
     mask[:, :, 4:12, 3:14] = 1
-    gradient = torch.rand(batch, 1, 16, 16, generator=g).double()
+    if gradient is None:
+        gradient = torch.rand(batch, 1, 16, 16, generator=g).double() ** 4
+    else:
+        gradient = torch.full_like(mask, gradient)
     noise, z = torch.randn(2, *shape, generator=g).double()
     context = denoiser.context(x0, mask, gradient, torch.full((batch,), stochastic), noise)
     return denoiser, x0, context, z, g
@@ -80,7 +83,7 @@ def test_the_output_that_gives_x0_has_zero_loss(case, t):
 @pytest.mark.parametrize("s", [0.02, 0.3, 0.7, 0.99])
 def test_zero_output_is_the_gaussian_conditional_mean(stochastic, x1, s):
     """Reference: joint covariance of (e, x_t - s x1 or x_t) for one pixel, conditioned directly."""
-    denoiser, x0, context, z, _ = make("wiener", stochastic, x1, 0.5)
+    denoiser, x0, context, z, _ = make("wiener", stochastic, x1, 0.5, gradient=0.1)
     h, m = 0.5, 0.247 * stochastic
     # The prior of a pixel's colour: independent along the axes, hence a full covariance in RGB.
     axes = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
@@ -103,7 +106,7 @@ def test_zero_output_is_the_gaussian_conditional_mean(stochastic, x1, s):
 @pytest.mark.parametrize("stochastic", [True, False])
 @pytest.mark.parametrize("t", [0.01, 0.4, 0.8, 1.0])
 def test_targets_have_unit_variance_for_residuals_of_the_assumed_size(stochastic, t):
-    denoiser, _, context, z, g = make("wiener", stochastic, True, 0.5, batch=64)
+    denoiser, _, context, z, g = make("wiener", stochastic, True, 0.5, batch=64, gradient=0.1)
     std = torch.tensor(denoiser.config.residual_std).double().view(1, 3, 1, 1)
     along_axes = torch.randn(z.shape, generator=g).double() * std
     residual = torch.einsum("ij,bihw->bjhw", denoiser.axes.double(), along_axes)
@@ -113,6 +116,14 @@ def test_targets_have_unit_variance_for_residuals_of_the_assumed_size(stochastic
     denoiser.unet = Fixed(torch.zeros_like(x0))
     loss = denoiser.loss(x0, time, s, z, context, denoiser.config.schedule.total_var)
     assert loss.mean() == pytest.approx(1, abs=0.05)  # 64 * 88 * 3 draws: sd of the mean 0.011
+
+
+@pytest.mark.parametrize(
+    ("gradient", "expected"), [(0.0, 1 / 8), (0.1, 1), (0.025, 0.25**0.55), (1.0, 5 / 4)]
+)
+def test_the_prior_follows_the_gradient(gradient, expected):
+    _, _, context, _, _ = make("wiener", True, True, 0.5, gradient=gradient)
+    torch.testing.assert_close(context.relief, torch.full_like(context.mask, expected))
 
 
 def test_only_the_hole_counts():
