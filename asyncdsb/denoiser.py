@@ -222,7 +222,7 @@ class BridgeDenoiser(nn.Module):
             total_var: M > 0.
 
         Returns:
-            (B,) weighted mean over the hole; its mean is the training loss.
+            (B,) loss, normalised by the hole's area; its mean is the training loss.
         """
         noise = z * context.stochastic
         weight = context.mask
@@ -238,10 +238,12 @@ class BridgeDenoiser(nn.Module):
             e = _rotate(self.axes, x0 - context.fill)
             n = (d - (1 - s) * e) / noise_var.sqrt()
             wanted = (noise_var.sqrt() * e - (1 - s) * v * n) / (v * d_var).sqrt()
-            # Errors count relative to v, but less where v is small: halfway to counting in x0.
-            weight = weight * context.relief
+            # Errors in x0 count alike everywhere at t = 1, whatever prior the pixel was given: in
+            # units of sqrt(v) the few flat areas where the fill is wrong would outweigh all else.
+            weight = weight * context.relief**2
         squared = (weight * (output - wanted) ** 2).sum((1, 2, 3))
-        return squared / (x0.shape[1] * weight.sum((1, 2, 3)).clamp(min=1e-6))
+        area = context.mask.sum((1, 2, 3)).clamp(min=1)
+        return squared / (x0.shape[1] * area)
 
     def bind(self, context: Context, total_var: float) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
