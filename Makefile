@@ -62,7 +62,9 @@ $(VENV)/.stamp-test: $(VENV)/.stamp-demo requirements.txt pyproject.toml
 
 # The page's tests drive a real browser. Debian's package is used where there is none yet.
 chromium:
-	@if command -v chromium >/dev/null 2>&1; then exit 0; fi; \
+	@for name in chromium chromium-browser google-chrome; do \
+		if command -v $$name >/dev/null 2>&1; then exit 0; fi; \
+	done; \
 	if ! command -v apt-get >/dev/null 2>&1; then \
 		echo "the tests of the page need Chromium on the PATH: please install it" >&2; exit 1; \
 	fi; \

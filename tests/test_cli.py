@@ -417,7 +417,7 @@ def test_command_is_required(tmp_path, capsys):
 
 def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400)
 
 
 def test_help_and_mistakes_do_not_wait_for_torch():
