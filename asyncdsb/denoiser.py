@@ -62,7 +62,7 @@ class BridgeConfig:
         unet: shape of the network.
         beta_min: see :class:`~asyncdsb.schedule.NoiseSchedule`.
         beta_max: likewise.
-        fill: deterministic part of x1 in the hole, "zero" or "pyramid".
+        fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.fill.FILLS`.
         hole_noise: h, standard deviation of the noise added to the fill in x1. I2SB's start is
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         conditions: subset of :data:`CONDITIONS`. "x1" makes the implicit sampler exact; it is

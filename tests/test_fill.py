@@ -17,7 +17,7 @@ def mask():
     return mask
 
 
-@pytest.mark.parametrize("kind", ["zero", "pyramid"])
+@pytest.mark.parametrize("kind", ["zero", "pyramid", "telea"])
 def test_known_pixels_stay_and_the_hole_does_not_matter(picture, mask, kind):
     filled = fill_hole(picture, mask, kind)
     garbage = torch.where(mask > 0.5, torch.full_like(picture, float("nan")), picture)
@@ -44,5 +44,5 @@ def test_nothing_known_gives_zero():
 
 
 def test_unknown_kind_is_refused(picture, mask):
-    with pytest.raises(ValueError, match="zero, pyramid, got 'telea'"):
-        fill_hole(picture, mask, "telea")
+    with pytest.raises(ValueError, match="zero, pyramid, telea, got 'magic'"):
+        fill_hole(picture, mask, "magic")

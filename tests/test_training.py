@@ -90,13 +90,13 @@ def test_starting_from_weights_keeps_them(runs, photos, tmp_path):
 
 
 def test_mask_bank_draws_its_masks_only():
-    bank = MaskBank(32, (32, 64), 6, seed=0)
+    bank = MaskBank(32, (32, 64), (1, 1, 1, 1, 1), 6, seed=0)
     masks = bank.draw(64, torch.Generator().manual_seed(0))
     assert masks.shape == (64, 1, 32, 32)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     drawn = {m.sum().item() for m in masks}
     assert len(drawn) <= 6
-    again = MaskBank(32, (32, 64), 6, seed=0)
+    again = MaskBank(32, (32, 64), (1, 1, 1, 1, 1), 6, seed=0)
     assert torch.equal(masks, again.draw(64, torch.Generator().manual_seed(0)))
 
 

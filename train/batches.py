@@ -28,6 +28,7 @@ class MaskBank:
     Args:
         size: side of the masks.
         canvases: sides of the squares on which they are drawn, see :class:`train.presets.Preset`.
+        weights: relative frequency of each kind.
         count: how many.
         seed: of the drawing.
         device: where they live.
@@ -37,19 +38,23 @@ class MaskBank:
         self,
         size: int,
         canvases: tuple[int, ...],
+        weights: tuple[float, ...],
         count: int,
         seed: int,
         device: torch.device | str = "cpu",
     ):
         self.size = size
-        packed = [np.packbits(self._draw(canvases, seed, i)) for i in range(count)]
+        share = np.array(weights) / sum(weights)
+        packed = [np.packbits(self._draw(canvases, share, seed, i)) for i in range(count)]
         self.packed = torch.from_numpy(np.stack(packed)).to(device)
         self.shifts = torch.arange(7, -1, -1, device=device)
 
-    def _draw(self, canvases: tuple[int, ...], seed: int, index: int) -> np.ndarray:
+    def _draw(
+        self, canvases: tuple[int, ...], share: np.ndarray, seed: int, index: int
+    ) -> np.ndarray:
         rng = np.random.default_rng([seed, index])
         while True:
-            kind = MASK_KINDS[rng.integers(len(MASK_KINDS))]
+            kind = MASK_KINDS[rng.choice(len(MASK_KINDS), p=share)]
             canvas = int(rng.choice(canvases))
             mask = make_mask(kind, canvas, int(rng.integers(2**31)))
             y, x = rng.integers(canvas - self.size + 1, size=2)
@@ -91,7 +96,9 @@ class Batches:
     ):
         self.preset, self.seed = preset, seed
         self.photos = PhotoBank(data, preset.short_sides, device)
-        self.masks = MaskBank(preset.size, preset.mask_canvases, preset.masks, seed, device)
+        self.masks = MaskBank(
+            preset.size, preset.mask_canvases, preset.mask_weights, preset.masks, seed, device
+        )
         self.device = torch.device(device)
 
     def generator(self, step: int) -> torch.Generator:
