@@ -8,6 +8,7 @@ Here the parts of the page are laid out and connected; what they do is in ``asyn
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import inspect
 import os
@@ -46,7 +47,8 @@ def build(load: Callable[[], Any]) -> gr.Blocks:
     """
     model = session.Model(load)
     if spaces:  # The hosted machine wants the model in place before its first visitor.
-        model.get()
+        with contextlib.suppress(ValueError):
+            model.get()
 
     def steps_of(*args: Any) -> Iterator[session.Step]:
         yield from session.run_steps(model.get(), *args)
@@ -82,6 +84,7 @@ def layout() -> dict[str, gr.blocks.Block]:
     with gr.Accordion("How it works", open=False, elem_id="about"):
         gr.HTML(payload.asset("about.html"))
     parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
+    parts["layer"] = gr.Image(visible=False, type="pil", image_mode="RGBA")
     return parts
 
 
@@ -212,8 +215,10 @@ def wire(
             [parts[name] for name in inputs.split()],
             [parts[name] for name in outputs.split()],
             api_visibility="private",
-            show_progress="hidden",
-            **options,
+            # The canvas must show no progress of its own: it hands over its whole content each time
+            # that its progress changes.
+            show_progress_on=parts["status"],
+            **{"show_progress": "hidden"} | options,
         )
 
     run = "frame compare trajectory view result animation"
@@ -234,16 +239,28 @@ def wire(
     for kind in PRESET_MASKS:
         on_preset = functools.partial(handlers.on_preset, predict, kind)
         on(parts[kind].click, on_preset, "photo drawn", f"{fresh} drawn", **maps)
+
+    def painted(button: str) -> Callable:
+        """Fetch the layer from the canvas, once; return the event for what comes after.
+
+        A listener with the canvas among its inputs would make it hand over its whole content with
+        every frame of every later run.
+        """
+        js = "(editor) => editor?.layers?.[0] ?? null"
+        return parts[button].click(None, parts["editor"], parts["layer"], js=js).then
+
     on_preview = functools.partial(handlers.on_preview, predict)
-    on(parts["preview"].click, on_preview, "photo editor seen", "gradient tau seen", **maps)
+    on(painted("preview"), on_preview, "photo layer seen", "gradient tau seen", **maps)
 
     started = on(
-        parts["restore"].click,
+        painted("restore"),
         functools.partial(handlers.on_restore, steps_of),
-        f"photo editor {settings}",
+        f"photo layer {settings}",
         f"gradient tau status restore stop {run}",
         concurrency_id="run",
         concurrency_limit=1,
+        # Says how many visitors are before this one.
+        show_progress="minimal",
     )
     on(started.failure, lambda: handlers.IDLE, "", "restore stop")
     stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")

@@ -46,6 +46,11 @@ def saved(image: Image.Image, path: Path, **options) -> str:
     return str(path)
 
 
+def painted(image: Image.Image, mask: np.ndarray | None = None) -> Image.Image:
+    """The layer of the canvas with this mask painted on it."""
+    return canvas.editor_value(image, mask)["layers"][0]
+
+
 def opened(path: str) -> tuple[session.Photo, Image.Image]:
     return session.open_photo(path)
 
@@ -74,7 +79,7 @@ def test_photo_is_centred_in_the_canvas(size):
 def test_mask_survives_the_canvas(size):
     image = photograph(*size)
     mask = make_mask("wide", (size[1], size[0]), seed=3)
-    again = canvas.editor_mask(canvas.editor_value(image, mask), size)
+    again = canvas.layer_mask(painted(image, mask), size)
     assert again.shape == mask.shape
     assert (again & mask).sum() / (again | mask).sum() > 0.96
 
@@ -82,30 +87,28 @@ def test_mask_survives_the_canvas(size):
 def test_thin_scratch_survives_the_canvas():
     mask = np.zeros((1500, 2000), bool)
     mask[700:702, 100:1900] = True
-    again = canvas.editor_mask(canvas.editor_value(photograph(2000, 1500), mask), (2000, 1500))
+    again = canvas.layer_mask(painted(photograph(2000, 1500), mask), (2000, 1500))
     assert again.any(axis=0)[110:1890].all()
     assert again.sum(axis=0).max() <= 8
 
 
 def test_paint_beside_the_photo_is_ignored():
-    value = canvas.editor_value(photograph(400, 200))
-    value["layers"][0].paste((255, 0, 0, 255), (0, 0, 512, 100))
-    assert not canvas.editor_mask(value, (400, 200)).any()
+    layer = painted(photograph(400, 200))
+    layer.paste((255, 0, 0, 255), (0, 0, 512, 100))
+    assert not canvas.layer_mask(layer, (400, 200)).any()
 
 
-def test_any_opaque_paint_counts_and_several_layers_add_up():
-    value = canvas.editor_value(photograph(512, 512))
-    other = value["layers"][0].copy()
-    value["layers"][0].paste((0, 0, 0, 255), (10, 10, 20, 20))
-    other.paste((9, 9, 9, 1), (30, 30, 40, 40))
-    mask = canvas.editor_mask(value | {"layers": [value["layers"][0], other]}, (512, 512))
+def test_paint_of_any_colour_and_strength_counts():
+    layer = painted(photograph(512, 512))
+    layer.paste((0, 0, 0, 255), (10, 10, 20, 20))
+    layer.paste((9, 9, 9, 1), (30, 30, 40, 40))
+    mask = canvas.layer_mask(layer, (512, 512))
     assert mask.sum() == 200 and mask[15, 15] and mask[35, 35]
 
 
-@pytest.mark.parametrize("value", [None, {}, {"background": None, "layers": [], "composite": None}])
-def test_empty_canvas(value):
-    assert canvas.editor_photo(value) is None
-    assert not canvas.editor_mask(value, (20, 10)).any()
+def test_unpainted_canvas():
+    assert canvas.layer_mask(None, (20, 10)).shape == (10, 20)
+    assert not canvas.layer_mask(painted(photograph()), (96, 64)).any()
 
 
 # What is sent to the browser
@@ -234,7 +237,7 @@ def test_photo_is_shown_upright(tmp_path):
     assert update["photo"].size == (60, 90)
     assert update["editor"]["background"].size == (canvas.CANVAS, canvas.CANVAS)
     assert "60 × 90" in update["status"]
-    assert not canvas.editor_mask(update["editor"], (60, 90)).any()
+    assert not canvas.layer_mask(update["editor"]["layers"][0], (60, 90)).any()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
@@ -271,7 +274,7 @@ def test_preset_masks(predict, tmp_path):
     for kind, drawn in (("narrow", 0), ("narrow", 1), ("narrow", 1), ("center", 5)):
         counted, shown, maps = handlers.on_preset(predict, kind, photo, drawn)
         assert counted == {"drawn": drawn + 1} and maps["gradient"]
-        masks.append(canvas.editor_mask(shown["editor"], photo.size))
+        masks.append(canvas.layer_mask(shown["editor"]["layers"][0], photo.size))
     assert (masks[0] != masks[1]).any() and (masks[1] == masks[2]).all()
     assert masks[3].mean() == pytest.approx(0.25, abs=0.02)
 
@@ -281,7 +284,7 @@ def test_mask_from_a_file(predict, tmp_path):
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
     shown, _ = handlers.on_mask_file(predict, mask, photo)
-    again = canvas.editor_mask(shown["editor"], photo.size)
+    again = canvas.layer_mask(shown["editor"]["layers"][0], photo.size)
     assert (again != hole_in(image)).mean() < 0.02
     with pytest.raises(ValueError, match="same size"):
         list(handlers.on_mask_file(predict, saved(photograph(50, 50), tmp_path / "b.png"), photo))
@@ -292,11 +295,11 @@ def test_mask_from_a_file(predict, tmp_path):
 def test_preview_follows_the_mask(predict, tmp_path):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
-    value = canvas.editor_value(image, hole_in(image))
+    value = painted(image, hole_in(image))
     update = handlers.on_preview(predict, photo, value, None)
     assert update["gradient"] and update["tau"]
     assert handlers.on_preview(predict, photo, value, update["seen"]) == {}
-    blank = canvas.editor_value(image)
+    blank = painted(image)
     assert handlers.on_preview(predict, photo, blank, update["seen"]) == handlers.NO_MAPS
     assert handlers.on_clear()["photo"] is None
 
@@ -309,8 +312,8 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     image = photograph(*size)
     photo, _ = opened(saved(image, tmp_path / "holiday.png"))
-    editor = canvas.editor_value(image, hole_in(image))
-    run = handlers.on_restore(steps_of, photo, editor, 0.2, 0.5, 3, "posterior", "gradient", 7)
+    layer = painted(image, hole_in(image))
+    run = handlers.on_restore(steps_of, photo, layer, 0.2, 0.5, 3, "posterior", "gradient", 7)
     updates = [next(run) for _ in range(6)]
     start, *frames, done = updates
     assert start["stop"] == {"interactive": True} and start["result"]["value"] is None
@@ -325,7 +328,7 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
     with Image.open(path) as result:
         assert result.size == size and result.mode == "RGB"
         assert json.loads(result.text["asyncdsb"])["seed"] == 7
-        kept = ~canvas.editor_mask(editor, size)
+        kept = ~canvas.layer_mask(layer, size)
         np.testing.assert_array_equal(np.asarray(result)[kept], np.asarray(image)[kept])
         assert (np.asarray(result)[~kept] != np.asarray(image)[~kept]).any()
     with Image.open(done["trajectory"]) as animation:
@@ -336,18 +339,11 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
     assert not list(scratch.iterdir()), "files are left behind"
 
 
-def test_restore_of_the_canvas_copy(steps_of):
-    """Without a file on the server the canvas's own copy of the photograph is restored."""
-    value = canvas.editor_value(photograph(512, 512), hole_in(photograph(512, 512)))
-    *_, done = handlers.on_restore(steps_of, None, value, 0.2, 0.5, 1, "ode", "inward", 0)
-    assert done["compare"][1].size == (512, 512)
-
-
-@pytest.mark.parametrize("painted", [0, 1])
-def test_restore_refuses(steps_of, tmp_path, painted):
+@pytest.mark.parametrize("everything", [False, True])
+def test_restore_refuses(steps_of, tmp_path, everything):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
-    value = canvas.editor_value(image, np.full((64, 96), bool(painted)))
+    value = painted(image, np.full((64, 96), everything))
     run = handlers.on_restore(steps_of, photo, value, 0.2, 0.5, 3, "posterior", "gradient", 0)
     update = next(run)
     assert update["restore"] == {"interactive": True} and "mask" in update["status"]
@@ -361,18 +357,20 @@ def test_restore_needs_a_photo(steps_of):
 
 
 def test_stopped_run_leaves_no_files(steps_of, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    value = canvas.editor_value(photograph(512, 512), hole_in(photograph(512, 512)))
-    run = handlers.on_restore(steps_of, None, value, 0.2, 0.5, 2, "posterior", "gradient", 0)
-    for _ in range(3):
-        next(run)
-    run.close()
-    run = handlers.on_restore(steps_of, None, value, 0.2, 0.5, 2, "posterior", "gradient", 0)
-    for _ in range(5):
-        next(run)
-    assert list(tmp_path.iterdir())
-    run.close()
-    assert not list(tmp_path.iterdir())
+    image = photograph()
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    layer = painted(image, hole_in(image))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    # Closed in the middle, then with the result on its way.
+    for updates, files in ((3, 0), (5, 1)):
+        run = handlers.on_restore(steps_of, photo, layer, 0.2, 0.5, 2, "posterior", "uniform", 0)
+        for _ in range(updates):
+            next(run)
+        assert len(list(scratch.iterdir())) == files
+        run.close()
+        assert not list(scratch.iterdir())
     assert "Stopped" in handlers.on_stopped()["status"]
 
 

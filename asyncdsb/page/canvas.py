@@ -55,43 +55,26 @@ def editor_value(photo: Image.Image, mask: np.ndarray | None = None) -> dict[str
     return {"background": background, "layers": [Image.fromarray(layer)], "composite": None}
 
 
-def editor_mask(value: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray:
+def layer_mask(layer: Image.Image | None, size: tuple[int, int]) -> np.ndarray:
     """Read the painted mask at the photograph's size.
 
     Whatever is painted beside the photograph is ignored.
 
     Args:
-        value: what the editor hands over; the hole is where a layer is not transparent.
+        layer: the layer that the editor hands over; the hole is where it is not transparent.
+            None stands for an unpainted canvas.
         size: (width, height) of the photograph in pixels.
 
     Returns:
         bool (H, W), True = missing.
     """
-    painted = np.zeros((CANVAS, CANVAS), bool)
-    for layer in (value or {}).get("layers") or []:
-        alpha = np.asarray(layer.convert("RGBA").getchannel("A")) > 0
-        if alpha.shape != painted.shape:
-            alpha = _resize_mask(alpha, (CANVAS, CANVAS))
-        painted |= alpha
+    if layer is None:
+        return np.zeros((size[1], size[0]), bool)
+    painted = np.asarray(layer.convert("RGBA").getchannel("A")) > 0
+    if painted.shape != (CANVAS, CANVAS):
+        painted = _resize_mask(painted, (CANVAS, CANVAS))
     left, top, width, height = fit_box(size)
     return _resize_mask(painted[top : top + height, left : left + width], size)
-
-
-def editor_photo(value: dict[str, Any] | None) -> Image.Image | None:
-    """Cut the photograph out of the canvas, at the canvas's resolution.
-
-    Args:
-        value: what the editor hands over.
-
-    Returns:
-        RGB picture, or None from an empty canvas.
-    """
-    background = (value or {}).get("background")
-    if background is None:
-        return None
-    background = background.convert("RGBA")
-    box = background.getchannel("A").getbbox()
-    return background.crop(box).convert("RGB") if box else None
 
 
 def _backdrop(photo: Image.Image) -> Image.Image:

@@ -123,11 +123,11 @@ def on_preset(
 
 
 def on_preview(
-    predict: Predict, photo: session.Photo | None, editor: dict | None, seen: int | None
+    predict: Predict, photo: session.Photo | None, layer: Image.Image | None, seen: int | None
 ) -> Update:
     """Predict the maps for the hole as it is painted now, if it has changed."""
     try:
-        image, mask = session.read_pair(photo, editor)
+        image, mask = session.read_pair(photo, layer)
     except ValueError:  # Nothing to show yet; Restore says what is missing.
         return NO_MAPS
     fingerprint = hash((photo, mask.tobytes()))
@@ -155,7 +155,7 @@ def show_with_maps(
     yield update
     if mask is not None:
         # The mask as the canvas will hand it over, so that it is recognized when it comes back.
-        yield on_preview(predict, photo, update["editor"], None)
+        yield on_preview(predict, photo, update["editor"]["layers"][0], None)
 
 
 def reopen(photo: session.Photo | None) -> Image.Image:
@@ -168,13 +168,13 @@ def reopen(photo: session.Photo | None) -> Image.Image:
 def on_restore(
     steps_of: Steps,
     photo: session.Photo | None,
-    editor: dict | None,
+    layer: Image.Image | None,
     *values: object,
 ) -> Iterator[Update]:
     """Restore the hole, one update per step."""
     try:
         settings = session.read_settings(*values)
-        image, mask = session.read_pair(photo, editor)
+        image, mask = session.read_pair(photo, layer)
         yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
         yield from _restore(steps_of, photo, image, mask, settings)
     except ValueError as error:
@@ -184,7 +184,7 @@ def on_restore(
 
 def _restore(
     steps_of: Steps,
-    photo: session.Photo | None,
+    photo: session.Photo,
     image: Image.Image,
     mask: np.ndarray,
     settings: Settings,
@@ -205,11 +205,9 @@ def _restore(
 
     # The files are copied into the page's own cache with the update, and removed here after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
-        stem = photo.stem if photo else "photo"
-        result = session.save_result(
-            Path(folder, f"{stem}-restored.png"), state.image, image, settings
-        )
-        animation = viz.save_trajectory(frames, Path(folder, f"{stem}-trajectory.webp"))
+        path = Path(folder, f"{photo.stem}-restored.png")
+        result = session.save_result(path, state.image, image, settings)
+        animation = viz.save_trajectory(frames, path.with_name(f"{photo.stem}-trajectory.webp"))
         yield IDLE | {
             "compare": tuple(small(picture) for picture in (image, Image.fromarray(state.image))),
             "trajectory": str(animation),

@@ -149,20 +149,22 @@ def read_settings(
     return settings
 
 
-def read_pair(photo: Photo | None, editor: dict[str, Any] | None) -> tuple[Image.Image, np.ndarray]:
+def read_pair(
+    photo: Photo | None, layer: Image.Image | None
+) -> tuple[Image.Image, np.ndarray]:
     """Return the photograph at its own size, and the painted mask scaled up to it.
 
     Args:
-        photo: the session's photograph; None falls back on the copy in the canvas.
-        editor: what the canvas hands over.
+        photo: the session's photograph.
+        layer: what is painted on the canvas.
 
     Raises:
         ValueError: no photograph, nothing painted, or everything painted.
     """
-    image = read_image(photo.path) if photo else canvas.editor_photo(editor)
-    if image is None:
+    if photo is None:
         raise ValueError(NO_PHOTO)
-    mask = canvas.editor_mask(editor, image.size)
+    image = read_image(photo.path)
+    mask = canvas.layer_mask(layer, image.size)
     if not mask.any():
         raise ValueError("Paint over what is to be restored first: the mask is empty.")
     check_pair(image, mask)

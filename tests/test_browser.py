@@ -1,0 +1,418 @@
+"""The page in a real browser, served as a visitor gets it: ``python app.py``.
+
+The tests share one open page, as a visit does, and each begins by opening a photograph.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from conftest import save_mask, synthetic_photo
+from PIL import Image
+
+from asyncdsb import viz
+from asyncdsb.page.canvas import CANVAS, fit_box
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 60_000  # milliseconds: the machine may be busy
+SIZE = (320, 240)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+INSTALL = (
+    "The browser tests need Chromium and playwright: "
+    "apt-get install -y --no-install-recommends chromium fonts-dejavu-core "
+    "fonts-noto-color-emoji && pip install playwright"
+)
+
+
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    pytest.fail(INSTALL, pytrace=False)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[SimpleNamespace]:
+    """A proxy that the server would use to reach any other machine; it counts the attempts."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    seen = SimpleNamespace(address=f"http://127.0.0.1:{listener.getsockname()[1]}", calls=[])
+
+    def listen() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(5)
+                seen.calls.append(connection.recv(200))
+
+    threading.Thread(target=listen, daemon=True).start()
+    yield seen
+    listener.close()
+
+
+@pytest.fixture(scope="module")
+def server(outside: SimpleNamespace, tmp_path_factory) -> Iterator[str]:
+    """Start ``python app.py`` with the bundled weights and give its address."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    hidden = ("GRADIO_", "http_", "https_", "all_proxy", "no_proxy")
+    environment = {
+        name: value for name, value in os.environ.items()
+        if not name.lower().startswith(tuple(prefix.lower() for prefix in hidden))
+    }  # fmt: skip
+    environment |= {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("cache")),
+        "HTTP_PROXY": outside.address,
+        "HTTPS_PROXY": outside.address,
+        "NO_PROXY": "127.0.0.1,localhost",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "app.py", "--device", "cpu"]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE / 1000
+        while not answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the server did not start:\n{log.read_text()}")
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def page(server: str) -> Iterator:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.fail(INSTALL, pytrace=False)
+    path = chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+        page.set_default_timeout(PATIENCE)
+        page.requests = []
+        page.errors = []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(server)
+        page.wait_for_selector("#model .done")
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def photo(tmp_path: Path, request) -> Path:
+    """A photograph whose name tells it from those of the other tests."""
+    path = tmp_path / f"{request.node.name.removeprefix('test_')}.png"
+    synthetic_photo(*SIZE).save(path)
+    return path
+
+
+def open_photo(page, path: Path) -> None:
+    """Choose a photograph in the canvas, and wait until the canvas has fitted it."""
+    page.set_input_files("#editor input[type=file][data-testid=file-upload]", str(path))
+    page.wait_for_function(
+        "name => document.querySelector('#status').innerText.includes(name)", arg=path.name
+    )
+    page.wait_for_selector("#editor .empty.wrap", state="detached")
+    page.wait_for_function(
+        """side => {
+            const place = document.querySelector('#editor .pixi-target');
+            const fits = Math.min(place.clientWidth, place.clientHeight) - 60;
+            const zoom = parseInt(document.querySelector('#editor .zoom-number span').innerText);
+            return Math.abs(zoom - 100 * fits / side) < 2;
+        }""",
+        arg=CANVAS,
+    )
+
+
+def paint(page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draw a stroke with the mouse; points are in pixels of the photograph."""
+    brush = page.locator("#editor").get_by_role("button", name="Brush", exact=True)
+    if "highlight" not in (brush.get_attribute("class") or ""):
+        brush.click()
+    box = page.locator("#editor .pixi-target canvas").bounding_box()
+    zoom = int(page.inner_text("#editor .zoom-number span").rstrip("%")) / 100
+    left, top, width, _ = fit_box(SIZE)
+    points = []
+    for x, y in (start, end):
+        on_canvas = np.array([left + x * width / SIZE[0], top + y * width / SIZE[0]])
+        centre = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+        points.append(centre + (on_canvas - CANVAS / 2) * zoom)
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    page.mouse.move(*points[1], steps=6)
+    page.mouse.up()
+
+
+def set_slider(page, name: str, value: float) -> None:
+    field = page.locator(f"#{name} input[type=number]")
+    field.fill(str(value))
+    field.press("Enter")
+
+
+def wait_for_status(page, text: str) -> None:
+    page.wait_for_function(
+        "text => document.querySelector('#status').innerText.includes(text)", arg=text
+    )
+
+
+def step_shown(page) -> int:
+    return int(page.get_attribute("#frame [data-step]", "data-step") or -1)
+
+
+def tau_pixels(page) -> np.ndarray:
+    """The heatmap as drawn, uint8 (H, W, 4)."""
+    width, height, values = page.evaluate(
+        """() => {
+            const canvas = document.querySelector('#tau canvas');
+            const {width, height} = canvas;
+            const image = canvas.getContext('2d').getImageData(0, 0, width, height);
+            return [width, height, Array.from(image.data)];
+        }"""
+    )
+    return np.array(values, np.uint8).reshape(height, width, 4)
+
+
+def colour_index(pixels: np.ndarray) -> np.ndarray:
+    """Which entries of the colour table the fully drawn pixels have."""
+    table = {tuple(colour): index for index, colour in enumerate(viz.colour_table("viridis"))}
+    inside = pixels[pixels[..., 3] == 255][:, :3]
+    return np.array([table[tuple(colour)] for colour in inside])
+
+
+def test_paint_restore_download(page, photo, tmp_path):
+    """The whole visit: open, paint, watch the maps and the frames, take the result home."""
+    open_photo(page, photo)
+    paint(page, (120, 100), (200, 130))
+    page.wait_for_selector("#tau .filled canvas")  # by itself, a moment after the stroke
+    page.wait_for_selector("#gradient .filled img")
+
+    set_slider(page, "steps", 10)
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const frame = document.querySelector('#frame [data-step]');
+            const image = frame.querySelector('.x-t');
+            new MutationObserver(() => seen.push([frame.dataset.step, image.src.length]))
+                .observe(image, {attributes: true, attributeFilter: ['src']});
+        }"""
+    )
+    page.click("#restore")
+    wait_for_status(page, "Done")
+    seen = page.evaluate("() => window.seen")
+    steps = [int(step) for step, _ in seen]
+    # On a busy machine the browser may skip a frame that is outdated before it is decoded.
+    assert steps == sorted(steps) and len(set(steps)) >= 6, steps
+    assert step_shown(page) == 10
+    assert page.locator("#compare img").count() >= 2
+    page.wait_for_selector("#trajectory img", state="attached")
+
+    with page.expect_download() as waiting:
+        page.click("#result")
+    assert waiting.value.suggested_filename == "paint_restore_download-restored.png"
+    result = np.asarray(Image.open(waiting.value.path()), int)
+    original = np.asarray(Image.open(photo), int)
+    assert result.shape == original.shape
+    changed = (result != original).any(-1)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    # The brush's radius is 14 canvas pixels, 8.75 of this photograph's.
+    box = (columns[0], rows[0], columns[-1], rows[-1])
+    assert np.abs(np.array(box) - (111, 91, 209, 139)).max() <= 4, box
+    kept = np.ones(changed.shape, bool)
+    kept[86:145, 106:215] = False
+    assert not changed[kept].any()
+
+    with page.expect_download() as waiting:
+        page.click("#animation")
+    with Image.open(waiting.value.path()) as animation:
+        assert animation.format == "WEBP" and animation.n_frames == 11
+
+
+def test_sliders_redraw_the_heatmap_at_once(page, photo):
+    open_photo(page, photo)
+    page.get_by_role("button", name="Center").click()
+    page.wait_for_selector("#tau .filled canvas")
+    requests = len(page.requests)
+    times = page.evaluate(
+        """async () => {
+            const canvas = document.querySelector('#tau canvas');
+            const input = document.querySelector('#tau-max input[type=range]');
+            const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;
+            const times = [];
+            for (const value of [0.9, 0.6, 1, 0.7, 0.8]) {
+                const before = canvas.toDataURL();
+                const started = performance.now();
+                set.call(input, value);
+                input.dispatchEvent(new Event('input', {bubbles: true}));
+                while (canvas.toDataURL() === before && performance.now() - started < 5000) {
+                    await new Promise(requestAnimationFrame);
+                }
+                times.push(performance.now() - started);
+                await new Promise(done => setTimeout(done, 100));
+            }
+            return times;
+        }"""
+    )
+    assert sorted(times)[2] < 150, times
+    assert len(page.requests) == requests, "a slider asked the server"
+
+    # Eq. 11 with the extremes over the hole: both ends of the range are reached, nothing beyond.
+    set_slider(page, "tau-min", 0.1)
+    page.wait_for_selector("#tau [data-range='0.1 0.8 gradient']")
+    index = colour_index(tau_pixels(page))
+    assert index.min() >= round(255 * 0.1) and index.max() <= round(255 * 0.8)
+    assert index.min() <= 255 * 0.1 + 8 and index.max() >= 255 * 0.8 - 8
+
+    page.get_by_role("radio", name="uniform").check(force=True)
+    page.wait_for_selector("#tau [data-range='0.1 0.8 uniform']")
+    assert set(colour_index(tau_pixels(page))) == {round(255 * 0.45)}
+    page.get_by_role("radio", name="gradient").check(force=True)
+
+    # The range stays in order: the other end moves along.
+    set_slider(page, "tau-min", 0.9)
+    page.wait_for_selector("#tau [data-range='0.9 0.9 gradient']")
+    assert page.input_value("#tau-max input[type=number]") == "0.9"
+    page.get_by_role("button", name="Regular hole", exact=True).click()
+    page.wait_for_selector("#tau [data-range='0.2 0.5 gradient']")
+
+
+def test_stop(page, photo):
+    open_photo(page, photo)
+    page.get_by_role("button", name="Center").click()
+    page.wait_for_selector("#tau .filled canvas")
+    set_slider(page, "steps", 250)
+    page.click("#restore")
+    page.wait_for_function(
+        "() => Number(document.querySelector('#frame [data-step]').dataset.step) >= 2"
+    )
+    clicked = page.evaluate(
+        """() => {
+            document.querySelector('#stop').click();
+            return Number(document.querySelector('#frame [data-step]').dataset.step);
+        }"""
+    )
+    wait_for_status(page, "Stopped")
+    page.wait_for_timeout(1000)
+    assert clicked <= step_shown(page) <= clicked + 2
+    assert page.is_enabled("#restore") and not page.is_enabled("#stop")
+    # Photograph and mask are still there: the next run needs nothing painted anew.
+    set_slider(page, "steps", 1)
+    page.click("#restore")
+    wait_for_status(page, "Done")
+
+
+def test_bad_file_gives_a_message(page, photo, tmp_path):
+    open_photo(page, photo)
+    bad = tmp_path / "letter.png"
+    bad.write_text("Dear reader")
+    page.set_input_files("#editor input[type=file][data-testid=file-upload]", str(bad))
+    toast = page.get_by_text("letter.png: expected a PNG")
+    toast.wait_for()
+    assert "a text file" in toast.inner_text()
+    # The page goes on with what it had.
+    page.get_by_role("button", name="Half").click()
+    page.wait_for_selector("#tau .filled canvas")
+
+
+def test_restore_without_a_mask_says_what_to_do(page, photo):
+    open_photo(page, photo)
+    page.click("#restore")
+    wait_for_status(page, "the mask is empty")
+    assert page.is_enabled("#restore")
+
+
+def test_everything_fits_one_laptop_screen(page, photo):
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.evaluate("() => window.scrollTo(0, 0)")
+    page.get_by_role("radio", name="Live").check(force=True)
+    for name in ("editor", "gradient", "tau", "tau-min", "tau-max", "restore", "frame"):
+        box = page.locator(f"#{name}").bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 900, (name, box)
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 1440, (name, box)
+
+
+@pytest.mark.parametrize("width", [390, 820])
+def test_narrow_screens_do_not_scroll_sideways(page, width):
+    page.set_viewport_size({"width": width, "height": 844})
+    page.wait_for_timeout(500)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    for name in ("editor", "gradient", "tau", "restore", "result"):
+        box = page.locator(f"#{name}").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width, (name, box)
+    page.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_programs_can_restore_files(server, photo, tmp_path):
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(server, verbose=False, download_files=str(tmp_path / "downloads"))
+    mask = np.zeros((SIZE[1], SIZE[0]), bool)
+    mask[50:90, 60:100] = True
+    files = {
+        "photo": handle_file(str(photo)),
+        "mask": handle_file(str(save_mask(mask, tmp_path / "mask.png"))),
+    }
+    path, settings = client.predict(**files, steps=2, seed=5, api_name="/inpaint")
+    changed = (np.asarray(Image.open(path)) != np.asarray(Image.open(photo))).any(-1)
+    assert changed[mask].any() and not changed[~mask].any()
+    assert settings["seed"] == 5 and settings["tau_max"] == 0.5
+    small = save_mask(mask[:40], tmp_path / "small.png")
+    with pytest.raises(AppError, match="same size"):
+        client.predict(**files | {"mask": handle_file(str(small))}, api_name="/inpaint")
+
+
+def test_nothing_leaves_this_machine(page, server, outside):
+    """Runs last: over all of the visits above, browser and server spoke to each other only."""
+    hosts = {urlsplit(url).netloc for url in page.requests if not re.match("data:|blob:", url)}
+    assert hosts == {urlsplit(server).netloc}
+    assert outside.calls == []
+    assert page.errors == []
