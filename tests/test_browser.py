@@ -5,6 +5,7 @@ The tests share one open page, as a visit does, and each begins by opening a pho
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -330,9 +331,11 @@ def test_stop(page, photo):
     page.wait_for_selector("#tau .filled canvas")
     set_slider(page, "steps", 250)
     page.click("#restore")
-    page.wait_for_function(
-        "() => Number(document.querySelector('#frame [data-step]').dataset.step) >= 2"
-    )
+    reached = "Number(document.querySelector('#frame [data-step]').dataset.step) >= {}"
+    page.wait_for_function("() => " + reached.format(2))
+    started = time.monotonic()
+    page.wait_for_function("() => " + reached.format(6))
+    step_seconds = (time.monotonic() - started) / 4
     clicked = page.evaluate(
         """() => {
             document.querySelector('#stop').click();
@@ -341,7 +344,9 @@ def test_stop(page, photo):
     )
     wait_for_status(page, "Stopped")
     page.wait_for_timeout(1000)
-    assert clicked <= step_shown(page) <= clicked + 2
+    # Two steps; but a small model takes several while the click is on its way to the server.
+    allowed = max(2, math.ceil(1 / step_seconds))
+    assert clicked <= step_shown(page) <= clicked + allowed < 250
     assert page.is_enabled("#restore") and not page.is_enabled("#stop")
     # Photograph and mask are still there: the next run needs nothing painted anew.
     set_slider(page, "steps", 1)
