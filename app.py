@@ -117,7 +117,7 @@ def canvas_pane(parts: dict[str, Any]) -> None:
         container=False,
         buttons=[],
         placeholder="# Drop a photo here\nor click to choose one",
-        height=536,
+        height=524,
     )
     with gr.Row(elem_classes="chips"):
         gr.HTML("<span>Holes</span>", elem_classes="chip-label")
@@ -181,8 +181,9 @@ def restore_pane(parts: dict[str, Any]) -> None:
     with gr.Column(elem_id="views", elem_classes="view-0"):
         parts["frame"] = mounted("frame", "mountFrame", "frame.html")
         parts["compare"] = gr.ImageSlider(
-            elem_id="compare", type="pil", format="png", show_label=False, buttons=[]
-        )
+            elem_id="compare", type="pil", format="png", show_label=False, buttons=[],
+            max_height=449,
+        )  # fmt: skip
         parts["trajectory"] = gr.Image(
             elem_id="trajectory", type="filepath", show_label=False, buttons=[],
             interactive=False,

@@ -103,8 +103,8 @@ window.asyncdsb = (() => {
       bar.firstElementChild.style.width = `${share}%`;
       bar.setAttribute("aria-valuenow", share);
       element.dataset.step = frame ? frame.step : "";
+      element.querySelector(".frames").classList.toggle("tall", frame?.height > frame?.width);
       if (!frame) return;
-      element.querySelector(".frames").classList.toggle("tall", frame.height > frame.width);
       swap(".x-t", frame.x_t, ticket);
       swap(".x0-hat", frame.x0_hat, ticket);
     };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -113,12 +114,13 @@ def open_photo(path: str) -> tuple[Photo, Image.Image]:
     Raises:
         ValueError: unreadable, or larger than :data:`MAX_PIXELS`.
     """
+    with contextlib.suppress(OSError, Image.DecompressionBombError), Image.open(path) as header:
+        if header.width * header.height > MAX_PIXELS:
+            raise ValueError(
+                f"expected a photo of at most {MAX_PIXELS // 1_000_000} megapixels, "
+                f"got {header.width}x{header.height}"
+            )
     image = read_image(path)
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(
-            f"expected a photo of at most {MAX_PIXELS // 1_000_000} megapixels, "
-            f"got {image.width}x{image.height}"
-        )
     return Photo(path, image.size), image
 
 
