@@ -63,7 +63,7 @@ def build(load: Callable[[], Any]) -> gr.Blocks:
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
         parts = layout()
-        wire(parts, model, steps_of, predict)
+        wire(demo, parts, model, steps_of, predict)
     return demo.queue(max_size=20, default_concurrency_limit=2)
 
 
@@ -205,7 +205,11 @@ def mounted(name: str, function: str, template: str) -> gr.HTML:
 
 
 def wire(
-    parts: dict[str, Any], model: session.Model, steps_of: Callable, predict: Callable
+    demo: gr.Blocks,
+    parts: dict[str, Any],
+    model: session.Model,
+    steps_of: Callable,
+    predict: Callable,
 ) -> None:
     """Connect the parts with the handlers."""
 
@@ -277,8 +281,7 @@ def wire(
         concurrency_id="run",
         concurrency_limit=1,
     )
-    load = gr.context.Context.root_block.load
-    on(load, functools.partial(handlers.on_load, model), "", "model status sampler")
+    on(demo.load, functools.partial(handlers.on_load, model), "", "model status sampler")
     wire_browser(parts)
 
 
