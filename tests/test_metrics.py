@@ -17,6 +17,7 @@ from asyncdsb.metrics import (
     frechet_distance,
     kernel_distance,
     psnr,
+    seam,
     ssim,
 )
 
@@ -313,3 +314,60 @@ def test_classical_methods_refuse_bad_input():
         baselines.restore("telea", image, np.zeros_like(mask))
     with pytest.raises(ValueError, match="4096 missing"):
         baselines.restore("telea", image, np.ones_like(mask))
+
+
+# --- seams ---
+
+
+def seam_scene():
+    rng = np.random.default_rng(3)
+    truth = rng.integers(60, 180, (40, 48, 3)).astype(np.uint8)
+    hole = np.zeros((40, 48), bool)
+    hole[10:25, 12:30] = True
+    hole[0:5, 40:48] = True  # a corner: its outer sides are no border
+    return truth, hole
+
+
+def test_a_perfect_restoration_has_no_seam():
+    truth, hole = seam_scene()
+    assert seam(truth, truth, hole) == (0.0, 0.0)
+
+
+def test_a_common_offset_is_the_shift():
+    truth, hole = seam_scene()
+    image = truth.copy()
+    image[hole] += np.array([7, 3, 2], np.uint8)
+    step, shift = seam(image, truth, hole)
+    assert shift == pytest.approx(4.0)  # mean of the three channels' offsets
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_a_step_between_flat_areas_is_its_height(transpose):
+    truth = np.full((20, 30, 3), 100, np.uint8)
+    hole = np.zeros((20, 30), bool)
+    hole[:, 10:] = True
+    image = truth.copy()
+    image[hole] = 109
+    if transpose:
+        truth, image, hole = truth.swapaxes(0, 1), image.swapaxes(0, 1), hole.T
+    assert seam(image, truth, hole) == (9.0, 9.0)
+
+
+def test_seam_agrees_with_a_loop_over_pixels():
+    truth, hole = seam_scene()
+    image = np.where(hole[..., None], np.flip(truth, 0), truth)
+    pairs = []
+    for y, x in zip(*np.nonzero(hole), strict=True):
+        for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= v < hole.shape[0] and 0 <= u < hole.shape[1] and not hole[v, u]:
+                pairs.append([p[y, x].astype(float) - p[v, u] for p in (image, truth)])
+    found, true = np.array(pairs).swapaxes(0, 1)
+    step, shift = seam(image, truth, hole)
+    assert step == pytest.approx(np.abs(found).mean() - np.abs(true).mean())
+    assert shift == pytest.approx(np.abs((found - true).mean(0)).mean())
+
+
+def test_a_hole_without_a_border_is_refused():
+    truth, hole = seam_scene()
+    with pytest.raises(ValueError, match="border"):
+        seam(truth, truth, np.ones_like(hole))
