@@ -43,9 +43,10 @@ class AsyncDSBPipeline:
         training: dict | None = None,
     ):
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        move = {"device": self.device, "memory_format": torch.channels_last}
-        self.denoiser = denoiser.eval().requires_grad_(False).to(**move)
-        self.completion = completion.eval().requires_grad_(False).to(**move)
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.denoiser.to(self.device, memory_format=torch.channels_last)
+        # Not channels-last: instance normalisation returns plain tensors, and layers would copy.
+        self.completion = completion.eval().requires_grad_(False).to(self.device)
         self.config = denoiser.config
         self.training = training or {}
 
