@@ -4,7 +4,8 @@ Crops, masks and seeds follow :mod:`train.protocol`; the methods are those of
 :mod:`train.methods`.
 
 Reported for each kind of mask and each method: PSNR and SSIM over the whole crop and over the hole
-alone, LPIPS (AlexNet, v0.1) and the Frechet and kernel distances between the restored and the true
+alone, LPIPS (AlexNet, v0.1), how much the hole's border stands out (:func:`asyncdsb.metrics.seam`,
+in grey levels), and the Frechet and kernel distances between the restored and the true
 crops, on EfficientNet-Lite2 features: not FID, and comparable only at equal n. Means come with a
 95 % interval from a bootstrap over photos. PSNR counts at most 100 dB per crop, so that one perfect
 crop does not make the mean infinite.
@@ -40,8 +41,6 @@ from asyncdsb.metrics import (
     Lpips,
     frechet_distance,
     kernel_distance,
-    psnr,
-    ssim,
 )
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import GRIDS
@@ -49,22 +48,15 @@ from asyncdsb.schedule import STRATEGIES
 from train.methods import BRIDGE_METHODS, Method, load_methods, to_batch
 from train.protocol import Crop, check_kinds, iter_crops
 from train.report import (
-    SCORES,
     clustered_mean,
     contact_sheet,
     difference_table,
     markdown_table,
 )
+from train.scores import SCORES, Distances, Features, score_crops
 
-PSNR_CAP = 100.0
-"""Decibels that a perfect restoration counts."""
-
-SCORES_VERSION = 1
+SCORES_VERSION = 2
 """Part of the name of kept scores: raise it when a metric changes."""
-
-
-Features = Callable[[torch.Tensor], np.ndarray]
-Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -72,7 +64,7 @@ class Tally:
     """What is collected for one kind of mask and one method.
 
     Attributes:
-        scores: for each crop, a number for each of :data:`train.report.SCORES`.
+        scores: for each crop, a number for each of :data:`train.scores.SCORES`.
         features: for each crop, its features (d,).
     """
 
@@ -179,18 +171,14 @@ def _score(
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     if not missing:
         return paths
-    images = to_batch([restored[index] for index in missing])
-    distances = lpips(images, to_batch([chunk[index].pixels for index in missing])).tolist()
-    for index, distance, vector in zip(missing, distances, features(images), strict=True):
-        image, truth, hole = restored[index], chunk[index].pixels, chunk[index].mask(kind)
-        values = {
-            "psnr": min(psnr(image, truth), PSNR_CAP),
-            "psnr_hole": min(psnr(image, truth, hole), PSNR_CAP),
-            "ssim": ssim(image, truth),
-            "ssim_hole": ssim(image, truth, hole),
-            "lpips": distance,
-            "features": vector.astype(np.float32),
-        }
+    scores = score_crops(
+        [restored[index] for index in missing],
+        [chunk[index].pixels for index in missing],
+        [chunk[index].mask(kind) for index in missing],
+        lpips,
+        features,
+    )
+    for index, values in zip(missing, scores, strict=True):
         write_atomic(paths[index], partial(np.savez, **values))
     return paths
 

@@ -7,11 +7,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+HEADS = {
+    "psnr": "PSNR",
+    "psnr_hole": "PSNR hole",
+    "ssim": "SSIM",
+    "ssim_hole": "SSIM hole",
+    "lpips": "LPIPS",
+    "seam_step": "seam step",
+    "seam_shift": "seam shift",
+}
+"""Column heads of the paired scores."""
+
 RESAMPLES = 2000
 """Bootstrap resamples behind an interval."""
-
-SCORES = ("psnr", "psnr_hole", "ssim", "ssim_hole", "lpips")
-"""Paired metrics, each one number per restored crop."""
 
 
 def clustered_mean(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> dict:
@@ -59,18 +67,53 @@ def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequ
             distances between sets.
         set_names: names of those distances.
     """
-    heads = ("mask", "method", "n", "PSNR", "PSNR hole", "SSIM", "SSIM hole", "LPIPS", *set_names)
+    heads = ("mask", "method", "n", *HEADS.values(), *set_names)
     lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
     for kind, methods in summary.items():
         for method, scores in methods.items():
             cells = [kind, method, str(scores["psnr"]["n"])]
-            for name in SCORES:
-                digits = 2 if name.startswith("psnr") else 3
+            for name in HEADS:
+                digits = 2 if name.startswith(("psnr", "seam")) else 3
                 mean, low, high = (scores[name][part] for part in ("mean", "low", "high"))
                 cells.append(f"{mean:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})")
             cells += [_plain(scores[name]) for name in set_names]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def ratio_table(
+    summary: Mapping[str, Mapping[str, Mapping]], ours: str, scores: Sequence[str]
+) -> str:
+    """Return our scores beside those of the best other method, and their ratio.
+
+    Args:
+        summary: as for :func:`markdown_table`.
+        ours: name of our method.
+        scores: scores for which lower is better.
+    """
+    titles = [HEADS.get(score, score) for score in scores]
+    heads = [cell for title in titles for cell in (f"{title}, ours", "best other", "share")]
+    lines = ["| mask | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    for kind, methods in summary.items():
+        cells = [kind]
+        for score in scores:
+            values = {method: _mean(found[score]) for method, found in methods.items()}
+            others = {m: v for m, v in values.items() if m not in (ours, "synchronous")}
+            best = min(others, key=others.get)
+            own = _with_interval(methods[ours][score])
+            cells += [own, f"{others[best]:.3g} ({best})", f"{values[ours] / others[best]:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(score: float | Mapping) -> float:
+    return score["mean"] if isinstance(score, Mapping) else score
+
+
+def _with_interval(score: float | Mapping) -> str:
+    if not isinstance(score, Mapping):
+        return f"{score:.3g}"
+    return "{mean:.3f} ({low:.3f} to {high:.3f})".format(**score)
 
 
 def difference_table(summary: Mapping[str, Mapping[str, Mapping]], first: str) -> str:

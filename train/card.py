@@ -1,0 +1,109 @@
+"""The model card that lies beside exported weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+from asyncdsb.metrics import FRECHET_NAME
+from asyncdsb.pipeline import AsyncDSBPipeline
+from train.report import ratio_table
+
+INTENDED = """## Intended use
+
+Trying out the method, its sliders and its page, also on a computer without a GPU; restoring thin
+damage and small objects in photographs of landscapes and towns; a starting point for training. Not
+for restoring evidence, and not where an invented texture could mislead somebody.
+"""
+
+
+def model_card(pipe: AsyncDSBPipeline, manifest: Path | None, results: Path | None) -> str:
+    """Write the card from what is known.
+
+    Args:
+        pipe: with the facts of both trainings.
+        manifest: CSV with the columns key, split, source, licence, one row a photo; the rows whose
+            split is the stem of a shard's name, less its number, were trained on. None leaves the
+            table of photos out.
+        results: ``results.json`` of :mod:`train.evaluate`; None leaves the measurements out.
+
+    Returns:
+        Markdown.
+    """
+    parts = ["# Model card\n", _networks(pipe), INTENDED, "## Training\n", _training(pipe)]
+    if manifest is not None:
+        parts.append(_photos(pipe, manifest))
+    if results is not None:
+        parts.append(_measured(json.loads(Path(results).read_text("utf-8"))))
+    return "\n".join(parts)
+
+
+def _networks(pipe: AsyncDSBPipeline) -> str:
+    sizes = {
+        name: sum(p.numel() for p in network.parameters()) / 1e6
+        for name, network in (("gradient", pipe.completion), ("bridge", pipe.denoiser))
+    }
+    return (
+        f"Two networks: `gradient.*` completes the gradient map of the hole "
+        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
+        f"bridge ({sizes['bridge']:.2f}M), for holes in pictures of about "
+        f"{pipe.config.resolution} x {pipe.config.resolution} pixels. Half-precision safetensors, "
+        "each with a JSON description: configuration, schema version, checksum, facts of its "
+        f"training. Samplers it was trained for: {', '.join(pipe.samplers)}.\n"
+    )
+
+
+def _training(pipe: AsyncDSBPipeline) -> str:
+    rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
+    facts = [pipe.training.get(kind, {}) for kind in ("gradient", "bridge")]
+    names = {
+        "preset": "preset",
+        "steps": "steps",
+        "samples": "samples",
+        "crop_size": "side of the crops, pixels",
+        "minutes": "minutes",
+        "device": "hardware",
+        "started_from": "started from",
+    }
+    for key, title in names.items():
+        cells = [f.get(key, "-") for f in facts]
+        if any(cell != "-" for cell in cells):
+            cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
+            rows.append(f"| {title} | " + " | ".join(cells) + " |")
+    text = "\n".join(rows)
+    return f"{text}\n\nAll settings: `train/presets.py`; what was tried: `train/LOG.md`.\n"
+
+
+def _photos(pipe: AsyncDSBPipeline, manifest: Path) -> str:
+    shards = {name for f in pipe.training.values() for name in f.get("photos", [])}
+    splits = {Path(name).stem.rsplit("-", 1)[0] for name in shards}
+    with open(manifest, encoding="utf-8", newline="") as file:
+        used = [row for row in csv.DictReader(file) if row["split"] in splits]
+    found = Counter((row["source"], row["licence"]) for row in used)
+    rows = [f"| {source} | {n} | {licence} |" for (source, licence), n in found.most_common()]
+    return "\n".join(
+        [
+            f"{sum(found.values())} photographs ({', '.join(sorted(splits))}):\n",
+            "| source | photographs | licence |",
+            "| --- | ---: | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _measured(results: dict) -> str:
+    protocol = results["protocol"]
+    count = protocol["photos"] * protocol["crops_per_photo"]
+    return (
+        "## Measured\n\n"
+        f"Held out: {protocol['photos']} photographs, {protocol['crops_per_photo']} crops of "
+        f"{protocol['size']} pixels each (n = {count}), masks and noise at fixed seeds "
+        f"(`train/protocol.py`). LPIPS (AlexNet) with 95 % intervals from a bootstrap over "
+        f"photographs, and the Frechet distance on EfficientNet-Lite2 features, which is not FID "
+        "and comparable only at the same n. Lower is better in both; the share is ours over that "
+        "of the best classical method (Telea, Navier-Stokes, PatchMatch).\n\n"
+        + ratio_table(results["results"], "asyncdsb", ("lpips", FRECHET_NAME))
+    )
