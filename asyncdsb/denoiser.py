@@ -204,14 +204,12 @@ class BridgeDenoiser(nn.Module):
             return bridge.x0_from_target(x_t, output, s, total_var)
         d, noise_var, d_var = self._observation(x_t, s, context, total_var)
         output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
-        v = self.prior_var * context.relief**2
-        e_hat = (1 - s) * v / d_var * d + (v * noise_var / d_var).sqrt() * output
-        return context.fill + _rotate(self.axes.T, e_hat)
+        return self._estimate(d, noise_var, d_var, s, output, context)
 
     def loss(
         self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
-    ) -> Tensor:
-        """Mean squared error of the network's output over the hole, per sample.
+    ) -> tuple[Tensor, Tensor]:
+        """Mean squared error of the network's output over the hole, per sample, and the estimate.
 
         Args:
             x0: (B, 3, H, W) clean image in [-1, 1].
@@ -222,7 +220,8 @@ class BridgeDenoiser(nn.Module):
             total_var: M > 0.
 
         Returns:
-            (B,) loss, normalised by the hole's area; its mean is the training loss.
+            (B,) loss, normalised by the hole's area; its mean is the training loss. And x0_hat,
+            (B, 3, H, W), of use inside the hole.
         """
         noise = z * context.stochastic
         weight = context.mask
@@ -230,6 +229,7 @@ class BridgeDenoiser(nn.Module):
         if self.config.parametrisation == "score":
             output = self.unet(*self._score_inputs(x_t, t, s, context))
             wanted = bridge.target(x0, context.x1, s, total_var, noise)
+            x0_hat = bridge.x0_from_target(x_t, output, s, total_var)
         else:
             d, noise_var, d_var = self._observation(x_t, s, context, total_var)
             output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
@@ -238,12 +238,13 @@ class BridgeDenoiser(nn.Module):
             e = _rotate(self.axes, x0 - context.fill)
             n = (d - (1 - s) * e) / noise_var.sqrt()
             wanted = (noise_var.sqrt() * e - (1 - s) * v * n) / (v * d_var).sqrt()
+            x0_hat = self._estimate(d, noise_var, d_var, s, output, context)
             # Errors in x0 count alike everywhere at t = 1, whatever prior the pixel was given: in
             # units of sqrt(v) the few flat areas where the fill is wrong would outweigh all else.
             weight = weight * context.relief**2
         squared = (weight * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
-        return squared / (x0.shape[1] * area)
+        return squared / (x0.shape[1] * area), x0_hat
 
     def bind(self, context: Context, total_var: float) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
@@ -270,6 +271,20 @@ class BridgeDenoiser(nn.Module):
         noise_var = noise_var.clamp(min=1e-8)
         d_var = (1 - s) ** 2 * self.prior_var * context.relief**2 + noise_var
         return _rotate(self.axes, x_t - centre), noise_var, d_var
+
+    def _estimate(
+        self,
+        d: Tensor,
+        noise_var: Tensor,
+        d_var: Tensor,
+        s: Tensor,
+        output: Tensor,
+        context: Context,
+    ) -> Tensor:
+        """x0_hat = f + c_skip d + c_out * output."""
+        v = self.prior_var * context.relief**2
+        e_hat = (1 - s) * v / d_var * d + (v * noise_var / d_var).sqrt() * output
+        return context.fill + _rotate(self.axes.T, e_hat)
 
     def _wiener_inputs(
         self, d: Tensor, noise_var: Tensor, d_var: Tensor, s: Tensor, context: Context

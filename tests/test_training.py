@@ -73,7 +73,7 @@ def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
 def test_another_configuration_does_not_resume(runs, photos):
     with pytest.raises(ValueError, match="same configuration"):
         train.gradient.main(
-            ["--preset", "debug", "--data", str(photos), "--batch", "3", "--device", "cpu"]
+            ["--preset", "debug", "--data", str(photos), "--batch", "8", "--device", "cpu"]
             + ["--out", str(runs / "at_once" / "gradient")]
         )
 
@@ -102,7 +102,7 @@ def test_mask_bank_draws_its_masks_only():
 
 def test_times_cover_the_bridge_evenly_with_some_at_the_start():
     preset = BRIDGE_PRESETS["shipped"]
-    t = torch.cat([draw_times(preset, torch.Generator().manual_seed(i)) for i in range(50)])
+    t = torch.cat([draw_times(preset, 64, torch.Generator().manual_seed(i)) for i in range(50)])
     assert t.min() >= 1e-3 and t.max() == 1
     share = (t == 1).float().mean()
     assert abs(share - preset.from_start) < 0.015  # 3200 draws: standard deviation 0.004

@@ -96,9 +96,18 @@ class Batches:
     ):
         self.preset, self.seed = preset, seed
         self.photos = PhotoBank(data, preset.short_sides, device)
-        self.masks = MaskBank(
-            preset.size, preset.mask_canvases, preset.mask_weights, preset.masks, seed, device
-        )
+        sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
+        self.masks = {
+            side: MaskBank(
+                side,
+                tuple(max(side, canvas) for canvas in preset.mask_canvases),
+                preset.mask_weights,
+                preset.masks,
+                seed,
+                device,
+            )
+            for side in sides
+        }
         self.device = torch.device(device)
 
     def generator(self, step: int) -> torch.Generator:
@@ -115,15 +124,16 @@ class Batches:
         words = np.random.SeedSequence([self.seed, step, stream]).generate_state(2, np.uint32)
         return generator.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Photos (B, 3, H, W) in [-1, 1] and masks (B, 1, H, W)."""
-        count, size = self.preset.batch, self.preset.size
-        return self.photos.crops(count, size, generator), self.masks.draw(count, generator)
+    def draw(
+        self, generator: torch.Generator, count: int, side: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Photos (count, 3, side, side) in [-1, 1] and masks (count, 1, side, side)."""
+        side = side or self.preset.size
+        return self.photos.crops(count, side, generator), self.masks[side].draw(count, generator)
 
 
-def draw_times(preset: BridgePreset, generator: torch.Generator) -> Tensor:
-    """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1."""
-    count = preset.batch
+def draw_times(preset: BridgePreset, count: int, generator: torch.Generator) -> Tensor:
+    """Times in (0, 1], (count, 1, 1, 1): spread evenly over the batch, some at exactly 1."""
     shift = torch.rand(count, generator=generator)
     t = (torch.randperm(count, generator=generator) + shift) / count
     start = torch.rand(count, generator=generator) < preset.from_start

@@ -6,6 +6,7 @@ python -m train.bridge --preset cpu --data PHOTOS --gradient runs/gradient/weigh
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,11 +15,36 @@ from torch import Tensor
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
+from asyncdsb.metrics import Lpips
+from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from train.batches import SAMPLE_STEP, Batches, draw_tau, draw_times
+from train.precision import autocast, compiles
 from train.presets import BRIDGE_PRESETS, BridgePreset
-from train.run import autocast, average, chosen_preset, parser, run
+from train.run import average, chosen_preset, parser, run
+from train.validation import RestorationValidator
+
+
+@dataclass(frozen=True)
+class BridgeBatch:
+    """What one update needs, on the device.
+
+    Attributes:
+        image: (B, 3, H, W) clean images in [-1, 1].
+        t: (B, 1, 1, 1) times.
+        s: (B, 1, H, W) clocks.
+        z: (B, 3, H, W) noise of the bridge.
+        context: start of the bridge and conditions.
+        corners: for each sample, top and left of the window that the perceptual loss looks at.
+    """
+
+    image: Tensor
+    t: Tensor
+    s: Tensor
+    z: Tensor
+    context: Context
+    corners: list[list[int]]
 
 
 class BridgeTrainer:
@@ -34,7 +60,7 @@ class BridgeTrainer:
         self.preset, self.device = preset, args.device
         self.batches = Batches(preset, args.data, args.seed, args.device)
         self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
-        self.completion.to(self.device, memory_format=torch.channels_last)
+        self.completion.to(self.device)
         if args.init:
             self.model = load_weights(args.init, "bridge")[0].train()
         else:
@@ -51,48 +77,90 @@ class BridgeTrainer:
                 fused=True,
             )
         }
-        if preset.compile:
-            self.model.unet.compile()
+        if compiles(preset, self.device):
+            # One program for each of the two batch shapes: code for any shape is slower.
+            self.model.unet.compile(dynamic=False)
+        self.perceptual = None
+        if preset.perceptual:
+            lpips = Lpips.load(device=self.device, network="vgg16")
+            self.perceptual = lpips.first(preset.perceptual_stages)
+        self.validator = None
+        if args.val:
+            pipe = AsyncDSBPipeline(self.ema.module, self.completion, self.device)
+            self.validator = RestorationValidator(pipe, args.val, preset)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """One update."""
+        """Draw the batch of this step and learn from it."""
+        return self.update(self.prepare(step))
+
+    @torch.no_grad()
+    def prepare(self, step: int) -> BridgeBatch:
+        """Draw the batch of a step: all that happens before the network that is trained."""
+        preset = self.preset
         generator = self.batches.generator(step)
-        image, mask = self.batches.draw(generator)
-        t = draw_times(self.preset, generator).to(self.device)
+        count, side = preset.shape(step)
+        image, mask = self.batches.draw(generator, count // preset.draws, side)
         gradient = self._complete(image, mask)
-        tau = draw_tau(self.preset, gradient, mask, generator)
+        # A photo, its completed gradient and its fill serve for several times and noises.
+        image, mask, gradient = (
+            x.repeat_interleave(preset.draws, 0) for x in (image, mask, gradient)
+        )
+        t = draw_times(preset, count, generator).to(self.device)
+        tau = draw_tau(preset, gradient, mask, generator)
         noise, z = self.batches.noise(step, 2, *image.shape)
-        context = self.model.context(image, mask, gradient, self._bridges(generator), noise)
-        s = self.schedule.clock(t, tau)
+        context = self.model.context(image, mask, gradient, self._bridges(count, generator), noise)
+        corners = torch.randint(side // 2 + 1, (count, 2), generator=generator).tolist()
+        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners)
+
+    def update(self, batch: BridgeBatch) -> dict[str, Tensor]:
+        """One step of the optimiser."""
         with autocast(self.preset, self.device):
-            loss = self.model.loss(image, t, s, z, context, self.schedule.total_var)
-        total = loss.mean()
+            loss, x0_hat = self.model.loss(
+                batch.image, batch.t, batch.s, batch.z, batch.context, self.schedule.total_var
+            )
+            terms = {"loss": loss.mean()}
+            if self.perceptual:
+                restored = torch.lerp(batch.image, x0_hat, batch.context.mask)
+                terms["perceptual"] = self._perceptual(restored, batch)
+        total = sum(terms.values())
         optimizer = self.optimizers["model"]
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
         optimizer.step()
         self.ema.update_parameters(self.model)
-        return {"loss": total, "norm": norm}
+        return terms | {"norm": norm}
+
+    def _perceptual(self, restored: Tensor, batch: BridgeBatch) -> Tensor:
+        """Weighted perceptual distance to the truth, in one window of half the side per sample."""
+        side = restored.shape[-1] // 2
+
+        def window(images: Tensor) -> Tensor:
+            parts = zip(images, batch.corners, strict=True)
+            return torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in parts])
+
+        with torch.no_grad():
+            wanted = self.perceptual.features(window(batch.image))
+        distance = self.perceptual.distance(window(restored), wanted)
+        return self.preset.perceptual * distance.mean()
 
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:
         with autocast(self.preset, self.device):
             return self.completion(image, mask)
 
-    def _bridges(self, generator: torch.Generator) -> Tensor:
-        """Which bridge each sample trains, (B,) bool, evenly over the configured ones."""
+    def _bridges(self, count: int, generator: torch.Generator) -> Tensor:
+        """Which bridge each sample trains, (count,) bool, evenly over the configured ones."""
         if len(self.config.bridges) == 2:
-            chosen = torch.rand(self.preset.batch, generator=generator) < 0.5
+            chosen = torch.rand(count, generator=generator) < 0.5
         else:
-            chosen = torch.full((self.preset.batch,), self.config.bridges[0] == "stochastic")
+            chosen = torch.full((count,), self.config.bridges[0] == "stochastic")
         return chosen.to(self.device)
 
     @torch.no_grad()
     def samples(self, path: Path) -> None:
         """Rows of corrupted photo, tau map, restoration by each bridge, and truth."""
-        image, mask = self.batches.draw(self.batches.generator(SAMPLE_STEP))
-        image, mask = image[:8], mask[:8]
+        image, mask = self.batches.draw(self.batches.generator(SAMPLE_STEP), 8)
         gradient = self._complete(image, mask)
         tau = tau_map(gradient, 0.2, 0.5, self.config.blur_sigma, mask)
         noise = self.batches.noise(SAMPLE_STEP, *image.shape)
@@ -120,6 +188,10 @@ class BridgeTrainer:
             generators=generators,
         )
         return last.x_t
+
+    def validate(self) -> dict[str, float] | None:
+        """Scores on held-out photos, or None without any."""
+        return None if self.validator is None else self.validator()
 
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged denoiser."""

@@ -17,8 +17,10 @@ from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator
 from train.batches import SAMPLE_STEP, Batches
+from train.precision import autocast
 from train.presets import GRADIENT_PRESETS, GradientPreset
-from train.run import autocast, average, chosen_preset, parser, run
+from train.run import average, chosen_preset, parser, run
+from train.validation import GradientValidator
 
 
 class GradientTrainer:
@@ -33,10 +35,9 @@ class GradientTrainer:
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
         self.batches = Batches(preset, args.data, args.seed, args.device)
+        # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
         self.model = GradientCompletion(preset.model).to(self.device)
-        self.model.to(memory_format=torch.channels_last)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
-        self.discriminator.to(memory_format=torch.channels_last)
         self.ema = average(self.model, preset.ema)
         self.modules = {
             "model": self.model,
@@ -56,10 +57,13 @@ class GradientTrainer:
                 betas=(0.0, 0.9),
             ),
         }
+        self.validator = None
+        if args.val:
+            self.validator = GradientValidator(self.ema.module, args.val, preset, self.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""
-        image, mask = self.batches.draw(self.batches.generator(step))
+        image, mask = self.batches.draw(self.batches.generator(step), *self.preset.shape(step))
         truth, fake, unknown = self._maps(self.model, image, mask)
         with autocast(self.preset, self.device):
             loss_d = discriminator_loss(self.discriminator, image, truth, fake)
@@ -92,14 +96,17 @@ class GradientTrainer:
     @torch.no_grad()
     def samples(self, path: Path) -> None:
         """Rows of corrupted photo, true map and completed map for eight training crops."""
-        image, mask = self.batches.draw(self.batches.generator(SAMPLE_STEP))
-        image, mask = image[:8], mask[:8]
+        image, mask = self.batches.draw(self.batches.generator(SAMPLE_STEP), 8)
         self.ema.eval()
         truth, fake, _ = self._maps(self.ema.module, image, mask)
         self.ema.train()
         maps = [(2 * m - 1).expand(-1, 3, -1, -1) for m in (truth, fake)]
         rows = torch.cat([torch.cat(list(part), 2) for part in (image * (1 - mask), *maps)], 1)
         write_atomic(path, lambda p: to_pil(rows.cpu()).save(p))
+
+    def validate(self) -> dict[str, float] | None:
+        """Scores on held-out photos, or None without any."""
+        return None if self.validator is None else self.validator()
 
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged generator."""

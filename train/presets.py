@@ -21,21 +21,24 @@ class Preset:
     Attributes:
         size: side of the training crops in pixels.
         short_sides: sizes at which each photo is kept, see :class:`asyncdsb.data.PhotoBank`.
-        mask_canvases: sides of the squares on which masks are drawn; where larger than ``size``, a
-            random window is cut, which keeps the width of strokes.
+        mask_canvases: sides of the squares on which masks are drawn, at least that of the crop;
+            from a larger one a random window is cut, which keeps the width of strokes.
         mask_weights: relative frequency of each of :data:`asyncdsb.masks.MASK_KINDS`.
         masks: how many masks are drawn in advance.
         batch: samples per step.
+        large_every: every so many steps, crops have twice the side and the batch is a quarter,
+            which costs the same and shows what lies further away; 0 for never.
         steps: length of the training.
         lr: peak learning rate.
         warmup: steps of linear warm-up; the rate then falls along a cosine to ``lr_end * lr``.
         lr_end: see ``warmup``.
         ema: decay of the weight average, itself warmed up.
         clip: largest gradient norm.
-        precision: "fp32" or "bf16" (autocast).
-        compile: whether the network runs through torch.compile.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the device multiplies it.
+        compile: whether the network runs through torch.compile, where that works.
         checkpoint_every: steps between checkpoints.
         samples_every: steps between pictures.
+        validate_every: steps between looks at the held-out photos.
     """
 
     size: int = 256
@@ -44,6 +47,7 @@ class Preset:
     mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)
     masks: int = 20_000
     batch: int = 32
+    large_every: int = 0
     steps: int = 20_000
     lr: float = 2e-4
     warmup: int = 500
@@ -54,6 +58,22 @@ class Preset:
     compile: bool = True
     checkpoint_every: int = 1_000
     samples_every: int = 1_000
+    validate_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        if self.large_every and self.batch % 4:
+            raise ValueError(f"expected a batch that is a multiple of 4, got {self.batch}")
+
+    def shape(self, step: int) -> tuple[int, int]:
+        """(samples, side in pixels) of the batch of a step."""
+        if self.large_every and step % self.large_every == self.large_every - 1:
+            return self.batch // 4, 2 * self.size
+        return self.batch, self.size
+
+    def samples(self, steps: int) -> int:
+        """How many samples the first so many steps have."""
+        large = steps // self.large_every if self.large_every else 0
+        return (steps - large) * self.batch + large * (self.batch // 4)
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,11 @@ class BridgePreset(Preset):
         smooth_tau: share of samples whose tau map is a smooth random field instead of following
             the gradient; it covers inward and painted maps.
         from_start: share of samples at t = 1 exactly, where every run takes its first step.
+        draws: samples of a batch that share a photo and its mask, at different times and noises;
+            ``batch`` must be a multiple of it.
+        perceptual: weight of the LPIPS distance (on VGG16, not the network that evaluation uses)
+            between x0_hat and the truth; 0 for none. Not in the paper.
+        perceptual_stages: how many of the five stages of that network count.
     """
 
     model: BridgeConfig = field(default_factory=BridgeConfig)
@@ -91,6 +116,9 @@ class BridgePreset(Preset):
     synchronous: float = 0.15
     smooth_tau: float = 0.2
     from_start: float = 0.05
+    draws: int = 1
+    perceptual: float = 0.0
+    perceptual_stages: int = 3
 
 
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
@@ -99,29 +127,31 @@ _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU = dict(
     size=128,
-    short_sides=(160, 224, 288),
+    short_sides=(256, 320, 400, 512),
     mask_canvases=(128, 256, 256),
     # Short trainings learn most from holes whose surroundings say much about them.
-    mask_weights=(1, 1, 3, 4, 3),
+    mask_weights=(1.5, 1.5, 3, 3, 2),
     masks=6_000,
     batch=16,
-    precision="fp32",
-    compile=False,
-    checkpoint_every=100,
-    samples_every=100,
+    precision="auto",
+    checkpoint_every=250,
+    samples_every=500,
+    validate_every=1_250,
 )
 _DEBUG = dict(
-    size=64,
+    size=32,
     short_sides=(64, 96),
     mask_canvases=(64,),
     masks=8,
-    batch=2,
+    batch=4,
+    large_every=2,
     steps=4,
     warmup=2,
     precision="fp32",
     compile=False,
     checkpoint_every=2,
     samples_every=2,
+    validate_every=2,
 )
 
 GRADIENT_PRESETS = {
@@ -130,7 +160,7 @@ GRADIENT_PRESETS = {
         **_ON_CPU | {"batch": 8},
         model=GradientConfig(CompletionConfig(width=16, blocks=6)),
         discriminator_width=16,
-        steps=900,
+        steps=3_500,
         lr=5e-4,
         warmup=50,
         ema=0.99,
@@ -144,12 +174,14 @@ BRIDGE_PRESETS = {
     "shipped": BridgePreset(model=BridgeConfig(unet=_SMALL), batch=64, lr=3e-4),
     "cpu": BridgePreset(
         **_ON_CPU,
-        model=BridgeConfig(unet=_CPU, fill="telea"),
-        steps=4_000,
+        model=BridgeConfig(unet=_CPU),
+        steps=5_000,
         lr=5e-4,
         warmup=100,
         ema=0.998,
-        from_start=0.4,
+        from_start=0.25,
+        draws=2,
+        large_every=4,
     ),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from asyncdsb.images import write_atomic
 from train.presets import Preset
+from train.validation import keep_scores
 
 
 class Trainer(Protocol):
@@ -33,6 +33,9 @@ class Trainer(Protocol):
     def samples(self, path: Path) -> None:
         """Write a picture of the present state."""
 
+    def validate(self) -> dict[str, float] | None:
+        """Score the averaged weights on held-out photos; "score", the lower the better, decides."""
+
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged weights in the form that the pipeline loads."""
 
@@ -41,7 +44,8 @@ def run(trainer: Trainer, preset: Preset, args: argparse.Namespace) -> None:
     """Train from the last checkpoint in ``args.out``, or from the start, to ``preset.steps``.
 
     Running the same command again goes on where it stopped. The folder then holds ``state.*`` (the
-    checkpoint), ``log.jsonl``, ``samples/`` and ``weights/`` (the averaged weights).
+    checkpoint), ``log.jsonl``, ``samples/`` and ``weights/`` (the averaged weights); with held-out
+    photos also ``validation.json``, ``curves.png`` and ``best/`` (the weights with the best score).
 
     Args:
         trainer: see :class:`Trainer`.
@@ -55,20 +59,21 @@ def run(trainer: Trainer, preset: Preset, args: argparse.Namespace) -> None:
     started = last = time.monotonic()
     sums: dict[str, Tensor] = {}
     since = 0
-    bar = tqdm(total=preset.steps * preset.batch, initial=step * preset.batch, unit="sample")
+    bar = tqdm(total=preset.samples(preset.steps), initial=preset.samples(step), unit="sample")
     with bar:
         while step < preset.steps:
             set_lr(trainer, preset, step)
             for name, value in trainer.step(step).items():
                 sums[name] = sums.get(name, 0) + value.detach()
             step, since = step + 1, since + 1
-            bar.update(preset.batch)
+            bar.update(preset.samples(step) - preset.samples(step - 1))
             elapsed = time.monotonic() - started
             ended = step == preset.steps or elapsed > 60 * args.max_minutes
             if since == 50 or ended or step % preset.checkpoint_every == 0:
                 now = time.monotonic()
                 means = {name: round(float(value) / since, 6) for name, value in sums.items()}
-                rate = round(since * preset.batch / (now - last), 2)
+                drawn = preset.samples(step) - preset.samples(step - since)
+                rate = round(drawn / (now - last), 2)
                 bar.set_postfix(means)
                 record = {"step": step, "samples_per_s": rate, "seconds": round(seconds + elapsed)}
                 with open(out / "log.jsonl", "a", encoding="utf-8") as log:
@@ -79,6 +84,11 @@ def run(trainer: Trainer, preset: Preset, args: argparse.Namespace) -> None:
             if step % preset.checkpoint_every == 0 or ended:
                 save_state(out, trainer, step, seconds + elapsed)
                 trainer.export(out / "weights", facts(preset, args, step, seconds + elapsed))
+            if step % preset.validate_every == 0 or ended:
+                scores = trainer.validate()
+                if scores is not None and keep_scores(out, step, scores):
+                    trainer.export(out / "best", facts(preset, args, step, seconds + elapsed))
+                last = time.monotonic()
             if ended:
                 break
 
@@ -88,6 +98,7 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
     options.add_argument("--preset", choices=presets, default="shipped")
     options.add_argument("--data", nargs="+", required=True, help="folders or tar shards of photos")
+    options.add_argument("--val", nargs="+", help="held-out photos, scored at intervals")
     options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -105,9 +116,7 @@ def chosen_preset(presets: dict, args: argparse.Namespace) -> Preset:
     """The preset with the command line's overrides."""
     names = ("steps", "batch", "size", "lr")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    preset = dataclasses.replace(presets[args.preset], **given)
-    canvases = tuple(max(canvas, preset.size) for canvas in preset.mask_canvases)
-    return dataclasses.replace(preset, mask_canvases=canvases)
+    return dataclasses.replace(presets[args.preset], **given)
 
 
 def describe(out: Path, preset: Preset, args: argparse.Namespace) -> None:
@@ -136,7 +145,7 @@ def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -
     return {
         "preset": args.preset,
         "steps": step,
-        "samples": step * preset.batch,
+        "samples": preset.samples(step),
         "crop_size": preset.size,
         "seed": args.seed,
         "minutes": round(seconds / 60, 1),
@@ -164,13 +173,6 @@ def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
     for optimizer in trainer.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = preset.lr * factor * group.get("lr_scale", 1.0)
-
-
-def autocast(preset: Preset, device: str) -> contextlib.AbstractContextManager:
-    """Mixed precision as the preset asks for."""
-    if preset.precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
 def save_state(out: Path, trainer: Trainer, step: int, seconds: float) -> None:

@@ -1,0 +1,74 @@
+"""Assemble finished trainings into a folder that ``from_pretrained`` loads, with its model card.
+
+python -m train.export --gradient runs/gradient --bridge runs/bridge --out weights \
+    --manifest MANIFEST.csv --results runs/evaluation/results.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from asyncdsb.checkpoint import load_weights, save_weights
+from asyncdsb.images import write_atomic
+from asyncdsb.pipeline import AsyncDSBPipeline
+from train.card import model_card
+
+CHOICES = ("best", "last")
+
+
+def export(run: Path, kind: str, choice: str, out: Path) -> dict:
+    """Write the averaged weights of one run in half precision, with checksum and schema version.
+
+    Args:
+        run: folder of a training run.
+        kind: "bridge" or "gradient".
+        choice: "best", the weights with the best held-out score, or "last".
+        out: weights folder.
+
+    Returns:
+        The facts of the training that were written beside the weights.
+
+    Raises:
+        ValueError: if the run holds no such weights, or damaged ones.
+    """
+    source = run / ("best" if choice == "best" else "weights")
+    module, training = load_weights(source, kind)
+    path = run / "validation.json"
+    if path.exists():
+        records = json.loads(path.read_text("utf-8"))
+        held_out = [record for record in records if record["step"] == training["steps"]]
+        training = training | {"held_out": held_out[0] if held_out else None}
+    save_weights(out, module, training)
+    return training
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
+    options = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
+    options.add_argument("--gradient", type=Path, help="run folder of train.gradient")
+    options.add_argument("--bridge", type=Path, help="run folder of train.bridge")
+    options.add_argument("--out", type=Path, required=True, help="weights folder")
+    options.add_argument("--choice", choices=CHOICES, default="last", help="which weights of a run")
+    options.add_argument("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
+    options.add_argument("--results", type=Path, help="results.json of train.evaluate")
+    args = options.parse_args(argv)
+    try:
+        for kind in ("gradient", "bridge"):
+            run = getattr(args, kind)
+            if run is not None:
+                export(run, kind, args.choice, args.out)
+        pipe = AsyncDSBPipeline.from_pretrained(args.out, device="cpu")
+        card = model_card(pipe, args.manifest, args.results)
+        write_atomic(args.out / "README.md", lambda p: Path(p).write_text(card, "utf-8"))
+    except (ValueError, OSError) as error:
+        print(f"train.export: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""A look at held-out photos during training: scores, their curves, and which weights are best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from asyncdsb.data import iter_photos
+from asyncdsb.gradient import image_gradient, known_gradient
+from asyncdsb.images import write_atomic
+from asyncdsb.metrics import FeatureNet, Lpips, frechet_distance
+from asyncdsb.pipeline import AsyncDSBPipeline
+from train.methods import bridge_method, to_batch
+from train.precision import autocast
+from train.presets import Preset
+from train.protocol import Crop, iter_crops
+from train.scores import score_crops
+
+KINDS = ("center", "half", "wide", "narrow")
+"""Masks of the held-out crops."""
+
+STEPS = 10
+"""Sampling steps of a validation."""
+
+BATCH = 9
+"""Crops restored at once; results do not depend on it."""
+
+
+class RestorationValidator:
+    """Restores one crop of each held-out photo with every mask, always at the same seeds.
+
+    Args:
+        pipe: wraps the averaged weights, which may change between calls.
+        paths: held-out photos, see :func:`asyncdsb.data.iter_photos`.
+        preset: precision of the run.
+    """
+
+    def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str], preset: Preset):
+        self.pipe, self.preset = pipe, preset
+        self.crops = _crops(paths, pipe.config.resolution)
+        self.lpips, self.features = Lpips.load(device=pipe.device), FeatureNet(pipe.device)
+        truths = [self.features(to_batch([crop.pixels])) for crop in self.crops]
+        self.true_features = np.concatenate(truths)
+
+    def __call__(self) -> dict[str, float]:
+        """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds."""
+        sampler = self.pipe.samplers[0]
+        method = bridge_method("present", self.pipe, "", {"steps": STEPS, "sampler": sampler})
+        record = {}
+        for kind in KINDS:
+            rows = []
+            for start in range(0, len(self.crops), BATCH):
+                chunk = self.crops[start : start + BATCH]
+                masks = [crop.mask(kind) for crop in chunk]
+                truths = [crop.pixels for crop in chunk]
+                inputs = [np.where(m[..., None], 0, x) for m, x in zip(masks, truths, strict=True)]
+                seeds = [crop.noise_seed(kind) for crop in chunk]
+                with autocast(self.preset, self.pipe.device):
+                    restored = method.restore(inputs, masks, seeds)
+                rows += score_crops(restored, truths, masks, self.lpips, self.features)
+            for name in ("lpips", "psnr", "ssim", "seam_step"):
+                record[f"{kind}/{name}"] = float(np.mean([row[name] for row in rows]))
+            found = np.stack([row["features"] for row in rows]).astype(np.float64)
+            if len(found) > 1:
+                record[f"{kind}/frechet"] = frechet_distance(found, self.true_features)
+        record["score"] = float(np.mean([record[f"{kind}/lpips"] for kind in KINDS]))
+        return record
+
+
+class GradientValidator:
+    """Completes the gradient map of one crop of each held-out photo with every mask.
+
+    Args:
+        model: the averaged completion, which may change between calls.
+        paths: held-out photos.
+        preset: precision of the run.
+        device: where the model is.
+    """
+
+    def __init__(
+        self, model: nn.Module, paths: Sequence[str], preset: Preset, device: torch.device | str
+    ):
+        self.model, self.preset, self.device = model, preset, device
+        self.crops = _crops(paths, 256)
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """Mean over crops, in the hole, of the companded maps' absolute error and correlation."""
+        self.model.eval()
+        record = {}
+        for kind in KINDS:
+            errors, correlations = [], []
+            for crop in self.crops:
+                image = to_batch([crop.pixels]).to(self.device)
+                mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(self.device)
+                _, unknown = known_gradient(image, mask)
+                inside = unknown > 0.5
+                found = self.model.companded(image, mask)[inside]
+                truth = image_gradient(image).sqrt()[inside]
+                errors.append(float((found - truth).abs().mean()))
+                correlations.append(float(torch.corrcoef(torch.stack([found, truth]))[0, 1]))
+            record[f"{kind}/l1"] = float(np.mean(errors))
+            record[f"{kind}/correlation"] = float(np.nanmean(correlations))
+        self.model.train()
+        record["score"] = float(np.mean([record[f"{kind}/l1"] for kind in KINDS]))
+        return record
+
+
+def keep_scores(out: Path, step: int, scores: dict[str, float]) -> bool:
+    """Add a record to ``validation.json``, redraw ``curves.png``; tell whether it is the best yet.
+
+    Args:
+        out: run folder.
+        step: after which the scores were taken; an older record of this step is replaced.
+        scores: with "score", the lower the better.
+    """
+    path = out / "validation.json"
+    records = json.loads(path.read_text("utf-8")) if path.exists() else []
+    records = [record for record in records if record["step"] < step]
+    records.append({"step": step} | {name: round(value, 5) for name, value in scores.items()})
+    text = json.dumps(records, indent=1) + "\n"
+    write_atomic(path, lambda p: Path(p).write_text(text, "utf-8"))
+    write_atomic(out / "curves.png", lambda p: _curves(records, out, p))
+    return records[-1]["score"] <= min(record["score"] for record in records)
+
+
+def _curves(records: list[dict], out: Path, path: Path) -> None:
+    """Loss of the training and every held-out score over the steps, one panel a score."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(key.split("/")[1] for key in records[0] if "/" in key))
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
+    figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
+    first, *panels = figure.subplots(1, 1 + len(names))
+    loss = next((k for k in ("loss", "l1") if k in log[0]), None)
+    if loss:
+        first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
+    first.set_title(f"training {loss}")
+    for panel, name in zip(panels, names, strict=True):
+        for kind in KINDS:
+            found = [(r["step"], r[f"{kind}/{name}"]) for r in records if f"{kind}/{name}" in r]
+            if found:
+                panel.plot(*zip(*found, strict=True), marker=".", label=kind)
+        panel.set_title(f"held-out {name}")
+        panel.legend(fontsize=7)
+    for panel in (first, *panels):
+        panel.set_xlabel("step")
+    figure.savefig(path, dpi=90)
+
+
+def _crops(paths: Sequence[str], size: int) -> list[Crop]:
+    return list(iter_crops(iter_photos(paths), 1, size))
