@@ -9,6 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+import train.evaluate
+import train.sheets
+import train.tau_grid
 from asyncdsb.metrics import FRECHET_NAME, KERNEL_NAME
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.evaluate import evaluate, main
@@ -347,3 +350,33 @@ def test_command_line_refuses_with_one_line(shard, tmp_path, capsys, extra, mess
     assert main(["--data", str(shard), "-o", str(tmp_path), *extra.split()]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
+
+
+def test_sheets_of_three_seeds(shard, weights, tmp_path):
+    command = f"--data {shard} --weights {weights} --size 64 --steps 1 --device cpu"
+    assert train.sheets.main([*command.split(), "-o", str(tmp_path)]) == 0
+    # Three photos: one row on each of the first three sheets.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["center.webp", "half.webp", "wide.webp"]
+    assert Image.open(tmp_path / "wide.webp").size == (6 * 70 + 6, 24 + 70)
+
+
+def test_tau_grid_covers_the_valid_half_and_resumes(shard, weights, tmp_path, monkeypatch):
+    command = f"--data {shard} --weights {weights} --size 64 --steps 2 --masks wide --device cpu"
+    command = [*command.split(), "--points", "3", "--limit", "2", "-o", str(tmp_path)]
+    assert train.tau_grid.main(command) == 0
+    first = json.loads((tmp_path / "tau_grid.json").read_text())
+    filled = [[value is not None for value in row] for row in first["lpips"]["wide"]]
+    assert filled == [[True] * 3, [False, True, True], [False, False, True]]
+    assert first["spread"]["wide"] > 0
+    assert Image.open(tmp_path / "tau_grid.png").width > 100
+    monkeypatch.setattr(AsyncDSBPipeline, "restore_batch", None)
+    assert train.tau_grid.main(command) == 0
+    assert json.loads((tmp_path / "tau_grid.json").read_text()) == first
+
+
+def test_the_presets_set_defaults_that_options_override(shard, weights, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train.evaluate, "run", seen.append)
+    for extra in ("", "--preset quick", "--preset quick --crops 3"):
+        main(["--data", str(shard), "-o", str(tmp_path), *extra.split()])
+    assert [(a.crops, a.steps) for a in seen] == [(4, 20), (1, 10), (3, 10)]

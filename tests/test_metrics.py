@@ -135,6 +135,26 @@ def test_lpips_gives_the_values_of_the_jax_implementation(lpips):
     np.testing.assert_allclose(lpips(*noise_pair()).numpy(), expected, atol=2e-6)
 
 
+def test_lpips_on_vgg16_gives_the_values_of_the_jax_implementation():
+    # Likewise.
+    expected = [0.08440411, 0.08821436, 0.08652157]
+    distance = Lpips.load(network="vgg16")(*noise_pair())
+    np.testing.assert_allclose(distance.numpy(), expected, atol=2e-6)
+
+
+def test_the_first_stages_are_a_part_of_the_sum(lpips):
+    first, second = noise_pair()
+    parts = [lpips.first(stages)(first, second) for stages in (1, 3, 5)]
+    assert (parts[0] > 0).all() and (parts[0] < parts[1]).all() and (parts[1] < parts[2]).all()
+    torch.testing.assert_close(parts[2], lpips(first, second))
+
+
+def test_the_gradient_of_lpips_is_finite_where_features_vanish(lpips):
+    image = torch.zeros(1, 3, 64, 64, requires_grad=True)
+    lpips.distance(image, lpips.features(noise_pair()[0][:1, :, :, :64])).sum().backward()
+    assert image.grad.isfinite().all() and image.grad.abs().sum() > 0
+
+
 def test_lpips_is_a_symmetric_dissimilarity(lpips):
     first, second = noise_pair()
     torch.testing.assert_close(lpips(first, second), lpips(second, first))

@@ -1,3 +1,5 @@
+import argparse
+import dataclasses
 import json
 
 import numpy as np
@@ -27,7 +29,8 @@ def photos(tmp_path_factory):
 def runs(tmp_path_factory, photos):
     """Both trainers at their debug preset: four steps at once, and two plus two."""
     root = tmp_path_factory.mktemp("runs")
-    common = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--out"]
+    common = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
+    common += ["--val", str(photos), "--out"]
     for name, stops in {"at_once": ["4"], "in_two": ["0", "4"]}.items():
         for stop in stops:
             # A time limit of zero stops after one step; the second call takes it up again.
@@ -58,6 +61,76 @@ def test_a_run_leaves_log_samples_and_weights(runs, program):
     assert len(list((folder / "samples").glob("*.png"))) == 2
     description = json.loads((folder / "weights" / f"{program}.json").read_text())
     assert description["training"]["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    "program, names",
+    [
+        ("gradient", {"l1", "correlation"}),
+        ("bridge", {"lpips", "psnr", "ssim", "seam_step", "frechet"}),
+    ],
+)
+def test_a_run_scores_held_out_photos_and_keeps_the_best_weights(runs, program, names):
+    folder = runs / "in_two" / program
+    records = json.loads((folder / "validation.json").read_text())
+    # After one step the first call ended, after two and four the second looked.
+    assert [r["step"] for r in records] == [1, 2, 4]
+    assert all(np.isfinite(value) for record in records for value in record.values())
+    found = {key.split("/")[1] for key in records[0] if "/" in key}
+    assert found == names
+    best = min(records, key=lambda r: (r["score"], -r["step"]))["step"]
+    description = json.loads((folder / "best" / f"{program}.json").read_text())
+    assert description["training"]["steps"] == best
+    assert Image.open(folder / "curves.png").width > 500
+
+
+def test_validation_does_not_change_the_training(runs, photos, tmp_path):
+    train.bridge.main(
+        ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--out", str(tmp_path)]
+        + ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    )
+    states = [load_file(f / "state.safetensors") for f in (tmp_path, runs / "at_once" / "bridge")]
+    for key in states[0].keys() - {"seconds"}:
+        assert torch.equal(states[0][key], states[1][key]), key
+    assert not (tmp_path / "validation.json").exists()
+
+
+def test_every_second_batch_is_larger_and_counted_so():
+    preset = BRIDGE_PRESETS["debug"]
+    assert [preset.shape(step) for step in range(4)] == [(4, 32), (1, 64), (4, 32), (1, 64)]
+    assert [preset.samples(steps) for steps in range(5)] == [0, 4, 5, 9, 10]
+
+
+def test_draws_share_photo_mask_and_fill_but_not_time_or_noise(runs, photos, monkeypatch):
+    preset = dataclasses.replace(BRIDGE_PRESETS["debug"], draws=2, large_every=0)
+    trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos))
+    batch = trainer.prepare(0)
+    for values in (batch.image, batch.context.mask, batch.context.fill, batch.context.gradient):
+        assert torch.equal(values[0], values[1]) and not torch.equal(values[1], values[2])
+    assert not torch.equal(batch.z[0], batch.z[1])
+    assert len(set(batch.t.flatten().tolist())) > 2
+
+
+def test_the_perceptual_loss_pulls_towards_the_truth(runs, photos):
+    preset = dataclasses.replace(
+        BRIDGE_PRESETS["debug"], perceptual=1.0, perceptual_stages=2, size=64, large_every=0
+    )
+    trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos))
+    batch = trainer.prepare(0)
+    assert trainer._perceptual(batch.image, batch) == 0
+    wrong = (batch.image + 0.3 * torch.randn(batch.image.shape)).requires_grad_()
+    loss = trainer._perceptual(wrong, batch)
+    (slope,) = torch.autograd.grad(loss, wrong)
+    assert slope.isfinite().all()
+    assert trainer._perceptual(wrong - 0.1 * loss / slope.square().sum() * slope, batch) < loss
+    assert "perceptual" in trainer.update(batch)
+
+
+def bridge_args(runs, photos) -> argparse.Namespace:
+    weights = str(runs / "at_once" / "gradient" / "weights")
+    return argparse.Namespace(
+        seed=0, data=[str(photos)], device="cpu", gradient=weights, init=None, val=None
+    )
 
 
 def test_trained_weights_load_into_the_pipeline(runs, tmp_path):

@@ -45,15 +45,23 @@ from asyncdsb.metrics import (
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES
-from train.methods import BRIDGE_METHODS, Method, load_methods, to_batch
+from train.methods import BRIDGE_METHODS, Method, bridge_settings, load_methods, to_batch
 from train.protocol import Crop, check_kinds, iter_crops
 from train.report import (
     clustered_mean,
     contact_sheet,
     difference_table,
     markdown_table,
+    ratio_table,
+    shade,
 )
 from train.scores import SCORES, Distances, Features, score_crops
+
+PRESETS = {
+    "shipped": {},
+    "quick": {"crops": 1, "steps": 10, "methods": "asyncdsb,telea,navier-stokes"},
+}
+"""What is measured: "shipped" is the protocol of the model card, "quick" its first glance."""
 
 SCORES_VERSION = 2
 """Part of the name of kept scores: raise it when a metric changes."""
@@ -103,13 +111,16 @@ def evaluate(
 
     Returns:
         kind -> method -> score -> :func:`train.report.clustered_mean` result; the distances
-        between sets are numbers, or None where there are fewer than two crops.
+        between sets are numbers, or None where there are fewer than two crops; "worst" is the name
+        of the crop with the largest LPIPS.
     """
     tallies = {kind: {method.name: Tally() for method in methods} for kind in kinds}
     photos: list[str] = []
+    names: list[str] = []
     true_features: list[np.ndarray] = []
     for chunk in _batched(crops, batch):
         photos += [crop.key for crop in chunk]
+        names += [crop.name for crop in chunk]
         truths = to_batch([crop.pixels for crop in chunk])
         true_features.append(features(truths))
         for kind in kinds:
@@ -120,7 +131,7 @@ def evaluate(
                     progress.update(len(chunk))
     truth = np.concatenate(true_features)
     return {
-        kind: _summarise(by_method, methods[0].name, photos, truth)
+        kind: _summarise(by_method, methods[0].name, photos, names, truth)
         for kind, by_method in tallies.items()
     }
 
@@ -184,7 +195,11 @@ def _score(
 
 
 def _summarise(
-    by_method: dict[str, Tally], first: str, photos: list[str], truth: np.ndarray
+    by_method: dict[str, Tally],
+    first: str,
+    photos: list[str],
+    names: list[str],
+    truth: np.ndarray,
 ) -> dict:
     summary = {}
     reference = by_method[first].scores["lpips"]
@@ -197,14 +212,14 @@ def _summarise(
         enough = len(truth) > 1
         scores[FRECHET_NAME] = frechet_distance(found, truth) if enough else None
         scores[KERNEL_NAME] = kernel_distance(found, truth) if enough else None
+        scores["worst"] = names[int(np.argmax(tally.scores["lpips"]))]
         summary[name] = scores
     return summary
 
 
 def draw_sheet(
-    crops: Sequence[Crop],
+    rows: Sequence[tuple[Crop, str]],
     methods: Sequence[Method],
-    kinds: Sequence[str],
     summary: dict,
     folder: Path,
     gradient: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
@@ -212,31 +227,29 @@ def draw_sheet(
     """Return a contact sheet: input, predicted gradient, ours, best classical method, truth.
 
     Args:
-        crops: one row for each of these and each kind of mask.
+        rows: crop and kind of mask of each row.
         methods: as evaluated; their results are read from ``folder``.
-        kinds: kinds of mask.
         summary: of :func:`evaluate`; the best classical method has the lowest mean LPIPS.
         folder: where restored crops are kept.
         gradient: (crop uint8 (S, S, 3), mask bool (S, S)) -> float (S, S) in [0, 1], or None.
     """
     ours = [method for method in methods if method.name in BRIDGE_METHODS]
     classical = [method for method in methods if method.name not in BRIDGE_METHODS]
-    rows = []
-    for crop in crops:
-        for kind in kinds:
-            mask = crop.mask(kind)
-            row = [np.where(mask[..., None], np.uint8(128), crop.pixels)]
-            if gradient is not None:
-                shade = np.rint(255 * np.clip(gradient(row[0], mask), 0, 1)).astype(np.uint8)
-                row.append(cv2.applyColorMap(shade, cv2.COLORMAP_MAGMA)[..., ::-1])
-            shown = list(ours)
-            if classical:
-                shown.append(min(classical, key=lambda m: summary[kind][m.name]["lpips"]["mean"]))
-            row += [_restore([crop], kind, method, folder)[0] for method in shown]
-            rows.append([*row, crop.pixels])
+    pictures = []
+    for crop, kind in rows:
+        mask = crop.mask(kind)
+        row = [np.where(mask[..., None], np.uint8(128), crop.pixels)]
+        if gradient is not None:
+            row.append(shade(gradient(row[0], mask)))
+        shown = list(ours)
+        if classical:
+            means = {m: summary[kind][m.name]["lpips"]["mean"] for m in classical}
+            shown.append(min(classical, key=means.get))
+        row += [_restore([crop], kind, method, folder)[0] for method in shown]
+        pictures.append([*row, crop.pixels])
     heads = ["input"] + ["predicted gradient"] * (gradient is not None)
     heads += [method.name for method in ours] + ["best classical"] * bool(classical) + ["truth"]
-    return contact_sheet(rows, heads)
+    return contact_sheet(pictures, heads)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -246,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
+    add("--preset", choices=PRESETS, default="shipped", help="defaults of the other options")
     add("--data", nargs="+", required=True, metavar="PATH", help="folders, tar shards or photos")
     add("-o", "--out", required=True, type=Path, metavar="DIR", help="results and restored crops")
     add("--weights", default="bundled", help="'bundled', a folder or 'user/repo'")
@@ -269,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Evaluate, write ``results.json``, ``results.md`` and ``sheet.png``, return the results."""
+    """Evaluate, write ``results.json``, ``results.md`` and the sheets, return the results."""
     kinds = check_kinds(kind.strip() for kind in args.masks.split(",") if kind.strip())
     for name, least in (("batch", 1), ("sheet", 0)):
         if getattr(args, name) < least:
@@ -278,14 +292,10 @@ def run(args: argparse.Namespace) -> dict:
     lpips, features = Lpips.load(device=args.device), FeatureNet(device=args.device)
     args.out.mkdir(parents=True, exist_ok=True)
 
-    shown: list[Crop] = []
-
     def crops() -> Iterator[Crop]:
-        photos = islice(iter_photos(args.data), args.limit)
-        for crop in iter_crops(photos, args.crops, args.size):
-            if crop.index == 0 and len(shown) < args.sheet:
-                shown.append(crop)
-            yield crop
+        return iter_crops(islice(iter_photos(args.data), args.limit), args.crops, args.size)
+
+    shown = list(islice((crop for crop in crops() if crop.index == 0), args.sheet))
 
     with tqdm(unit="crop", desc="restored and scored", smoothing=0.05) as progress:
         summary = evaluate(crops(), methods, kinds, args.out, args.batch, lpips, features, progress)
@@ -296,6 +306,7 @@ def run(args: argparse.Namespace) -> dict:
             "crops_per_photo": args.crops,
             "photos": summary[kinds[0]][methods[0].name]["psnr"]["groups"],
         },
+        "settings": bridge_settings(args, synchronous=False),
         "methods": {method.name: method.identity for method in methods},
         "versions": {"torch": torch.__version__, "opencv": cv2.__version__},
         "results": summary,
@@ -305,18 +316,33 @@ def run(args: argparse.Namespace) -> dict:
     table = markdown_table(summary, (FRECHET_NAME, KERNEL_NAME))
     if len(methods) > 1:
         table += "\n" + difference_table(summary, methods[0].name)
+    classical = any(method.name not in BRIDGE_METHODS for method in methods)
+    if methods[0].name in BRIDGE_METHODS and classical:
+        enough = summary[kinds[0]][methods[0].name][FRECHET_NAME] is not None
+        scores = ("lpips", FRECHET_NAME) if enough else ("lpips",)
+        table += "\n" + ratio_table(summary, methods[0].name, scores)
     write_atomic(args.out / "results.md", lambda path: path.write_text(table))
     if shown:
         gradient = None if pipe is None else pipe.predict_gradient
-        sheet = draw_sheet(shown, methods, kinds, summary, args.out, gradient)
-        write_atomic(args.out / "sheet.png", sheet.save)
+        worst = {(summary[kind][methods[0].name]["worst"], kind) for kind in kinds}
+        sheets = {
+            "sheet.png": [(crop, kind) for crop in shown for kind in kinds],
+            "worst.png": [
+                (crop, kind) for crop in crops() for kind in kinds if (crop.name, kind) in worst
+            ],
+        }
+        for name, rows in sheets.items():
+            sheet = draw_sheet(rows, methods, summary, args.out, gradient)
+            write_atomic(args.out / name, sheet.save)
     print(table)
     return results
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    parser.set_defaults(**PRESETS[parser.parse_args(argv).preset])
+    args = parser.parse_args(argv)
     try:
         run(args)
     except (ValueError, OSError) as error:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
+
+from asyncdsb import baselines
 
 HEADS = {
     "psnr": "PSNR",
@@ -98,7 +101,7 @@ def ratio_table(
         cells = [kind]
         for score in scores:
             values = {method: _mean(found[score]) for method, found in methods.items()}
-            others = {m: v for m, v in values.items() if m not in (ours, "synchronous")}
+            others = {m: v for m, v in values.items() if m != ours and m in baselines.METHODS}
             best = min(others, key=others.get)
             own = _with_interval(methods[ours][score])
             cells += [own, f"{others[best]:.3g} ({best})", f"{values[ours] / others[best]:.2f}"]
@@ -133,6 +136,12 @@ def difference_table(summary: Mapping[str, Mapping[str, Mapping]], first: str) -
 
 def _plain(number: float | None) -> str:
     return "-" if number is None else f"{number:.3g}"
+
+
+def shade(values: np.ndarray) -> np.ndarray:
+    """Show a map (H, W) in [0, 1] in the magma colours: uint8 (H, W, 3)."""
+    grey = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+    return cv2.applyColorMap(grey, cv2.COLORMAP_MAGMA)[..., ::-1]
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) -> Image.Image:

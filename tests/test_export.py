@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from asyncdsb.pipeline import AsyncDSBPipeline
+from train.export import main
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two run folders as the trainers leave them, with tiny networks."""
+    for kind in ("gradient", "bridge"):
+        for seed, (name, steps) in enumerate((("weights", 40), ("best", 20))):
+            other = AsyncDSBPipeline.random(seed)
+            other.training = {kind: {"steps": steps, "preset": "cpu", "photos": ["a-set-00.tar"]}}
+            other.save_pretrained(tmp_path / kind / name)
+        records = [{"step": 20, "score": 0.1}, {"step": 40, "score": 0.2}]
+        (tmp_path / kind / "validation.json").write_text(json.dumps(records))
+    return tmp_path
+
+
+def command(runs, *extra):
+    return ["--gradient", str(runs / "gradient"), "--bridge", str(runs / "bridge")] + [
+        "--out",
+        str(runs / "out"),
+        *extra,
+    ]
+
+
+@pytest.mark.parametrize("choice, steps, score", [("last", 40, 0.2), ("best", 20, 0.1)])
+def test_export_gives_what_the_pipeline_loads(runs, choice, steps, score):
+    assert main(command(runs, "--choice", choice)) == 0
+    pipe = AsyncDSBPipeline.from_pretrained(runs / "out")
+    for kind in ("gradient", "bridge"):
+        assert pipe.training[kind]["steps"] == steps
+        assert pipe.training[kind]["held_out"] == {"step": steps, "score": score}
+    source = "best" if choice == "best" else "weights"
+    wanted = (runs / "bridge" / source / "bridge.safetensors").read_bytes()
+    assert (runs / "out" / "bridge.safetensors").read_bytes() == wanted
+
+
+def test_the_card_tells_networks_training_and_licences(runs):
+    manifest = runs / "manifest.csv"
+    manifest.write_text(
+        "key,split,source,licence\n1,a-set,one,CC0\n2,a-set,one,CC0\n3,other,two,GPL\n"
+    )
+    assert main(command(runs, "--manifest", str(manifest))) == 0
+    card = (runs / "out" / "README.md").read_text()
+    assert "| one | 2 | CC0 |" in card and "GPL" not in card
+    assert "| steps | 40 | 40 |" in card
+    assert "Intended use" in card
+
+
+def test_the_card_shows_scores_beside_the_best_other(runs):
+    def scores(lpips, distance):
+        return {
+            "lpips": {"mean": lpips, "low": lpips - 0.01, "high": lpips + 0.01},
+            "FD (EfficientNet-Lite2)": distance,
+        }
+
+    found = {"asyncdsb": scores(0.1, 30.0), "telea": scores(0.2, 80), "patchmatch": scores(0.3, 60)}
+    results = {
+        "protocol": {"photos": 3, "crops_per_photo": 2, "size": 256},
+        "settings": {"steps": 20, "sampler": "posterior", "tau_min": 0.2, "tau_max": 0.5},
+        "results": {"wide": found},
+    }
+    path = runs / "results.json"
+    path.write_text(json.dumps(results))
+    assert main(command(runs, "--results", str(path))) == 0
+    card = (runs / "out" / "README.md").read_text()
+    assert "n = 6" in card and "20 posterior steps, tau from 0.2 to 0.5" in card
+    assert (
+        "| wide | 0.100 (0.090 to 0.110) | 0.2 (telea) | 0.50 | 30 | 60 (patchmatch) | 0.50 |"
+        in card
+    )
+
+
+def test_a_run_without_weights_is_refused_in_one_line(runs, capsys):
+    (runs / "bridge" / "best" / "bridge.safetensors").unlink()
+    assert main(command(runs, "--choice", "best")) == 2
+    assert capsys.readouterr().err.startswith("train.export: error: weights not found")
+    damaged = runs / "gradient" / "weights" / "gradient.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    assert main(command(runs)) == 2
+    assert "damaged" in capsys.readouterr().err
