@@ -97,14 +97,17 @@ def _photos(pipe: AsyncDSBPipeline, manifest: Path) -> str:
 def _measured(results: dict) -> str:
     protocol, settings = results["protocol"], results["settings"]
     count = protocol["photos"] * protocol["crops_per_photo"]
+    sampling = (
+        f"{settings['steps']} {settings['sampler']} steps, tau from {settings['tau_min']} to "
+        f"{settings['tau_max']}"
+    )
     return (
         "## Measured\n\n"
         f"Held out: {protocol['photos']} photographs, {protocol['crops_per_photo']} crops of "
         f"{protocol['size']} pixels each (n = {count}), masks and noise at fixed seeds "
-        f"(`train/protocol.py`); {settings['steps']} {settings['sampler']} steps, tau from "
-        f"{settings['tau_min']} to {settings['tau_max']}. LPIPS (AlexNet) with 95 % intervals from a bootstrap over "
-        f"photographs, and the Frechet distance on EfficientNet-Lite2 features, which is not FID "
-        "and comparable only at the same n. Lower is better in both; the share is ours over that "
-        "of the best classical method (Telea, Navier-Stokes, PatchMatch).\n\n"
+        f"(`train/protocol.py`); {sampling}. LPIPS (AlexNet) with 95 % intervals from a bootstrap "
+        "over photographs, and the Frechet distance on EfficientNet-Lite2 features, which is not "
+        "FID and comparable only at the same n. Lower is better in both; the share is ours over "
+        "that of the best classical method (Telea, Navier-Stokes, PatchMatch).\n\n"
         + ratio_table(results["results"], "asyncdsb", ("lpips", FRECHET_NAME))
     )

@@ -1,8 +1,8 @@
 """Contact sheets of held-out photos, uncurated: ``python -m train.sheets --data PHOTOS -o OUT``.
 
 The first photos in the order of their keys, one row each: input, completed gradient, restorations
-from three seeds, truth. The kinds of mask take turns, one sheet a kind; crops and masks are those of
-:mod:`train.protocol`.
+from three seeds, truth. The kinds of mask take turns, one sheet a kind; crops and masks are those
+of :mod:`train.protocol`.
 """
 
 from __future__ import annotations
