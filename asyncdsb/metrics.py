@@ -80,6 +80,24 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
             empty mask.
     """
     image, truth, mask = _check_pair(image, truth, mask)
+    similarity = ssim_map(image, truth)
+    inside = similarity[5:-5, 5:-5] if mask is None else similarity[mask]
+    return float(inside.mean())
+
+
+def ssim_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Structural similarity of the window around every pixel, see :func:`ssim`.
+
+    Args:
+        image: float (H, W) or (H, W, C), in grey levels of a range of 255, which it may leave.
+        truth: as ``image``, of the same shape.
+
+    Returns:
+        float of the same shape; the image is mirrored at its border.
+
+    Raises:
+        ValueError: an image below 11 pixels.
+    """
     if min(image.shape[:2]) < 11:
         raise ValueError(f"expected sides of at least 11 pixels for SSIM; got {image.shape[:2]}")
 
@@ -93,9 +111,7 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
     covariance = smooth(image * truth) - mean_1 * mean_2
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = (2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)
-    similarity /= (mean_1**2 + mean_2**2 + c1) * (variance_1 + variance_2 + c2)
-    inside = similarity[5:-5, 5:-5] if mask is None else similarity[mask]
-    return float(inside.mean())
+    return similarity / ((mean_1**2 + mean_2**2 + c1) * (variance_1 + variance_2 + c2))
 
 
 def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Named training presets.
 
-``shipped`` is meant for one large GPU, ``cpu`` for a few hours on a desktop processor, ``debug``
-for the tests.
+``shipped`` is meant for one large GPU; ``cpu`` for an hour or two on a desktop processor, and
+``cpu-finish`` for half an hour after it; ``debug`` for the tests.
 """
 
 from __future__ import annotations
@@ -182,6 +182,19 @@ BRIDGE_PRESETS = {
         from_start=0.25,
         draws=2,
         large_every=4,
+    ),
+    # For --init with weights of "cpu": their network, a perceptual term, a short falling rate.
+    "cpu-finish": BridgePreset(
+        **_ON_CPU | {"validate_every": 400},
+        model=BridgeConfig(unet=_CPU),
+        steps=1_200,
+        lr=1.5e-4,
+        warmup=50,
+        ema=0.995,
+        from_start=0.25,
+        draws=2,
+        large_every=4,
+        perceptual=1.0,
     ),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
 }

@@ -1,0 +1,305 @@
+"""Does a restoration keep to its schedule? Progress of every part of the hole over the run.
+
+The paper (Figures 2, 3 and 7) sets the slope of SSIM during a run against beta(t) and finds the run
+late. Two measures of how far the hole has come at time t, both for x_t or for x0_hat:
+
+``ssim``        mean similarity to the truth over the pixels. It answers what a person sees, but it
+                is not linear in the picture: even a run whose states follow the bridge exactly has
+                not the slope beta(t).
+``projection``  ``<x1 - x, x1 - x0> / |x1 - x0|^2``, the share of the way from x1 to x0. For states
+                of the bridge its mean is 1 - s, hence its slope is beta(t; tau) / M.
+
+So that a mismatch means the network and nothing else, the yardstick of :func:`mismatch` is the same
+measure on runs of an oracle, whose x0_hat is the truth, with the same start, tau map and times.
+Distance to beta(t) itself, the paper's comparison, is reported beside it.
+
+Pixels are sorted into terciles of the true gradient: ``low``, ``middle`` and ``high``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asyncdsb.metrics import ssim_map
+from asyncdsb.samplers import SamplerState, sample
+from asyncdsb.schedule import NoiseSchedule
+
+PARTS = ("all", "low", "middle", "high")
+"""The whole hole, and its pixels by tercile of the true gradient."""
+
+MEASURES = ("ssim", "projection")
+SIGNALS = ("x_t", "x0_hat")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come at each of its times.
+
+    Attributes:
+        t: (N + 1,) times, falling from 1 to 0.
+        value: part of the hole -> (N + 1,) progress.
+        beta: part of the hole -> (N,) share of the schedule between two times, the integral of the
+            part's mean beta(t; tau) / M, over pixels that count as they do in ``value``; sums to 1.
+    """
+
+    t: np.ndarray
+    value: dict[str, np.ndarray]
+    beta: dict[str, np.ndarray]
+
+    def speed(self, part: str) -> np.ndarray:
+        """Share of the progress made in each of the N steps; sums to 1."""
+        steps = np.diff(self.value[part])
+        total = steps.sum()
+        return steps / total if abs(total) > 1e-12 else np.full_like(steps, np.nan)
+
+    def centroid(self, part: str) -> float:
+        """Mean time of the progress, each step counted at its middle."""
+        return _centroid(self.t, self.speed(part))
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Distance between schedule and restoration of one part of the hole; times in units of T.
+
+    Attributes:
+        delay: how much later than the oracle's the centroid of the progress comes.
+        error: standard error of ``delay`` from the noise of the runs.
+        correlation: of both speeds over the run.
+        delay_beta: how much later than that of beta(t; tau).
+        correlation_beta: of speed and beta.
+    """
+
+    delay: float
+    error: float
+    correlation: float
+    delay_beta: float
+    correlation_beta: float
+
+
+def gradient_parts(gradient: Tensor, hole: Tensor) -> dict[str, np.ndarray]:
+    """Split a hole into terciles of a gradient map.
+
+    Args:
+        gradient: (1, 1, H, W) true gradient map.
+        hole: (1, 1, H, W) mask, non-zero = missing, at least three pixels.
+
+    Returns:
+        Part -> bool (H, W); low, middle and high are disjoint, of nearly equal size, and make up
+        "all". Equal gradients are told apart by position.
+
+    Raises:
+        ValueError: if the hole has fewer than three pixels.
+    """
+    inside = (hole[0, 0] > 0.5).cpu().numpy()
+    places = np.flatnonzero(inside)
+    if len(places) < 3:
+        raise ValueError(f"expected a hole of at least 3 pixels, got {len(places)}")
+    order = places[np.argsort(gradient[0, 0].cpu().numpy().ravel()[places], kind="stable")]
+    parts = {"all": inside}
+    for name, chosen in zip(PARTS[1:], np.array_split(order, 3), strict=True):
+        part = np.zeros(inside.size, bool)
+        part[chosen] = True
+        parts[name] = part.reshape(inside.shape)
+    return parts
+
+
+def progress(
+    states: Iterable[SamplerState],
+    x0: Tensor,
+    tau: Tensor,
+    schedule: NoiseSchedule,
+    parts: dict[str, np.ndarray],
+    measure: str = "projection",
+    signal: str = "x_t",
+) -> Progress:
+    """Follow the states of a run of one picture.
+
+    Args:
+        states: of :func:`asyncdsb.samplers.sample`, first to last, of a batch of one.
+        x0: (1, 3, H, W) truth in [-1, 1].
+        tau: (1, 1, H, W) peak times of the run.
+        schedule: noise schedule of the run.
+        parts: of :func:`gradient_parts`.
+        measure: one of :data:`MEASURES`.
+        signal: one of :data:`SIGNALS`.
+
+    Returns:
+        The progress.
+
+    Raises:
+        ValueError: on an unknown measure or signal.
+    """
+    for what, got, allowed in (("measure", measure, MEASURES), ("signal", signal, SIGNALS)):
+        if got not in allowed:
+            raise ValueError(f"expected a {what} out of {', '.join(allowed)}, got {got!r}")
+    times, rows, x1 = [], [], None
+    for state in states:
+        x1 = state.x_t if x1 is None else x1
+        times.append(float(state.t[0]))
+        rows.append(_values(getattr(state, signal), x0, x1, parts, measure))
+    t = np.array(times)
+    value = {name: np.array([row[name] for row in rows]) for name in parts}
+    # The mean clock of a part, whose differences are the exact integrals of beta / M.
+    clocks = [schedule.clock(torch.tensor(time, dtype=torch.float64), tau.double()) for time in t]
+    clock = torch.stack([c[0, 0].cpu() for c in clocks]).numpy()
+    weight = np.ones(clock.shape[1:]) if measure == "ssim" else _squared(x1 - x0) + 1e-12
+    beta = {
+        name: -np.diff(np.average(clock[:, part], axis=1, weights=weight[part]))
+        for name, part in parts.items()
+    }
+    return Progress(t, value, beta)
+
+
+def oracle_progress(
+    x0: Tensor,
+    x1: Tensor,
+    mask: Tensor,
+    tau: Tensor,
+    schedule: NoiseSchedule,
+    parts: dict[str, np.ndarray],
+    *,
+    steps: int,
+    sampler: str = "posterior",
+    grid: str = "uniform",
+    measure: str = "projection",
+    runs: int = 8,
+    seed: int = 0,
+) -> list[Progress]:
+    """Progress of x_t in runs of a denoiser that returns the truth: the schedule as it would act.
+
+    Args:
+        x0: (1, 3, H, W) truth.
+        x1: (1, 3, H, W) start of the run to compare with.
+        mask: (1, 1, H, W), non-zero = missing.
+        tau: (1, 1, H, W) peak times.
+        schedule: noise schedule.
+        parts: of :func:`gradient_parts`.
+        steps: as in the run to compare with.
+        sampler: likewise.
+        grid: likewise.
+        measure: one of :data:`MEASURES`.
+        runs: how many; one suffices for the ODE, which draws nothing.
+        seed: of the first run; the others follow.
+
+    Returns:
+        One progress a run.
+    """
+    found = []
+    for index in range(runs):
+        states = sample(
+            lambda x, t, s: x0,
+            x1,
+            mask,
+            tau,
+            schedule,
+            steps=steps,
+            sampler=sampler,
+            grid=grid,
+            generators=[torch.Generator().manual_seed(seed + index)],
+        )
+        found.append(progress(states, x0, tau, schedule, parts, measure))
+    return found
+
+
+def mismatch(found: Sequence[Progress], oracle: Sequence[Progress]) -> dict[str, Mismatch]:
+    """Compare runs with those of the oracle, part by part.
+
+    Args:
+        found: runs of one picture that differ in their noise alone.
+        oracle: of :func:`oracle_progress`, at the same times.
+
+    Returns:
+        Part -> mismatch. The error is that of the difference of the two means, with the variance
+        that the oracle's runs show where there is one run only.
+    """
+    result = {}
+    for part in found[0].value:
+        ours = np.array([p.centroid(part) for p in found])
+        wanted = np.array([p.centroid(part) for p in oracle])
+        spread = wanted.var(ddof=1) if len(wanted) > 1 else 0.0
+        own = ours.var(ddof=1) if len(ours) > 1 else spread
+        speed = np.mean([p.speed(part) for p in found], axis=0)
+        ideal = np.mean([p.speed(part) for p in oracle], axis=0)
+        beta = found[0].beta[part]
+        result[part] = Mismatch(
+            # Time runs from 1 to 0: a smaller centroid is later.
+            delay=float(wanted.mean() - ours.mean()),
+            error=float(np.sqrt(own / len(ours) + spread / len(wanted))),
+            correlation=_correlation(speed, ideal),
+            delay_beta=float(_centroid(found[0].t, beta) - ours.mean()),
+            correlation_beta=_correlation(speed, beta),
+        )
+    return result
+
+
+def restoration_time(estimates: Sequence[Tensor], t: Sequence[float], tolerance: float) -> Tensor:
+    """When each pixel was restored: the time from which its estimate stays near its last value.
+
+    Args:
+        estimates: x0_hat (1, 3, H, W) of every state, first to last.
+        t: their times, falling.
+        tolerance: largest difference in any channel that still counts as near, in units of [-1, 1].
+
+    Returns:
+        (H, W) float32: the largest time of the sequence from which on the pixel stays within the
+        tolerance; t of the first state for pixels that never left it.
+    """
+    last = estimates[-1]
+    settled = torch.full(last.shape[-2:], float(t[-1]), device=last.device)
+    near = torch.ones_like(settled, dtype=torch.bool)
+    for estimate, time in zip(reversed(estimates), reversed(list(t)), strict=True):
+        near &= ((estimate - last).abs() <= tolerance).all(1)[0]
+        settled = torch.where(near, torch.full_like(settled, float(time)), settled)
+    return settled
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation of two equally long samples; ties share their mean rank."""
+    return _correlation(_ranks(np.ravel(first)), _ranks(np.ravel(second)))
+
+
+def _values(
+    x: Tensor, x0: Tensor, x1: Tensor, parts: dict[str, np.ndarray], measure: str
+) -> dict[str, float]:
+    """Progress of one state, for each part."""
+    if measure == "ssim":
+        image, truth = (_levels(picture) for picture in (x, x0))
+        similarity = ssim_map(image, truth).mean(2)
+        return {name: float(similarity[part].mean()) for name, part in parts.items()}
+    along = ((x1 - x)[0].double() * (x1 - x0)[0].double()).sum(0).cpu().numpy()
+    length = _squared(x1 - x0)
+    return {
+        name: float(along[part].sum() / max(length[part].sum(), 1e-12))
+        for name, part in parts.items()
+    }
+
+
+def _levels(x: Tensor) -> np.ndarray:
+    """A picture (1, 3, H, W) in grey levels, (H, W, 3) float64; states may leave [0, 255]."""
+    return ((x[0].double() + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
+
+
+def _squared(x: Tensor) -> np.ndarray:
+    """Squared length of the colour of every pixel of (1, 3, H, W): float64 (H, W)."""
+    return x[0].double().square().sum(0).cpu().numpy()
+
+
+def _centroid(t: np.ndarray, share: np.ndarray) -> float:
+    return float(((t[1:] + t[:-1]) / 2 * share).sum() / share.sum())
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson's correlation; NaN if either is constant."""
+    a, b = first - first.mean(), second - second.mean()
+    length = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / length) if length > 0 else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, member, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[member]

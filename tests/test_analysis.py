@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+import torch
+
+from asyncdsb.analysis import (
+    MEASURES,
+    PARTS,
+    gradient_parts,
+    mismatch,
+    oracle_progress,
+    progress,
+    rank_correlation,
+    restoration_time,
+)
+from asyncdsb.gradient import image_gradient
+from asyncdsb.samplers import sample
+from asyncdsb.schedule import NoiseSchedule, inward_tau, tau_map
+
+SCHEDULE = NoiseSchedule()
+
+
+def scene(seed=0, side=48):
+    """Truth with flat and busy places, hole, noisy start."""
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 6, 6, generator=g) * 1.6 - 0.8
+    x0 = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(-1, 1)
+    x0[..., side // 2 :] += 0.2 * torch.randn(1, 3, side, side // 2, generator=g)
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., 8:40, 8:40] = 1
+    x1 = torch.where(mask > 0.5, 0.5 * torch.randn(x0.shape, generator=g), x0)
+    return x0, mask, x1
+
+
+def tau_of(name, x0, mask):
+    if name == "uniform":
+        return torch.full_like(mask, 0.5)
+    if name == "early":
+        return torch.full_like(mask, 0.9)
+    if name == "inward":
+        return inward_tau(mask, 0.1, 0.9)
+    return tau_map(image_gradient(x0), 0.0, 1.0, 2.0, mask)
+
+
+def run(denoise, x1, mask, tau, steps=20, sampler="posterior", seed=100):
+    generators = [torch.Generator().manual_seed(seed)]
+    return sample(
+        denoise, x1, mask, tau, SCHEDULE, steps=steps, sampler=sampler, generators=generators
+    )
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("name", ["uniform", "early", "inward", "gradient"])
+@pytest.mark.parametrize("sampler", ["posterior", "ode"])
+def test_an_oracle_has_no_mismatch_within_the_stated_error(name, measure, sampler):
+    x0, mask, x1 = scene()
+    tau = tau_of(name, x0, mask)
+    parts = gradient_parts(image_gradient(x0), mask)
+    oracle = oracle_progress(
+        x0, x1, mask, tau, SCHEDULE, parts, steps=20, sampler=sampler, measure=measure
+    )
+    states = run(lambda x, t, s: x0, x1, mask, tau, sampler=sampler)
+    found = mismatch([progress(states, x0, tau, SCHEDULE, parts, measure)], oracle)
+    for part in PARTS:
+        # The error is itself an estimate from eight runs: 5 of them is what t with 7 degrees of
+        # freedom exceeds once in 600 times.
+        assert abs(found[part].delay) <= 5 * found[part].error + 1e-6, part
+        assert found[part].error < 0.02
+        assert found[part].correlation > 0.9
+
+
+@pytest.mark.parametrize("name", ["uniform", "inward", "gradient"])
+def test_the_projection_of_an_oracle_without_noise_is_the_schedule_itself(name):
+    x0, mask, x1 = scene()
+    tau = tau_of(name, x0, mask)
+    parts = gradient_parts(image_gradient(x0), mask)
+    (oracle,) = oracle_progress(x0, x1, mask, tau, SCHEDULE, parts, steps=50, sampler="ode", runs=1)
+    for part in PARTS:
+        np.testing.assert_allclose(oracle.speed(part), oracle.beta[part], atol=1e-5)
+        assert oracle.beta[part].sum() == pytest.approx(1)
+    found = mismatch([oracle], [oracle])
+    assert all(abs(m.delay_beta) < 1e-5 and m.error == 0 for m in found.values())
+
+
+@pytest.mark.parametrize("tau", [0.2, 0.5, 0.8])
+def test_the_centroid_of_the_schedule_is_the_mean_time_of_beta(tau):
+    x0, mask, x1 = scene()
+    parts = gradient_parts(image_gradient(x0), mask)
+    flat = torch.full_like(mask, tau)
+    (oracle,) = oracle_progress(
+        x0, x1, mask, flat, SCHEDULE, parts, steps=400, sampler="ode", runs=1
+    )
+    points = [tau]
+    mean, _ = scipy.integrate.quad(lambda t: t * float(SCHEDULE.beta(t, tau)), 0, 1, points=points)
+    assert oracle.centroid("all") == pytest.approx(mean / SCHEDULE.total_var, abs=1e-4)
+
+
+def test_a_run_on_a_later_schedule_is_late_by_the_difference_of_the_centroids():
+    x0, mask, x1 = scene()
+    parts = gradient_parts(image_gradient(x0), mask)
+    middle, late = torch.full_like(mask, 0.5), torch.full_like(mask, 0.2)
+    options = {"steps": 100, "sampler": "ode", "runs": 1}
+    oracle = oracle_progress(x0, x1, mask, middle, SCHEDULE, parts, **options)
+    found = oracle_progress(x0, x1, mask, late, SCHEDULE, parts, **options)
+    delay = mismatch(found, oracle)["all"].delay
+    t = np.linspace(0, 1, 20001)
+    means = [
+        np.trapezoid(t * SCHEDULE.beta(torch.from_numpy(t), tau).numpy(), t) for tau in (0.5, 0.2)
+    ]
+    assert delay == pytest.approx((means[0] - means[1]) / SCHEDULE.total_var, abs=1e-3)
+    assert delay > 0.03
+
+
+def test_the_estimate_of_a_denoiser_that_learns_late_is_late():
+    x0, mask, x1 = scene()
+    tau = torch.full_like(mask, 0.5)
+    parts = gradient_parts(image_gradient(x0), mask)
+    oracle = oracle_progress(x0, x1, mask, tau, SCHEDULE, parts, steps=20)
+
+    def slow(x, t, s):
+        return x0 if float(t[0]) < 0.3 else x1
+
+    states = run(slow, x1, mask, tau)
+    found = mismatch([progress(states, x0, tau, SCHEDULE, parts)], oracle)["all"]
+    assert found.delay > 0.2 and found.delay > 10 * found.error
+    assert found.correlation < 0.8
+
+
+def test_terciles_share_the_hole_and_are_ordered():
+    x0, mask, _ = scene()
+    gradient = image_gradient(x0)
+    parts = gradient_parts(gradient, mask)
+    low, middle, high = (parts[name] for name in PARTS[1:])
+    assert (low.astype(int) + middle + high == parts["all"]).all()
+    assert max(p.sum() for p in (low, middle, high)) - min(p.sum() for p in (low, high)) <= 1
+    values = gradient[0, 0].numpy()
+    assert values[low].max() <= values[middle].min() <= values[middle].max() <= values[high].min()
+    with pytest.raises(ValueError, match="at least 3"):
+        gradient_parts(gradient, torch.zeros_like(mask))
+
+
+@pytest.mark.parametrize("wrong", [{"measure": "psnr"}, {"signal": "x1"}])
+def test_unknown_names_are_refused(wrong):
+    x0, mask, x1 = scene()
+    parts = gradient_parts(image_gradient(x0), mask)
+    with pytest.raises(ValueError, match="expected a"):
+        progress(iter(()), x0, mask, SCHEDULE, parts, **wrong)
+
+
+def test_restoration_time_is_when_a_pixel_comes_to_stay():
+    # Pixel 0 is right at once, 1 from 0.75 on, 2 leaves again and returns at the end.
+    runs = [[5, 0, 5], [5, 3, 5], [5, 3, 0], [5, 3, 5]]
+    estimates = [
+        torch.tensor(r, dtype=torch.float32).view(1, 1, 1, 3).expand(1, 3, 1, 3) for r in runs
+    ]
+    found = restoration_time(estimates, [1.0, 0.75, 0.5, 0.0], tolerance=0.5)
+    assert found.tolist() == [[1.0, 0.75, 0.0]]
+
+
+def test_rank_correlation_agrees_with_scipy():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 6, 50).astype(float)  # many ties
+    b = a + rng.normal(0, 2, 50)
+    assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
