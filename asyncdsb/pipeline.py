@@ -17,7 +17,7 @@ from asyncdsb.gradient import GradientCompletion, GradientConfig, image_gradient
 from asyncdsb.images import check_pair, read_image, read_mask, to_tensor
 from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.restoration import Frame, Job, Result, Settings, check_painted
-from asyncdsb.samplers import sample
+from asyncdsb.samplers import SamplerState, sample
 from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 from asyncdsb.window import Window, resize
 
@@ -194,6 +194,19 @@ class AsyncDSBPipeline:
         Raises:
             ValueError: on settings out of range, or another number of seeds.
         """
+        _, states = self.trace(images, masks, seeds, **settings)
+        *_, last = states
+        return last.x_t.cpu()
+
+    def trace(
+        self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
+    ) -> tuple[Tensor, Iterator[SamplerState]]:
+        """Like :meth:`restore_batch`, with every state of the runs.
+
+        Returns:
+            (B, 1, H, W) tau maps, and the sampler's states as they are computed, all on the
+            pipeline's device.
+        """
         chosen = Settings(**settings)
         chosen.check(self.samplers)
         if not isinstance(chosen.strategy, str):
@@ -201,10 +214,10 @@ class AsyncDSBPipeline:
         if len(seeds) != len(images):
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
-        gradient = self.completion(images, masks)
-        tau = self._layout(chosen.strategy, gradient, masks, chosen.tau_min, chosen.tau_max)
-        *_, last = self._run(images, masks, gradient, tau, seeds, chosen)
-        return last.x_t.cpu()
+        with torch.no_grad():
+            gradient = self.completion(images, masks)
+            tau = self._layout(chosen.strategy, gradient, masks, chosen.tau_min, chosen.tau_max)
+        return tau, self._run(images, masks, gradient, tau, seeds, chosen)
 
     @torch.no_grad()
     def predict_gradient(self, image, mask) -> np.ndarray:
@@ -307,7 +320,9 @@ class AsyncDSBPipeline:
             return inward_tau(hole, tau_min, tau_max)
         return tau_map(gradient, tau_min, tau_max, self.config.blur_sigma, hole)
 
-    def _run(self, image, mask, gradient, tau, seeds: Sequence[int], chosen: Settings):
+    def _run(
+        self, image, mask, gradient, tau, seeds: Sequence[int], chosen: Settings
+    ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution."""
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import train.evaluate
+import train.mismatch
 import train.sheets
 import train.tau_grid
 from asyncdsb.metrics import FRECHET_NAME, KERNEL_NAME
@@ -380,3 +381,16 @@ def test_the_presets_set_defaults_that_options_override(shard, weights, tmp_path
     for extra in ("", "--preset quick", "--preset quick --crops 3"):
         main(["--data", str(shard), "-o", str(tmp_path), *extra.split()])
     assert [(a.crops, a.steps) for a in seen] == [(4, 20), (1, 10), (3, 10)]
+
+
+def test_mismatch_follows_both_schedules(shard, weights, tmp_path, capsys):
+    command = f"--data {shard} --weights {weights} --size 64 --steps 4 --masks center --runs 2"
+    command = [*command.split(), "--limit", "2", "--device", "cpu", "-o", str(tmp_path)]
+    assert train.mismatch.main(command) == 0
+    results = json.loads((tmp_path / "mismatch.json").read_text())
+    assert results["t"] == [1.0, 0.75, 0.5, 0.25, 0.0] and results["photos"] == 2
+    row = results["curves"]["asyncdsb/x_t/projection"]["high"]
+    assert row["delay"]["n"] == 2 and len(row["speed"]["run"]) == 4
+    assert "delay" not in results["curves"]["synchronous/x0_hat/ssim"]["all"]
+    assert Image.open(tmp_path / "mismatch.png").width > 500
+    assert "| asyncdsb, x_t, projection | high |" in capsys.readouterr().out
