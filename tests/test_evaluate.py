@@ -394,3 +394,46 @@ def test_mismatch_follows_both_schedules(shard, weights, tmp_path, capsys):
     assert "delay" not in results["curves"]["synchronous/x0_hat/ssim"]["all"]
     assert Image.open(tmp_path / "mismatch.png").width > 500
     assert "| asyncdsb, x_t, projection | high |" in capsys.readouterr().out
+
+
+def test_restorations_of_other_programs_are_scored_beside_ours(shard, weights, tmp_path):
+    common = f"--data {shard} --masks center,narrow --crops 2 --size 64 --limit 2".split()
+    assert main([*common, "--write-inputs", "-o", str(tmp_path / "inputs")]) == 0
+    assert len(list((tmp_path / "inputs").rglob("*.png"))) == 2 * 2 * 2 * 2
+    for path in (tmp_path / "inputs/narrow").iterdir():
+        picture = np.array(Image.open(path))
+        mask = np.array(Image.open(tmp_path / "inputs/masks/narrow" / path.name)) > 127
+        assert (picture[mask] == 0).all() and (picture[~mask] > 0).any()
+    # The other program paints everything in one grey, known pixels too.
+    for kind in ("center", "narrow"):
+        (tmp_path / "grey" / kind).mkdir(parents=True)
+        for path in (tmp_path / "inputs" / kind).iterdir():
+            Image.new("RGB", (64, 64), (90, 90, 90)).save(tmp_path / "grey" / kind / path.name)
+    methods = ["--methods", f"telea,grey={tmp_path / 'grey'}", "--sheet", "0"]
+    assert main([*common, *methods, "-o", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    assert (
+        results["center"]["grey"]["psnr"]["mean"] > results["center"]["grey"]["psnr_hole"]["mean"]
+    )
+    # Another result under the same name is another restoration.
+    for path in (tmp_path / "grey").rglob("*.png"):
+        Image.new("RGB", (64, 64), (200, 200, 200)).save(path)
+    assert main([*common, *methods, "-o", str(tmp_path / "out")]) == 0
+    again = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    assert again["center"]["grey"] != grey
+    assert again["center"]["telea"] == results["center"]["telea"]
+
+
+@pytest.mark.parametrize("name", ["telea", "asyncdsb", "other"])
+def test_other_restorations_need_a_folder_and_a_name_of_their_own(shard, tmp_path, capsys, name):
+    folder = tmp_path if name != "other" else tmp_path / "none"
+    command = ["--data", str(shard), "-o", str(tmp_path), "--methods", f"{name}={folder}"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and ("taken" in error) == (name != "other")
+
+
+def test_a_missing_restoration_is_named(shard, tmp_path, capsys):
+    command = ["--data", str(shard), "-o", str(tmp_path), "--methods", f"other={tmp_path}"]
+    assert main([*command, "--size", "64", "--crops", "1"]) == 2
+    assert "center/photo-0-0.png" in capsys.readouterr().err

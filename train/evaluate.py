@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from asyncdsb.data import iter_photos
-from asyncdsb.images import write_atomic
+from asyncdsb.images import read_image, write_atomic
 from asyncdsb.metrics import (
     FRECHET_NAME,
     KERNEL_NAME,
@@ -153,16 +153,50 @@ def _restore(chunk: list[Crop], kind: str, method: Method, folder: Path) -> list
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     if missing:
         crops = [chunk[index] for index in missing]
-        masks = [crop.mask(kind) for crop in crops]
-        seeds = [crop.noise_seed(kind) for crop in crops]
-        # What the hole shows must have no influence, so no method gets to see it.
-        inputs = [
-            np.where(m[..., None], np.uint8(0), c.pixels) for c, m in zip(crops, masks, strict=True)
-        ]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        for index, result in zip(missing, method.restore(inputs, masks, seeds), strict=True):
+        for index, result in zip(missing, _results(crops, kind, method), strict=True):
             write_atomic(paths[index], Image.fromarray(result).save)
     return [np.array(Image.open(path).convert("RGB")) for path in paths]
+
+
+def _results(crops: list[Crop], kind: str, method: Method) -> list[np.ndarray]:
+    """Return crops restored by the method, or as another program left them."""
+    masks = [crop.mask(kind) for crop in crops]
+    if method.source is None:
+        # What the hole shows must have no influence, so no method gets to see it.
+        inputs = [crop.corrupted(kind) for crop in crops]
+        return method.restore(inputs, masks, [crop.noise_seed(kind) for crop in crops])
+    results = []
+    for crop, mask in zip(crops, masks, strict=True):
+        path = method.made_elsewhere(crop, kind)
+        found = np.array(read_image(path))
+        if found.shape != crop.pixels.shape:
+            raise ValueError(f"expected {path} of {crop.pixels.shape[:2]}, got {found.shape[:2]}")
+        results.append(np.where(mask[..., None], found, crop.pixels))
+    return results
+
+
+def write_inputs(crops: Iterator[Crop], kinds: Sequence[str], folder: Path) -> int:
+    """Write what other programs need: KIND/CROP.png, black in the hole, and masks/KIND/CROP.png.
+
+    Args:
+        crops: see :func:`train.protocol.iter_crops`.
+        kinds: kinds of mask.
+        folder: created if need be.
+
+    Returns:
+        How many crops were written.
+    """
+    count = 0
+    for crop in crops:
+        for kind in kinds:
+            mask = Image.fromarray(crop.mask(kind).astype(np.uint8) * 255)
+            for part, picture in (("", Image.fromarray(crop.corrupted(kind))), ("masks", mask)):
+                path = folder / part / kind / f"{crop.name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, picture.save)
+            count += 1
+    return count
 
 
 def _score(
@@ -267,6 +301,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--masks", default="center,half,wide,narrow", help="comma-separated")
     add("--crops", type=int, default=4, help="crops per photo")
     add("--size", type=int, default=256, help="side of a crop in pixels")
+    add(
+        "--write-inputs", action="store_true", help="only write crops and masks"
+    )
     add("--limit", type=int, help="use only the first so many photos")
     add("--batch", type=int, default=8, help="crops per batch")
     add("--device", default="cpu", help="cpu, cuda, ...")
@@ -288,6 +325,11 @@ def run(args: argparse.Namespace) -> dict:
     for name, least in (("batch", 1), ("sheet", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"expected --{name} of at least {least}, got {getattr(args, name)}")
+    if args.write_inputs:
+        crops = iter_crops(islice(iter_photos(args.data), args.limit), args.crops, args.size)
+        count = write_inputs(crops, kinds, args.out)
+        print(f"wrote {count} crops and masks to {args.out}")
+        return {}
     methods, pipe = load_methods(args)
     lpips, features = Lpips.load(device=args.device), FeatureNet(device=args.device)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,8 @@
 asyncdsb        the bridge with the settings given on the command line
 synchronous     the same weights and settings with tau = 0.5 in every pixel, as I2SB
 telea, ...      the classical methods of :mod:`asyncdsb.baselines`
+NAME=FOLDER     restorations that any other program made of the crops that ``--write-inputs`` wrote,
+                read from FOLDER/KIND/CROP.png
 ==============  =================================================================================
 """
 
@@ -37,15 +39,26 @@ class Method:
         name: as printed.
         identity: text that changes whenever the results may change.
         restore: (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each.
+        source: folder of restorations made elsewhere, which ``restore`` is then not asked for.
     """
 
     name: str
     identity: str
-    restore: RestoreBatch
+    restore: RestoreBatch | None
+    source: Path | None = None
+
+    def made_elsewhere(self, crop: Crop, kind: str) -> Path:
+        """Return the file of a restoration made elsewhere; ValueError if it is not there."""
+        path = self.source / kind / f"{crop.name}.png"
+        if not path.is_file():
+            raise ValueError(f"expected a restoration by {self.name}, found nothing at {path}")
+        return path
 
     def cached(self, folder: Path, crop: Crop, kind: str) -> Path:
         """Return where the restored crop is kept."""
         digest = hashlib.sha256(self.identity.encode())
+        if self.source is not None:
+            digest.update(self.made_elsewhere(crop, kind).read_bytes())
         digest.update(crop.pixels.tobytes())
         digest.update(np.packbits(crop.mask(kind)).tobytes())
         digest.update(str(crop.noise_seed(kind)).encode())
@@ -62,6 +75,21 @@ def classical_method(name: str) -> Method:
         return [baselines.restore(name, c, m) for c, m in zip(crops, masks, strict=True)]
 
     return Method(name, name, restore)
+
+
+def external_method(name: str, source: Path) -> Method:
+    """Return a method whose results lie in a folder, see the module's docstring.
+
+    Its known pixels are replaced by the true ones, as all methods here keep them.
+
+    Raises:
+        ValueError: no such folder, or a name that is taken.
+    """
+    if not source.is_dir():
+        raise ValueError(f"expected a folder of restorations by {name}, found none at {source}")
+    if name in (*BRIDGE_METHODS, *baselines.METHODS):
+        raise ValueError(f"expected another name than {name!r}, which is taken")
+    return Method(name, name, None, source)
 
 
 def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: dict) -> Method:
@@ -104,8 +132,10 @@ def load_methods(args: argparse.Namespace) -> tuple[list[Method], AsyncDSBPipeli
     """
     known = (*BRIDGE_METHODS, *baselines.METHODS)
     names = [name.strip() for name in args.methods.split(",") if name.strip()]
-    if not names or not set(names) <= set(known):
-        raise ValueError(f"expected methods out of {', '.join(known)}, got {args.methods!r}")
+    if not names or not {name for name in names if "=" not in name} <= set(known):
+        raise ValueError(
+            f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got {args.methods!r}"
+        )
     pipe, methods = None, []
     if any(name in BRIDGE_METHODS for name in names):
         source = None if args.weights == "bundled" else args.weights
@@ -114,6 +144,9 @@ def load_methods(args: argparse.Namespace) -> tuple[list[Method], AsyncDSBPipeli
         if name in BRIDGE_METHODS:
             settings = bridge_settings(args, synchronous=name == "synchronous")
             methods.append(bridge_method(name, pipe, weights_checksum(pipe), settings))
+        elif "=" in name:
+            label, _, folder = name.partition("=")
+            methods.append(external_method(label, Path(folder)))
         else:
             methods.append(classical_method(name))
     return methods, pipe

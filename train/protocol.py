@@ -47,6 +47,10 @@ class Crop:
         """Return this crop's mask of a kind: bool (size, size), True = missing."""
         return make_mask(kind, len(self.pixels), derived_seed(self.key, self.index, kind))
 
+    def corrupted(self, kind: str) -> np.ndarray:
+        """Return the pixels with the hole of this kind of mask black."""
+        return np.where(self.mask(kind)[..., None], np.uint8(0), self.pixels)
+
     def noise_seed(self, kind: str) -> int:
         """Return the seed of a sampler that restores this crop with this kind of mask."""
         return derived_seed(self.key, self.index, kind, "noise")

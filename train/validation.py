@@ -58,7 +58,7 @@ class RestorationValidator:
                 chunk = self.crops[start : start + BATCH]
                 masks = [crop.mask(kind) for crop in chunk]
                 truths = [crop.pixels for crop in chunk]
-                inputs = [np.where(m[..., None], 0, x) for m, x in zip(masks, truths, strict=True)]
+                inputs = [crop.corrupted(kind) for crop in chunk]
                 seeds = [crop.noise_seed(kind) for crop in chunk]
                 with autocast(self.preset, self.pipe.device):
                     restored = method.restore(inputs, masks, seeds)
