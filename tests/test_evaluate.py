@@ -412,9 +412,8 @@ def test_restorations_of_other_programs_are_scored_beside_ours(shard, weights, t
     methods = ["--methods", f"telea,grey={tmp_path / 'grey'}", "--sheet", "0"]
     assert main([*common, *methods, "-o", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())["results"]
-    assert (
-        results["center"]["grey"]["psnr"]["mean"] > results["center"]["grey"]["psnr_hole"]["mean"]
-    )
+    grey = results["center"]["grey"]
+    assert grey["psnr"]["mean"] > grey["psnr_hole"]["mean"]
     # Another result under the same name is another restoration.
     for path in (tmp_path / "grey").rglob("*.png"):
         Image.new("RGB", (64, 64), (200, 200, 200)).save(path)
