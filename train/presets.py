@@ -175,7 +175,7 @@ BRIDGE_PRESETS = {
     "cpu": BridgePreset(
         **_ON_CPU,
         model=BridgeConfig(unet=_CPU),
-        steps=5_000,
+        steps=4_500,
         lr=5e-4,
         warmup=100,
         ema=0.998,
