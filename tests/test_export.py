@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.export import main
@@ -64,15 +65,18 @@ def test_the_card_shows_scores_beside_the_best_other(runs):
         "settings": {"steps": 20, "sampler": "posterior", "tau_min": 0.2, "tau_max": 0.5},
         "results": {"wide": found},
     }
-    path = runs / "results.json"
-    path.write_text(json.dumps(results))
-    assert main(command(runs, "--results", str(path))) == 0
+    (runs / "results.json").write_text(json.dumps(results))
+    Image.new("RGB", (40, 30)).save(runs / "worst.png")
+    (runs / "notes.md").write_text("Never paints a unicorn.")
+    extra = ["--results", str(runs), "--notes", str(runs / "notes.md")]
+    assert main(command(runs, *extra)) == 0
     card = (runs / "out" / "README.md").read_text()
     assert "n = 6" in card and "20 posterior steps, tau from 0.2 to 0.5" in card
-    assert (
-        "| wide | 0.100 (0.090 to 0.110) | 0.2 (telea) | 0.50 | 30 | 60 (patchmatch) | 0.50 |"
-        in card
-    )
+    row = next(line for line in card.splitlines() if line.startswith("| wide |"))
+    assert row.startswith("| wide | 0.100 (0.090 to 0.110) | 0.2 (telea) | 0.50 |")
+    assert row.endswith("| 30 | 60 (patchmatch) | 0.50 |")
+    assert "unicorn" in card and "(worst.webp)" in card
+    assert Image.open(runs / "out" / "worst.webp").size == (40, 30)
 
 
 def test_a_run_without_weights_is_refused_in_one_line(runs, capsys):

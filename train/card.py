@@ -11,6 +11,9 @@ from asyncdsb.metrics import FRECHET_NAME
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.report import ratio_table
 
+WORST = "worst.webp"
+"""Picture of the worst cases, beside the card."""
+
 INTENDED = """## Intended use
 
 Trying out the method, its sliders and its page, also on a computer without a GPU; restoring thin
@@ -19,7 +22,9 @@ for restoring evidence, and not where an invented texture could mislead somebody
 """
 
 
-def model_card(pipe: AsyncDSBPipeline, manifest: Path | None, results: Path | None) -> str:
+def model_card(
+    pipe: AsyncDSBPipeline, manifest: Path | None, results: Path | None, notes: str = ""
+) -> str:
     """Write the card from what is known.
 
     Args:
@@ -27,7 +32,8 @@ def model_card(pipe: AsyncDSBPipeline, manifest: Path | None, results: Path | No
         manifest: CSV with the columns key, split, source, licence, one row a photo; the rows whose
             split is the stem of a shard's name, less its number, were trained on. None leaves the
             table of photos out.
-        results: ``results.json`` of :mod:`train.evaluate`; None leaves the measurements out.
+        results: folder that :mod:`train.evaluate` wrote; None leaves the measurements out.
+        notes: Markdown on where the weights fail.
 
     Returns:
         Markdown.
@@ -36,7 +42,18 @@ def model_card(pipe: AsyncDSBPipeline, manifest: Path | None, results: Path | No
     if manifest is not None:
         parts.append(_photos(pipe, manifest))
     if results is not None:
-        parts.append(_measured(json.loads(Path(results).read_text("utf-8"))))
+        path = Path(results) / "results.json"
+        parts.append(_measured(json.loads(path.read_text("utf-8"))))
+    if notes or results is not None:
+        parts.append("## Where it fails\n")
+    if notes:
+        parts.append(notes.strip() + "\n")
+    if results is not None and (Path(results) / "worst.png").exists():
+        parts.append(
+            "For each kind of mask the held-out crop with the largest LPIPS: input, completed "
+            "gradient, this model, the best classical method, truth.\n\n"
+            f"![The worst held-out crop of each mask]({WORST})\n"
+        )
     return "\n".join(parts)
 
 

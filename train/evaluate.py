@@ -301,9 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--masks", default="center,half,wide,narrow", help="comma-separated")
     add("--crops", type=int, default=4, help="crops per photo")
     add("--size", type=int, default=256, help="side of a crop in pixels")
-    add(
-        "--write-inputs", action="store_true", help="only write crops and masks"
-    )
+    add("--write-inputs", action="store_true", help="only write crops and masks")
     add("--limit", type=int, help="use only the first so many photos")
     add("--batch", type=int, default=8, help="crops per batch")
     add("--device", default="cpu", help="cpu, cuda, ...")

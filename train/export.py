@@ -1,7 +1,7 @@
 """Assemble finished trainings into a folder that ``from_pretrained`` loads, with its model card.
 
 python -m train.export --gradient runs/gradient --bridge runs/bridge --out weights \
-    --manifest MANIFEST.csv --results runs/evaluation/results.json
+    --manifest MANIFEST.csv --results runs/evaluation
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.card import model_card
+from train.card import WORST, model_card
 
 CHOICES = ("best", "last")
 
@@ -53,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--out", type=Path, required=True, help="weights folder")
     options.add_argument("--choice", choices=CHOICES, default="last", help="which weights of a run")
     options.add_argument("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
-    options.add_argument("--results", type=Path, help="results.json of train.evaluate")
+    options.add_argument("--results", type=Path, help="folder that train.evaluate wrote")
+    options.add_argument("--notes", type=Path, help="Markdown on where it fails, for the card")
     args = options.parse_args(argv)
     try:
         for kind in ("gradient", "bridge"):
@@ -61,7 +64,12 @@ def main(argv: list[str] | None = None) -> int:
             if run is not None:
                 export(run, kind, args.choice, args.out)
         pipe = AsyncDSBPipeline.from_pretrained(args.out, device="cpu")
-        card = model_card(pipe, args.manifest, args.results)
+        worst = None if args.results is None else args.results / "worst.png"
+        if worst is not None and worst.exists():
+            sheet = Image.open(worst)
+            write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
+        notes = "" if args.notes is None else args.notes.read_text("utf-8")
+        card = model_card(pipe, args.manifest, args.results, notes)
         write_atomic(args.out / "README.md", lambda p: Path(p).write_text(card, "utf-8"))
     except (ValueError, OSError) as error:
         print(f"train.export: error: {error}", file=sys.stderr)
