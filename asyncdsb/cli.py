@@ -30,6 +30,7 @@ SAMPLERS = ("posterior", "ode", "implicit")
 STRATEGIES = ("gradient", "uniform", "inward")
 GRIDS = ("uniform", "clock")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
+SETTINGS = ("steps", "tau_min", "tau_max", "sampler", "eta", "grid", "temperature", "seed")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--eta", type=_unit, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)"
+    )
+    options.add_argument(
+        "--temperature",
+        type=_unit,
+        metavar="SCALE",
+        help="scale of all noise, 0 to 1: less gives up variety (as the weights say)",
     )
     options.add_argument("--grid", choices=GRIDS, help="spacing of the steps (uniform)")
     options.add_argument(
@@ -226,11 +233,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         _say("error", problem)
     if any(job.out.suffix.lower() in LOSSY for job in jobs):
         _say("warning", "JPEG is lossy: pixels outside the mask will change a little; PNG is exact")
-    settings = {
-        name: value
-        for name in ("steps", "tau_min", "tau_max", "sampler", "eta", "grid", "seed")
-        if (value := getattr(arguments, name)) is not None
-    }
+    settings = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
     keep_frames = bool(arguments.trajectory or arguments.report)
 
     from asyncdsb.images import check_pair, read_image, read_mask

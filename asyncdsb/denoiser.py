@@ -75,6 +75,7 @@ class BridgeConfig:
             (wiener only).
         bridges: which bridges it was trained on; "stochastic" serves the samplers posterior and
             implicit, "deterministic" the ODE.
+        temperature: by default, what a run's noise is multiplied by; chosen after the training.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
     """
@@ -89,6 +90,7 @@ class BridgeConfig:
     residual_std: tuple[float, float, float] = (0.4, 0.1, 0.05)
     residual_exponent: float = 0.55
     bridges: tuple[str, ...] = BRIDGES
+    temperature: float = 1.0
     blur_sigma: float = 3.0
     resolution: int = 256
 
@@ -99,6 +101,8 @@ class BridgeConfig:
         _expect_subset("fill", (self.fill,), FILLS)
         if not self.bridges:
             raise ValueError("expected at least one bridge, got none")
+        if not 0 <= self.temperature <= 1:
+            raise ValueError(f"expected a temperature in [0, 1], got {self.temperature}")
 
     @property
     def schedule(self) -> NoiseSchedule:

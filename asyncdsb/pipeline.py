@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -139,8 +140,14 @@ class AsyncDSBPipeline:
             gradient=last.gradient,
             tau=last.tau,
             trajectory=frames if trajectory else [],
-            settings=Settings(**settings).as_dict(),
+            settings=self.resolved(Settings(**settings)).as_dict(),
         )
+
+    def resolved(self, chosen: Settings) -> Settings:
+        """The settings with what the weights decide put in, so that they say all."""
+        if chosen.temperature is not None:
+            return chosen
+        return dataclasses.replace(chosen, temperature=self.config.temperature)
 
     def stream(self, image, mask, **settings) -> Iterator[Frame]:
         """Restore the hole of a photo, yielding a frame per state as it is computed.
@@ -324,8 +331,10 @@ class AsyncDSBPipeline:
         self, image, mask, gradient, tau, seeds: Sequence[int], chosen: Settings
     ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution."""
+        temperature = self.resolved(chosen).temperature
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
+        noise = temperature * noise
         stochastic = torch.full((len(image),), chosen.sampler != "ode", device=self.device)
         context = self.denoiser.context(image, mask, gradient, stochastic, noise.to(self.device))
         schedule = self.config.schedule
@@ -339,6 +348,7 @@ class AsyncDSBPipeline:
             sampler=chosen.sampler,
             eta=chosen.eta,
             grid=chosen.grid,
+            temperature=temperature,
             generators=generators,
         )
 

@@ -33,6 +33,8 @@ class Settings:
             array of tau in [0, 1].
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: "uniform" or "clock" time grid.
+        temperature: what all noise is multiplied by, in [0, 1], see
+            :func:`asyncdsb.samplers.sample`; None for what the weights' configuration says.
         seed: of all noise, 0 <= seed < 2**63.
     """
 
@@ -43,6 +45,7 @@ class Settings:
     strategy: str | np.ndarray = "gradient"
     eta: float = 0.0
     grid: str = "uniform"
+    temperature: float | None = None
     seed: int = 0
 
     def check(self, samplers: Sequence[str]) -> None:
@@ -62,6 +65,8 @@ class Settings:
             )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"expected eta in [0, 1], got {self.eta}")
+        if self.temperature is not None and not 0 <= self.temperature <= 1:
+            raise ValueError(f"expected a temperature in [0, 1], got {self.temperature}")
         if self.grid not in GRIDS:
             raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {self.grid!r}")
         if not _whole(self.seed) or not 0 <= self.seed < 2**63:

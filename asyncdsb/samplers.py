@@ -93,6 +93,7 @@ def sample(
     sampler: str = "posterior",
     eta: float = 1.0,
     grid: str = "uniform",
+    temperature: float = 1.0,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Iterator[SamplerState]:
     """Run the bridge from x1 to the restored image.
@@ -111,20 +112,26 @@ def sample(
         sampler: "posterior" (exact posterior), "ode" (no noise) or "implicit" (eta).
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: "uniform" or "clock", see :func:`time_grid`.
+        temperature: what the noise of every step is multiplied by, in [0, 1]. At 1 the run follows
+            the bridge. Below, the denoiser is shown less noise than it is told and takes more of
+            what it sees for signal of the mean: variety is given up for likelihood, as one does
+            with a denoiser that cannot tell texture from noise well.
         generators: one CPU generator per sample; may be None for the ODE only.
 
     Yields:
         ``steps + 1`` states.
 
     Raises:
-        ValueError: on an unknown sampler, eta or tau outside [0, 1], or a wrong number of
-            generators.
+        ValueError: on an unknown sampler, eta, tau or temperature outside [0, 1], or a wrong number
+            of generators.
     """
     batch = x1.shape[0]
     if sampler not in SAMPLERS:
         raise ValueError(f"expected a sampler out of {', '.join(SAMPLERS)}, got {sampler!r}")
     if not 0 <= eta <= 1:
         raise ValueError(f"expected eta in [0, 1], got {eta}")
+    if not 0 <= temperature <= 1:
+        raise ValueError(f"expected a temperature in [0, 1], got {temperature}")
     if tau.shape != mask.shape or not bool(((tau >= 0) & (tau <= 1)).all()):
         raise ValueError(
             f"expected a tau map of shape {tuple(mask.shape)} in [0, 1], got shape "
@@ -149,7 +156,7 @@ def sample(
         if i == steps - 1:
             break
         s_next = schedule.clock(at[i + 1], tau)
-        z = _noise(x, generators) if noisy else None
+        z = temperature * _noise(x, generators) if noisy else None
         if sampler == "implicit":
             x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
         else:

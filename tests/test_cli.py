@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 
 from asyncdsb import cli, jobs, masks, samplers, schedule
 from asyncdsb.cli import main
+from asyncdsb.restoration import Settings
 
 FAST = ["--steps", "2", "--quiet", "--device", "cpu"]
 
@@ -58,6 +60,7 @@ def assert_refused(folder: Path, capsys, before: dict[str, bytes], told: str, co
 def test_names_are_those_of_the_package():
     assert cli.SAMPLERS == samplers.SAMPLERS
     assert cli.GRIDS == samplers.GRIDS
+    assert {*cli.SETTINGS, "strategy"} == {f.name for f in dataclasses.fields(Settings)}
     assert cli.STRATEGIES == schedule.STRATEGIES
     assert cli.MASK_KINDS == masks.MASK_KINDS
 
@@ -424,6 +427,7 @@ def test_help_and_mistakes_do_not_wait_for_torch():
     code = """
 import sys
 from asyncdsb.cli import main
+from asyncdsb.restoration import Settings
 for arguments in (["--help"], ["inpaint", "--help"], ["inpaint"], ["inpaint", "a", "b", "-o", "c"]):
     try:
         main(arguments)

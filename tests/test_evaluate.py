@@ -263,7 +263,14 @@ def test_bridge_method_keeps_known_pixels_whatever_the_pipeline_returns():
 
 def test_synchronous_has_one_tau_for_all_pixels_and_the_same_sampler():
     args = argparse.Namespace(
-        steps=7, sampler="ode", grid="clock", eta=0.5, strategy="inward", tau_min=0.1, tau_max=0.9
+        steps=7,
+        sampler="ode",
+        grid="clock",
+        eta=0.5,
+        strategy="inward",
+        tau_min=0.1,
+        tau_max=0.9,
+        temperature=0.5,
     )
     asynchronous = bridge_settings(args, synchronous=False)
     synchronous = bridge_settings(args, synchronous=True)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -125,3 +127,19 @@ def test_settings_are_json(pipe, photo, hole):
     result = pipe(photo, hole, steps=1, strategy=np.full(hole.shape, 0.25))
     assert result.settings["strategy"] == "painted"
     assert pipe(photo, hole, **pipe(photo, hole, steps=2).settings).settings["steps"] == 2
+
+
+@pytest.mark.parametrize("sampler", ["posterior", "ode", "implicit"])
+def test_the_temperature_is_the_weights_unless_it_is_given(pipe, photo, hole, sampler):
+    cold = AsyncDSBPipeline.random()
+    cold.config = dataclasses.replace(pipe.config, temperature=0.25)
+    by_default = cold(photo, hole, steps=3, sampler=sampler)
+    given = pipe(photo, hole, steps=3, sampler=sampler, temperature=0.25)
+    assert by_default.settings["temperature"] == 0.25
+    assert by_default.image.tobytes() == given.image.tobytes()
+    assert given.image.tobytes() != pipe(photo, hole, steps=3, sampler=sampler).image.tobytes()
+
+
+def test_at_temperature_zero_the_seed_plays_no_part(pipe, photo, hole):
+    first, second = (pipe(photo, hole, steps=3, seed=s, temperature=0.0).image for s in (1, 2))
+    assert first.tobytes() == second.tobytes()

@@ -366,3 +366,29 @@ def test_bad_settings_are_refused(change: dict, message: str) -> None:
     tau = options.pop("tau")
     with pytest.raises(ValueError, match=message):
         list(sample(Oracle(x0, mask), x1, mask, tau, SCHEDULE, **options))
+
+
+# --- temperature ---
+
+
+@each_run
+def test_temperature_scales_the_noise_around_the_same_mean(sampler: str, eta: float) -> None:
+    x0, x1, mask, tau = scene()
+    options = {"steps": 6, "sampler": sampler, "eta": eta}
+    cold, warm, full = (
+        run(Oracle(x0, mask), x1, mask, tau, temperature=temperature, **options)
+        for temperature in (0.0, 0.5, 1.0)
+    )
+    for none, half, whole in zip(cold, warm, full, strict=True):
+        # With an oracle every step is linear in the noise.
+        torch.testing.assert_close(half.x_t, (none.x_t + whole.x_t) / 2, rtol=0, atol=1e-10)
+    assert torch.equal(full[-1].x_t, cold[-1].x_t)
+    if sampler != "ode":
+        assert not torch.equal(full[2].x_t, cold[2].x_t)
+
+
+@pytest.mark.parametrize("temperature", [-0.1, 1.1, float("nan")])
+def test_a_temperature_out_of_range_is_refused(temperature: float) -> None:
+    x0, x1, mask, tau = scene()
+    with pytest.raises(ValueError, match="temperature"):
+        run(Oracle(x0, mask), x1, mask, tau, steps=2, temperature=temperature)

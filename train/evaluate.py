@@ -313,6 +313,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tau-min", type=float, default=default.tau_min, help="tau of the flattest pixels")
     add("--tau-max", type=float, default=default.tau_max, help="tau of the sharpest pixels")
     add("--eta", type=float, default=default.eta, help="noise of the implicit sampler")
+    add("--temperature", type=float, help="scale of all noise, instead of the weights'")
     add("--sheet", type=int, default=4, help="photos on the contact sheet, 0 = no sheet")
     return parser
 

@@ -164,7 +164,7 @@ def weights_checksum(pipe: AsyncDSBPipeline) -> str:
 
 def bridge_settings(args: argparse.Namespace, synchronous: bool) -> dict:
     """Return the keyword arguments of ``restore_batch``; tau = 0.5 everywhere if synchronous."""
-    names = ("steps", "sampler", "grid", "eta")
+    names = ("steps", "sampler", "grid", "eta", "temperature")
     settings = {name: getattr(args, name) for name in names}
     if synchronous:
         return settings | {"strategy": "uniform", "tau_min": 0.5, "tau_max": 0.5}

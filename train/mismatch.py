@@ -105,6 +105,7 @@ def follow(
             steps=settings["steps"],
             sampler="ode" if settings["sampler"] == "ode" else "posterior",
             grid=settings["grid"],
+            temperature=pipe.resolved(Settings(**settings)).temperature,
             measure=measure,
             runs=1 if settings["sampler"] == "ode" else runs,
         )
@@ -202,6 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--size", type=int, default=256, help="side of a crop in pixels")
     options.add_argument("--runs", type=int, default=4, help="runs of the oracle per restoration")
     options.add_argument("--device", help="cpu, cuda, ...")
+    options.add_argument("--temperature", type=float, help="instead of the weights'")
     for name in ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta"):
         value = getattr(default, name)
         options.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)

@@ -185,16 +185,16 @@ BRIDGE_PRESETS = {
     ),
     # For --init with weights of "cpu": their network, a perceptual term, a short falling rate.
     "cpu-finish": BridgePreset(
-        **_ON_CPU | {"validate_every": 400},
+        **_ON_CPU | {"validate_every": 500},
         model=BridgeConfig(unet=_CPU),
-        steps=1_200,
+        steps=1_000,
         lr=1.5e-4,
         warmup=50,
         ema=0.995,
         from_start=0.25,
         draws=2,
         large_every=4,
-        perceptual=1.0,
+        perceptual=3.0,
     ),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
 }
