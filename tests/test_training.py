@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import train.bridge
 import train.gradient
+from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.batches import MaskBank, draw_tau, draw_times
 from train.presets import BRIDGE_PRESETS
@@ -192,3 +193,29 @@ def test_tau_ranges_cover_the_triangle_and_i2sb():
     flat = (tau == 0.5).flatten(1).all(1).float().mean()
     assert abs(flat - preset.synchronous) < 0.06  # 400 draws: standard deviation 0.018
     assert tau.amin((1, 2, 3)).min() < 0.05 and tau.amax((1, 2, 3)).max() > 0.95
+
+
+@pytest.mark.parametrize(
+    "name, conditions, low, high",
+    [("i2sb", 1, 0.5, 0.5), ("i2sb-gradient", 2, 0.5, 0.5), ("asyncdsb", 2, 0.2, 0.5)],
+)
+def test_the_matched_presets_differ_in_schedule_and_condition_alone(name, conditions, low, high):
+    preset = BRIDGE_PRESETS[name]
+    g = torch.Generator().manual_seed(0)
+    gradient, mask = torch.rand(20, 1, 16, 16, generator=g), torch.ones(20, 1, 16, 16)
+    tau = draw_tau(preset, gradient, mask, g)
+    assert tau.amin() == pytest.approx(low) and tau.amax() == pytest.approx(high)
+    assert len(preset.model.conditions) == conditions
+    parameters = sum(p.numel() for p in BridgeDenoiser(preset.model).parameters())
+    assert parameters < 2_000_000
+    plain = dataclasses.replace(
+        preset,
+        synchronous=0,
+        tau_range=None,
+        model=dataclasses.replace(preset.model, conditions=()),
+    )
+    first = BRIDGE_PRESETS["i2sb"]
+    first = dataclasses.replace(
+        first, synchronous=0, model=dataclasses.replace(first.model, conditions=())
+    )
+    assert plain == first

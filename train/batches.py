@@ -159,6 +159,8 @@ def draw_tau(
     """
     count, device = len(mask), mask.device
     ends = torch.rand(count, 2, generator=generator).sort(dim=1).values
+    if preset.tau_range is not None:
+        ends = torch.tensor(preset.tau_range).expand(count, 2)
     synchronous = torch.rand(count, 1, generator=generator) < preset.synchronous
     ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends).to(device)
     low, high = ends.view(count, 2, 1, 1, 1).unbind(1)

@@ -1,12 +1,13 @@
 """Named training presets.
 
 ``shipped`` is meant for one large GPU; ``cpu`` for an hour or two on a desktop processor, and
-``cpu-finish`` for half an hour after it; ``debug`` for the tests.
+``cpu-finish`` for half an hour after it; ``i2sb``, ``i2sb-gradient`` and ``asyncdsb`` to compare
+schedules with everything else equal; ``debug`` for the tests.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asyncdsb.denoiser import BridgeConfig
 from asyncdsb.gradient import GradientConfig
@@ -103,6 +104,7 @@ class BridgePreset(Preset):
         synchronous: share of samples with tau = 0.5 everywhere (I2SB).
         smooth_tau: share of samples whose tau map is a smooth random field instead of following
             the gradient; it covers inward and painted maps.
+        tau_range: (tau_min, tau_max) of the other samples; None draws a range for each.
         from_start: share of samples at t = 1 exactly, where every run takes its first step.
         draws: samples of a batch that share a photo and its mask, at different times and noises;
             ``batch`` must be a multiple of it.
@@ -115,6 +117,7 @@ class BridgePreset(Preset):
     weight_decay: float = 0.01
     synchronous: float = 0.15
     smooth_tau: float = 0.2
+    tau_range: tuple[float, float] | None = None
     from_start: float = 0.05
     draws: int = 1
     perceptual: float = 0.0
@@ -123,6 +126,7 @@ class BridgePreset(Preset):
 
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
+_TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU = dict(
@@ -138,6 +142,29 @@ _ON_CPU = dict(
     samples_every=500,
     validate_every=1_250,
 )
+# Three trainings that differ in the schedule and in whether the network sees the gradient, and in
+# nothing else: the paper's Tables 1 and 3. Network, target and start of the bridge are I2SB's.
+_MATCHED = dict(
+    size=128,
+    short_sides=(128, 160, 208, 256),
+    mask_canvases=(128,),
+    mask_weights=(1, 1, 1, 1, 0),
+    batch=64,
+    steps=20_000,
+    lr=3e-4,
+    precision="auto",
+    smooth_tau=0.0,
+)
+_I2SB = BridgeConfig(
+    unet=_TRIO,
+    fill="zero",
+    hole_noise=1.0,
+    conditions=("mask",),
+    parametrisation="score",
+    bridges=("deterministic",),
+    resolution=128,
+)
+_I2SB_GRADIENT = replace(_I2SB, conditions=("mask", "gradient"))
 _DEBUG = dict(
     size=32,
     short_sides=(64, 96),
@@ -175,7 +202,7 @@ BRIDGE_PRESETS = {
     "cpu": BridgePreset(
         **_ON_CPU,
         model=BridgeConfig(unet=_CPU),
-        steps=4_500,
+        steps=2_600,
         lr=5e-4,
         warmup=100,
         ema=0.998,
@@ -185,16 +212,21 @@ BRIDGE_PRESETS = {
     ),
     # For --init with weights of "cpu": their network, a perceptual term, a short falling rate.
     "cpu-finish": BridgePreset(
-        **_ON_CPU | {"validate_every": 500},
+        **_ON_CPU | {"validate_every": 800},
         model=BridgeConfig(unet=_CPU),
-        steps=1_000,
-        lr=1.5e-4,
+        steps=1_600,
+        lr=3e-4,
         warmup=50,
         ema=0.995,
-        from_start=0.25,
+        from_start=0.35,
         draws=2,
         large_every=4,
         perceptual=3.0,
+    ),
+    "i2sb": BridgePreset(**_MATCHED, model=_I2SB, synchronous=1.0),
+    "i2sb-gradient": BridgePreset(**_MATCHED, model=_I2SB_GRADIENT, synchronous=1.0),
+    "asyncdsb": BridgePreset(
+        **_MATCHED, model=_I2SB_GRADIENT, synchronous=0.0, tau_range=(0.2, 0.5)
     ),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
 }
