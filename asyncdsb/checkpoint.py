@@ -24,7 +24,7 @@ from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, GradientConfig
 from asyncdsb.images import write_atomic
 
-VERSION = 1
+VERSION = 2
 KINDS = {
     "bridge": (BridgeConfig, BridgeDenoiser),
     "gradient": (GradientConfig, GradientCompletion),

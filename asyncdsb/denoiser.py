@@ -25,9 +25,16 @@ Two parametrisations of one and the same estimate:
         sqrt(v) = residual_std * r,   r = (G / 0.1)^residual_exponent within [1/8, 5/4]
 
     The network sees d / sqrt(D), maps of nu = sqrt(N / D) and of r, and the conditions, and returns
-    the remaining error in units of c_out: x0_hat = f + c_skip d + c_out * output. Its target is of
-    unit size at every s, its zero output is the Wiener estimate, and as only d, nu and r enter, one
-    network serves every M, every schedule, every tau map and the noise-free bridge alike.
+    two corrections o1, o2 of the Wiener estimate::
+
+        x0_hat = f + c_skip d + residual_std nu (r o1 + o2)
+
+    residual_std nu r is c_out. o1 has the size of what the prior expects; o2 is for fills whose
+    tone is wrong in areas that are flat all the same, where o1 would have to be large and would
+    learn slowly. The error counts in units of residual_std nu, hence alike in x0 for all pixels at
+    t = 1: in units of c_out the few flat areas with a wrong fill would outweigh all else. The
+    target is of unit size at every s for r = 1, the zero output is the Wiener estimate, and as only
+    d, nu and r enter, one network serves every M, schedule and tau map and the noise-free bridge.
 """
 
 from __future__ import annotations
@@ -83,7 +90,7 @@ class BridgeConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     beta_min: float = 0.1
     beta_max: float = 0.433
-    fill: str = "pyramid"
+    fill: str = "harmonic"
     hole_noise: float = 0.5
     conditions: tuple[str, ...] = ("mask", "gradient", "fill", "x1")
     parametrisation: str = "wiener"
@@ -158,7 +165,8 @@ class BridgeDenoiser(nn.Module):
         prior = torch.tensor(config.residual_std).square().view(1, 3, 1, 1)
         self.register_buffer("axes", axes, persistent=False)
         self.register_buffer("prior_var", prior, persistent=False)
-        self.unet = UNet(config.unet, channels, 3, scalars=2)
+        outputs = 6 if config.parametrisation == "wiener" else 3
+        self.unet = UNet(config.unet, channels, outputs, scalars=2)
 
     def context(
         self, image: Tensor, mask: Tensor, gradient: Tensor, stochastic: Tensor, noise: Tensor
@@ -207,7 +215,7 @@ class BridgeDenoiser(nn.Module):
             output = self.unet(*self._score_inputs(x_t, t, s, context))
             return bridge.x0_from_target(x_t, output, s, total_var)
         d, noise_var, d_var = self._observation(x_t, s, context, total_var)
-        output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
+        output = self._corrections(d, noise_var, d_var, s, context)
         return self._estimate(d, noise_var, d_var, s, output, context)
 
     def loss(
@@ -228,7 +236,6 @@ class BridgeDenoiser(nn.Module):
             (B, 3, H, W), of use inside the hole.
         """
         noise = z * context.stochastic
-        weight = context.mask
         x_t = bridge.marginal(x0, context.x1, s, total_var, noise)
         if self.config.parametrisation == "score":
             output = self.unet(*self._score_inputs(x_t, t, s, context))
@@ -236,17 +243,16 @@ class BridgeDenoiser(nn.Module):
             x0_hat = bridge.x0_from_target(x_t, output, s, total_var)
         else:
             d, noise_var, d_var = self._observation(x_t, s, context, total_var)
-            output = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context))
-            # (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0.
+            output = self._corrections(d, noise_var, d_var, s, context)
+            # (e - c_skip d) / (residual_std nu) with d = (1 - s) e + sqrt(N) n put in, which leaves
+            # no 0 / 0.
             v = self.prior_var * context.relief**2
             e = _rotate(self.axes, x0 - context.fill)
             n = (d - (1 - s) * e) / noise_var.sqrt()
-            wanted = (noise_var.sqrt() * e - (1 - s) * v * n) / (v * d_var).sqrt()
+            wanted = noise_var.sqrt() * e - (1 - s) * v * n
+            wanted = wanted / (self.prior_var * d_var).sqrt()
             x0_hat = self._estimate(d, noise_var, d_var, s, output, context)
-            # Errors in x0 count alike everywhere at t = 1, whatever prior the pixel was given: in
-            # units of sqrt(v) the few flat areas where the fill is wrong would outweigh all else.
-            weight = weight * context.relief**2
-        squared = (weight * (output - wanted) ** 2).sum((1, 2, 3))
+        squared = (context.mask * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
         return squared / (x0.shape[1] * area), x0_hat
 
@@ -276,6 +282,13 @@ class BridgeDenoiser(nn.Module):
         d_var = (1 - s) ** 2 * self.prior_var * context.relief**2 + noise_var
         return _rotate(self.axes, x_t - centre), noise_var, d_var
 
+    def _corrections(
+        self, d: Tensor, noise_var: Tensor, d_var: Tensor, s: Tensor, context: Context
+    ) -> Tensor:
+        """Combine both outputs: r o1 + o2 of the module's docstring."""
+        detail, tone = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context)).chunk(2, 1)
+        return context.relief * detail + tone
+
     def _estimate(
         self,
         d: Tensor,
@@ -285,9 +298,9 @@ class BridgeDenoiser(nn.Module):
         output: Tensor,
         context: Context,
     ) -> Tensor:
-        """x0_hat = f + c_skip d + c_out * output."""
+        """x0_hat = f + c_skip d + residual_std nu output."""
         v = self.prior_var * context.relief**2
-        e_hat = (1 - s) * v / d_var * d + (v * noise_var / d_var).sqrt() * output
+        e_hat = (1 - s) * v / d_var * d + (self.prior_var * noise_var / d_var).sqrt() * output
         return context.fill + _rotate(self.axes.T, e_hat)
 
     def _wiener_inputs(

@@ -28,7 +28,7 @@ def test_round_trip_is_exact_up_to_half_precision(folder):
 def test_files_are_half_precision_and_described(folder):
     assert {t.dtype for t in load_file(folder / "bridge.safetensors").values()} == {torch.float16}
     description = json.loads((folder / "bridge.json").read_text())
-    assert description["format"] == "asyncdsb-bridge" and description["version"] == 1
+    assert description["format"] == "asyncdsb-bridge" and description["version"] == 2
 
 
 def test_spectral_normalisation_is_folded_in(tmp_path):
@@ -75,7 +75,7 @@ DAMAGE = {
     "one bit": (swap_byte, "damaged"),
     "no JSON": (lambda f: (f / "bridge.json").write_text("{"), "as JSON"),
     "other kind of JSON": (lambda f: (f / "bridge.json").write_text("[1]"), "as JSON"),
-    "later version": (lambda f: edit(f, version=2), "version 1, got asyncdsb-bridge version 2"),
+    "later version": (lambda f: edit(f, version=3), "version 2, got asyncdsb-bridge version 3"),
     "foreign": (lambda f: edit(f, format="i2sb"), "got i2sb"),
     "other shape": (other_shape, "do not fit the network"),
     "unknown key": (lambda f: edit(f, config={"depth": 3}), "unknown keys"),

@@ -49,8 +49,16 @@ def make(parametrisation, stochastic, x1, hole_noise, batch=3, gradient=None):
     return denoiser, x0, context, z, g
 
 
-def predict(denoiser, output, *args):
+def fix(denoiser, output, detail=None):
+    """Replace the UNet; in the Wiener form ``output`` is o2 and ``detail`` o1."""
+    if denoiser.config.parametrisation == "wiener":
+        detail = torch.zeros_like(output) if detail is None else detail
+        output = torch.cat([detail, output], dim=1)
     denoiser.unet = Fixed(output)
+
+
+def predict(denoiser, output, *args):
+    fix(denoiser, output)
     return denoiser.x0_hat(*args)
 
 
@@ -72,7 +80,7 @@ def test_the_output_that_gives_x0_has_zero_loss(case, t):
     # x0_hat is affine in the output, pixel by pixel: solve the 3x3 system of each pixel.
     matrix, wanted = effects.permute(1, 3, 4, 2, 0), (x0 - at_zero).permute(0, 2, 3, 1)
     output = torch.linalg.solve(matrix, wanted[..., None])[..., 0].permute(0, 3, 1, 2)
-    denoiser.unet = Fixed(output)
+    fix(denoiser, output)
     loss, _ = denoiser.loss(x0, time, s, z, context, schedule.total_var)
     assert loss.shape == (len(x0),)
     assert loss.max() < 1e-7  # the colour axes are float32
@@ -113,7 +121,7 @@ def test_targets_have_unit_variance_for_residuals_of_the_assumed_size(stochastic
     x0 = context.fill + context.mask * residual
     time = torch.full((64, 1, 1, 1), t, dtype=torch.float64)
     s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.4))
-    denoiser.unet = Fixed(torch.zeros_like(x0))
+    fix(denoiser, torch.zeros_like(x0))
     loss, _ = denoiser.loss(x0, time, s, z, context, denoiser.config.schedule.total_var)
     assert loss.mean() == pytest.approx(1, abs=0.05)  # 64 * 88 * 3 draws: sd of the mean 0.011
 
@@ -126,13 +134,28 @@ def test_the_prior_follows_the_gradient(gradient, expected):
     torch.testing.assert_close(context.relief, torch.full_like(context.mask, expected))
 
 
+@pytest.mark.parametrize("gradient", [0.0, 0.02, 0.5])
+def test_detail_counts_in_units_of_the_prior_and_tone_does_not(gradient):
+    denoiser, x0, context, z, g = make("wiener", True, True, 0.5, gradient=gradient)
+    time = torch.full((len(x0), 1, 1, 1), 0.6, dtype=torch.float64)
+    s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.5))
+    x_t = (1 - s) * x0 + s * context.x1 + 0.2 * z * context.mask
+    args = (x_t, time, s, context, 0.247)
+    change = torch.randn(x0.shape, generator=g).double()
+    nothing = predict(denoiser, torch.zeros_like(x0), *args)
+    tone = predict(denoiser, change, *args) - nothing
+    fix(denoiser, torch.zeros_like(x0), detail=change)
+    detail = denoiser.x0_hat(*args) - nothing
+    torch.testing.assert_close(detail, context.relief * tone)
+
+
 def test_only_the_hole_counts():
     denoiser, x0, context, z, _ = make("wiener", True, True, 0.5)
     time = torch.full((len(x0), 1, 1, 1), 0.5, dtype=torch.float64)
     s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.5))
     losses = []
     for outside in (0.0, 100.0):
-        denoiser.unet = Fixed((1 - context.mask) * outside + torch.zeros_like(x0))
+        fix(denoiser, (1 - context.mask) * outside + torch.zeros_like(x0))
         losses.append(denoiser.loss(x0, time, s, z, context, 0.247)[0])
     assert torch.equal(*losses)
 
@@ -147,7 +170,7 @@ def test_what_the_network_sees_does_not_depend_on_the_bridge_noise_it_cannot_use
     class Spy(nn.Module):
         def forward(self, x, scalars):
             inputs.append(x)
-            return torch.zeros(x.shape[0], 3, *x.shape[2:])
+            return torch.zeros(x.shape[0], 6, *x.shape[2:])
 
     denoiser.unet = Spy()
     tau = torch.rand(context.mask.shape, generator=torch.Generator().manual_seed(3))

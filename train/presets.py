@@ -212,10 +212,10 @@ BRIDGE_PRESETS = {
     ),
     # For --init with weights of "cpu": their network, a perceptual term, a short falling rate.
     "cpu-finish": BridgePreset(
-        **_ON_CPU | {"validate_every": 800},
+        **_ON_CPU | {"validate_every": 900},
         model=BridgeConfig(unet=_CPU),
-        steps=1_600,
-        lr=3e-4,
+        steps=1_800,
+        lr=4e-4,
         warmup=50,
         ema=0.995,
         from_start=0.35,
