@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.fill import pyramid_fill
+from asyncdsb.fill import harmonic_fill
 from asyncdsb.images import to_tensor
 
 MARGIN = 0.25
@@ -22,6 +22,9 @@ MARGIN = 0.25
 
 MIN_MARGIN = 32
 """The least of that, in pixels."""
+
+SWEEPS = 2
+"""Relaxations of fills at the photo's own size, which may be large."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Window:
         mask = mask.float()
         if not self.native:
             # Filled first: the filter must not mix a black hole into the known border.
-            picture = pyramid_fill(picture, mask > 0.5)
+            picture = harmonic_fill(picture, mask > 0.5, sweeps=SWEEPS)
             picture = F.interpolate(
                 picture, self.work, mode="bilinear", antialias=True, align_corners=False
             ).clamp(-1, 1)
@@ -159,7 +162,8 @@ class Window:
         if not self.native:
             missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
             gap = to_tensor(np.ascontiguousarray(original)) - part
-            part = part + pyramid_fill(torch.where(missing, torch.zeros(()), gap), missing)
+            gap = torch.where(missing, torch.zeros(()), gap)
+            part = part + harmonic_fill(gap, missing, sweeps=SWEEPS)
         pixels = ((part[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
         result = image.copy()
         result[self.slices] = np.where(inside[..., None], pixels, original)
