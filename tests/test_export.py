@@ -35,9 +35,17 @@ def test_export_gives_what_the_pipeline_loads(runs, choice, steps, score):
     for kind in ("gradient", "bridge"):
         assert pipe.training[kind]["steps"] == steps
         assert pipe.training[kind]["held_out"] == {"step": steps, "score": score}
+    assert pipe.config.temperature == 1
     source = "best" if choice == "best" else "weights"
     wanted = (runs / "bridge" / source / "bridge.safetensors").read_bytes()
     assert (runs / "out" / "bridge.safetensors").read_bytes() == wanted
+
+
+def test_the_temperature_of_runs_is_set_on_export(runs, capsys):
+    assert main(command(runs, "--temperature", "0.3")) == 0
+    assert AsyncDSBPipeline.from_pretrained(runs / "out").config.temperature == 0.3
+    assert main(command(runs, "--temperature", "3")) == 2
+    assert "expected a temperature in [0, 1], got 3.0" in capsys.readouterr().err
 
 
 def test_the_card_tells_networks_training_and_licences(runs):

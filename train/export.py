@@ -7,6 +7,7 @@ python -m train.export --gradient runs/gradient --bridge runs/bridge --out weigh
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from train.card import WORST, model_card
 CHOICES = ("best", "last")
 
 
-def export(run: Path, kind: str, choice: str, out: Path) -> dict:
+def export(run: Path, kind: str, choice: str, out: Path, temperature: float | None = None) -> dict:
     """Write the averaged weights of one run in half precision, with checksum and schema version.
 
     Args:
@@ -29,6 +30,8 @@ def export(run: Path, kind: str, choice: str, out: Path) -> dict:
         kind: "bridge" or "gradient".
         choice: "best", the weights with the best held-out score, or "last".
         out: weights folder.
+        temperature: of a bridge's runs by default, see :class:`asyncdsb.denoiser.BridgeConfig`;
+            None for what its preset says.
 
     Returns:
         The facts of the training that were written beside the weights.
@@ -43,6 +46,8 @@ def export(run: Path, kind: str, choice: str, out: Path) -> dict:
         records = json.loads(path.read_text("utf-8"))
         held_out = [record for record in records if record["step"] == training["steps"]]
         training = training | {"held_out": held_out[0] if held_out else None}
+    if temperature is not None and kind == "bridge":
+        module.config = dataclasses.replace(module.config, temperature=temperature)
     save_weights(out, module, training)
     return training
 
@@ -54,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--bridge", type=Path, help="run folder of train.bridge")
     options.add_argument("--out", type=Path, required=True, help="weights folder")
     options.add_argument("--choice", choices=CHOICES, default="last", help="which weights of a run")
+    options.add_argument("--temperature", type=float, help="default scale of a run's noise")
     options.add_argument("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
     options.add_argument("--results", type=Path, help="folder that train.evaluate wrote")
     options.add_argument("--notes", type=Path, help="Markdown on where it fails, for the card")
@@ -62,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         for kind in ("gradient", "bridge"):
             run = getattr(args, kind)
             if run is not None:
-                export(run, kind, args.choice, args.out)
+                export(run, kind, args.choice, args.out, args.temperature)
         pipe = AsyncDSBPipeline.from_pretrained(args.out, device="cpu")
         worst = None if args.results is None else args.results / "worst.png"
         if worst is not None and worst.exists():
