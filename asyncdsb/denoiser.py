@@ -18,23 +18,24 @@ Two parametrisations of one and the same estimate:
 
     v is set per pixel and per colour axis. The axes are :data:`OPPONENT`: photographs vary much in
     brightness and little in colour, whereas the noise is the same along all three, so that the
-    filter alone already takes most coloured noise away. Along each axis sqrt(v) grows with the
-    completed gradient, smoothed to G as in Eq. 11: where it foretells a flat area, the fill is
-    nearly right and little noise may stay::
+    filter alone already takes most coloured noise away. What the fill misses is of two kinds, whose
+    sizes were measured on photographs. Detail, different from pixel to pixel, grows with the
+    completed gradient, smoothed to G as in Eq. 11, and a little with the depth, the distance to the
+    nearest known pixel; it is what v describes. Tone, nearly equal among neighbours, grows with the
+    depth wherever it is::
 
-        sqrt(v) = residual_std * r,   r = (G / 0.1)^residual_exponent within [1/8, 5/4]
+        sqrt(v) = residual_std r,   r = 0.72 (G / 0.1)^residual_exponent depth^0.2
+        q^2 = r^2 + (0.0375 depth)^2                   (all of it, in units of residual_std)
 
-    The network sees d / sqrt(D), maps of nu = sqrt(N / D) and of r, and the conditions, and returns
-    two corrections o1, o2 of the Wiener estimate::
+    The network sees d, scaled to unit size, maps of nu = sqrt(N / D), r and q, and the conditions,
+    and returns two corrections of the Wiener estimate, one for each kind::
 
-        x0_hat = f + c_skip d + residual_std nu (r o1 + o2)
+        x0_hat = f + c_skip d + residual_std nu (r o1 + q o2)
 
-    residual_std nu r is c_out. o1 has the size of what the prior expects; o2 is for fills whose
-    tone is wrong in areas that are flat all the same, where o1 would have to be large and would
-    learn slowly. The error counts in units of residual_std nu, hence alike in x0 for all pixels at
-    t = 1: in units of c_out the few flat areas with a wrong fill would outweigh all else. The
-    target is of unit size at every s for r = 1, the zero output is the Wiener estimate, and as only
-    d, nu and r enter, one network serves every M, schedule and tau map and the noise-free bridge.
+    residual_std nu r is c_out. The error counts in units of residual_std nu sqrt(q): thin holes and
+    places near the border, about which the surroundings say most, would hardly count beside the
+    middle of large ones. The zero output is the Wiener estimate, and as only d, nu, r and q enter,
+    one network serves every M, schedule and tau map and the noise-free bridge.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ import torch
 from torch import Tensor, nn
 
 from asyncdsb import bridge
-from asyncdsb.fill import FILLS, fill_hole
+from asyncdsb.fill import FILLS, fill_hole, hole_depth
 from asyncdsb.networks.unet import UNet, UNetConfig
 from asyncdsb.schedule import NoiseSchedule, gaussian_blur
 
@@ -56,6 +57,9 @@ CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3}
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 """Colour axes of the Wiener parametrisation over (R, G, B), up to their length: brightness, red
 against blue, green against both. They are orthogonal, which leaves white noise white."""
+
+MAX_DEPTH = 40
+"""Pixels from the border beyond which the fill is taken to be equally wrong."""
 
 PARAMETRISATIONS = ("score", "wiener")
 BRIDGES = ("stochastic", "deterministic")
@@ -77,9 +81,10 @@ class BridgeConfig:
             together would give x0 away.
         parametrisation: "score" or "wiener".
         residual_std: typical standard deviation of x0 minus fill along each axis of
-            :data:`OPPONENT`, where the smoothed gradient is 0.1 (wiener only).
-        residual_exponent: how it grows with the smoothed gradient; 0 for the same everywhere
-            (wiener only).
+            :data:`OPPONENT`, where the smoothed gradient is 0.1 and the depth 5 pixels (wiener
+            only).
+        residual_exponent: how its detail grows with the smoothed gradient; 0 for the same
+            everywhere (wiener only).
         bridges: which bridges it was trained on; "stochastic" serves the samplers posterior and
             implicit, "deterministic" the ODE.
         temperature: by default, what a run's noise is multiplied by; chosen after the training.
@@ -95,7 +100,7 @@ class BridgeConfig:
     conditions: tuple[str, ...] = ("mask", "gradient", "fill", "x1")
     parametrisation: str = "wiener"
     residual_std: tuple[float, float, float] = (0.4, 0.1, 0.05)
-    residual_exponent: float = 0.55
+    residual_exponent: float = 1.1
     bridges: tuple[str, ...] = BRIDGES
     temperature: float = 1.0
     blur_sigma: float = 3.0
@@ -134,6 +139,7 @@ class Context:
         x1: (B, 3, H, W) start of the bridge.
         stochastic: (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without.
         relief: (B, 1, H, W) r of the module's docstring.
+        tone: (B, 1, H, W) q of the module's docstring.
     """
 
     mask: Tensor
@@ -142,6 +148,7 @@ class Context:
     x1: Tensor
     stochastic: Tensor
     relief: Tensor
+    tone: Tensor
 
 
 class BridgeDenoiser(nn.Module):
@@ -158,7 +165,7 @@ class BridgeDenoiser(nn.Module):
         if config.parametrisation == "wiener" and "x1" in extra:
             extra.remove("x1")  # enters through d, which says all that x1 can
         channels = 3 + sum(CONDITIONS[name] for name in extra)
-        channels += 4 * (config.parametrisation == "wiener")
+        channels += 5 * (config.parametrisation == "wiener")
         self.extra = tuple(extra)
         axes = torch.tensor(OPPONENT, dtype=torch.float64)
         axes = (axes / axes.norm(dim=1, keepdim=True)).float()
@@ -187,13 +194,16 @@ class BridgeDenoiser(nn.Module):
         x1 = fill + mask * self.config.hole_noise * noise
         smooth = gaussian_blur(gradient, self.config.blur_sigma)
         relief = (smooth / 0.1).clamp(min=1e-6) ** self.config.residual_exponent
+        depth = hole_depth(mask, MAX_DEPTH).clamp(min=1)
+        relief = 0.72 * relief.clamp(1 / 50, 5 / 4) * depth**0.2
         return Context(
             mask,
             gradient,
             fill,
             x1,
             stochastic.to(image.dtype).view(-1, 1, 1, 1),
-            relief.clamp(1 / 8, 5 / 4),
+            relief,
+            (relief**2 + (0.0375 * depth) ** 2).sqrt(),
         )
 
     def x0_hat(
@@ -252,7 +262,10 @@ class BridgeDenoiser(nn.Module):
             wanted = noise_var.sqrt() * e - (1 - s) * v * n
             wanted = wanted / (self.prior_var * d_var).sqrt()
             x0_hat = self._estimate(d, noise_var, d_var, s, output, context)
-        squared = (context.mask * (output - wanted) ** 2).sum((1, 2, 3))
+        weight = context.mask
+        if self.config.parametrisation == "wiener":
+            weight = weight / context.tone
+        squared = (weight * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
         return squared / (x0.shape[1] * area), x0_hat
 
@@ -287,7 +300,7 @@ class BridgeDenoiser(nn.Module):
     ) -> Tensor:
         """Combine both outputs: r o1 + o2 of the module's docstring."""
         detail, tone = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context)).chunk(2, 1)
-        return context.relief * detail + tone
+        return context.relief * detail + context.tone * tone
 
     def _estimate(
         self,
@@ -311,7 +324,11 @@ class BridgeDenoiser(nn.Module):
         nu = (noise_var / d_var).sqrt() * hole
         share = hole.mean((1, 2, 3))
         level = nu[:, 0].mean((1, 2)) / share.clamp(min=1e-6)
-        parts = [d / d_var.sqrt() * hole, nu, context.relief, *self._conditions(s, context)]
+        # Of unit size also where the tone of the fill is wrong.
+        tone_var = self.prior_var * (context.tone**2 - context.relief**2)
+        size = (d_var + (1 - s) ** 2 * tone_var).sqrt()
+        parts = [d / size * hole, nu, context.relief, context.tone * hole]
+        parts += self._conditions(s, context)
         return torch.cat(parts, dim=1), torch.stack([level, share], dim=1)
 
     def _score_inputs(

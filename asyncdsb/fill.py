@@ -43,6 +43,24 @@ def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:
     return fills[kind](known, hole)
 
 
+def hole_depth(mask: Tensor, limit: int) -> Tensor:
+    """Chessboard distance of every hole pixel to the nearest known one.
+
+    Args:
+        mask: (B, 1, H, W) float, 1 = missing.
+        limit: largest depth told apart, in pixels.
+
+    Returns:
+        (B, 1, H, W) float: 0 for known pixels, 1 to ``limit`` in the hole. What lies beyond the
+        picture's edge counts as missing.
+    """
+    depth, inside = mask, mask
+    for _ in range(limit - 1):
+        inside = -F.max_pool2d(-inside, 3, stride=1, padding=1)
+        depth = depth + inside
+    return depth
+
+
 def telea_fill(image: Tensor, hole: Tensor) -> Tensor:
     """Fill holes by Telea's method (An image inpainting technique based on fast marching, 2004).
 

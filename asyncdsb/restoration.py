@@ -40,7 +40,7 @@ class Settings:
 
     tau_min: float = 0.2
     tau_max: float = 0.5
-    steps: int = 20
+    steps: int = 10
     sampler: str = "posterior"
     strategy: str | np.ndarray = "gradient"
     eta: float = 0.0

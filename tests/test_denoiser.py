@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -49,6 +50,12 @@ def make(parametrisation, stochastic, x1, hole_noise, batch=3, gradient=None):
     return denoiser, x0, context, z, g
 
 
+def unit_prior(context):
+    """The context with the same prior everywhere: r = q = 1."""
+    one = torch.ones_like(context.mask)
+    return dataclasses.replace(context, relief=one, tone=one)
+
+
 def fix(denoiser, output, detail=None):
     """Replace the UNet; in the Wiener form ``output`` is o2 and ``detail`` o1."""
     if denoiser.config.parametrisation == "wiener":
@@ -91,7 +98,8 @@ def test_the_output_that_gives_x0_has_zero_loss(case, t):
 @pytest.mark.parametrize("s", [0.02, 0.3, 0.7, 0.99])
 def test_zero_output_is_the_gaussian_conditional_mean(stochastic, x1, s):
     """Reference: joint covariance of (e, x_t - s x1 or x_t) for one pixel, conditioned directly."""
-    denoiser, x0, context, z, _ = make("wiener", stochastic, x1, 0.5, gradient=0.1)
+    denoiser, x0, context, z, _ = make("wiener", stochastic, x1, 0.5)
+    context = unit_prior(context)
     h, m = 0.5, 0.247 * stochastic
     # The prior of a pixel's colour: independent along the axes, hence a full covariance in RGB.
     axes = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
@@ -118,6 +126,7 @@ def test_targets_have_unit_variance_for_residuals_of_the_assumed_size(stochastic
     std = torch.tensor(denoiser.config.residual_std).double().view(1, 3, 1, 1)
     along_axes = torch.randn(z.shape, generator=g).double() * std
     residual = torch.einsum("ij,bihw->bjhw", denoiser.axes.double(), along_axes)
+    context = unit_prior(context)
     x0 = context.fill + context.mask * residual
     time = torch.full((64, 1, 1, 1), t, dtype=torch.float64)
     s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.4))
@@ -127,15 +136,19 @@ def test_targets_have_unit_variance_for_residuals_of_the_assumed_size(stochastic
 
 
 @pytest.mark.parametrize(
-    ("gradient", "expected"), [(0.0, 1 / 8), (0.1, 1), (0.025, 0.25**0.55), (1.0, 5 / 4)]
+    ("gradient", "expected"), [(0.0, 1 / 50), (0.1, 1), (0.05, 0.5**1.1), (1.0, 5 / 4)]
 )
-def test_the_prior_follows_the_gradient(gradient, expected):
+def test_the_prior_follows_gradient_and_depth(gradient, expected):
     _, _, context, _, _ = make("wiener", True, True, 0.5, gradient=gradient)
-    torch.testing.assert_close(context.relief, torch.full_like(context.mask, expected))
+    # The hole has rows 4 to 11 and columns 3 to 13.
+    for (row, column), depth in {(4, 7): 1, (5, 7): 2, (7, 7): 4, (7, 3): 1, (0, 0): 1}.items():
+        relief, tone = (float(x[0, 0, row, column]) for x in (context.relief, context.tone))
+        assert relief == pytest.approx(0.72 * expected * depth**0.2)
+        assert tone == pytest.approx((relief**2 + (0.0375 * depth) ** 2) ** 0.5)
 
 
 @pytest.mark.parametrize("gradient", [0.0, 0.02, 0.5])
-def test_detail_counts_in_units_of_the_prior_and_tone_does_not(gradient):
+def test_detail_and_tone_count_in_units_of_their_priors(gradient):
     denoiser, x0, context, z, g = make("wiener", True, True, 0.5, gradient=gradient)
     time = torch.full((len(x0), 1, 1, 1), 0.6, dtype=torch.float64)
     s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.5))
@@ -146,7 +159,7 @@ def test_detail_counts_in_units_of_the_prior_and_tone_does_not(gradient):
     tone = predict(denoiser, change, *args) - nothing
     fix(denoiser, torch.zeros_like(x0), detail=change)
     detail = denoiser.x0_hat(*args) - nothing
-    torch.testing.assert_close(detail, context.relief * tone)
+    torch.testing.assert_close(detail * context.tone, context.relief * tone)
 
 
 def test_only_the_hole_counts():

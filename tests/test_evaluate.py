@@ -387,7 +387,7 @@ def test_the_presets_set_defaults_that_options_override(shard, weights, tmp_path
     monkeypatch.setattr(train.evaluate, "run", seen.append)
     for extra in ("", "--preset quick", "--preset quick --crops 3"):
         main(["--data", str(shard), "-o", str(tmp_path), *extra.split()])
-    assert [(a.crops, a.steps) for a in seen] == [(4, 20), (1, 10), (3, 10)]
+    assert [(a.crops, a.steps) for a in seen] == [(4, 10), (1, 10), (3, 10)]
 
 
 def test_mismatch_follows_both_schedules(shard, weights, tmp_path, capsys):

@@ -214,8 +214,8 @@ BRIDGE_PRESETS = {
     "cpu-finish": BridgePreset(
         **_ON_CPU | {"validate_every": 900},
         model=BridgeConfig(unet=_CPU),
-        steps=800,
-        lr=3e-4,
+        steps=900,
+        lr=4e-4,
         warmup=50,
         ema=0.995,
         from_start=0.35,
