@@ -27,6 +27,8 @@ Two parametrisations of one and the same estimate:
         sqrt(v) = residual_std r,   r = 0.72 (G / 0.1)^residual_exponent depth^0.2
         q^2 = r^2 + (0.0375 depth)^2                   (all of it, in units of residual_std)
 
+    The power of G is kept within [1/50, 5/4], the depth within [1, 40].
+
     The network sees d, scaled to unit size, maps of nu = sqrt(N / D), r and q, and the conditions,
     and returns two corrections of the Wiener estimate, one for each kind::
 
@@ -57,6 +59,10 @@ CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3}
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 """Colour axes of the Wiener parametrisation over (R, G, B), up to their length: brightness, red
 against blue, green against both. They are orthogonal, which leaves white noise white."""
+
+DETAIL_SIZE, DETAIL_GROWTH, TONE_SLOPE = 0.72, 0.2, 0.0375
+"""Factor and power of the depth in r, and slope of the tone's size with the depth; fitted by eye to
+the table in ``train/LOG.md``."""
 
 MAX_DEPTH = 40
 """Pixels from the border beyond which the fill is taken to be equally wrong."""
@@ -195,7 +201,7 @@ class BridgeDenoiser(nn.Module):
         smooth = gaussian_blur(gradient, self.config.blur_sigma)
         relief = (smooth / 0.1).clamp(min=1e-6) ** self.config.residual_exponent
         depth = hole_depth(mask, MAX_DEPTH).clamp(min=1)
-        relief = 0.72 * relief.clamp(1 / 50, 5 / 4) * depth**0.2
+        relief = DETAIL_SIZE * relief.clamp(1 / 50, 5 / 4) * depth**DETAIL_GROWTH
         return Context(
             mask,
             gradient,
@@ -203,7 +209,7 @@ class BridgeDenoiser(nn.Module):
             x1,
             stochastic.to(image.dtype).view(-1, 1, 1, 1),
             relief,
-            (relief**2 + (0.0375 * depth) ** 2).sqrt(),
+            (relief**2 + (TONE_SLOPE * depth) ** 2).sqrt(),
         )
 
     def x0_hat(
@@ -233,6 +239,8 @@ class BridgeDenoiser(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Mean squared error of the network's output over the hole, per sample, and the estimate.
 
+        In the Wiener form pixels are weighted by 1 / q, see the module's docstring.
+
         Args:
             x0: (B, 3, H, W) clean image in [-1, 1].
             t: (B, 1, 1, 1) time, > 0.
@@ -246,6 +254,7 @@ class BridgeDenoiser(nn.Module):
             (B, 3, H, W), of use inside the hole.
         """
         noise = z * context.stochastic
+        weight = context.mask
         x_t = bridge.marginal(x0, context.x1, s, total_var, noise)
         if self.config.parametrisation == "score":
             output = self.unet(*self._score_inputs(x_t, t, s, context))
@@ -262,8 +271,6 @@ class BridgeDenoiser(nn.Module):
             wanted = noise_var.sqrt() * e - (1 - s) * v * n
             wanted = wanted / (self.prior_var * d_var).sqrt()
             x0_hat = self._estimate(d, noise_var, d_var, s, output, context)
-        weight = context.mask
-        if self.config.parametrisation == "wiener":
             weight = weight / context.tone
         squared = (weight * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)

@@ -113,9 +113,9 @@ def sample(
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: "uniform" or "clock", see :func:`time_grid`.
         temperature: what the noise of every step is multiplied by, in [0, 1]. At 1 the run follows
-            the bridge. Below, the denoiser is shown less noise than it is told and takes more of
-            what it sees for signal of the mean: variety is given up for likelihood, as one does
-            with a denoiser that cannot tell texture from noise well.
+            the bridge. Below, the denoiser is told of more noise than there is and smooths
+            accordingly: variety is given up for likelihood, which helps where a denoiser cannot
+            tell texture from noise well.
         generators: one CPU generator per sample; may be None for the ODE only.
 
     Yields:
