@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,45 +19,81 @@ from asyncdsb.images import read_image
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (key, RGB photo) of folders, tar shards and single files, in sorted order.
+@dataclass(frozen=True)
+class Photo:
+    """A photo that was found but not read yet.
 
-    The key is the file's stem, the same whether a photo lies in a folder or in a tar.
+    Attributes:
+        key: the file's stem, the same whether a photo lies in a folder or in a tar.
+        read: returns it as an RGB picture; ValueError if it cannot be read.
+    """
+
+    key: str
+    read: Callable[[], Image.Image]
+
+
+def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
+    """List the photos of folders, tar shards, lists and single files, in sorted order.
 
     Args:
-        paths: folders (searched recursively), ``.tar`` files or picture files.
+        paths: folders (searched recursively), ``.tar`` files, ``.txt`` files that name one photo a
+            line, relative to their own folder and kept in their order, or picture files.
 
-    Yields:
-        Key and photo.
+    Returns:
+        At least one photo.
 
     Raises:
-        ValueError: if a path does not exist, a file cannot be read, or there is no photo at all.
+        ValueError: if a path does not exist, or there is no photo at all.
     """
     paths = [Path(path) for path in paths]
-    found = False
+    photos = []
     for path in paths:
         if not path.exists():
             raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
         if path.is_dir():
             files = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES)
-            photos = ((p.stem, read_image(p)) for p in files)
+            photos += [_from_file(p) for p in files]
         elif path.suffix == ".tar":
-            photos = _iter_tar(path)
+            photos += _from_tar(path)
+        elif path.suffix == ".txt":
+            lines = path.read_text("utf-8").splitlines()
+            photos += [_from_file(path.parent / line.strip()) for line in lines if line.strip()]
         else:
-            photos = iter([(path.stem, read_image(path))])
-        for photo in photos:
-            found = True
-            yield photo
-    if not found:
+            photos.append(_from_file(path))
+    if not photos:
         raise ValueError(f"expected photos, found none in {', '.join(map(str, paths))}")
+    return photos
 
 
-def _iter_tar(path: Path) -> Iterator[tuple[str, Image.Image]]:
-    with tarfile.open(path) as shard:
-        members = [m for m in shard if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
-        for member in sorted(members, key=lambda m: m.name):
-            file = shard.extractfile(member)
-            yield Path(member.name).stem, read_image(file.read())
+def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (key, RGB photo) of what :func:`find_photos` finds, reading one at a time.
+
+    Raises:
+        ValueError: as :func:`find_photos`, or if a file cannot be read.
+    """
+    for photo in find_photos(paths):
+        yield photo.key, photo.read()
+
+
+def _from_file(path: Path) -> Photo:
+    return Photo(path.stem, lambda: read_image(path))
+
+
+def _from_tar(path: Path) -> list[Photo]:
+    try:
+        # Uncompressed only: a member is then read from its place, without its neighbours.
+        with tarfile.open(path, "r:") as shard:
+            members = [m for m in shard if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+    except tarfile.TarError as error:
+        raise ValueError(f"expected an uncompressed tar file, got {path}: {error}") from None
+
+    def read(member: tarfile.TarInfo) -> Image.Image:
+        with open(path, "rb") as file:
+            file.seek(member.offset_data)
+            return read_image(file.read(member.size))
+
+    members.sort(key=lambda m: m.name)
+    return [Photo(Path(m.name).stem, partial(read, m)) for m in members]
 
 
 class PhotoBank:

@@ -43,6 +43,21 @@ def test_folder_and_shard_give_the_same_photos(folder, shard):
         assert np.array_equal(from_folder[key], from_shard[key])
 
 
+def test_a_list_names_photos_beside_it_in_its_order(folder):
+    (folder / "split.txt").write_text("deep/b.png\n\na.png\n")
+    assert [key for key, _ in iter_photos([folder / "split.txt"])] == ["b", "a"]
+    (folder / "split.txt").write_text("c.png\n")
+    with pytest.raises(ValueError, match="c.png"):
+        list(iter_photos([folder / "split.txt"]))
+
+
+def test_a_shard_that_is_compressed_or_no_tar_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w:gz"):
+        pass
+    with pytest.raises(ValueError, match="uncompressed tar file, got .*x.tar"):
+        list(iter_photos([tmp_path / "x.tar"]))
+
+
 @pytest.mark.parametrize("path", ["nothing", "empty"])
 def test_nothing_to_read_is_said(tmp_path, path):
     (tmp_path / "empty").mkdir()

@@ -1,7 +1,10 @@
-import argparse
 import json
+import os
 import re
+import subprocess
+import sys
 import tarfile
+import time
 from collections import Counter
 
 import numpy as np
@@ -13,12 +16,14 @@ import train.evaluate
 import train.mismatch
 import train.sheets
 import train.tau_grid
-from asyncdsb.metrics import FRECHET_NAME, KERNEL_NAME
+from asyncdsb.perceptual import EfficientNetFeatures, SetNames
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.evaluate import evaluate, main
-from train.methods import Method, bridge_method, bridge_settings, classical_method
-from train.protocol import check_kinds, derived_seed, iter_crops
-from train.report import clustered_mean, contact_sheet, difference_table, markdown_table
+from train.evaluate import evaluate, main, summarise
+from train.intervals import clustered_mean, frechet_difference
+from train.methods import Method, bridge_method, classical_method, load_methods
+from train.protocol import AREA_KINDS, derived_seed, iter_crops, parse_kinds
+from train.report import contact_sheet, difference_table, markdown_table, wide_table
+from train.scores import Judges
 
 
 def photo(seed: int, size: tuple[int, int] = (110, 80)) -> Image.Image:
@@ -90,10 +95,65 @@ def test_bad_protocols_are_refused():
         list(iter_crops(PHOTOS, 0, 48))
     with pytest.raises(ValueError, match="at least 32.*got 31"):
         list(iter_crops(PHOTOS, 1, 31))
-    with pytest.raises(ValueError, match="center.*got blob"):
-        check_kinds(["blob"])
+    with pytest.raises(ValueError, match="center.*1-10%.*got 'blob'"):
+        parse_kinds("center,blob")
     with pytest.raises(ValueError, match="got none"):
-        check_kinds([])
+        parse_kinds(" ,")
+
+
+@pytest.mark.parametrize("kind", AREA_KINDS)
+def test_kinds_by_area_have_that_area(kind):
+    crop = next(iter_crops(PHOTOS, 1, 48))
+    low, high = (int(part) / 100 for part in kind.rstrip("%").split("-"))
+    assert low <= crop.mask(kind).mean() <= high
+
+
+def mask_folder(folder, names, size=48):
+    """Masks whose hole is as many rows high as the place of the name says, plus one."""
+    folder.mkdir()
+    for index, name in enumerate(names):
+        hole = np.zeros((size, size), np.uint8)
+        hole[: index + 1] = 255
+        Image.fromarray(hole).save(folder / f"{name}.png")
+    return folder
+
+
+def rows(crop, kind):
+    mask = crop.mask(kind)
+    assert (mask == mask[:, :1]).all()
+    return int(mask[:, 0].sum())
+
+
+def test_masks_come_from_a_folder_by_name_or_in_turn(tmp_path):
+    named = mask_folder(tmp_path / "a", ["photo-1", "photo-0-1", "other"])
+    turns = mask_folder(tmp_path / "b", ["000", "001", "002", "003"])
+    kinds, folders = parse_kinds(f"named={named},center,turns={turns}")
+    assert kinds == ("named", "center", "turns")
+    crops = list(iter_crops(PHOTOS, 2, 48, folders))
+    # By photo, by crop, and where there is no such name by place.
+    assert [rows(crop, "named") for crop in crops] == [3, 2, 1, 1, 2, 1]
+    assert [rows(crop, "turns") for crop in crops] == [1, 2, 3, 4, 1, 2]
+    assert rows(crops[0], "turns") == 1 and crops[0].mask("center").mean() == 0.25
+
+
+def test_masks_of_a_folder_may_be_inverted_and_of_another_size(tmp_path):
+    folder = mask_folder(tmp_path / "a", ["000", "001"], size=96)
+    crop = next(iter_crops(PHOTOS, 1, 48, parse_kinds(f"x={folder}", inverted=True)[1]))
+    kept = next(iter_crops(PHOTOS, 1, 48, parse_kinds(f"x={folder}")[1]))
+    assert rows(kept, "x") == 1
+    np.testing.assert_array_equal(kept.mask("x"), ~crop.mask("x"))
+
+
+def test_bad_folders_of_masks_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    full = mask_folder(tmp_path / "full", ["000"])
+    Image.new("L", (48, 48), 0).save(full / "000.png")
+    with pytest.raises(ValueError, match="found none at .*empty"):
+        parse_kinds(f"x={tmp_path / 'empty'}")
+    with pytest.raises(ValueError, match="another name.*'center'"):
+        parse_kinds(f"center={full}")
+    with pytest.raises(ValueError, match="000.png has no hole"):
+        next(iter_crops(PHOTOS, 1, 48, parse_kinds(f"x={full}")[1])).mask("x")
 
 
 # --- statistics and tables ---
@@ -160,13 +220,26 @@ def fake_lpips(images, truths):
     return (images - truths).abs().mean((1, 2, 3))
 
 
-def fake_features(images):
-    return images.mean((2, 3)).double().numpy()
+class FakeFeatures:
+    """Mean colours, which are class scores too."""
+
+    slug = "fake"
+    names = SetNames("FD (fake)", "KD (fake)", "IS (fake)")
+
+    def __call__(self, images):
+        return images.mean((2, 3)).double().numpy()
+
+    def logits(self, features):
+        return features
 
 
-def run(methods, folder, photos=PHOTOS, batch=4, kinds=("center", "narrow")):
-    crops = iter_crops(photos, 2, 48)
-    return evaluate(crops, methods, kinds, folder, batch, fake_lpips, fake_features)
+JUDGES = Judges(fake_lpips, (FakeFeatures(),))
+FRECHET_NAME, KERNEL_NAME, SCORE_NAME = FakeFeatures.names
+
+
+def run(methods, folder, photos=PHOTOS, batch=4, kinds=("center", "narrow"), crops=2):
+    found = evaluate(lambda: iter_crops(photos, crops, 48), methods, kinds, folder, batch, JUDGES)
+    return summarise(found, JUDGES)
 
 
 def truth_method() -> Method:
@@ -235,9 +308,10 @@ def test_a_second_run_restores_only_what_is_missing(tmp_path):
     next(tmp_path.rglob("*.npz")).unlink()
     assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
     assert not pipe.batches
-    next(tmp_path.rglob("*.png")).unlink()
+    next((tmp_path / "restored").rglob("*.png")).unlink()
     assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
-    assert [len(seeds) for _, _, seeds, _ in pipe.batches] == [1]
+    # Its whole batch, so that the result does not depend on the interruption.
+    assert len(pipe.batches) == 1
 
 
 @pytest.mark.parametrize("checksum, settings", [("other", {"steps": 3}), ("w", {"steps": 4})])
@@ -261,25 +335,6 @@ def test_bridge_method_keeps_known_pixels_whatever_the_pipeline_returns():
     assert (result[mask] == 255).all()
 
 
-def test_synchronous_has_one_tau_for_all_pixels_and_the_same_sampler():
-    args = argparse.Namespace(
-        steps=7,
-        sampler="ode",
-        grid="clock",
-        eta=0.5,
-        strategy="inward",
-        tau_min=0.1,
-        tau_max=0.9,
-        temperature=0.5,
-    )
-    asynchronous = bridge_settings(args, synchronous=False)
-    synchronous = bridge_settings(args, synchronous=True)
-    assert asynchronous == vars(args)
-    changed = {name for name in asynchronous if asynchronous[name] != synchronous[name]}
-    assert changed == {"strategy", "tau_min", "tau_max"}
-    assert synchronous["tau_min"] == synchronous["tau_max"] == 0.5
-
-
 def test_tables_hold_a_row_for_each_mask_and_method(tmp_path):
     methods = [classical_method("telea"), classical_method("navier-stokes")]
     summary = run(methods, tmp_path)
@@ -290,17 +345,51 @@ def test_tables_hold_a_row_for_each_mask_and_method(tmp_path):
     assert Counter(row[1] for row in rows[2:]) == {"telea": 2, "navier-stokes": 2}
     mean = summary["center"]["telea"]["psnr"]["mean"]
     assert rows[2][3].startswith(f"{mean:.2f} (")
-    differences = difference_table(summary, "telea").splitlines()
-    assert differences[0] == "| LPIPS minus telea | navier-stokes |"
-    assert len(differences) == 4
+    differences = difference_table(summary, "telea", ["lpips", FRECHET_NAME]).splitlines()
+    assert differences[0] == "| minus telea | mask | navier-stokes |"
+    assert [line.split(" | ")[:2] for line in differences[2:]] == [
+        ["| LPIPS", "center"],
+        ["| LPIPS", "narrow"],
+        [f"| {FRECHET_NAME}", "center"],
+        [f"| {FRECHET_NAME}", "narrow"],
+    ]
+
+
+def test_the_wide_table_marks_the_best_and_the_second_of_each_column():
+    def scores(value):
+        return {"psnr": {"mean": value}, "FID": value}
+
+    summary = {"center": {"a": scores(20.0), "b": scores(30.0), "c": scores(25.0)}}
+    lines = wide_table(summary, ["psnr", "FID"]).splitlines()
+    assert lines[0] == "| method | PSNR center | FID center |"
+    assert lines[2:] == [
+        "| a | 20 | **20** |",
+        "| b | **30** | 30 |",
+        "| c | <u>25</u> | <u>25</u> |",
+    ]
 
 
 def test_one_crop_has_no_distance_between_sets(tmp_path):
-    crops = iter_crops(PHOTOS[:1], 1, 48)
-    args = ([classical_method("telea")], ["center"], tmp_path, 4, fake_lpips, fake_features)
-    scores = evaluate(crops, *args)["center"]["telea"]
+    methods = [classical_method("telea"), classical_method("navier-stokes")]
+    summary = run(methods, tmp_path, PHOTOS[:1], kinds=["center"], crops=1)
+    scores = summary["center"]["telea"]
     assert scores[FRECHET_NAME] is None and scores[KERNEL_NAME] is None
     assert markdown_table({"center": {"telea": scores}}, (FRECHET_NAME,)).endswith("| - |\n")
+    assert wide_table(summary, [FRECHET_NAME]).endswith("| navier-stokes | - |\n")
+    assert FRECHET_NAME not in difference_table(summary, "telea", ["lpips", FRECHET_NAME])
+
+
+def test_the_difference_of_distances_has_an_interval_that_finds_a_real_one():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(80, 6))
+    groups = [str(i // 2) for i in range(80)]
+    near, far = truth + 0.1 * rng.normal(size=(2, 80, 6)) + [[[0.0]], [[0.8]]]
+    found = frechet_difference(far, near, truth, groups)
+    assert found["mean"] == pytest.approx(6 * 0.8**2, rel=0.2)
+    assert 0 < found["low"] < found["mean"] < found["high"]
+    # Two methods that are equally good: the interval holds zero.
+    same = frechet_difference(*(truth + 0.1 * rng.normal(size=(2, 80, 6))), truth, groups)
+    assert same["low"] < 0 < same["high"]
 
 
 # --- command line ---
@@ -329,7 +418,7 @@ def test_command_line_writes_numbers_table_and_sheet(shard, weights, tmp_path, c
     assert main([*command.split(), "-o", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["protocol"] == {
-        "data": [str(shard)],
+        "data": [shard.name],
         "size": 64,
         "crops_per_photo": 2,
         "photos": 2,
@@ -338,17 +427,59 @@ def test_command_line_writes_numbers_table_and_sheet(shard, weights, tmp_path, c
     assert set(results["results"]["center"]) == {"asyncdsb", "synchronous", "telea"}
     assert results["results"]["center"]["telea"]["lpips"]["n"] == 4
     table = (tmp_path / "out/results.md").read_text()
-    assert "FID" not in table and table in capsys.readouterr().out
+    assert "FID" not in table and "KID" not in table and table in capsys.readouterr().out
     # Rows: one photo, two masks; columns: input, gradient, two of ours, classical, truth.
     assert Image.open(tmp_path / "out/sheet.png").size == (6 * 70 + 6, 24 + 2 * 70)
     assert len(list((tmp_path / "out/restored").rglob("*.png"))) == 2 * 2 * 2 * 3
+    assert Image.open(tmp_path / "out/results.png").width > 500
+    assert results["settings"]["steps"] == 2
+    same = results["results"]["center"]["synchronous"]
+    assert {"mean", "low", "high"} == set(same[EfficientNetFeatures.names.frechet + " difference"])
+
+
+def options(weights, methods):
+    return train.evaluate.parser().parse_args(
+        ["--data", "x", "-o", "y", "--weights", str(weights), "--methods", methods, "--steps", "7"]
+    )
+
+
+def test_bridges_have_settings_and_weights_of_their_own(weights, tmp_path):
+    other = tmp_path / "other"
+    AsyncDSBPipeline.random(1).save_pretrained(other)
+    (other / "gradient.json").unlink()
+    text = f"asyncdsb,synchronous,quick=?steps=5&sampler=ode,o={other}?tau_min=0.1,again={weights}"
+    first, synchronous, quick, o, again = load_methods(options(weights, text))
+    assert first.settings["steps"] == synchronous.settings["steps"] == 7
+    changed = {k for k, v in first.settings.items() if synchronous.settings[k] != v}
+    assert changed == {"strategy", "tau_min"}  # 0.5 is the default of tau_max
+    assert synchronous.settings["tau_min"] == synchronous.settings["tau_max"] == 0.5
+    assert (quick.settings["steps"], quick.settings["sampler"]) == (5, "ode")
+    assert o.settings["tau_min"] == 0.1
+    # The other denoiser, with the completion network of the first.
+    assert o.pipe is not first.pipe and o.pipe.completion is first.pipe.completion
+    assert first.identity != again.identity and len({m.name for m in (first, o, again)}) == 3
+
+
+@pytest.mark.parametrize(
+    "methods, message",
+    [
+        ("x=?stepz=5", "expected a setting out of steps, .*'stepz'"),
+        ("x=?steps=many", "expected a number for steps, got 'many'"),
+        ("x=?steps=5,x=?steps=6", "another name than 'x'"),
+        ("x=/nowhere/at/all", "weights or restorations of x, found none at /nowhere"),
+        ("", "asyncdsb, synchronous, telea.*got none"),
+    ],
+)
+def test_bad_methods_are_refused(weights, methods, message):
+    with pytest.raises(ValueError, match=message):
+        load_methods(options(weights, methods))
 
 
 @pytest.mark.parametrize(
     "extra, message",
     [
         ("--methods magic", "asyncdsb, synchronous, telea.*'magic'"),
-        ("--methods telea --masks blob", "center.*blob"),
+        ("--methods telea --masks blob", "center.*'blob'"),
         ("--methods telea --batch 0", "--batch of at least 1, got 0"),
         ("--methods telea --sheet -1", "--sheet of at least 0, got -1"),
         ("--methods asyncdsb --weights /nowhere/at/all", "/nowhere/at/all"),
@@ -361,7 +492,7 @@ def test_command_line_refuses_with_one_line(shard, tmp_path, capsys, extra, mess
 
 
 def test_sheets_of_three_seeds(shard, weights, tmp_path):
-    command = f"--data {shard} --weights {weights} --size 64 --steps 1 --device cpu"
+    command = f"--data {shard} --weights {weights} --size 64 --steps 1"
     assert train.sheets.main([*command.split(), "-o", str(tmp_path)]) == 0
     # Three photos: one row on each of the first three sheets.
     assert sorted(p.name for p in tmp_path.iterdir()) == ["center.webp", "half.webp", "wide.webp"]
@@ -373,9 +504,16 @@ def test_tau_grid_covers_the_valid_half_and_resumes(shard, weights, tmp_path, mo
     command = [*command.split(), "--points", "3", "--limit", "2", "-o", str(tmp_path)]
     assert train.tau_grid.main(command) == 0
     first = json.loads((tmp_path / "tau_grid.json").read_text())
-    filled = [[value is not None for value in row] for row in first["lpips"]["wide"]]
-    assert filled == [[True] * 3, [False, True, True], [False, False, True]]
-    assert first["spread"]["wide"] > 0
+    found = first["masks"]["wide"]
+    for score in ("lpips", "frechet"):
+        filled = [[value is not None for value in row] for row in found[score]]
+        assert filled == [[True] * 3, [False, True, True], [False, False, True]]
+    assert found["spread"] > 0
+    best = found["best"]
+    assert best["lpips"] == min(v for row in found["lpips"] for v in row if v is not None)
+    assert best["lpips_synchronous"] == found["lpips"][1][1]
+    assert best["cross_fit"]["n"] == 2
+    assert "| wide | (" in (tmp_path / "tau_grid.md").read_text()
     assert Image.open(tmp_path / "tau_grid.png").width > 100
     monkeypatch.setattr(AsyncDSBPipeline, "restore_batch", None)
     assert train.tau_grid.main(command) == 0
@@ -437,6 +575,48 @@ def test_other_restorations_need_a_folder_and_a_name_of_their_own(shard, tmp_pat
     assert main(command) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and ("taken" in error) == (name != "other")
+
+
+def launched(command, *launcher):
+    """Start an evaluation in a process of its own."""
+    program = [sys.executable, *launcher, "-m", "train.evaluate", *command]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def small(shard, weights, out):
+    command = f"--data {shard} --weights {weights} --methods asyncdsb,telea --masks center,narrow"
+    return [*command.split(), *"--crops 2 --size 64 --steps 2 --batch 4 -o".split(), str(out)]
+
+
+def test_an_evaluation_that_was_killed_ends_with_the_same_numbers(shard, weights, tmp_path):
+    assert main(small(shard, weights, tmp_path / "whole")) == 0
+    wanted = (tmp_path / "whole/results.json").read_text()
+    count = len(list((tmp_path / "whole").rglob("*.*")))
+    # Once while the first pictures appear, once in the middle of the work.
+    for share in (0.05, 0.5):
+        process = launched(small(shard, weights, tmp_path / "killed"))
+        while process.poll() is None:
+            if len(list((tmp_path / "killed").rglob("*.*"))) > share * count:
+                process.kill()
+                break
+            time.sleep(0.002)
+        process.communicate()
+        assert not (tmp_path / "killed/results.json").exists()
+    assert main(small(shard, weights, tmp_path / "killed")) == 0
+    assert (tmp_path / "killed/results.json").read_text() == wanted
+
+
+def test_two_processes_find_what_one_finds(shard, weights, tmp_path):
+    assert main(small(shard, weights, tmp_path / "one")) == 0
+    launcher = "-m accelerate.commands.launch --cpu --num_processes 2 --main_process_port 29611"
+    process = launched(small(shard, weights, tmp_path / "two"), *launcher.split())
+    _, error = process.communicate()
+    assert process.returncode == 0, error.decode()
+    one, two = (json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two"))
+    assert one == two
 
 
 def test_a_missing_restoration_is_named(shard, tmp_path, capsys):

@@ -1,24 +1,33 @@
 import io
 import math
 import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.special
+import scipy.stats
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from asyncdsb import baselines
 from asyncdsb.masks import make_mask
 from asyncdsb.metrics import (
-    FeatureNet,
-    Lpips,
-    _ArrayUnpickler,
     frechet_distance,
+    inception_score,
     kernel_distance,
     psnr,
     seam,
     ssim,
+)
+from asyncdsb.perceptual import (
+    INCEPTION_FILE,
+    EfficientNetFeatures,
+    InceptionFeatures,
+    Lpips,
+    _ArrayUnpickler,
 )
 
 
@@ -282,16 +291,97 @@ def test_set_distances_refuse_bad_shapes(distance):
 
 
 def test_feature_net_gives_one_vector_per_image_whatever_the_batch():
-    network = FeatureNet()
+    network = EfficientNetFeatures()
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     features = network(images)
-    assert features.shape == (3, FeatureNet.dimension) and features.dtype == np.float64
+    assert features.shape == (3, 1280) and features.dtype == np.float64
     np.testing.assert_allclose(network(images[1:2])[0], features[1], atol=1e-4)
     # A trained network tells the pictures apart from a shift of their grey value by 1/255.
     shifted = network(images + 2 / 255)
     assert np.abs(shifted - features).mean() < 0.3 * np.abs(features[0] - features[1]).mean()
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\).*got"):
         network(images[:, :1])
+
+
+def test_class_scores_are_those_of_the_whole_network():
+    network = EfficientNetFeatures()
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    found = network.logits(network(images))
+    # The package's own forward pass, from pixels to classes.
+    with torch.inference_mode():
+        wanted = network._network(((images + 1) * 127.5 - 127) / 128)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+
+
+# --- Inception score ---
+
+
+def test_inception_score_of_known_distributions():
+    certain = 50 * np.eye(8)
+    assert inception_score(certain) == pytest.approx(8)
+    assert inception_score(np.zeros((8, 5))) == pytest.approx(1)
+    assert inception_score(np.tile(certain[:1], (6, 1))) == pytest.approx(1)
+    # Four clear classes in each half, each twice.
+    halves = np.concatenate([np.repeat(certain[:4], 2, 0), np.repeat(certain[4:], 2, 0)])
+    assert inception_score(halves, splits=2) == pytest.approx(4)
+    assert inception_score(halves) == pytest.approx(8)
+
+
+def test_inception_score_agrees_with_scipy():
+    logits = np.random.default_rng(2).normal(0, 3, (30, 7))
+    p = scipy.special.softmax(logits, 1)
+    wanted = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
+    assert inception_score(logits) == pytest.approx(wanted, rel=1e-12)
+    with pytest.raises(ValueError, match="at least 31 parts.*30"):
+        inception_score(logits, 31)
+
+
+# --- FID's own network, which is an extra ---
+
+
+class FakeInception(torch.nn.Module):
+    """As torch-fidelity's extractor: bytes in, a tuple of features out."""
+
+    def __init__(self, name, features, feature_extractor_weights_path=None):
+        super().__init__()
+        assert features == ["2048"]
+        self.fc = torch.nn.Linear(2048, 1008)
+        if feature_extractor_weights_path is not None:
+            torch.load(feature_extractor_weights_path, weights_only=True)
+
+    def forward(self, images):
+        assert images.dtype == torch.uint8
+        return (images.float().mean((1, 2, 3))[:, None].repeat(1, 2048),)
+
+
+@pytest.fixture
+def torch_fidelity(monkeypatch):
+    """A torch-fidelity of which only the extractor is there."""
+    package, module = types.ModuleType("torch_fidelity"), types.ModuleType("x")
+    module.FeatureExtractorInceptionV3 = FakeInception
+    monkeypatch.setitem(sys.modules, "torch_fidelity", package)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", module)
+
+
+def test_inception_features_see_bytes_and_have_fids_names(torch_fidelity, tmp_path):
+    torch.save({}, tmp_path / INCEPTION_FILE)
+    network = InceptionFeatures(tmp_path / INCEPTION_FILE)
+    levels = torch.tensor([0, 17, 255], dtype=torch.float64).view(3, 1, 1, 1)
+    features = network((levels / 127.5 - 1).float().expand(3, 3, 4, 4))
+    np.testing.assert_array_equal(features[:, 5], [0, 17, 255])
+    assert network.names == ("FID", "KID", "IS")
+    bias = network._network.fc.bias.detach().numpy()
+    with_bias = network._network.fc(torch.from_numpy(features).float()).detach().numpy()
+    np.testing.assert_allclose(network.logits(features), with_bias - bias, atol=1e-3)
+
+
+def test_missing_inception_says_what_to_do(tmp_path, monkeypatch, request):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ValueError, match="pip install torch-fidelity"):
+        InceptionFeatures()
+    request.getfixturevalue("torch_fidelity")
+    with pytest.raises(ValueError, match=f"{INCEPTION_FILE}.*found none"):
+        InceptionFeatures(tmp_path / "none.pth")
 
 
 # --- classical methods ---

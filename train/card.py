@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from asyncdsb.metrics import FRECHET_NAME
+from asyncdsb.perceptual import EfficientNetFeatures
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.report import ratio_table
 
@@ -127,5 +127,5 @@ def _measured(results: dict) -> str:
         "over photographs, and the Frechet distance on EfficientNet-Lite2 features, which is not "
         "FID and comparable only at the same n. Lower is better in both; the share is ours over "
         "that of the best classical method (Telea, Navier-Stokes, PatchMatch).\n\n"
-        + ratio_table(results["results"], "asyncdsb", ("lpips", FRECHET_NAME))
+        + ratio_table(results["results"], "asyncdsb", ("lpips", EfficientNetFeatures.names.frechet))
     )

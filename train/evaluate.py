@@ -5,25 +5,28 @@ Crops, masks and seeds follow :mod:`train.protocol`; the methods are those of
 
 Reported for each kind of mask and each method: PSNR and SSIM over the whole crop and over the hole
 alone, LPIPS (AlexNet, v0.1), how much the hole's border stands out (:func:`asyncdsb.metrics.seam`,
-in grey levels), and the Frechet and kernel distances between the restored and the true
-crops, on EfficientNet-Lite2 features: not FID, and comparable only at equal n. Means come with a
-95 % interval from a bootstrap over photos. PSNR counts at most 100 dB per crop, so that one perfect
-crop does not make the mean infinite.
+in grey levels), and the Frechet and kernel distances between the restored and the true crops and
+the Inception score of the restored ones, on EfficientNet-Lite2 features: not FID, KID and IS, which
+``--inception`` adds. Distances between sets are comparable only at equal n. Means come with a 95 %
+interval from a bootstrap over photos. PSNR counts at most 100 dB per crop, so that one perfect crop
+does not make the mean infinite.
 
 Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
 pixels, its mask and everything that decides its restoration, with its scores and features beside
-it; a run that was interrupted, or extended by methods, masks or photos, does only what is missing.
+it; a run that was interrupted, or extended by methods, masks or photos, does only what is missing,
+and ends with the same numbers as one that was not. ``accelerate launch -m train.evaluate ...``
+shares the crops among processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -32,30 +35,23 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from asyncdsb.data import iter_photos
 from asyncdsb.images import read_image, write_atomic
-from asyncdsb.metrics import (
-    FRECHET_NAME,
-    KERNEL_NAME,
-    FeatureNet,
-    Lpips,
-    frechet_distance,
-    kernel_distance,
-)
-from asyncdsb.restoration import Settings
-from asyncdsb.samplers import GRIDS
-from asyncdsb.schedule import STRATEGIES
-from train.methods import BRIDGE_METHODS, Method, bridge_settings, load_methods, to_batch
-from train.protocol import Crop, check_kinds, iter_crops
+from asyncdsb.perceptual import INCEPTION_FILE, FeatureExtractor
+from train.intervals import clustered_mean, set_scores
+from train.methods import Method, load_methods, to_batch
+from train.options import HeldOut, guarded, held_out_parser, sampling
+from train.processes import Processes
+from train.protocol import Crop
 from train.report import (
-    clustered_mean,
+    chart,
     contact_sheet,
     difference_table,
     markdown_table,
     ratio_table,
     shade,
+    wide_table,
 )
-from train.scores import SCORES, Distances, Features, score_crops
+from train.scores import SCORES, Judges, paired_scores
 
 PRESETS = {
     "shipped": {},
@@ -63,7 +59,7 @@ PRESETS = {
 }
 """What is measured: "shipped" is the protocol of the model card, "quick" its first glance."""
 
-SCORES_VERSION = 2
+SCORES_VERSION = 3
 """Part of the name of kept scores: raise it when a metric changes."""
 
 
@@ -73,70 +69,141 @@ class Tally:
 
     Attributes:
         scores: for each crop, a number for each of :data:`train.scores.SCORES`.
-        features: for each crop, its features (d,).
+        features: by extractor, for each crop, its features (d,).
     """
 
     scores: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCORES})
-    features: list[np.ndarray] = field(default_factory=list)
+    features: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
-    def add(self, path: Path) -> None:
-        """Add a crop's scores from the file that :func:`_score` wrote."""
-        with np.load(path) as stored:
-            for name, values in self.scores.items():
-                values.append(float(stored[name]))
-            self.features.append(stored["features"].astype(np.float64))
+    def matrix(self, extractor: FeatureExtractor) -> np.ndarray:
+        """Return the features of all crops, float64 (n, d)."""
+        return np.stack(self.features[extractor.slug]).astype(np.float64)
 
 
-def evaluate(
-    crops: Iterator[Crop],
+@dataclass
+class Collected:
+    """All scores of an evaluation.
+
+    Attributes:
+        tallies: kind of mask -> name of method -> scores.
+        truth: features of the true crops, in ``truth.features``.
+        photos: for each crop, its photo.
+        names: for each crop, its name.
+    """
+
+    tallies: dict[str, dict[str, Tally]]
+    truth: Tally = field(default_factory=Tally)
+    photos: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+
+def restore_and_score(
+    crops: Iterable[Crop],
     methods: Sequence[Method],
     kinds: Sequence[str],
     folder: Path,
     batch: int,
-    lpips: Distances,
-    features: Features,
+    judges: Judges,
+    share: tuple[int, int] = (0, 1),
     progress: tqdm | None = None,
-) -> dict:
-    """Restore all crops with all methods and score them.
+) -> None:
+    """Restore crops with all methods, score them, and keep both on disk.
 
     Args:
         crops: see :func:`train.protocol.iter_crops`; consumed batch by batch.
-        methods: at least one; differences of LPIPS are taken to the first.
+        methods: at least one.
         kinds: kinds of mask.
-        folder: where restored crops are kept.
+        folder: where everything is kept.
         batch: crops per batch.
-        lpips: (images, truths) float32 (B, 3, H, W) in [-1, 1] -> (B,).
-        features: images -> float64 (B, d).
+        judges: see :class:`train.scores.Judges`.
+        share: (i, n): of every n batches, only the i-th is done.
         progress: counts restored crops.
-
-    Returns:
-        kind -> method -> score -> :func:`train.report.clustered_mean` result; the distances
-        between sets are numbers, or None where there are fewer than two crops; "worst" is the name
-        of the crop with the largest LPIPS.
     """
-    tallies = {kind: {method.name: Tally() for method in methods} for kind in kinds}
-    photos: list[str] = []
-    names: list[str] = []
-    true_features: list[np.ndarray] = []
-    for chunk in _batched(crops, batch):
-        photos += [crop.key for crop in chunk]
-        names += [crop.name for crop in chunk]
-        truths = to_batch([crop.pixels for crop in chunk])
-        true_features.append(features(truths))
+    index, count = share
+    for number, chunk in enumerate(_batched(crops, batch)):
+        if number % count != index:
+            continue
+        _keep_truth(chunk, folder, judges)
         for kind in kinds:
             for method in methods:
-                for path in _score(chunk, kind, method, folder, lpips, features):
-                    tallies[kind][method.name].add(path)
+                _keep(chunk, kind, method, folder, judges)
                 if progress is not None:
                     progress.update(len(chunk))
-    truth = np.concatenate(true_features)
-    return {
-        kind: _summarise(by_method, methods[0].name, photos, names, truth)
-        for kind, by_method in tallies.items()
-    }
 
 
-def _batched(crops: Iterator[Crop], batch: int) -> Iterator[list[Crop]]:
+def collect(
+    crops: Iterable[Crop],
+    methods: Sequence[Method],
+    kinds: Sequence[str],
+    folder: Path,
+    judges: Judges,
+) -> Collected:
+    """Read what :func:`restore_and_score` kept for the same arguments."""
+    found = Collected({kind: {method.name: Tally() for method in methods} for kind in kinds})
+    for crop in crops:
+        found.photos.append(crop.key)
+        found.names.append(crop.name)
+        _add_features(found.truth, _truth_file(folder, crop), judges)
+        for kind in kinds:
+            for method in methods:
+                tally, path = found.tallies[kind][method.name], method.cached(folder, crop, kind)
+                with np.load(_scores_file(path)) as stored:
+                    for name, values in tally.scores.items():
+                        values.append(float(stored[name]))
+                _add_features(tally, path, judges)
+    return found
+
+
+def _add_features(tally: Tally, path: Path, judges: Judges) -> None:
+    for extractor in judges.extractors:
+        vector = np.load(_features_file(path, extractor))
+        tally.features.setdefault(extractor.slug, []).append(vector)
+
+
+def summarise(found: Collected, judges: Judges) -> dict:
+    """Means and distances of what was collected.
+
+    Returns:
+        kind -> method -> score -> :func:`train.intervals.clustered_mean` result; distances between
+        sets are numbers, None where there are fewer than two crops; for all methods but the first
+        "lpips_difference" and, by extractor, "... difference" are those to the first; "worst" is
+        the name of the crop with the largest LPIPS.
+    """
+    return {kind: _summarise(by_method, found, judges) for kind, by_method in found.tallies.items()}
+
+
+def _summarise(by_method: dict[str, Tally], found: Collected, judges: Judges) -> dict:
+    summary: dict[str, dict] = {}
+    first = next(iter(by_method.values()))
+    for name, tally in by_method.items():
+        scores = {score: clustered_mean(tally.scores[score], found.photos) for score in SCORES}
+        if tally is not first:
+            pairs = zip(tally.scores["lpips"], first.scores["lpips"], strict=True)
+            scores["lpips_difference"] = clustered_mean([a - b for a, b in pairs], found.photos)
+        for extractor in judges.extractors:
+            reference = None if tally is first else first.matrix(extractor)
+            truth = found.truth.matrix(extractor)
+            scores |= set_scores(tally.matrix(extractor), truth, extractor, found.photos, reference)
+        scores["worst"] = found.names[int(np.argmax(tally.scores["lpips"]))]
+        summary[name] = scores
+    return summary
+
+
+def evaluate(
+    crops: Callable[[], Iterable[Crop]],
+    methods: Sequence[Method],
+    kinds: Sequence[str],
+    folder: Path,
+    batch: int,
+    judges: Judges,
+    progress: tqdm | None = None,
+) -> Collected:
+    """Restore, score and collect in one process, see :func:`restore_and_score`."""
+    restore_and_score(crops(), methods, kinds, folder, batch, judges, progress=progress)
+    return collect(crops(), methods, kinds, folder, judges)
+
+
+def _batched(crops: Iterable[Crop], batch: int) -> Iterator[list[Crop]]:
     chunk: list[Crop] = []
     for crop in crops:
         chunk.append(crop)
@@ -147,16 +214,66 @@ def _batched(crops: Iterator[Crop], batch: int) -> Iterator[list[Crop]]:
         yield chunk
 
 
-def _restore(chunk: list[Crop], kind: str, method: Method, folder: Path) -> list[np.ndarray]:
-    """Return the chunk restored, from disk where it is there, and kept there where it was not."""
+def _truth_file(folder: Path, crop: Crop) -> Path:
+    digest = hashlib.sha256(crop.pixels.tobytes()).hexdigest()[:12]
+    return folder / "truth" / f"{crop.name}-{digest}.png"
+
+
+def _scores_file(path: Path) -> Path:
+    return path.with_suffix(f".scores{SCORES_VERSION}.npz")
+
+
+def _features_file(path: Path, extractor: FeatureExtractor) -> Path:
+    return path.with_suffix(f".{extractor.slug}.npy")
+
+
+def _missing(paths: Sequence[Path]) -> bool:
+    """Whether any is missing.
+
+    What is done at all is done for the whole batch: rounding differs between batches, and a result
+    must not depend on where a run was interrupted.
+    """
+    return not all(path.exists() for path in paths)
+
+
+def _keep_truth(chunk: list[Crop], folder: Path, judges: Judges) -> None:
+    paths = [_truth_file(folder, crop) for crop in chunk]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    _keep_features([crop.pixels for crop in chunk], paths, judges)
+
+
+def _keep_features(pictures: list[np.ndarray], paths: list[Path], judges: Judges) -> None:
+    for extractor in judges.extractors:
+        files = [_features_file(path, extractor) for path in paths]
+        if _missing(files):
+            vectors = extractor(to_batch(pictures)).astype(np.float32)
+            for file, vector in zip(files, vectors, strict=True):
+                write_atomic(file, partial(np.save, arr=vector))
+
+
+def _keep(chunk: list[Crop], kind: str, method: Method, folder: Path, judges: Judges) -> None:
+    """Restore a batch and score it, as far as that is missing on disk."""
     paths = [method.cached(folder, crop, kind) for crop in chunk]
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
-    if missing:
-        crops = [chunk[index] for index in missing]
+    if _missing(paths):
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        for index, result in zip(missing, _results(crops, kind, method), strict=True):
-            write_atomic(paths[index], Image.fromarray(result).save)
-    return [np.array(Image.open(path).convert("RGB")) for path in paths]
+        for path, result in zip(paths, _results(chunk, kind, method), strict=True):
+            write_atomic(path, Image.fromarray(result).save)
+    files = [_scores_file(path) for path in paths]
+    features = [_features_file(path, x) for path in paths for x in judges.extractors]
+    if not _missing(files + features):
+        return
+    restored = [_load(path) for path in paths]
+    if _missing(files):
+        truths = [crop.pixels for crop in chunk]
+        holes = [crop.mask(kind) for crop in chunk]
+        rows = paired_scores(restored, truths, holes, judges.lpips)
+        for file, row in zip(files, rows, strict=True):
+            write_atomic(file, partial(np.savez, **row))
+    _keep_features(restored, paths, judges)
+
+
+def _load(path: Path) -> np.ndarray:
+    return np.array(Image.open(path).convert("RGB"))
 
 
 def _results(crops: list[Crop], kind: str, method: Method) -> list[np.ndarray]:
@@ -176,7 +293,7 @@ def _results(crops: list[Crop], kind: str, method: Method) -> list[np.ndarray]:
     return results
 
 
-def write_inputs(crops: Iterator[Crop], kinds: Sequence[str], folder: Path) -> int:
+def write_inputs(crops: Iterable[Crop], kinds: Sequence[str], folder: Path) -> int:
     """Write what other programs need: KIND/CROP.png, black in the hole, and masks/KIND/CROP.png.
 
     Args:
@@ -199,197 +316,137 @@ def write_inputs(crops: Iterator[Crop], kinds: Sequence[str], folder: Path) -> i
     return count
 
 
-def _score(
-    chunk: list[Crop],
-    kind: str,
-    method: Method,
-    folder: Path,
-    lpips: Distances,
-    features: Features,
-) -> list[Path]:
-    """Return the files with the chunk's scores, written beside the pictures where missing."""
-    restored = _restore(chunk, kind, method, folder)
-    paths = [
-        method.cached(folder, crop, kind).with_suffix(f".scores{SCORES_VERSION}.npz")
-        for crop in chunk
-    ]
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
-    if not missing:
-        return paths
-    scores = score_crops(
-        [restored[index] for index in missing],
-        [chunk[index].pixels for index in missing],
-        [chunk[index].mask(kind) for index in missing],
-        lpips,
-        features,
-    )
-    for index, values in zip(missing, scores, strict=True):
-        write_atomic(paths[index], partial(np.savez, **values))
-    return paths
-
-
-def _summarise(
-    by_method: dict[str, Tally],
-    first: str,
-    photos: list[str],
-    names: list[str],
-    truth: np.ndarray,
-) -> dict:
-    summary = {}
-    reference = by_method[first].scores["lpips"]
-    for name, tally in by_method.items():
-        scores = {score: clustered_mean(tally.scores[score], photos) for score in SCORES}
-        if name != first:
-            pairs = zip(tally.scores["lpips"], reference, strict=True)
-            scores["lpips_difference"] = clustered_mean([a - b for a, b in pairs], photos)
-        found = np.stack(tally.features)
-        enough = len(truth) > 1
-        scores[FRECHET_NAME] = frechet_distance(found, truth) if enough else None
-        scores[KERNEL_NAME] = kernel_distance(found, truth) if enough else None
-        scores["worst"] = names[int(np.argmax(tally.scores["lpips"]))]
-        summary[name] = scores
-    return summary
-
-
 def draw_sheet(
-    rows: Sequence[tuple[Crop, str]],
-    methods: Sequence[Method],
-    summary: dict,
-    folder: Path,
-    gradient: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+    rows: Sequence[tuple[Crop, str]], methods: Sequence[Method], summary: dict, folder: Path
 ) -> Image.Image:
-    """Return a contact sheet: input, predicted gradient, ours, best classical method, truth.
+    """Return a contact sheet: input, predicted gradient, bridges, best classical method, truth.
 
     Args:
         rows: crop and kind of mask of each row.
         methods: as evaluated; their results are read from ``folder``.
-        summary: of :func:`evaluate`; the best classical method has the lowest mean LPIPS.
+        summary: of :func:`summarise`; the best classical method has the lowest mean LPIPS.
         folder: where restored crops are kept.
-        gradient: (crop uint8 (S, S, 3), mask bool (S, S)) -> float (S, S) in [0, 1], or None.
     """
-    ours = [method for method in methods if method.name in BRIDGE_METHODS]
-    classical = [method for method in methods if method.name not in BRIDGE_METHODS]
+    bridges = [method for method in methods if method.pipe is not None]
+    others = [method for method in methods if method.source is not None]
+    classical = [method for method in methods if method.classical]
     pictures = []
     for crop, kind in rows:
         mask = crop.mask(kind)
         row = [np.where(mask[..., None], np.uint8(128), crop.pixels)]
-        if gradient is not None:
-            row.append(shade(gradient(row[0], mask)))
-        shown = list(ours)
+        if bridges:
+            row.append(shade(bridges[0].pipe.predict_gradient(row[0], mask)))
+        shown = bridges + others
         if classical:
             means = {m: summary[kind][m.name]["lpips"]["mean"] for m in classical}
             shown.append(min(classical, key=means.get))
-        row += [_restore([crop], kind, method, folder)[0] for method in shown]
+        row += [_load(method.cached(folder, crop, kind)) for method in shown]
         pictures.append([*row, crop.pixels])
-    heads = ["input"] + ["predicted gradient"] * (gradient is not None)
-    heads += [method.name for method in ours] + ["best classical"] * bool(classical) + ["truth"]
+    heads = ["input"] + ["predicted gradient"] * bool(bridges)
+    heads += [method.name for method in bridges + others]
+    heads += ["best classical"] * bool(classical) + ["truth"]
     return contact_sheet(pictures, heads)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.evaluate",
-        description="Compare the bridge and classical methods on held-out photos.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
+def parser(program: str = "train.evaluate", doc: str = __doc__) -> argparse.ArgumentParser:
+    """Options of this program."""
+    options = held_out_parser(program, doc, crops=4)
+    add = options.add_argument
     add("--preset", choices=PRESETS, default="shipped", help="defaults of the other options")
-    add("--data", nargs="+", required=True, metavar="PATH", help="folders, tar shards or photos")
-    add("-o", "--out", required=True, type=Path, metavar="DIR", help="results and restored crops")
-    add("--weights", default="bundled", help="'bundled', a folder or 'user/repo'")
     add("--methods", default="asyncdsb,telea,navier-stokes,patchmatch", help="comma-separated")
-    add("--masks", default="center,half,wide,narrow", help="comma-separated")
-    add("--crops", type=int, default=4, help="crops per photo")
-    add("--size", type=int, default=256, help="side of a crop in pixels")
+    add("--inception", metavar="FILE", help=f"{INCEPTION_FILE}, or 'download', for FID, KID and IS")
     add("--write-inputs", action="store_true", help="only write crops and masks")
-    add("--limit", type=int, help="use only the first so many photos")
-    add("--batch", type=int, default=8, help="crops per batch")
-    add("--device", default="cpu", help="cpu, cuda, ...")
-    default = Settings()
-    add("--steps", type=int, default=default.steps, help="network evaluations per crop")
-    add("--sampler", default=default.sampler, help="posterior, ode or implicit")
-    add("--strategy", default=default.strategy, choices=STRATEGIES, help="layout of tau")
-    add("--grid", default=default.grid, choices=GRIDS, help="time grid")
-    add("--tau-min", type=float, default=default.tau_min, help="tau of the flattest pixels")
-    add("--tau-max", type=float, default=default.tau_max, help="tau of the sharpest pixels")
-    add("--eta", type=float, default=default.eta, help="noise of the implicit sampler")
-    add("--temperature", type=float, help="scale of all noise, instead of the weights'")
     add("--sheet", type=int, default=4, help="photos on the contact sheet, 0 = no sheet")
-    return parser
+    return options
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Evaluate, write ``results.json``, ``results.md`` and the sheets, return the results."""
-    kinds = check_kinds(kind.strip() for kind in args.masks.split(",") if kind.strip())
-    for name, least in (("batch", 1), ("sheet", 0)):
-        if getattr(args, name) < least:
-            raise ValueError(f"expected --{name} of at least {least}, got {getattr(args, name)}")
+    """Evaluate, write ``results.json``, ``results.md`` and the pictures, return the results."""
+    if args.sheet < 0:
+        raise ValueError(f"expected --sheet of at least 0, got {args.sheet}")
+    held_out = HeldOut(args)
     if args.write_inputs:
-        crops = iter_crops(islice(iter_photos(args.data), args.limit), args.crops, args.size)
-        count = write_inputs(crops, kinds, args.out)
+        count = write_inputs(held_out.crops(), held_out.kinds, args.out)
         print(f"wrote {count} crops and masks to {args.out}")
         return {}
-    methods, pipe = load_methods(args)
-    lpips, features = Lpips.load(device=args.device), FeatureNet(device=args.device)
+    processes = Processes.started(args.device)
+    args.device = processes.device
+    methods = load_methods(args)
+    judges = Judges.load(args.device, args.inception)
     args.out.mkdir(parents=True, exist_ok=True)
-
-    def crops() -> Iterator[Crop]:
-        return iter_crops(islice(iter_photos(args.data), args.limit), args.crops, args.size)
-
-    shown = list(islice((crop for crop in crops() if crop.index == 0), args.sheet))
-
-    with tqdm(unit="crop", desc="restored and scored", smoothing=0.05) as progress:
-        summary = evaluate(crops(), methods, kinds, args.out, args.batch, lpips, features, progress)
+    kinds, share = held_out.kinds, (processes.index, processes.count)
+    total = len(held_out) * len(kinds) * len(methods) // processes.count
+    with tqdm(total=total, unit="crop", smoothing=0.05, disable=not processes.main) as progress:
+        restore_and_score(
+            held_out.crops(), methods, kinds, args.out, args.batch, judges, share, progress
+        )
+    processes.wait()
+    if not processes.main:
+        return {}
+    found = collect(held_out.crops(), methods, kinds, args.out, judges)
+    summary = summarise(found, judges)
     results = {
         "protocol": {
-            "data": [str(path) for path in args.data],
+            "data": [Path(path).name for path in args.data],
             "size": args.size,
             "crops_per_photo": args.crops,
-            "photos": summary[kinds[0]][methods[0].name]["psnr"]["groups"],
+            "photos": len(held_out.photos),
         },
-        "settings": bridge_settings(args, synchronous=False),
+        "settings": sampling(args),
         "methods": {method.name: method.identity for method in methods},
         "versions": {"torch": torch.__version__, "opencv": cv2.__version__},
         "results": summary,
     }
-    text = json.dumps(results, indent=1) + "\n"
-    write_atomic(args.out / "results.json", lambda path: path.write_text(text))
-    table = markdown_table(summary, (FRECHET_NAME, KERNEL_NAME))
-    if len(methods) > 1:
-        table += "\n" + difference_table(summary, methods[0].name)
-    classical = any(method.name not in BRIDGE_METHODS for method in methods)
-    if methods[0].name in BRIDGE_METHODS and classical:
-        enough = summary[kinds[0]][methods[0].name][FRECHET_NAME] is not None
-        scores = ("lpips", FRECHET_NAME) if enough else ("lpips",)
-        table += "\n" + ratio_table(summary, methods[0].name, scores)
-    write_atomic(args.out / "results.md", lambda path: path.write_text(table))
-    if shown:
-        gradient = None if pipe is None else pipe.predict_gradient
-        worst = {(summary[kind][methods[0].name]["worst"], kind) for kind in kinds}
-        sheets = {
-            "sheet.png": [(crop, kind) for crop in shown for kind in kinds],
-            "worst.png": [
-                (crop, kind) for crop in crops() for kind in kinds if (crop.name, kind) in worst
-            ],
-        }
-        for name, rows in sheets.items():
-            sheet = draw_sheet(rows, methods, summary, args.out, gradient)
-            write_atomic(args.out / name, sheet.save)
-    print(table)
+    write_results(results, methods, judges, args.out)
+    if args.sheet:
+        _write_sheets(held_out, methods, summary, args)
     return results
+
+
+def write_results(results: dict, methods: Sequence[Method], judges: Judges, folder: Path) -> None:
+    """Write numbers, tables and the chart, and print the tables."""
+    summary = results["results"]
+    text = json.dumps(results, indent=1) + "\n"
+    write_atomic(folder / "results.json", lambda path: path.write_text(text, "utf-8"))
+    set_names = [name for extractor in judges.extractors for name in extractor.names]
+    distances = [name for extractor in judges.extractors for name in extractor.names[:2]]
+    first = methods[0]
+    tables = [markdown_table(summary, set_names), wide_table(summary, ["lpips", *set_names])]
+    if len(methods) > 1:
+        tables.append(difference_table(summary, first.name, ["lpips", *distances[::2]]))
+    if first.pipe is not None and any(method.classical for method in methods):
+        enough = all(scores[first.name][distances[0]] is not None for scores in summary.values())
+        tables.append(ratio_table(summary, first.name, ["lpips", *distances[:1]][: 1 + enough]))
+    table = "\n".join(tables)
+    write_atomic(folder / "results.md", lambda path: path.write_text(table, "utf-8"))
+    write_atomic(folder / "results.png", lambda path: chart(summary, ["lpips", "psnr"], path))
+    print(table)
+
+
+def _write_sheets(
+    held_out: HeldOut, methods: Sequence[Method], summary: dict, args: argparse.Namespace
+) -> None:
+    kinds = held_out.kinds
+    worst = {(summary[kind][methods[0].name]["worst"], kind) for kind in kinds}
+    sheets = {
+        "sheet.png": [(crop, kind) for crop in held_out.first(args.sheet) for kind in kinds],
+        "worst.png": [
+            (crop, kind)
+            for crop in held_out.crops()
+            for kind in kinds
+            if (crop.name, kind) in worst
+        ],
+    }
+    for name, rows in sheets.items():
+        write_atomic(args.out / name, draw_sheet(rows, methods, summary, args.out).save)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    parser = _parser()
-    parser.set_defaults(**PRESETS[parser.parse_args(argv).preset])
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except (ValueError, OSError) as error:
-        print(f"train.evaluate: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    options = parser()
+    options.set_defaults(**PRESETS[options.parse_args(argv).preset])
+    args = options.parse_args(argv)
+    return guarded("train.evaluate", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """The methods that an evaluation compares, behind one interface.
 
-==============  =================================================================================
-asyncdsb        the bridge with the settings given on the command line
-synchronous     the same weights and settings with tau = 0.5 in every pixel, as I2SB
-telea, ...      the classical methods of :mod:`asyncdsb.baselines`
-NAME=FOLDER     restorations that any other program made of the crops that ``--write-inputs`` wrote,
-                read from FOLDER/KIND/CROP.png
-==============  =================================================================================
+==================  =============================================================================
+asyncdsb            the bridge of ``--weights`` with the settings given on the command line
+synchronous         the same with tau = 0.5 in every pixel, as I2SB
+telea, ...          the classical methods of :mod:`asyncdsb.baselines`
+NAME=WEIGHTS        the bridge in another weights folder, with the settings of the command line
+NAME=PICTURES       restorations that any other program made of the crops that ``--write-inputs``
+                    wrote, read from PICTURES/KIND/CROP.png
+==================  =============================================================================
+
+A bridge may have settings of its own, joined by "&" after a "?", and with nothing before the "?" it
+has the weights of ``--weights``: ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0.5``,
+``quick=?steps=5``. A weights folder without a completion network borrows that of ``--weights``.
 """
 
 from __future__ import annotations
@@ -16,17 +21,23 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from asyncdsb import baselines
+from asyncdsb.checkpoint import load_weights
 from asyncdsb.pipeline import AsyncDSBPipeline
+from train.options import SAMPLING, sampling
 from train.protocol import Crop
 
-BRIDGE_METHODS = ("asyncdsb", "synchronous")
-"""Methods that need weights."""
+SYNCHRONOUS = {"strategy": "uniform", "tau_min": 0.5, "tau_max": 0.5}
+"""Settings with which every pixel runs the same schedule, as in I2SB."""
+
+NAMED_BRIDGES = {"asyncdsb": {}, "synchronous": SYNCHRONOUS}
+"""Bridges that need no folder, and their settings."""
 
 RestoreBatch = Callable[[list[np.ndarray], list[np.ndarray], list[int]], list[np.ndarray]]
 
@@ -40,12 +51,21 @@ class Method:
         identity: text that changes whenever the results may change.
         restore: (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each.
         source: folder of restorations made elsewhere, which ``restore`` is then not asked for.
+        pipe: of a bridge.
+        settings: of a bridge, keyword arguments of its ``restore_batch``.
     """
 
     name: str
     identity: str
     restore: RestoreBatch | None
     source: Path | None = None
+    pipe: AsyncDSBPipeline | None = None
+    settings: dict | None = None
+
+    @property
+    def classical(self) -> bool:
+        """Whether it is neither a bridge nor another program's."""
+        return self.pipe is None and self.source is None
 
     def made_elsewhere(self, crop: Crop, kind: str) -> Path:
         """Return the file of a restoration made elsewhere; ValueError if it is not there."""
@@ -81,14 +101,7 @@ def external_method(name: str, source: Path) -> Method:
     """Return a method whose results lie in a folder, see the module's docstring.
 
     Its known pixels are replaced by the true ones, as all methods here keep them.
-
-    Raises:
-        ValueError: no such folder, or a name that is taken.
     """
-    if not source.is_dir():
-        raise ValueError(f"expected a folder of restorations by {name}, found none at {source}")
-    if name in (*BRIDGE_METHODS, *baselines.METHODS):
-        raise ValueError(f"expected another name than {name!r}, which is taken")
     return Method(name, name, None, source)
 
 
@@ -116,7 +129,7 @@ def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: di
         ]
 
     identity = json.dumps([name, checksum, settings], sort_keys=True)
-    return Method(name, identity, restore)
+    return Method(name, identity, restore, None, pipe, settings)
 
 
 def to_batch(crops: Sequence[np.ndarray]) -> torch.Tensor:
@@ -124,32 +137,68 @@ def to_batch(crops: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def load_methods(args: argparse.Namespace) -> tuple[list[Method], AsyncDSBPipeline | None]:
-    """Return the methods asked for, and the pipeline if one of them needs it.
+def load_methods(args: argparse.Namespace) -> list[Method]:
+    """Return the methods asked for.
+
+    Args:
+        args: of :func:`train.options.held_out_parser`, with ``methods``, a comma-separated list.
 
     Raises:
-        ValueError: no or an unknown method, or weights that cannot be loaded.
+        ValueError: no or an unknown method, a name that is taken, an unknown or bad setting, or
+            weights that cannot be loaded.
     """
-    known = (*BRIDGE_METHODS, *baselines.METHODS)
-    names = [name.strip() for name in args.methods.split(",") if name.strip()]
-    if not names or not {name for name in names if "=" not in name} <= set(known):
-        raise ValueError(
-            f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got {args.methods!r}"
-        )
-    pipe, methods = None, []
-    if any(name in BRIDGE_METHODS for name in names):
-        source = None if args.weights == "bundled" else args.weights
-        pipe = AsyncDSBPipeline.from_pretrained(source, device=args.device)
-    for name in dict.fromkeys(names):
-        if name in BRIDGE_METHODS:
-            settings = bridge_settings(args, synchronous=name == "synchronous")
-            methods.append(bridge_method(name, pipe, weights_checksum(pipe), settings))
-        elif "=" in name:
-            label, _, folder = name.partition("=")
-            methods.append(external_method(label, Path(folder)))
+    specs = list(dict.fromkeys(part.strip() for part in args.methods.split(",") if part.strip()))
+    known = (*NAMED_BRIDGES, *baselines.METHODS)
+    if not specs:
+        raise ValueError(f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got none")
+
+    @cache
+    def pipeline(folder: str) -> tuple[AsyncDSBPipeline, str]:
+        """The pipeline of a weights folder ("" for ``--weights``) and its checksum."""
+        if folder and not (Path(folder) / "gradient.json").exists():
+            denoiser, training = load_weights(Path(folder), "bridge")
+            own = pipeline("")[0]
+            pipe = AsyncDSBPipeline(denoiser, own.completion, args.device, {"bridge": training})
         else:
+            source = folder or (None if args.weights == "bundled" else args.weights)
+            pipe = AsyncDSBPipeline.from_pretrained(source, device=args.device)
+        return pipe, weights_checksum(pipe)
+
+    methods: list[Method] = []
+    for spec in specs:
+        name, equals, rest = spec.partition("=")
+        folder, _, text = rest.partition("?")
+        if name in (method.name for method in methods) or (equals and name in known):
+            raise ValueError(f"expected another name than {name!r}, which is taken")
+        if not equals and name in baselines.METHODS:
             methods.append(classical_method(name))
-    return methods, pipe
+        elif not equals and name not in NAMED_BRIDGES:
+            raise ValueError(
+                f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got {name!r}"
+            )
+        elif folder and not Path(folder).is_dir():
+            raise ValueError(f"expected weights or restorations of {name}, found none at {folder}")
+        elif folder and not (Path(folder) / "bridge.json").exists():
+            methods.append(external_method(name, Path(folder)))
+        else:
+            given = NAMED_BRIDGES.get(name, {}) | _settings(text)
+            methods.append(bridge_method(name, *pipeline(folder), sampling(args) | given))
+    return methods
+
+
+def _settings(text: str) -> dict:
+    """Read ``steps=5&tau_min=0.5``; ValueError on an unknown name or a value of the wrong type."""
+    types = {"steps": int, "sampler": str, "strategy": str, "grid": str}
+    settings = {}
+    for part in text.split("&") if text else ():
+        name, _, value = part.partition("=")
+        if name not in SAMPLING:
+            raise ValueError(f"expected a setting out of {', '.join(SAMPLING)}, got {name!r}")
+        try:
+            settings[name] = types.get(name, float)(value)
+        except ValueError:
+            raise ValueError(f"expected a number for {name}, got {value!r}") from None
+    return settings
 
 
 def weights_checksum(pipe: AsyncDSBPipeline) -> str:
@@ -160,16 +209,3 @@ def weights_checksum(pipe: AsyncDSBPipeline) -> str:
             digest.update(name.encode())
             digest.update(tensor.cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def bridge_settings(args: argparse.Namespace, synchronous: bool) -> dict:
-    """Return the keyword arguments of ``restore_batch``; tau = 0.5 everywhere if synchronous."""
-    names = ("steps", "sampler", "grid", "eta", "temperature")
-    settings = {name: getattr(args, name) for name in names}
-    if synchronous:
-        return settings | {"strategy": "uniform", "tau_min": 0.5, "tau_max": 0.5}
-    return settings | {
-        "strategy": args.strategy,
-        "tau_min": args.tau_min,
-        "tau_max": args.tau_max,
-    }

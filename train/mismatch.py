@@ -1,9 +1,9 @@
 """Does restoration keep to its schedule? ``python -m train.mismatch --data PHOTOS -o OUT``.
 
-The paper's Figures 2, 3 and 7 on held-out photos: progress of the restoration and its slope, for
-the hole and the terciles of its true gradient, with one schedule for all pixels (I2SB) and with
-the schedule of the pixel's gradient. :mod:`asyncdsb.analysis` says what is measured, and against
-what. Writes ``mismatch.json`` and ``mismatch.png``.
+The paper's Figures 2, 3 and 7 on held-out photos: the speed of the restoration, for the hole and
+the terciles of its true gradient, by default with one schedule for all pixels (I2SB) and with the
+schedule of the pixel's gradient. :mod:`asyncdsb.analysis` says what is measured, and against what.
+Writes ``mismatch.json``, ``mismatch.md`` and ``mismatch.png``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import dataclasses
 import json
 import sys
 from collections import defaultdict
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +29,14 @@ from asyncdsb.analysis import (
     oracle_progress,
     progress,
 )
-from asyncdsb.data import iter_photos
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import write_atomic
-from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.restoration import Settings
-from train.methods import bridge_settings, to_batch
-from train.protocol import Crop, check_kinds, iter_crops
-from train.report import clustered_mean
+from train.intervals import clustered_mean
+from train.methods import Method, load_methods, to_batch
+from train.options import HeldOut, guarded, held_out_parser
+from train.protocol import Crop
 
-METHODS = ("synchronous", "asyncdsb")
 SIGNALS = {"x_t": MEASURES, "x0_hat": ("ssim",)}
 """What is followed, and by which measures; no schedule says where x0_hat should be, so that it is
 compared with beta only."""
@@ -84,9 +81,10 @@ class Collected:
 
 
 def follow(
-    pipe: AsyncDSBPipeline, crop: Crop, kind: str, settings: dict, runs: int
+    method: Method, crop: Crop, kind: str, runs: int
 ) -> dict[tuple[str, str], tuple[Progress, list[Progress]]]:
     """Restore one crop; (signal, measure) -> its progress and that of the oracle."""
+    pipe, settings = method.pipe, method.settings
     x0 = to_batch([crop.pixels]).to(pipe.device)
     mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(pipe.device)
     known = torch.where(mask > 0.5, torch.zeros(()), x0)
@@ -126,12 +124,13 @@ def figure(results: dict, path: Path) -> None:
     from matplotlib.figure import Figure
 
     columns = [(signal, measure) for signal, measures in SIGNALS.items() for measure in measures]
-    drawing = Figure(figsize=(4.2 * len(columns), 3.1 * len(METHODS)), layout="constrained")
-    panels = drawing.subplots(len(METHODS), len(columns), squeeze=False, sharex=True)
+    methods = results["methods"]
+    drawing = Figure(figsize=(4.2 * len(columns), 3.1 * len(methods)), layout="constrained")
+    panels = drawing.subplots(len(methods), len(columns), squeeze=False, sharex=True)
     times = np.array(results["t"])
     middle = (times[1:] + times[:-1]) / 2
     colours = dict(zip(PARTS, ("black", "#3b528b", "#21918c", "#d95f02"), strict=True))
-    for line, method in zip(panels, METHODS, strict=True):
+    for line, method in zip(panels, methods, strict=True):
         for panel, (signal, measure) in zip(line, columns, strict=True):
             rows = results["curves"][f"{method}/{signal}/{measure}"]
             for part in PARTS:
@@ -172,53 +171,51 @@ def table(results: dict) -> str:
 
 def measure_all(args: argparse.Namespace) -> dict:
     """Restore everything and summarise."""
-    kinds = check_kinds(kind.strip() for kind in args.masks.split(","))
-    pipe = AsyncDSBPipeline.from_pretrained(args.weights, device=args.device)
+    held_out, methods = HeldOut(args), load_methods(args)
+    for method in methods:
+        if method.pipe is None:
+            raise ValueError(f"expected bridges, got {method.name}")
     collected = Collected()
-    crops = list(iter_crops(islice(iter_photos(args.data), args.limit), 1, args.size))
-    for crop in tqdm(crops, unit="photo"):
-        for kind in kinds:
-            for method in METHODS:
-                settings = bridge_settings(args, synchronous=method == "synchronous")
-                for key, (run, oracle) in follow(pipe, crop, kind, settings, args.runs).items():
-                    collected.add((method, *key), crop.key, run, oracle)
+    with tqdm(total=len(held_out) * len(held_out.kinds) * len(methods), unit="run") as bar:
+        for crop in held_out.crops():
+            for kind in held_out.kinds:
+                for method in methods:
+                    for key, (run, oracle) in follow(method, crop, kind, args.runs).items():
+                        collected.add((method.name, *key), crop.key, run, oracle)
+                    bar.update()
     return {
         "t": run.t.tolist(),
-        "photos": len(crops),
-        "masks": list(kinds),
-        "settings": bridge_settings(args, synchronous=False),
+        "photos": len(held_out.photos),
+        "masks": list(held_out.kinds),
+        "methods": {method.name: method.settings for method in methods},
         "curves": collected.summary(),
     }
 
 
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
+    options = held_out_parser("train.mismatch", __doc__, masks="center,narrow")
+    options.add_argument("--methods", default="synchronous,asyncdsb", help="see train.methods")
+    options.add_argument("--runs", type=int, default=4, help="runs of the oracle per restoration")
+    return options
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Measure, write ``mismatch.json``, ``.md`` and ``.png``, return the results."""
+    results = measure_all(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1) + "\n"
+    write_atomic(args.out / "mismatch.json", lambda p: p.write_text(text, "utf-8"))
+    write_atomic(args.out / "mismatch.md", lambda p: p.write_text(table(results), "utf-8"))
+    write_atomic(args.out / "mismatch.png", lambda p: figure(results, p))
+    print(table(results))
+    return results
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    default = Settings()
-    options = argparse.ArgumentParser(prog="python -m train.mismatch", description=__doc__)
-    options.add_argument("--data", nargs="+", required=True, help="held-out photos")
-    options.add_argument("-o", "--out", type=Path, required=True)
-    options.add_argument("--weights", help="a folder or 'user/repo' instead of the bundled ones")
-    options.add_argument("--masks", default="center,narrow", help="comma-separated")
-    options.add_argument("--limit", type=int, help="use only the first so many photos")
-    options.add_argument("--size", type=int, default=256, help="side of a crop in pixels")
-    options.add_argument("--runs", type=int, default=4, help="runs of the oracle per restoration")
-    options.add_argument("--device", help="cpu, cuda, ...")
-    options.add_argument("--temperature", type=float, help="instead of the weights'")
-    for name in ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta"):
-        value = getattr(default, name)
-        options.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    args = options.parse_args(argv)
-    try:
-        results = measure_all(args)
-        args.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=1) + "\n"
-        write_atomic(args.out / "mismatch.json", lambda p: Path(p).write_text(text, "utf-8"))
-        write_atomic(args.out / "mismatch.png", lambda p: figure(results, p))
-    except (ValueError, OSError) as error:
-        print(f"train.mismatch: error: {error}", file=sys.stderr)
-        return 2
-    print(table(results))
-    return 0
+    args = parser().parse_args(argv)
+    return guarded("train.mismatch", lambda: run(args))
 
 
 if __name__ == "__main__":

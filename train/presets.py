@@ -1,7 +1,7 @@
 """Named training presets.
 
 ``shipped`` is meant for one large GPU; ``cpu`` for an hour or two on a desktop processor, and
-``cpu-finish`` for half an hour after it; ``i2sb``, ``i2sb-gradient`` and ``asyncdsb`` to compare
+``cpu-finish`` for an hour or two after it; ``i2sb``, ``i2sb-gradient`` and ``asyncdsb`` to compare
 schedules with everything else equal; ``debug`` for the tests.
 """
 
@@ -210,14 +210,14 @@ BRIDGE_PRESETS = {
         draws=2,
         large_every=4,
     ),
-    # For --init with weights of "cpu": their network, a perceptual term, a short falling rate.
+    # For --init with weights of "cpu" or its own: their network, a perceptual term.
     "cpu-finish": BridgePreset(
-        **_ON_CPU | {"validate_every": 900},
+        **_ON_CPU | {"validate_every": 1_500},
         model=BridgeConfig(unet=_CPU),
-        steps=900,
-        lr=4e-4,
+        steps=4_500,
+        lr=5e-4,
         warmup=50,
-        ema=0.995,
+        ema=0.998,
         from_start=0.35,
         draws=2,
         large_every=4,

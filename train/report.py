@@ -1,8 +1,9 @@
-"""Numbers of an evaluation: means with intervals, as JSON, a Markdown table and a contact sheet."""
+"""What an evaluation found, as Markdown tables, a chart and contact sheets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,45 +22,8 @@ HEADS = {
 }
 """Column heads of the paired scores."""
 
-RESAMPLES = 2000
-"""Bootstrap resamples behind an interval."""
-
-
-def clustered_mean(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> dict:
-    """Mean with a 95 % interval from a bootstrap over groups.
-
-    Crops of one photo resemble each other, so whole photos are resampled, not crops.
-
-    Args:
-        values: one number per crop.
-        groups: the photo of each crop.
-        seed: of the resampling.
-
-    Returns:
-        ``{"mean", "low", "high", "n", "groups"}``.
-
-    Raises:
-        ValueError: no value, or lengths that differ.
-    """
-    if not values or len(values) != len(groups):
-        raise ValueError(
-            f"expected one group for each of at least 1 value,"
-            f" got {len(values)} values and {len(groups)} groups"
-        )
-    names, member = np.unique(groups, return_inverse=True)
-    sums = np.bincount(member, weights=np.asarray(values, float))
-    counts = np.bincount(member)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(names), size=(RESAMPLES, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return {
-        "mean": float(sums.sum() / counts.sum()),
-        "low": float(low),
-        "high": float(high),
-        "n": len(values),
-        "groups": len(names),
-    }
+HIGHER = ("PSNR", "SSIM", "IS")
+"""Beginnings of the heads of scores for which higher is better."""
 
 
 def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequence[str]) -> str:
@@ -109,7 +73,7 @@ def ratio_table(
     return "\n".join(lines) + "\n"
 
 
-def _mean(score: float | Mapping) -> float:
+def _mean(score: float | Mapping | None) -> float | None:
     return score["mean"] if isinstance(score, Mapping) else score
 
 
@@ -119,19 +83,102 @@ def _with_interval(score: float | Mapping) -> str:
     return "{mean:.3f} ({low:.3f} to {high:.3f})".format(**score)
 
 
-def difference_table(summary: Mapping[str, Mapping[str, Mapping]], first: str) -> str:
-    """Return LPIPS of each method minus that of ``first`` on the same crops, with intervals."""
+def difference_table(
+    summary: Mapping[str, Mapping[str, Mapping]], first: str, scores: Sequence[str]
+) -> str:
+    """Return scores of each method minus those of ``first`` on the same crops, with intervals.
+
+    Args:
+        summary: as for :func:`markdown_table`.
+        first: name of the method to compare with.
+        scores: "lpips", or the name of a Frechet distance; those without an interval are left out.
+    """
     others = [m for methods in summary.values() for m in methods if m != first]
     others = list(dict.fromkeys(others))
-    lines = [f"| LPIPS minus {first} | " + " | ".join(others) + " |"]
-    lines.append("| --- |" + " ---: |" * len(others))
-    for kind, methods in summary.items():
-        cells = [
-            "{mean:+.3f} ({low:+.3f}..{high:+.3f})".format(**methods[m]["lpips_difference"])
-            for m in others
-        ]
-        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    lines = [f"| minus {first} | mask | " + " | ".join(others) + " |"]
+    lines.append("| --- | --- |" + " ---: |" * len(others))
+    for score in scores:
+        key = "lpips_difference" if score == "lpips" else f"{score} difference"
+        for kind, methods in summary.items():
+            cells = [difference(methods[m].get(key), 3 if score == "lpips" else 1) for m in others]
+            if any(cell != "-" for cell in cells):
+                lines.append(f"| {HEADS.get(score, score)} | {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def difference(found: Mapping | None, digits: int) -> str:
+    """Return "mean (low to high)" with signs, bold where the interval excludes zero."""
+    if found is None:
+        return "-"
+    mean, low, high = (f"{found[part]:+.{digits}f}" for part in ("mean", "low", "high"))
+    text = f"{mean} ({low} to {high})"
+    return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
+
+
+def wide_table(summary: Mapping[str, Mapping[str, Mapping]], scores: Sequence[str]) -> str:
+    """Return the layout of the paper's Table 1: a row per method, a column per score and mask.
+
+    The best value of a column is bold, the second best underlined.
+
+    Args:
+        summary: as for :func:`markdown_table`.
+        scores: names of the scores.
+    """
+    methods = list(dict.fromkeys(m for found in summary.values() for m in found))
+    columns = [(score, kind) for score in scores for kind in summary]
+    heads = [f"{HEADS.get(score, score)} {kind}" for score, kind in columns]
+    cells = {method: [method] for method in methods}
+    for (score, kind), head in zip(columns, heads, strict=True):
+        values = {method: _mean(summary[kind][method][score]) for method in methods}
+        known = [method for method in methods if values[method] is not None]
+        order = sorted(known, key=values.get, reverse=head.startswith(HIGHER))
+        for method in methods:
+            text = _plain(values[method])
+            if len(known) > 1 and method == order[0]:
+                text = f"**{text}**"
+            elif len(known) > 2 and method == order[1]:
+                text = f"<u>{text}</u>"
+            cells[method].append(text)
+    lines = ["| method | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    lines += ["| " + " | ".join(row) + " |" for row in cells.values()]
+    return "\n".join(lines) + "\n"
+
+
+def chart(summary: Mapping[str, Mapping[str, Mapping]], scores: Sequence[str], path: Path) -> None:
+    """Draw the means of paired scores with their intervals, a panel a score.
+
+    Args:
+        summary: as for :func:`markdown_table`.
+        scores: names of paired scores.
+        path: picture to write.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = list(summary)
+    methods = list(dict.fromkeys(m for found in summary.values() for m in found))
+    figure = Figure(figsize=(5.2 * len(scores), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(scores), squeeze=False)[0]
+    for panel, score in zip(panels, scores, strict=True):
+        for number, method in enumerate(methods):
+            offset = (number - (len(methods) - 1) / 2) * 0.8 / len(methods)
+            rows = [summary[kind][method][score] for kind in kinds]
+            means = np.array([row["mean"] for row in rows])
+            reach = [means - [row["low"] for row in rows], [row["high"] for row in rows] - means]
+            panel.errorbar(
+                np.arange(len(kinds)) + offset,
+                means,
+                np.maximum(reach, 0),
+                fmt="o",
+                ms=4,
+                capsize=2,
+                color=f"C{number}",
+                label=method,
+            )
+        better = "higher" if HEADS[score].startswith(HIGHER) else "lower"
+        panel.set_title(f"{HEADS[score]} ({better} is better), 95 % intervals", fontsize=10)
+        panel.set_xticks(range(len(kinds)), kinds)
+    panels[-1].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def _plain(number: float | None) -> str:

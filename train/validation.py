@@ -13,13 +13,14 @@ from torch import nn
 from asyncdsb.data import iter_photos
 from asyncdsb.gradient import image_gradient, known_gradient
 from asyncdsb.images import write_atomic
-from asyncdsb.metrics import FeatureNet, Lpips, frechet_distance
+from asyncdsb.metrics import frechet_distance
+from asyncdsb.perceptual import EfficientNetFeatures, Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.methods import bridge_method, to_batch
 from train.precision import autocast
 from train.presets import Preset
 from train.protocol import Crop, iter_crops
-from train.scores import score_crops
+from train.scores import paired_scores
 
 KINDS = ("center", "half", "wide", "narrow")
 """Masks of the held-out crops."""
@@ -43,7 +44,8 @@ class RestorationValidator:
     def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str], preset: Preset):
         self.pipe, self.preset = pipe, preset
         self.crops = _crops(paths, pipe.config.resolution)
-        self.lpips, self.features = Lpips.load(device=pipe.device), FeatureNet(pipe.device)
+        self.lpips = Lpips.load(device=pipe.device)
+        self.features = EfficientNetFeatures(pipe.device)
         truths = [self.features(to_batch([crop.pixels])) for crop in self.crops]
         self.true_features = np.concatenate(truths)
 
@@ -53,7 +55,7 @@ class RestorationValidator:
         method = bridge_method("present", self.pipe, "", {"steps": STEPS, "sampler": sampler})
         record = {}
         for kind in KINDS:
-            rows = []
+            rows, found = [], []
             for start in range(0, len(self.crops), BATCH):
                 chunk = self.crops[start : start + BATCH]
                 masks = [crop.mask(kind) for crop in chunk]
@@ -62,12 +64,13 @@ class RestorationValidator:
                 seeds = [crop.noise_seed(kind) for crop in chunk]
                 with autocast(self.preset, self.pipe.device):
                     restored = method.restore(inputs, masks, seeds)
-                rows += score_crops(restored, truths, masks, self.lpips, self.features)
+                rows += paired_scores(restored, truths, masks, self.lpips)
+                found.append(self.features(to_batch(restored)))
             for name in ("lpips", "psnr", "ssim", "seam_step"):
                 record[f"{kind}/{name}"] = float(np.mean([row[name] for row in rows]))
-            found = np.stack([row["features"] for row in rows]).astype(np.float64)
-            if len(found) > 1:
-                record[f"{kind}/frechet"] = frechet_distance(found, self.true_features)
+            if len(rows) > 1:
+                features = np.concatenate(found)
+                record[f"{kind}/frechet"] = frechet_distance(features, self.true_features)
         record["score"] = float(np.mean([record[f"{kind}/lpips"] for kind in KINDS]))
         return record
 
