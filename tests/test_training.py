@@ -199,8 +199,11 @@ def test_tau_ranges_cover_the_triangle_and_i2sb():
     "name, conditions, low, high",
     [("i2sb", 1, 0.5, 0.5), ("i2sb-gradient", 2, 0.5, 0.5), ("asyncdsb", 2, 0.2, 0.5)],
 )
-def test_the_matched_presets_differ_in_schedule_and_condition_alone(name, conditions, low, high):
-    preset = BRIDGE_PRESETS[name]
+@pytest.mark.parametrize("end", ["", "-cpu"])
+def test_the_matched_presets_differ_in_schedule_and_condition_alone(
+    name, conditions, low, high, end
+):
+    preset = BRIDGE_PRESETS[name + end]
     g = torch.Generator().manual_seed(0)
     gradient, mask = torch.rand(20, 1, 16, 16, generator=g), torch.ones(20, 1, 16, 16)
     tau = draw_tau(preset, gradient, mask, g)
@@ -214,8 +217,24 @@ def test_the_matched_presets_differ_in_schedule_and_condition_alone(name, condit
         tau_range=None,
         model=dataclasses.replace(preset.model, conditions=()),
     )
-    first = BRIDGE_PRESETS["i2sb"]
+    first = BRIDGE_PRESETS["i2sb" + end]
     first = dataclasses.replace(
         first, synchronous=0, model=dataclasses.replace(first.model, conditions=())
     )
     assert plain == first
+
+
+def test_the_bbdm_preset_has_a_constant_schedule_and_no_noise_in_its_start():
+    for end in ("", "-cpu"):
+        first, other = BRIDGE_PRESETS["i2sb" + end], BRIDGE_PRESETS["bbdm" + end]
+        schedule = other.model.schedule
+        assert schedule.total_var == pytest.approx(2)
+        assert float(schedule.clock(0.3, 0.5)) == pytest.approx(0.3)
+        assert (other.model.fill, other.model.hole_noise) == ("zero", 0)
+        plain = dataclasses.replace(
+            other.model,
+            beta_min=first.model.beta_min,
+            beta_max=first.model.beta_max,
+            hole_noise=1.0,
+        )
+        assert dataclasses.replace(other, model=plain) == first

@@ -1,8 +1,9 @@
 """Named training presets.
 
 ``shipped`` is meant for one large GPU; ``cpu`` for an hour or two on a desktop processor, and
-``cpu-finish`` for an hour or two after it; ``i2sb``, ``i2sb-gradient`` and ``asyncdsb`` to compare
-schedules with everything else equal; ``debug`` for the tests.
+``cpu-finish`` for an hour or two after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm``
+to compare schedules with everything else equal (with ``-cpu`` at the end in ten minutes each);
+``paper`` for the setting of the paper, on several large GPUs; ``debug`` for the tests.
 """
 
 from __future__ import annotations
@@ -127,6 +128,9 @@ class BridgePreset(Preset):
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
 _TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
+_LARGE = UNetConfig(
+    256, (1, 1, 2, 2, 4, 4), 2, (False, False, False, True, True, True), 64, patch=1
+)
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU = dict(
@@ -142,8 +146,8 @@ _ON_CPU = dict(
     samples_every=500,
     validate_every=1_250,
 )
-# Three trainings that differ in the schedule and in whether the network sees the gradient, and in
-# nothing else: the paper's Tables 1 and 3. Network, target and start of the bridge are I2SB's.
+# Trainings that differ in the schedule and in whether the network sees the gradient, and in nothing
+# else: the paper's Tables 1 and 3. Network, target and start of the bridge are I2SB's.
 _MATCHED = dict(
     size=128,
     short_sides=(128, 160, 208, 256),
@@ -155,16 +159,47 @@ _MATCHED = dict(
     precision="auto",
     smooth_tau=0.0,
 )
+# The same in ten minutes on a desktop processor: smaller pictures, so that it sees enough of them.
+_MATCHED_ON_CPU = _MATCHED | dict(
+    size=64,
+    short_sides=(64, 80, 104, 128),
+    mask_canvases=(64,),
+    batch=32,
+    steps=1_200,
+    lr=6e-4,
+    warmup=50,
+    ema=0.995,
+    checkpoint_every=500,
+    samples_every=500,
+)
 _I2SB = BridgeConfig(
     unet=_TRIO,
     fill="zero",
     hole_noise=1.0,
     conditions=("mask",),
     parametrisation="score",
-    bridges=("deterministic",),
+    bridges=("stochastic",),
     resolution=128,
 )
 _I2SB_GRADIENT = replace(_I2SB, conditions=("mask", "gradient"))
+# BBDM's bridge: beta is constant, M = 2, and the start is the corrupted picture itself.
+_BBDM = replace(_I2SB, beta_min=2.0, beta_max=2.0, hole_noise=0.0)
+
+
+def _matched(shared: dict) -> dict[str, BridgePreset]:
+    """The matched presets over what they share."""
+
+    def preset(model: BridgeConfig, **own) -> BridgePreset:
+        return BridgePreset(**shared, model=replace(model, resolution=shared["size"]), **own)
+
+    return {
+        "i2sb": preset(_I2SB, synchronous=1.0),
+        "i2sb-gradient": preset(_I2SB_GRADIENT, synchronous=1.0),
+        "asyncdsb": preset(_I2SB_GRADIENT, synchronous=0.0, tau_range=(0.2, 0.5)),
+        "bbdm": preset(_BBDM, synchronous=1.0),
+    }
+
+
 _DEBUG = dict(
     size=32,
     short_sides=(64, 96),
@@ -223,10 +258,23 @@ BRIDGE_PRESETS = {
         large_every=4,
         perceptual=10.0,
     ),
-    "i2sb": BridgePreset(**_MATCHED, model=_I2SB, synchronous=1.0),
-    "i2sb-gradient": BridgePreset(**_MATCHED, model=_I2SB_GRADIENT, synchronous=1.0),
-    "asyncdsb": BridgePreset(
-        **_MATCHED, model=_I2SB_GRADIENT, synchronous=0.0, tau_range=(0.2, 0.5)
+    **_matched(_MATCHED),
+    **{f"{name}-cpu": preset for name, preset in _matched(_MATCHED_ON_CPU).items()},
+    "paper": BridgePreset(
+        size=256,
+        short_sides=(256,),
+        mask_weights=(1, 1, 1, 1, 0),
+        batch=256,
+        steps=1_000_000,
+        lr=5e-5,
+        warmup=5_000,
+        lr_end=1.0,
+        ema=0.99,
+        smooth_tau=0.0,
+        synchronous=0.0,
+        tau_range=(0.2, 0.5),
+        from_start=0.0,
+        model=replace(_I2SB_GRADIENT, unet=_LARGE, resolution=256),
     ),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
 }

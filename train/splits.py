@@ -1,0 +1,154 @@
+"""The paper's splits of its two datasets, as lists that every program here takes as ``--data``.
+
+python -m train.splits celeba-hq --images CelebA-HQ-img --mapping CelebA-HQ-to-CelebA-mapping.txt \
+    --partition list_eval_partition.txt -o splits/celeba-hq
+python -m train.splits places2 --train data_256 --val val_256 -o splits/places2
+
+CelebA-HQ holds 30,000 of CelebA's faces. CelebA's own partition (Liu et al. 2015) says which are
+for training, validation and test; the mapping tells which face is which. Of Places2's 36,500
+validation photos, 6,000 drawn at random are the test set, which the paper does not list: the draw
+here depends on the seed and the file names alone.
+
+Each list holds one photo a line, relative to the list's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from asyncdsb.data import SUFFIXES
+from asyncdsb.images import write_atomic
+from train.options import guarded
+
+PARTS = ("train", "val", "test")
+"""Parts by CelebA's numbers 0, 1 and 2."""
+
+TEST_PHOTOS = 6000
+"""Photos of Places2's test set in the paper."""
+
+
+def celeba_hq(images: Path, mapping: Path, partition: Path) -> dict[str, list[Path]]:
+    """Sort the faces of CelebA-HQ by CelebA's partition.
+
+    Args:
+        images: folder of ``0.jpg``, ``1.jpg``, ..., of any picture format.
+        mapping: lines "index in CelebA-HQ, index in CelebA, file in CelebA", under a head line.
+        partition: lines "file in CelebA, 0 | 1 | 2".
+
+    Returns:
+        Part -> photos by number.
+
+    Raises:
+        ValueError: missing or malformed files, faces without a part, or no face at all.
+    """
+    parts = {}
+    for number, (name, part) in enumerate(_columns(partition, 2), 1):
+        if part not in ("0", "1", "2"):
+            raise ValueError(f"expected a part 0, 1 or 2 in line {number} of {partition}")
+        parts[name] = PARTS[int(part)]
+    originals = {row[0]: row[2] for row in _columns(mapping, 3) if row[0].isdigit()}
+    found: dict[str, list[Path]] = {part: [] for part in PARTS}
+    faces = [path for path in _pictures(images) if path.stem.isdigit()]
+    for path in sorted(faces, key=lambda path: int(path.stem)):
+        original = originals.get(str(int(path.stem)))
+        if original not in parts:
+            raise ValueError(f"expected {path.name} in {mapping} and {partition}, found it not")
+        found[parts[original]].append(path)
+    if not faces:
+        raise ValueError(f"expected pictures called by numbers in {images}, found none")
+    return found
+
+
+def places2(train: Path, val: Path, test_photos: int, seed: int) -> dict[str, list[Path]]:
+    """Draw the test set from Places2's validation photos.
+
+    Args:
+        train: folder of the training photos, in folders of its own.
+        val: folder of the validation photos.
+        test_photos: size of the test set.
+        seed: of the draw.
+
+    Returns:
+        Part -> photos by path; "val" holds the validation photos that were not drawn.
+
+    Raises:
+        ValueError: missing folders, or too few photos.
+    """
+    photos = _pictures(val)
+    if not 1 <= test_photos <= len(photos):
+        raise ValueError(f"expected {test_photos} photos or more in {val}, found {len(photos)}")
+    drawn = set(random.Random(seed).sample(photos, test_photos))
+    found = {
+        "train": _pictures(train),
+        "val": [path for path in photos if path not in drawn],
+        "test": sorted(drawn),
+    }
+    if not found["train"]:
+        raise ValueError(f"expected photos in {train}, found none")
+    return found
+
+
+def write_lists(found: Mapping[str, Iterable[Path]], folder: Path) -> dict[str, int]:
+    """Write ``PART.txt`` for every part; return how many photos each has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for part, photos in found.items():
+        lines = [f"{os.path.relpath(photo, folder)}\n" for photo in photos]
+        text = "".join(lines)
+        write_atomic(folder / f"{part}.txt", lambda p, s=text: p.write_text(s, "utf-8"))
+        counts[part] = len(lines)
+    return counts
+
+
+def _columns(path: Path, count: int) -> list[list[str]]:
+    if not path.is_file():
+        raise ValueError(f"expected a file, found nothing at {path}")
+    rows = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if not rows or any(len(row) != count for row in rows):
+        raise ValueError(f"expected lines of {count} columns in {path}")
+    return rows
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder of photos, found none at {folder}")
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the lists and say how long they are."""
+    if args.dataset == "celeba-hq":
+        found = celeba_hq(args.images, args.mapping, args.partition)
+    else:
+        found = places2(args.train, args.val, args.test_photos, args.seed)
+    counts = write_lists(found, args.out)
+    print(", ".join(f"{part}: {count}" for part, count in counts.items()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
+    options = argparse.ArgumentParser(
+        prog="python -m train.splits", description=__doc__.split("\n\n")[0]
+    )
+    datasets = options.add_subparsers(dest="dataset", required=True)
+    faces = datasets.add_parser("celeba-hq")
+    for name in ("images", "mapping", "partition"):
+        faces.add_argument(f"--{name}", type=Path, required=True)
+    places = datasets.add_parser("places2")
+    places.add_argument("--train", type=Path, required=True)
+    places.add_argument("--val", type=Path, required=True)
+    places.add_argument("--test-photos", type=int, default=TEST_PHOTOS)
+    places.add_argument("--seed", type=int, default=0)
+    for parser in (faces, places):
+        parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the lists")
+    args = options.parse_args(argv)
+    return guarded("train.splits", lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
