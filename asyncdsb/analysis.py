@@ -20,7 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +30,9 @@ from torch import Tensor
 from asyncdsb.metrics import ssim_map
 from asyncdsb.samplers import SamplerState, sample
 from asyncdsb.schedule import NoiseSchedule
+
+if TYPE_CHECKING:
+    from asyncdsb.restoration import Frame
 
 PARTS = ("all", "low", "middle", "high")
 """The whole hole, and its pixels by tercile of the true gradient."""
@@ -240,6 +245,91 @@ def mismatch(found: Sequence[Progress], oracle: Sequence[Progress]) -> dict[str,
     return result
 
 
+@dataclass(frozen=True)
+class Timeline:
+    """When the parts of one restored photo came back, at the size of its frames.
+
+    Attributes:
+        restored: (h, w) float32 time from which on x0_hat stays near its last value, see
+            :func:`restoration_time`; NaN outside the hole.
+        tau: (h, w) float32 peak times.
+        correlation: Spearman's rank correlation of both in the hole; NaN if either is constant.
+        progress: similarity of x0_hat to the result, by tercile of the completed gradient.
+    """
+
+    restored: np.ndarray
+    tau: np.ndarray
+    correlation: float
+    progress: Progress
+
+
+TOLERANCE = 0.05
+"""Largest difference to the last estimate that counts as restored, in [-1, 1]: 6 grey levels."""
+
+
+def timeline(
+    frames: Sequence[Frame],
+    tau: np.ndarray,
+    gradient: np.ndarray,
+    mask: np.ndarray,
+    schedule: NoiseSchedule,
+    truth: np.ndarray | None = None,
+    tolerance: float = TOLERANCE,
+) -> Timeline:
+    """Follow the restoration of one photo through its trajectory.
+
+    Args:
+        frames: of a result, t falling from 1 to 0, with pictures ``x_t`` and ``x0_hat``.
+        tau: (H, W) peak times of the result.
+        gradient: (H, W) its completed gradient map.
+        mask: (H, W) bool, True = missing.
+        schedule: noise schedule of the weights.
+        truth: uint8 (h, w, 3), the intact photo at the frames' size, to compare x0_hat with; None
+            for the result itself.
+        tolerance: see :func:`restoration_time`.
+
+    Returns:
+        The timeline.
+
+    Raises:
+        ValueError: fewer than two frames, frames under 11 pixels, or a hole of fewer than three
+            pixels at their size.
+    """
+    if len(frames) < 2:
+        raise ValueError(f"expected a trajectory of at least 2 frames, got {len(frames)}")
+    width, height = frames[0].x0_hat.size
+
+    def small(values: np.ndarray) -> np.ndarray:
+        values = np.asarray(values, np.float32)
+        if values.shape == (height, width):
+            return values
+        return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
+
+    states = [
+        SamplerState(
+            step=index,
+            steps=len(frames) - 1,
+            t=torch.tensor([float(frame.t)], dtype=torch.float64),
+            x_t=_tensor(np.asarray(frame.x_t)),
+            x0_hat=_tensor(np.asarray(frame.x0_hat)),
+        )
+        for index, frame in enumerate(frames)
+    ]
+    tau, hole = small(tau).clip(0, 1), small(mask) >= 0.5
+    parts = gradient_parts(
+        torch.from_numpy(small(gradient))[None, None], torch.from_numpy(hole)[None, None].float()
+    )
+    estimates, times = [state.x0_hat for state in states], [float(state.t[0]) for state in states]
+    restored = restoration_time(estimates, times, tolerance).numpy()
+    x0 = estimates[-1] if truth is None else _tensor(truth)
+    found = progress(
+        states, x0, torch.from_numpy(tau)[None, None], schedule, parts, "ssim", "x0_hat"
+    )
+    correlation = rank_correlation(restored[hole], tau[hole])
+    restored = np.where(hole, restored, np.float32(np.nan))
+    return Timeline(restored, tau, correlation, found)
+
+
 def restoration_time(estimates: Sequence[Tensor], t: Sequence[float], tolerance: float) -> Tensor:
     """When each pixel was restored: the time from which its estimate stays near its last value.
 
@@ -280,6 +370,11 @@ def _values(
         name: float(along[part].sum() / max(length[part].sum(), 1e-12))
         for name, part in parts.items()
     }
+
+
+def _tensor(picture: np.ndarray) -> Tensor:
+    """uint8 (h, w, 3) as (1, 3, h, w) float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def _levels(x: Tensor) -> np.ndarray:

@@ -259,7 +259,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         try:
             with bar:
                 result = _restore(pipe, image, mask, settings | order, keep_frames, bar)
-            write_files(job, result, image, mask)
+            write_files(job, result, image, mask, pipe.config.schedule)
         except (ValueError, OSError) as error:
             if len(jobs) == 1:
                 raise

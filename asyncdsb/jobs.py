@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from asyncdsb.restoration import Result
+    from asyncdsb.schedule import NoiseSchedule
 
 PHOTO_SUFFIXES = frozenset(
     ".png .jpg .jpeg .webp .tif .tiff .bmp .gif .avif .jp2 .ppm .pgm .tga".split()
@@ -163,7 +164,9 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
             written[place] = job.photo.name
 
 
-def write_files(job: Job, result: Result, image: Image.Image, mask: np.ndarray) -> None:
+def write_files(
+    job: Job, result: Result, image: Image.Image, mask: np.ndarray, schedule: NoiseSchedule
+) -> None:
     """Write all files of one job, or none."""
     from asyncdsb.viz import report_figure, save_trajectory
 
@@ -174,7 +177,11 @@ def write_files(job: Job, result: Result, image: Image.Image, mask: np.ndarray) 
     if job.trajectory:
         files.append((job.trajectory, lambda path: save_trajectory(result.trajectory, path)))
     if job.report:
-        files.append((job.report, lambda path: report_figure(result, image, mask, path)))
+
+        def report(path: Path) -> None:
+            report_figure(result, image, mask, path, schedule=schedule)
+
+        files.append((job.report, report))
     files.append((job.out, lambda path: result.image.save(path, **options)))
     made = _make_folders(path.parent for path, _ in files)
     try:

@@ -19,8 +19,11 @@ from asyncdsb.images import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+    from asyncdsb.analysis import Timeline
     from asyncdsb.restoration import Frame, Result
+    from asyncdsb.schedule import NoiseSchedule
 
 COLOUR_MAPS = ("viridis", "inferno", "magma")
 """Perceptually uniform and readable with every common colour blindness."""
@@ -44,6 +47,7 @@ _GAP = 0.08
 _TITLE = 0.36
 _BAR = 0.5
 _REPORT_SIDE = 512
+_STORY = 3.6
 
 # Whatever matplotlib would otherwise stamp into a file, per suffix.
 _NO_STAMP = {
@@ -179,8 +183,12 @@ def report_figure(
     mask: np.ndarray,
     path: str | os.PathLike,
     columns: int = 6,
+    schedule: NoiseSchedule | None = None,
 ) -> Path:
     """Draw one restoration on a page: input, predicted gradient, tau, result, and the way there.
+
+    With the schedule, also when each pixel was restored, how that follows tau, and how fast the
+    hole's flat and steep parts came back (:func:`asyncdsb.analysis.timeline`).
 
     Args:
         result: what the pipeline returned, with its trajectory.
@@ -188,6 +196,8 @@ def report_figure(
         mask: bool (H, W), True in the hole.
         path: file ending in ``.png``, ``.pdf`` or ``.svg``.
         columns: number of steps shown, spread evenly from t = 1 to t = 0; at least 2.
+        schedule: noise schedule of the weights; None to leave the last row out. It is left out too
+            where the hole or the photo is too small to be followed.
 
     Returns:
         The path written.
@@ -214,6 +224,8 @@ def report_figure(
     aspect = min(2.0, height / width)
     large, small = _cell(4, aspect), _cell(len(frames), aspect)
     total = _TITLE * 3 + large[1] + _BAR + 2 * small[1]
+    story = None if schedule is None else _timeline(result, mask, schedule)
+    total += 0 if story is None else _TITLE + _STORY
     figure = Figure(figsize=(_PAGE, total), dpi=100)
 
     def place(column: int, top: float, cell: tuple[float, float]) -> Axes:
@@ -233,6 +245,8 @@ def report_figure(
         prediction = place(column, top + small[1] + _TITLE, small)
         prediction.imshow(np.asarray(frame.x0_hat))
         prediction.set_title(r"$\hat{x}_0$")
+    if story is not None:
+        _draw_timeline(figure, story, bottom=0.55 / total, height=(_STORY - 0.65) / total)
 
     def write(target: Path) -> None:
         # SVG names its elements with random numbers unless the salt is given.
@@ -240,6 +254,57 @@ def report_figure(
             figure.savefig(target, metadata=_NO_STAMP[suffix])
 
     return write_atomic(path, write)
+
+
+def _timeline(result: Result, mask: np.ndarray, schedule: NoiseSchedule) -> Timeline | None:
+    """The timeline of a result, None where it is too small to have one."""
+    from asyncdsb.analysis import timeline
+
+    try:
+        return timeline(
+            result.trajectory, result.tau, result.gradient, np.asarray(mask, bool), schedule
+        )
+    except ValueError:
+        return None
+
+
+def _draw_timeline(figure: Figure, story: Timeline, bottom: float, height: float) -> None:
+    """Draw when each pixel was restored, that against tau, and the speeds over the run."""
+    panels = [
+        figure.add_axes((left, bottom, width, height))
+        for left, width in ((0.02, 0.2), (0.3, 0.25), (0.63, 0.34))
+    ]
+    shown, against, curves = panels
+    shown.set_axis_off()
+    inside = np.isfinite(story.restored)
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    hole = story.restored[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    shown.imshow(hole, cmap=TAU_COLOURS, vmin=0, vmax=1)
+    shown.set_title("hole: restored at t (colours as τ)")
+
+    against.hexbin(
+        story.tau[inside],
+        story.restored[inside],
+        gridsize=24,
+        extent=(0, 1, 0, 1),
+        cmap="Blues",
+        bins="log",
+        mincnt=1,
+    )
+    against.set(xlim=(0, 1), ylim=(0, 1), xlabel="τ", ylabel="restored at t")
+    against.set_title(
+        "τ against time of restoration"
+        + ("" if np.isnan(story.correlation) else f", ρ = {story.correlation:.2f}")
+    )
+
+    found = story.progress
+    middle, width = (found.t[1:] + found.t[:-1]) / 2, -np.diff(found.t)
+    for name, colour in (("low", "#3b528b"), ("middle", "#21918c"), ("high", "#d95f02")):
+        curves.plot(middle, found.speed(name) / width, color=colour, label=f"{name} gradient")
+        curves.plot(middle, found.beta[name] / width, color=colour, ls=":")
+    curves.set(xlim=(1, 0), xlabel="t, from the start of the run to its end")
+    curves.set_title(r"speed of $\hat{x}_0$ (SSIM to the result); dotted: β(t; τ) / M")
+    curves.legend(fontsize=8)
 
 
 def _cell(columns: int, aspect: float) -> tuple[float, float]:
@@ -262,9 +327,7 @@ def _draw_maps(
         norm=PowerNorm(0.5, vmin=0, vmax=1),
     )
     axes[1].set_title("predicted gradient, square-root scale")
-    tau = axes[2].imshow(
-        shrink_map(result.tau, _REPORT_SIDE), cmap=TAU_COLOURS, vmin=0, vmax=1
-    )
+    tau = axes[2].imshow(shrink_map(result.tau, _REPORT_SIDE), cmap=TAU_COLOURS, vmin=0, vmax=1)
     axes[2].set_title(r"$\tau$, larger = restored earlier")
     axes[3].imshow(_thumbnail(result.image))
     axes[3].set_title("result")

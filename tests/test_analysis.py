@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
 import torch
+from PIL import Image
 
 from asyncdsb.analysis import (
     MEASURES,
@@ -13,6 +16,7 @@ from asyncdsb.analysis import (
     progress,
     rank_correlation,
     restoration_time,
+    timeline,
 )
 from asyncdsb.gradient import image_gradient
 from asyncdsb.samplers import sample
@@ -163,3 +167,45 @@ def test_rank_correlation_agrees_with_scipy():
     a = rng.integers(0, 6, 50).astype(float)  # many ties
     b = a + rng.normal(0, 2, 50)
     assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
+
+
+def frames_of(pictures):
+    times = np.linspace(1, 0, len(pictures))
+    images = [Image.fromarray(p) for p in pictures]
+    return [SimpleNamespace(t=t, x_t=p, x0_hat=p) for t, p in zip(times, images, strict=True)]
+
+
+def test_the_timeline_of_a_photo_follows_its_order():
+    """The right half of the hole comes back at t = 0.75, the left one at 0.25."""
+    rng = np.random.default_rng(0)
+    last = rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    mask = np.zeros((24, 32), bool)
+    mask[4:20, 8:24] = True
+    pictures = [last.copy() for _ in range(5)]
+    for index, picture in enumerate(pictures):
+        picture[4:20, 8:16] ^= 0x80 if index < 3 else 0
+        picture[4:20, 16:24] ^= 0x80 if index < 1 else 0
+    tau = np.where(np.arange(32) < 16, 0.2, 0.6)[None].repeat(24, 0).astype(np.float32)
+    gradient = np.where(np.arange(32) < 16, 0.1, 0.9)[None].repeat(24, 0).astype(np.float32)
+    found = timeline(frames_of(pictures), tau, gradient, mask, SCHEDULE)
+    assert np.isnan(found.restored[~mask]).all()
+    assert set(found.restored[4:20, 8:16].ravel()) == {0.25}
+    assert set(found.restored[4:20, 16:24].ravel()) == {0.75}
+    assert found.correlation == pytest.approx(1)
+    assert found.progress.centroid("high") > found.progress.centroid("low")
+    # The other way round, and against another truth.
+    assert timeline(frames_of(pictures), 1 - tau, gradient, mask, SCHEDULE).correlation == -1
+    other = timeline(frames_of(pictures), tau, gradient, mask, SCHEDULE, truth=255 - last)
+    assert other.progress.value["all"][-1] < found.progress.value["all"][-1]
+    assert found.progress.value["all"][-1] == pytest.approx(1)
+
+
+def test_maps_are_shrunk_to_the_frames():
+    pictures = [np.full((24, 32, 3), v, np.uint8) for v in (0, 200)]
+    mask = np.zeros((48, 64), bool)
+    mask[10:30, 10:50] = True
+    found = timeline(frames_of(pictures), mask * 0.5, mask * 0.5, mask, SCHEDULE)
+    assert found.restored.shape == found.tau.shape == (24, 32)
+    assert np.isnan(found.correlation) and np.nanmax(found.restored) == 0
+    with pytest.raises(ValueError, match="at least 2 frames, got 1"):
+        timeline(frames_of(pictures[:1]), mask * 0.5, mask * 0.5, mask, SCHEDULE)

@@ -271,7 +271,7 @@ def test_weights_of_another_version(folder, tiny_weights, capsys, tmp_path_facto
 def test_nothing_is_left_when_a_later_file_cannot_be_written(
     folder, tiny_weights, capsys, monkeypatch
 ):
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **_: object) -> None:
         arguments[-1].write_bytes(b"half")
         raise OSError("no space left on device")
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from asyncdsb import viz
+from asyncdsb.schedule import NoiseSchedule
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 32)) -> Image.Image:
@@ -144,6 +145,23 @@ def test_report_bytes_repeat(result, tmp_path, suffix):
     if suffix == ".png":
         with Image.open(paths[0]) as page:
             assert page.width == 1560 and page.convert("L").getextrema() == (0, 255)
+
+
+def test_report_follows_the_restoration_where_it_can(result, tmp_path):
+    mask = np.zeros((32, 48), bool)
+    mask[8:20, 8:20] = True
+    plain = viz.report_figure(result, picture(5), mask, tmp_path / "plain.png")
+    told = viz.report_figure(
+        result, picture(5), mask, tmp_path / "told.png", schedule=NoiseSchedule()
+    )
+    heights = [Image.open(path).height for path in (plain, told)]
+    assert heights[1] > heights[0] + 300
+    mask[:] = False
+    mask[3, 3] = True  # one pixel has no terciles
+    small = viz.report_figure(
+        result, picture(5), mask, tmp_path / "small.png", schedule=NoiseSchedule()
+    )
+    assert Image.open(small).height == heights[0]
 
 
 def test_report_refuses(result, tmp_path):
