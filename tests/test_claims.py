@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train.bridge
 import train.claims
+import train.evaluate
 import train.figures
 import train.splits
 from asyncdsb.data import iter_photos
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.claims import claims_table, verdict
+from train.protocol import iter_crops
 
 
 def save_photos(folder, names, size=(80, 72)):
@@ -142,6 +145,32 @@ def test_places2_draws_its_test_set_from_the_validation_photos(tmp_path, capsys)
     assert len(stems(tmp_path / "one/train.txt")) == 2
     assert train.splits.main([*common, "-o", f"{tmp_path}/four"]) == 2
     assert "expected 6000 photos or more" in capsys.readouterr().err
+
+
+def test_the_papers_protocol_runs_from_lists_to_scores(tmp_path, models):
+    """Splits, a training on one list, an evaluation on the other with masks from a folder."""
+    assert train.splits.main(celeba(tmp_path)) == 0
+    lists = {part: str(tmp_path / f"splits/{part}.txt") for part in ("train", "test")}
+    run = ["--preset", "debug", "--device", "cpu", "--steps", "2", "--data", lists["train"]]
+    gradient = str(models / "bundled")
+    train.bridge.main([*run, "--gradient", gradient, "--out", f"{tmp_path}/run"])
+    mask = np.full((64, 64), 255, np.uint8)
+    mask[20:40, 10:50] = 0  # known is white, as in RePaint's masks
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks/000000.png")
+    command = f"--masks center,thick={tmp_path}/masks --invert-masks --crops 1 --size 64 --steps 3"
+    methods = f"ours={tmp_path}/run/weights,telea"
+    code = train.evaluate.main(
+        ["--data", lists["test"], "--weights", gradient, "--methods", methods, "--sheet", "0"]
+        + [*command.split(), "-o", f"{tmp_path}/out"]
+    )
+    assert code == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    assert set(results) == {"center", "thick"} and results["thick"]["ours"]["psnr"]["n"] == 2
+    restored = np.array(Image.open(next((tmp_path / "out/restored/ours/thick").glob("*.png"))))
+    truth = next(iter_crops(iter_photos([lists["test"]]), 1, 64)).pixels
+    changed = (restored != truth).any(2)
+    assert changed[21:39, 11:49].mean() > 0.9 and not changed[mask == 255].any()
 
 
 # --- the report ---
