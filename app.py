@@ -188,6 +188,10 @@ def restore_pane(parts: dict[str, Any]) -> None:
             elem_id="trajectory", type="filepath", show_label=False, buttons=[],
             interactive=False,
         )  # fmt: skip
+        parts["timing"] = gr.Image(
+            elem_id="timing", type="filepath", format="png", show_label=False, buttons=[],
+            interactive=False,
+        )  # fmt: skip
     with gr.Row(elem_id="downloads"):
         parts["result"] = gr.DownloadButton("Download PNG", elem_id="result", interactive=False)
         parts["animation"] = gr.DownloadButton(
@@ -226,7 +230,7 @@ def wire(
             **{"show_progress": "hidden"} | options,
         )
 
-    run = "frame compare trajectory view result animation"
+    run = "frame compare trajectory timing view result animation"
     fresh = f"photo editor gradient tau seen status {run}"
     settings = "tau_min tau_max steps sampler strategy seed"
 

@@ -19,7 +19,6 @@ from asyncdsb.images import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from asyncdsb.analysis import Timeline
     from asyncdsb.restoration import Frame, Result
@@ -48,6 +47,9 @@ _TITLE = 0.36
 _BAR = 0.5
 _REPORT_SIDE = 512
 _STORY = 3.6
+
+# Readable on white and on the page's dark ground.
+_GREY = "#7f8b99"
 
 # Whatever matplotlib would otherwise stamp into a file, per suffix.
 _NO_STAMP = {
@@ -246,7 +248,10 @@ def report_figure(
         prediction.imshow(np.asarray(frame.x0_hat))
         prediction.set_title(r"$\hat{x}_0$")
     if story is not None:
-        _draw_timeline(figure, story, bottom=0.55 / total, height=(_STORY - 0.65) / total)
+        bottom, tall = 0.55 / total, (_STORY - 0.65) / total
+        spans = ((0.02, 0.2), (0.3, 0.25), (0.63, 0.34))
+        boxes = [(left, bottom, wide, tall) for left, wide in spans]
+        _draw_timeline([figure.add_axes(box) for box in boxes], story)
 
     def write(target: Path) -> None:
         # SVG names its elements with random numbers unless the salt is given.
@@ -268,43 +273,65 @@ def _timeline(result: Result, mask: np.ndarray, schedule: NoiseSchedule) -> Time
         return None
 
 
-def _draw_timeline(figure: Figure, story: Timeline, bottom: float, height: float) -> None:
+def timeline_figure(story: Timeline, path: str | os.PathLike) -> Path:
+    """Draw when each pixel was restored, readable on light and on dark ground.
+
+    Args:
+        story: of :func:`asyncdsb.analysis.timeline`.
+        path: PNG file.
+
+    Returns:
+        The path written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    grey = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _GREY
+    )
+    with matplotlib.rc_context(grey | {"font.size": 11, "axes.facecolor": "none"}):
+        figure = Figure(figsize=(6.4, 6.4), dpi=110, layout="constrained", facecolor="none")
+        grid = figure.add_gridspec(2, 2)
+        places = (grid[0, 0], grid[0, 1], grid[1, :])
+        _draw_timeline([figure.add_subplot(place) for place in places], story)
+
+        def write(target: Path) -> None:
+            figure.savefig(target, metadata=_NO_STAMP[".png"])
+
+        return write_atomic(path, write)
+
+
+def _draw_timeline(panels: Sequence[Axes], story: Timeline) -> None:
     """Draw when each pixel was restored, that against tau, and the speeds over the run."""
-    panels = [
-        figure.add_axes((left, bottom, width, height))
-        for left, width in ((0.02, 0.2), (0.3, 0.25), (0.63, 0.34))
-    ]
     shown, against, curves = panels
     shown.set_axis_off()
     inside = np.isfinite(story.restored)
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     hole = story.restored[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     shown.imshow(hole, cmap=TAU_COLOURS, vmin=0, vmax=1)
-    shown.set_title("hole: restored at t (colours as τ)")
+    shown.set_title("hole: restored at t")
 
     against.hexbin(
         story.tau[inside],
         story.restored[inside],
         gridsize=24,
         extent=(0, 1, 0, 1),
-        cmap="Blues",
+        cmap=TAU_COLOURS,
         bins="log",
         mincnt=1,
     )
     against.set(xlim=(0, 1), ylim=(0, 1), xlabel="τ", ylabel="restored at t")
-    against.set_title(
-        "τ against time of restoration"
-        + ("" if np.isnan(story.correlation) else f", ρ = {story.correlation:.2f}")
-    )
+    rank = "" if np.isnan(story.correlation) else f": ρ = {story.correlation:.2f}"
+    against.set_title("rank correlation" + rank)
 
     found = story.progress
     middle, width = (found.t[1:] + found.t[:-1]) / 2, -np.diff(found.t)
-    for name, colour in (("low", "#3b528b"), ("middle", "#21918c"), ("high", "#d95f02")):
+    for name, colour in (("low", "#6a7fd0"), ("middle", "#21918c"), ("high", "#d95f02")):
         curves.plot(middle, found.speed(name) / width, color=colour, label=f"{name} gradient")
         curves.plot(middle, found.beta[name] / width, color=colour, ls=":")
     curves.set(xlim=(1, 0), xlabel="t, from the start of the run to its end")
     curves.set_title(r"speed of $\hat{x}_0$ (SSIM to the result); dotted: β(t; τ) / M")
-    curves.legend(fontsize=8)
+    curves.legend(fontsize=8, framealpha=0)
 
 
 def _cell(columns: int, aspect: float) -> tuple[float, float]:

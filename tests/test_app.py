@@ -333,6 +333,8 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
         assert (np.asarray(result)[~kept] != np.asarray(image)[~kept]).any()
     with Image.open(done["trajectory"]) as animation:
         assert animation.format == "WEBP" and animation.n_frames == 4
+    with Image.open(done["timing"]) as timing:
+        assert timing.width > 500
     assert done["compare"][0].size == done["compare"][1].size == size
 
     assert not list(run)

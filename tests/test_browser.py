@@ -255,6 +255,10 @@ def test_paint_restore_download(page, photo, tmp_path):
     assert step_shown(page) == 10
     assert page.locator("#compare img").count() >= 2
     page.wait_for_selector("#trajectory img", state="attached")
+    page.get_by_role("radio", name="Timing").check(force=True)
+    page.wait_for_selector("#timing img", state="visible")
+    page.wait_for_function("document.querySelector('#timing img').naturalWidth > 500")
+    assert not page.locator("#compare").is_visible()
 
     with page.expect_download() as waiting:
         page.click("#result")

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb import viz
+from asyncdsb.analysis import timeline
 from asyncdsb.images import read_mask
 from asyncdsb.masks import make_mask
 from asyncdsb.page import canvas, payload, session
@@ -35,7 +36,7 @@ Update = dict[str, Any]
 Predict = Callable[[Image.Image, np.ndarray], session.Maps]
 Steps = Callable[[Image.Image, np.ndarray, Settings], Iterator[session.Step]]
 
-VIEWS = ("Live", "Before / after", "Animation")
+VIEWS = ("Live", "Before / after", "Animation", "Timing")
 """What the restoration can be looked at as."""
 
 # The parts that belong to a run, emptied when another photograph or mask comes.
@@ -43,6 +44,7 @@ NO_RUN: Update = {
     "frame": None,
     "compare": None,
     "trajectory": None,
+    "timing": None,
     "view": VIEWS[0],
     "result": Props(value=None, interactive=False),
     "animation": Props(value=None, interactive=False),
@@ -189,10 +191,10 @@ def _restore(
     mask: np.ndarray,
     settings: Settings,
 ) -> Iterator[Update]:
-    frames: list[Image.Image] = []
+    frames: list[session.Moment] = []
     for state in steps_of(image, mask, settings):
         x_t, x0_hat = Image.fromarray(state.x_t), Image.fromarray(state.x0_hat)
-        frames.append(x_t)
+        frames.append(session.Moment(state.t, x_t, x0_hat))
         update: Update = {
             "frame": payload.frame_payload(state.step, state.steps, state.t, x_t, x0_hat),
             "status": payload.message(
@@ -200,7 +202,8 @@ def _restore(
             ),
         }
         if state.maps:
-            update |= format_maps(state.maps, mask)
+            maps = state.maps
+            update |= format_maps(maps, mask)
         yield update
 
     # The files are copied into the page's own cache with the update, and removed here after it.
@@ -211,6 +214,7 @@ def _restore(
         yield IDLE | {
             "compare": tuple(small(picture) for picture in (image, Image.fromarray(state.image))),
             "trajectory": str(animation),
+            "timing": timing(frames, maps, mask, settings, path.with_name("timing.png")),
             "view": VIEWS[1],
             "result": Props(value=str(result), interactive=True),
             "animation": Props(value=str(animation), interactive=True),
@@ -220,6 +224,23 @@ def _restore(
                 "done",
             ),
         }
+
+
+def timing(
+    frames: Sequence[session.Moment],
+    maps: session.Maps,
+    mask: np.ndarray,
+    settings: Settings,
+    path: Path,
+) -> str | None:
+    """Draw when each pixel was restored; None where the hole is too small to tell."""
+    span = settings.tau_max - settings.tau_min
+    tau = settings.tau_min + span * maps.orders[settings.strategy]
+    try:
+        story = timeline(frames, tau, maps.gradient, mask, maps.schedule)
+    except ValueError:
+        return None
+    return str(viz.timeline_figure(story, path))
 
 
 def on_stopped() -> Update:

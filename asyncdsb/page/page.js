@@ -112,7 +112,7 @@ window.asyncdsb = (() => {
     update();
   }
 
-  // Show the live frames (0), the comparison (1) or the animation (2).
+  // Show the live frames (0), the comparison (1), the animation (2) or the timing (3).
   function show(index) {
     const views = document.querySelector("#views");
     views.className = views.className.replace(/view-\d/, `view-${index}`);

@@ -18,7 +18,7 @@ from asyncdsb.images import check_pair, read_image, read_mask
 from asyncdsb.page import canvas
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import SAMPLERS
-from asyncdsb.schedule import STRATEGIES
+from asyncdsb.schedule import STRATEGIES, NoiseSchedule
 
 MAX_PIXELS = 32_000_000
 """Largest photograph that the page accepts, in pixels."""
@@ -53,10 +53,12 @@ class Maps:
     Attributes:
         gradient: float32 (H, W) in [0, 1], the predicted gradient.
         orders: per strategy its tau map for the range [0, 1], float32 (H, W).
+        schedule: noise schedule of the weights.
     """
 
     gradient: np.ndarray
     orders: dict[str, np.ndarray]
+    schedule: NoiseSchedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,21 @@ class Step:
     x0_hat: np.ndarray
     maps: Maps | None = None
     image: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """One frame of a run.
+
+    Attributes:
+        t: time, 1 ... 0.
+        x_t: the bridge state, reduced for the screen.
+        x0_hat: the prediction made from it.
+    """
+
+    t: float
+    x_t: Image.Image
+    x0_hat: Image.Image
 
 
 class Model:
@@ -233,7 +250,7 @@ def save_result(path: Path, result: np.ndarray, original: Image.Image, settings:
 
 def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray) -> Maps:
     orders = {name: np.asarray(pipe.tau_map(gradient, mask, 0.0, 1.0, name)) for name in STRATEGIES}
-    return Maps(gradient, orders)
+    return Maps(gradient, orders, pipe.config.schedule)
 
 
 def _number(name: str, value: object) -> float:
