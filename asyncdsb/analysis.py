@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asyncdsb.images import to_tensor
 from asyncdsb.metrics import ssim_map
 from asyncdsb.samplers import SamplerState, sample
 from asyncdsb.schedule import NoiseSchedule
@@ -310,8 +311,8 @@ def timeline(
             step=index,
             steps=len(frames) - 1,
             t=torch.tensor([float(frame.t)], dtype=torch.float64),
-            x_t=_tensor(np.asarray(frame.x_t)),
-            x0_hat=_tensor(np.asarray(frame.x0_hat)),
+            x_t=to_tensor(frame.x_t),
+            x0_hat=to_tensor(frame.x0_hat),
         )
         for index, frame in enumerate(frames)
     ]
@@ -321,7 +322,7 @@ def timeline(
     )
     estimates, times = [state.x0_hat for state in states], [float(state.t[0]) for state in states]
     restored = restoration_time(estimates, times, tolerance).numpy()
-    x0 = estimates[-1] if truth is None else _tensor(truth)
+    x0 = estimates[-1] if truth is None else to_tensor(truth)
     found = progress(
         states, x0, torch.from_numpy(tau)[None, None], schedule, parts, "ssim", "x0_hat"
     )
@@ -370,11 +371,6 @@ def _values(
         name: float(along[part].sum() / max(length[part].sum(), 1e-12))
         for name, part in parts.items()
     }
-
-
-def _tensor(picture: np.ndarray) -> Tensor:
-    """uint8 (h, w, 3) as (1, 3, h, w) float32 in [-1, 1]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def _levels(x: Tensor) -> np.ndarray:

@@ -189,7 +189,7 @@ class Lpips:
 
     def distance(self, image: torch.Tensor, wanted: list[torch.Tensor]) -> torch.Tensor:
         """Distance (B,) of images to the :meth:`features` of others; a gradient flows back."""
-        total = torch.zeros(len(image), device=image.device)
+        total = torch.zeros(len(image), device=self.heads[0].device)
         for head, found, truth in zip(self.heads, self.features(image), wanted, strict=True):
             total = total + (head * (found - truth) ** 2).sum(1).mean((1, 2))
         return total
@@ -349,11 +349,11 @@ class InceptionFeatures:
                 ["2048"],
                 feature_extractor_weights_path=None if weights is None else str(weights),
             )
-        except (OSError, RuntimeError, KeyError) as error:
+        except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
             raise ValueError(
-                f"expected the Inception weights ({INCEPTION_FILE}); got"
-                f" {type(error).__name__}: {str(error).splitlines()[0]}: give the file's path,"
-                " or a network connection"
+                f"expected the Inception weights ({INCEPTION_FILE}); got {type(error).__name__}:"
+                f" {reason}: give the file's path, or a network connection"
             ) from None
         self._network = self._network.eval().to(device)
         self._device = device

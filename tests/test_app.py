@@ -314,8 +314,8 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
     photo, _ = opened(saved(image, tmp_path / "holiday.png"))
     layer = painted(image, hole_in(image))
     run = handlers.on_restore(steps_of, photo, layer, 0.2, 0.5, 3, "posterior", "gradient", 7)
-    updates = [next(run) for _ in range(6)]
-    start, *frames, done = updates
+    updates = [next(run) for _ in range(7)]
+    start, *frames, done, after = updates
     assert start["stop"] == {"interactive": True} and start["result"]["value"] is None
     assert [update["frame"]["step"] for update in frames] == [0, 1, 2, 3]
     times = [update["frame"]["t"] for update in frames]
@@ -333,7 +333,7 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
         assert (np.asarray(result)[~kept] != np.asarray(image)[~kept]).any()
     with Image.open(done["trajectory"]) as animation:
         assert animation.format == "WEBP" and animation.n_frames == 4
-    with Image.open(done["timing"]) as timing:
+    with Image.open(after["timing"]) as timing:
         assert timing.width > 500
     assert done["compare"][0].size == done["compare"][1].size == size
 

@@ -67,7 +67,7 @@ def test_the_states_shown_are_the_nearest_ones(photos, models):
         + "--size 64 --steps 12".split()
     )
     (method, _), crop = (
-        train.figures.load_methods(args),
+        train.figures.load_bridges(args),
         train.figures.HeldOut(args).first(1)[0],
     )
     _, states = train.figures.trace(method, crop, "center")
@@ -199,7 +199,8 @@ def test_the_report_holds_every_part_and_comes_out_the_same_again(photos, models
 
 
 def test_verdicts_follow_the_intervals():
-    assert verdict({"low": -2, "high": -1}) == "lower"
-    assert verdict({"low": 1, "high": 2}) == "higher"
-    assert verdict({"low": -1, "high": 2}) == "no difference shown"
+    assert verdict({"low": -2, "high": -1}) == "the opposite"
+    assert verdict({"low": 1, "high": 2}) == "yes"
+    for unknown in ({"low": -1, "high": 2}, {"low": None, "high": None}, None):
+        assert verdict(unknown) == "no difference shown"
     assert claims_table([("x", "y", ["a", "b"])]).endswith("| x | y | a; b |\n")

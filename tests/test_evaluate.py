@@ -21,6 +21,7 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from train.evaluate import evaluate, main, summarise
 from train.intervals import clustered_mean, frechet_difference
 from train.methods import Method, bridge_method, classical_method, load_methods
+from train.mismatch import CurveSet
 from train.protocol import AREA_KINDS, derived_seed, iter_crops, parse_kinds
 from train.report import contact_sheet, difference_table, markdown_table, wide_table
 from train.scores import Judges
@@ -182,6 +183,11 @@ def test_interval_covers_the_truth_as_often_as_it_says():
         hits += found["low"] < 0 < found["high"]
     # Binomial(100, 0.95) lies in here with probability 0.998; the bootstrap is a little narrow.
     assert 86 <= hits <= 100
+
+
+def test_one_photo_has_no_interval():
+    found = clustered_mean([1.0, 3.0], ["a", "a"])
+    assert found["mean"] == 2 and found["low"] is found["high"] is None
 
 
 def test_clustered_mean_refuses_unmatched_values():
@@ -387,6 +393,9 @@ def test_the_difference_of_distances_has_an_interval_that_finds_a_real_one():
     found = frechet_difference(far, near, truth, groups)
     assert found["mean"] == pytest.approx(6 * 0.8**2, rel=0.2)
     assert 0 < found["low"] < found["mean"] < found["high"]
+    # The measured difference lies well inside.
+    share = (found["mean"] - found["low"]) / (found["high"] - found["low"])
+    assert 0.25 < share < 0.75
     # Two methods that are equally good: the interval holds zero.
     same = frechet_difference(*(truth + 0.1 * rng.normal(size=(2, 80, 6))), truth, groups)
     assert same["low"] < 0 < same["high"]
@@ -464,6 +473,8 @@ def test_bridges_have_settings_and_weights_of_their_own(weights, tmp_path):
     "methods, message",
     [
         ("x=?stepz=5", "expected a setting out of steps, .*'stepz'"),
+        ("x=?steps=0", "steps >= 1, got 0"),
+        ("x=?sampler=foo", "sampler that the weights were trained for"),
         ("x=?steps=many", "expected a number for steps, got 'many'"),
         ("x=?steps=5,x=?steps=6", "another name than 'x'"),
         ("x=/nowhere/at/all", "weights or restorations of x, found none at /nowhere"),
@@ -480,6 +491,7 @@ def test_bad_methods_are_refused(weights, methods, message):
     [
         ("--methods magic", "asyncdsb, synchronous, telea.*'magic'"),
         ("--methods telea --masks blob", "center.*'blob'"),
+        ("--methods telea --limit 0", "--limit of at least 1, got 0"),
         ("--methods telea --batch 0", "--batch of at least 1, got 0"),
         ("--methods telea --sheet -1", "--sheet of at least 0, got -1"),
         ("--methods asyncdsb --weights /nowhere/at/all", "/nowhere/at/all"),
@@ -528,17 +540,49 @@ def test_the_presets_set_defaults_that_options_override(shard, weights, tmp_path
     assert [(a.crops, a.steps) for a in seen] == [(4, 10), (1, 10), (3, 10)]
 
 
-def test_mismatch_follows_both_schedules(shard, weights, tmp_path, capsys):
+def test_mismatch_follows_both_schedules(shard, weights, tmp_path, capsys, monkeypatch):
     command = f"--data {shard} --weights {weights} --size 64 --steps 4 --masks center --runs 2"
     command = [*command.split(), "--limit", "2", "--device", "cpu", "-o", str(tmp_path)]
     assert train.mismatch.main(command) == 0
     results = json.loads((tmp_path / "mismatch.json").read_text())
     assert results["t"] == [1.0, 0.75, 0.5, 0.25, 0.0] and results["photos"] == 2
     row = results["curves"]["asyncdsb/x_t/projection"]["high"]
-    assert row["delay"]["n"] == 2 and len(row["speed"]["run"]) == 4
+    assert row["delay"]["low"] <= row["delay"]["mean"] <= row["delay"]["high"]
+    assert sum(row["speed"]["run"]) == pytest.approx(1, abs=1e-5)
     assert "delay" not in results["curves"]["synchronous/x0_hat/ssim"]["all"]
+    assert set(results["changes"]) == {
+        f"asyncdsb/{signal}" for signal in ("x_t/ssim", "x_t/projection", "x0_hat/ssim")
+    }
     assert Image.open(tmp_path / "mismatch.png").width > 500
     assert "| asyncdsb, x_t, projection | high |" in capsys.readouterr().out
+    # Again from what is kept.
+    monkeypatch.setattr(train.mismatch, "follow", None)
+    assert train.mismatch.main(command) == 0
+    assert json.loads((tmp_path / "mismatch.json").read_text()) == results
+    assert train.mismatch.main([*command, "--methods", "a=?steps=2,b=?steps=3"]) == 2
+    assert "same steps" in capsys.readouterr().err
+
+
+def test_a_photo_that_hardly_changes_does_not_rule_the_mean_speed():
+    """Curves of two photos: one rises by 1 at the second step, one by 0.001 with a wild dip."""
+    collected = CurveSet()
+    steady, wild = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.3, 0.1, 0.5, 0.301])
+    for photo, run in (("a", steady), ("b", wild)):
+        stored = {"t": np.array([1, 2 / 3, 1 / 3, 0])}
+        for signal, measures in train.mismatch.SIGNALS.items():
+            for measure in measures:
+                for part in train.mismatch.PARTS:
+                    name = f"{signal}/{measure}/{part}"
+                    stored |= {f"{name}/run": run, f"{name}/oracle": steady}
+                    stored[f"{name}/beta"] = np.array([0, 0.25, 0.5, 0.25])
+        collected.add("x", photo, stored)
+    row = collected.summary("x", [])["curves"]["x/x_t/projection"]["all"]
+    # The mean curve gains -0.1, 0.7 and -0.0995 in its three steps, 0.5005 in all.
+    shares = np.array([-0.1, 0.7, -0.0995]) / 0.5005
+    np.testing.assert_allclose(row["speed"]["run"], shares, atol=1e-5)
+    # Where only the wild photo is drawn there is no speed, so no interval either.
+    assert row["delay"] is None
+    assert row["correlation_beta"] == pytest.approx(np.corrcoef(shares, [1, 2, 1])[0, 1])
 
 
 def test_restorations_of_other_programs_are_scored_beside_ours(shard, weights, tmp_path):
@@ -617,6 +661,22 @@ def test_two_processes_find_what_one_finds(shard, weights, tmp_path):
     assert process.returncode == 0, error.decode()
     one, two = (json.loads((tmp_path / n / "results.json").read_text()) for n in ("one", "two"))
     assert one == two
+
+
+@pytest.mark.parametrize("program", [train.tau_grid, train.sheets])
+def test_programs_for_one_bridge_say_so(shard, weights, tmp_path, capsys, program):
+    command = ["--data", str(shard), "--weights", str(weights), "-o", str(tmp_path), "--methods"]
+    assert program.main([*command, "asyncdsb,synchronous"]) == 2
+    assert program.main([*command, "telea"]) == 2
+    error = capsys.readouterr().err
+    assert "at most 1 bridge, got 2" in error and "expected bridges, got telea" in error
+
+
+def test_sheets_of_crops_with_masks_in_turn(shard, weights, tmp_path):
+    folder = mask_folder(tmp_path / "masks", ["0", "1", "2"], size=64)
+    command = f"--data {shard} --masks turn={folder} --methods telea --crops 2 --size 64 --sheet 3"
+    assert main([*command.split(), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out/sheet.png").exists() and (tmp_path / "out/worst.png").exists()
 
 
 def test_a_missing_restoration_is_named(shard, tmp_path, capsys):

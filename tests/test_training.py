@@ -197,7 +197,7 @@ def test_tau_ranges_cover_the_triangle_and_i2sb():
 
 @pytest.mark.parametrize(
     "name, conditions, low, high",
-    [("i2sb", 1, 0.5, 0.5), ("i2sb-gradient", 2, 0.5, 0.5), ("asyncdsb", 2, 0.2, 0.5)],
+    [("i2sb", 1, 0.5, 0.5), ("i2sb-gradient", 3, 0.5, 0.5), ("asyncdsb", 3, 0.2, 0.5)],
 )
 @pytest.mark.parametrize("end", ["", "-cpu"])
 def test_the_matched_presets_differ_in_schedule_and_condition_alone(

@@ -17,10 +17,10 @@ import torch
 
 from asyncdsb.analysis import gradient_parts, progress
 from asyncdsb.gradient import image_gradient
-from asyncdsb.images import write_atomic
+from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.samplers import SamplerState
 from asyncdsb.viz import GRADIENT_COLOURS, TAU_COLOURS
-from train.methods import Method, load_methods, to_batch
+from train.methods import Method, load_bridges, to_batch
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import Crop
 
@@ -31,7 +31,7 @@ TIMES = (1.0, 0.83, 0.66, 0.5, 0.33, 0.17, 0.0)
 def trace(method: Method, crop: Crop, kind: str) -> tuple[np.ndarray, list[SamplerState]]:
     """Restore a crop; its tau map (S, S) and all states, at the crop's own seed."""
     mask = torch.from_numpy(crop.mask(kind))[None, None].float()
-    known = torch.where(mask > 0.5, torch.zeros(()), to_batch([crop.pixels]))
+    known = to_batch([crop.pixels]).masked_fill(mask > 0.5, 0)
     tau, states = method.pipe.trace(known, mask, [crop.noise_seed(kind)], **method.settings)
     return tau[0, 0].cpu().numpy(), list(states)
 
@@ -41,17 +41,12 @@ def at_times(states: Sequence[SamplerState]) -> list[SamplerState]:
     return [min(states, key=lambda state: abs(float(state.t[0]) - time)) for time in TIMES]
 
 
-def _picture(x: torch.Tensor) -> np.ndarray:
-    levels = ((x[0].float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return levels.permute(1, 2, 0).numpy()
-
-
 def process_figure(methods: Sequence[Method], crops: Sequence[Crop], kind: str, path: Path) -> None:
     """Draw, for each crop, input, gradient and truth, then x_t and x0_hat of each method."""
     from matplotlib.figure import Figure
 
     heads = [f"t = {time:.2f} T" for time in TIMES]
-    columns, rows = 1 + len(TIMES), len(crops) * (1 + 2 * len(methods))
+    columns, rows = max(1 + len(TIMES), 3 + len(methods)), len(crops) * (1 + 2 * len(methods))
     figure = Figure(figsize=(1.45 * columns, 1.5 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat:
@@ -75,8 +70,8 @@ def process_figure(methods: Sequence[Method], crops: Sequence[Crop], kind: str, 
                 row[0].text(
                     0.95, 0.5, f"{method.name}\n{signal}", ha="right", va="center", fontsize=8
                 )
-                for panel, head, state in zip(row[1:], heads, at_times(states), strict=True):
-                    panel.imshow(_picture(getattr(state, signal)))
+                for panel, head, state in zip(row[1:], heads, at_times(states), strict=False):
+                    panel.imshow(to_pil(getattr(state, signal)))
                     panel.set_title(head, fontsize=7)
     figure.savefig(path, dpi=110)
 
@@ -86,12 +81,18 @@ def schedule_figure(method: Method, crop: Crop, kind: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     tau, states = trace(method, crop, kind)
-    x0 = to_batch([crop.pixels])
-    hole = torch.from_numpy(crop.mask(kind))[None, None].float()
+    x0 = to_batch([crop.pixels]).to(method.pipe.device)
+    hole = torch.from_numpy(crop.mask(kind))[None, None].float().to(x0.device)
     parts = gradient_parts(image_gradient(x0), hole)
     schedule = method.pipe.config.schedule
     found = progress(
-        states, x0, torch.from_numpy(tau)[None, None], schedule, parts, "projection", "x_t"
+        states,
+        x0,
+        torch.from_numpy(tau)[None, None].to(x0.device),
+        schedule,
+        parts,
+        "projection",
+        "x_t",
     )
     middle, width = (found.t[1:] + found.t[:-1]) / 2, -np.diff(found.t)
     figure = Figure(figsize=(11, 5.4), layout="constrained")
@@ -106,7 +107,7 @@ def schedule_figure(method: Method, crop: Crop, kind: str, path: Path) -> None:
     for column, state in enumerate(at_times(states)):
         for row, signal in enumerate(("x_t", "x0_hat"), 1):
             axes = figure.add_subplot(grid[row, column])
-            axes.imshow(_picture(getattr(state, signal)))
+            axes.imshow(to_pil(getattr(state, signal)))
             axes.set_axis_off()
             axes.set_title(f"{signal}, t = {float(state.t[0]):.2f}", fontsize=8)
     figure.savefig(path, dpi=100)
@@ -114,10 +115,7 @@ def schedule_figure(method: Method, crop: Crop, kind: str, path: Path) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Restore the photos and draw both figures."""
-    held_out, methods = HeldOut(args), load_methods(args)
-    for method in methods:
-        if method.pipe is None:
-            raise ValueError(f"expected bridges, got {method.name}")
+    held_out, methods = HeldOut(args), load_bridges(args)
     if args.photos < 1:
         raise ValueError(f"expected --photos of at least 1, got {args.photos}")
     crops, kind = held_out.first(args.photos), held_out.kinds[0]

@@ -24,7 +24,8 @@ def clustered_mean(values: Sequence[float], groups: Sequence[str], seed: int = 0
         seed: of the resampling.
 
     Returns:
-        ``{"mean", "low", "high", "n", "groups"}``.
+        ``{"mean", "low", "high", "n", "groups"}``; with a single group nothing is known about how
+        groups differ, and low and high are None.
 
     Raises:
         ValueError: no value, or lengths that differ.
@@ -40,11 +41,12 @@ def clustered_mean(values: Sequence[float], groups: Sequence[str], seed: int = 0
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(names), size=(RESAMPLES, len(names)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
+    low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))
+    several = len(names) > 1
     return {
         "mean": float(sums.sum() / counts.sum()),
-        "low": float(low),
-        "high": float(high),
+        "low": low if several else None,
+        "high": high if several else None,
         "n": len(values),
         "groups": len(names),
     }
@@ -100,10 +102,9 @@ def frechet_difference(
 ) -> dict[str, float]:
     """Frechet distance of one method minus that of another, with a 95 % bootstrap interval.
 
-    Whole photos are drawn with replacement, the same for both methods and the truth. A photo that
-    is drawn twice makes each of the distances smaller than that of new photos would be, in both
-    methods alike; the interval is centred on the measured difference (the "basic" bootstrap) to
-    allow for what remains.
+    Whole photos are drawn with replacement, the same for both methods and the truth. Photos that
+    are drawn twice leave fewer different ones, and a Frechet distance is biased upwards in small
+    sets: the drawn differences are shifted as a whole, by their mean, onto the measured one.
 
     Args:
         first: (n, d) features of the crops that the one method restored.
@@ -124,5 +125,5 @@ def frechet_difference(
         chosen = np.concatenate([rows[i] for i in rng.integers(len(names), size=len(names))])
         a, b, c = first[chosen], second[chosen], truth[chosen]
         drawn.append(frechet_distance(a, c) - frechet_distance(b, c))
-    low, high = 2 * measured - np.quantile(drawn, (0.975, 0.025))
+    low, high = measured - np.mean(drawn) + np.quantile(drawn, (0.025, 0.975))
     return {"mean": measured, "low": float(low), "high": float(high)}

@@ -30,6 +30,7 @@ import torch
 from asyncdsb import baselines
 from asyncdsb.checkpoint import load_weights
 from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.restoration import Settings
 from train.options import SAMPLING, sampling
 from train.protocol import Crop
 
@@ -181,8 +182,21 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         elif folder and not (Path(folder) / "bridge.json").exists():
             methods.append(external_method(name, Path(folder)))
         else:
-            given = NAMED_BRIDGES.get(name, {}) | _settings(text)
-            methods.append(bridge_method(name, *pipeline(folder), sampling(args) | given))
+            pipe, checksum = pipeline(folder)
+            settings = sampling(args) | NAMED_BRIDGES.get(name, {}) | _settings(text)
+            Settings(**settings).check(pipe.samplers)
+            methods.append(bridge_method(name, pipe, checksum, settings))
+    return methods
+
+
+def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Method]:
+    """Like :func:`load_methods`, where only bridges make sense, and at most so many."""
+    methods = load_methods(args)
+    others = [method.name for method in methods if method.pipe is None]
+    if others:
+        raise ValueError(f"expected bridges, got {', '.join(others)}")
+    if most is not None and len(methods) > most:
+        raise ValueError(f"expected at most {most} bridge, got {len(methods)}")
     return methods
 
 

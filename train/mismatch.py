@@ -3,16 +3,24 @@
 The paper's Figures 2, 3 and 7 on held-out photos: the speed of the restoration, for the hole and
 the terciles of its true gradient, by default with one schedule for all pixels (I2SB) and with the
 schedule of the pixel's gradient. :mod:`asyncdsb.analysis` says what is measured, and against what.
-Writes ``mismatch.json``, ``mismatch.md`` and ``mismatch.png``.
+
+The curves of all photos are averaged first and then differentiated, so that a photo whose
+similarity hardly changes, and whose own centroid would be anywhere, does not rule the mean.
+Intervals come from a bootstrap over photos, the same draws for every method, so that methods can be
+compared.
+
+Writes ``mismatch.json``, ``mismatch.md`` and ``mismatch.png``; the curves of every run are kept,
+and a program that was interrupted does only what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,78 +30,160 @@ from tqdm import tqdm
 from asyncdsb.analysis import (
     MEASURES,
     PARTS,
-    Mismatch,
     Progress,
     gradient_parts,
-    mismatch,
     oracle_progress,
     progress,
 )
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import write_atomic
 from asyncdsb.restoration import Settings
-from train.intervals import clustered_mean
-from train.methods import Method, load_methods, to_batch
+from train.intervals import RESAMPLES
+from train.methods import Method, load_bridges, to_batch
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import Crop
+from train.report import difference
 
 SIGNALS = {"x_t": MEASURES, "x0_hat": ("ssim",)}
 """What is followed, and by which measures; no schedule says where x0_hat should be, so that it is
 compared with beta only."""
 
-NUMBERS = [f.name for f in dataclasses.fields(Mismatch)]
+LEAST_GAIN = 0.01
+"""Gain of a measure over the run below which its course has no speed to speak of."""
+
+CURVES = ("run", "oracle", "beta")
 
 
-class Collected:
-    """Mismatches and mean speeds over the photos, by (method, signal, measure)."""
+class CurveSet:
+    """Curves of all runs by (method, signal, measure), and what follows from them.
+
+    Attributes:
+        t: (N + 1,) times of all runs.
+    """
 
     def __init__(self) -> None:
-        self.numbers = defaultdict(lambda: defaultdict(list))
-        self.speeds = defaultdict(lambda: defaultdict(list))
-        self.photos = defaultdict(list)
+        self.t: np.ndarray | None = None
+        self._curves = defaultdict(list)
+        self._photos: dict[tuple, list[str]] = defaultdict(list)
 
-    def add(self, key: tuple, photo: str, run: Progress, oracle: list[Progress]) -> None:
-        """Take in one run."""
-        self.photos[key].append(photo)
-        for part, found in mismatch([run], oracle).items():
-            for name in NUMBERS:
-                self.numbers[key][part, name].append(getattr(found, name))
-            self.speeds[key][part].append(
-                [run.speed(part), np.mean([o.speed(part) for o in oracle], 0), run.beta[part]]
-            )
+    def add(self, method: str, photo: str, stored: Mapping[str, np.ndarray]) -> None:
+        """Take in what :func:`follow` measured on one run."""
+        self.t = stored["t"]
+        for signal, measures in SIGNALS.items():
+            for measure in measures:
+                key = (method, signal, measure)
+                self._photos[key].append(photo)
+                for part in PARTS:
+                    row = [stored[f"{signal}/{measure}/{part}/{curve}"] for curve in CURVES]
+                    self._curves[key, part].append(row)
 
-    def summary(self) -> dict:
-        """Means with intervals from a bootstrap over photos, and the mean curves."""
-        result = {}
-        for key, numbers in self.numbers.items():
-            rows = {part: {} for part in PARTS}
-            for (part, name), values in numbers.items():
-                if key[1] == "x0_hat" and name in ("delay", "error", "correlation"):
-                    continue
-                good = [(v, p) for v, p in zip(values, self.photos[key], strict=True) if v == v]
-                if good:
-                    rows[part][name] = clustered_mean(*(list(x) for x in zip(*good, strict=True)))
-            for part, curves in self.speeds[key].items():
-                mean = np.nanmean(curves, 0).round(6).tolist()
-                rows[part]["speed"] = dict(zip(("run", "oracle", "beta"), mean, strict=True))
-            result["/".join(key)] = rows
-        return result
+    def summary(self, first: str, others: list[str]) -> dict:
+        """Numbers and mean curves.
+
+        Args:
+            first: method to compare the others with.
+            others: the other methods.
+
+        Returns:
+            "curves": "METHOD/SIGNAL/MEASURE" -> part -> ``{"delay", "delay_beta"}`` with intervals
+            (None where undefined), ``{"correlation", "correlation_beta"}`` and "speed", the shares
+            per step. "changes": for each other method and the same keys, how much larger
+            |delay| (x_t) or |delay_beta| (x0_hat) is than that of the first.
+        """
+        curves, draws = {}, {}
+        for key in self._photos:
+            rows = {}
+            for part in PARTS:
+                rows[part], draws[key, part] = self._row(key, part)
+            curves["/".join(key)] = rows
+        changes = {}
+        for other in others:
+            for _, signal, measure in [key for key in self._photos if key[0] == first]:
+                name = "delay_beta" if signal == "x0_hat" else "delay"
+                pair = [(method, signal, measure) for method in (first, other)]
+                changes["/".join(pair[1])] = {
+                    part: _interval(
+                        np.abs(draws[pair[1], part][name]) - np.abs(draws[pair[0], part][name])
+                    )
+                    for part in PARTS
+                }
+        return {"curves": curves, "changes": changes}
+
+    def _row(self, key: tuple, part: str) -> tuple[dict, dict[str, np.ndarray]]:
+        value, oracle, beta = (self._drawn(key, part, index) for index in range(len(CURVES)))
+        speed, ideal = (_speed(curve) for curve in (value, oracle))
+        beta = beta[:, 1:] / beta[:, 1:].sum(1, keepdims=True)
+        middle = (self.t[1:] + self.t[:-1]) / 2
+        # Time runs from 1 to 0: a smaller centroid is later.
+        draws = {
+            "delay": (ideal - speed) @ middle,
+            "delay_beta": (beta - speed) @ middle,
+        }
+        row = {
+            "speed": {
+                name: [None if v != v else round(float(v), 6) for v in shares[0]]
+                for name, shares in zip(CURVES, (speed, ideal, beta), strict=True)
+            },
+            "delay_beta": _interval(draws["delay_beta"]),
+            "correlation_beta": _correlation(speed[0], beta[0]),
+        }
+        if key[1] == "x_t":
+            row["delay"] = _interval(draws["delay"])
+            row["correlation"] = _correlation(speed[0], ideal[0])
+        return row, draws
+
+    def _drawn(self, key: tuple, part: str, index: int) -> np.ndarray:
+        """Mean curves of all photos and of resampled ones, (1 + RESAMPLES, N + 1)."""
+        rows = np.array([row[index] for row in self._curves[key, part]])
+        names, member = np.unique(self._photos[key], return_inverse=True)
+        sums = np.zeros((len(names), rows.shape[1]))
+        np.add.at(sums, member, rows)
+        counts = np.bincount(member)
+        rng = np.random.default_rng(0)
+        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+        weights = np.concatenate([np.ones((1, len(names))), drawn])
+        return weights @ sums / (weights @ counts)[:, None]
 
 
-def follow(
-    method: Method, crop: Crop, kind: str, runs: int
-) -> dict[tuple[str, str], tuple[Progress, list[Progress]]]:
-    """Restore one crop; (signal, measure) -> its progress and that of the oracle."""
+def _speed(curves: np.ndarray) -> np.ndarray:
+    """Share of the gain in every step, (R, N); NaN where there is hardly any gain."""
+    steps = np.diff(curves, axis=1)
+    total = steps.sum(1, keepdims=True)
+    return steps / np.where(np.abs(total) < LEAST_GAIN, np.nan, total)
+
+
+def _interval(draws: np.ndarray) -> dict[str, float] | None:
+    """The first value with the 95 % range of the others; None if any is undefined."""
+    if not np.isfinite(draws).all():
+        return None
+    low, high = np.quantile(draws[1:], (0.025, 0.975))
+    return {"mean": float(draws[0]), "low": float(low), "high": float(high)}
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
+    if not np.isfinite(first).all() or not first.std() or not second.std():
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def follow(method: Method, crop: Crop, kind: str, runs: int) -> dict[str, np.ndarray]:
+    """Restore one crop and follow the run, and runs of the oracle.
+
+    Returns:
+        "t" (N + 1,), and for "SIGNAL/MEASURE/PART/" the curves "run" and "oracle", the progress
+        (N + 1,), and "beta", the schedule's share of every step (N + 1,) after a leading zero.
+    """
     pipe, settings = method.pipe, method.settings
     x0 = to_batch([crop.pixels]).to(pipe.device)
     mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(pipe.device)
-    known = torch.where(mask > 0.5, torch.zeros(()), x0)
+    known = x0.masked_fill(mask > 0.5, 0)
     tau, states = pipe.trace(known, mask, [crop.noise_seed(kind)], **settings)
     states = list(states)
     parts = gradient_parts(image_gradient(x0), mask)
     schedule, x1 = pipe.config.schedule, states[0].x_t
-    oracles = {
-        measure: oracle_progress(
+    found: dict[str, np.ndarray] = {}
+    for measure in MEASURES:
+        oracle = oracle_progress(
             x0,
             x1,
             mask,
@@ -107,16 +197,19 @@ def follow(
             measure=measure,
             runs=1 if settings["sampler"] == "ode" else runs,
         )
-        for measure in MEASURES
-    }
-    return {
-        (signal, measure): (
-            progress(states, x0, tau, schedule, parts, measure, signal),
-            oracles[measure],
-        )
-        for signal, measures in SIGNALS.items()
-        for measure in measures
-    }
+        for signal in (signal for signal, measures in SIGNALS.items() if measure in measures):
+            run = progress(states, x0, tau, schedule, parts, measure, signal)
+            found["t"] = run.t
+            for part in PARTS:
+                name = f"{signal}/{measure}/{part}"
+                found[f"{name}/run"] = run.value[part]
+                found[f"{name}/oracle"] = _mean_value(oracle, part)
+                found[f"{name}/beta"] = np.concatenate([[0.0], run.beta[part]])
+    return found
+
+
+def _mean_value(oracle: list[Progress], part: str) -> np.ndarray:
+    return np.mean([one.value[part] for one in oracle], 0)
 
 
 def figure(results: dict, path: Path) -> None:
@@ -134,7 +227,7 @@ def figure(results: dict, path: Path) -> None:
         for panel, (signal, measure) in zip(line, columns, strict=True):
             rows = results["curves"][f"{method}/{signal}/{measure}"]
             for part in PARTS:
-                speed = rows[part]["speed"]
+                speed = {k: np.array(v, float) for k, v in rows[part]["speed"].items()}
                 panel.plot(middle, speed["run"], color=colours[part], label=part)
                 panel.plot(middle, speed["beta"], color=colours[part], ls=":", lw=1)
                 if signal == "x_t":
@@ -148,47 +241,63 @@ def figure(results: dict, path: Path) -> None:
 
 
 def table(results: dict) -> str:
-    """Delays in thousandths of T with intervals, and correlations."""
+    """Delays in thousandths of T with intervals, correlations, and the change between methods."""
     lines = [
         "| method, signal, measure | part | delay to oracle, T/1000 | correlation "
-        "| delay to beta, T/1000 | correlation |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| delay to beta, T/1000 | correlation | change of the delay's size, T/1000 |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for key, rows in results["curves"].items():
         for part, row in rows.items():
-            cells = [
-                f"{1000 * row[n]['mean']:+.0f} ({1000 * row[n]['low']:+.0f} to "
-                f"{1000 * row[n]['high']:+.0f})"
-                if n.startswith("delay")
-                else f"{row[n]['mean']:.2f}"
-                for n in ("delay", "correlation", "delay_beta", "correlation_beta")
-                if n in row
-            ]
-            cells = ["-"] * (4 - len(cells)) + cells
+            cells = []
+            for delay, correlation in (
+                ("delay", "correlation"),
+                ("delay_beta", "correlation_beta"),
+            ):
+                cells.append(thousandths(row.get(delay)))
+                found = row.get(correlation)
+                cells.append("-" if found is None else f"{found:.2f}")
+            cells.append(thousandths(results["changes"].get(key, {}).get(part)))
             lines.append(f"| {key.replace('/', ', ')} | {part} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def thousandths(found: Mapping | None) -> str:
+    """Return a delay with its interval in thousandths of T."""
+    return difference(found and {k: 1000 * v for k, v in found.items()}, 0)
+
+
 def measure_all(args: argparse.Namespace) -> dict:
-    """Restore everything and summarise."""
-    held_out, methods = HeldOut(args), load_methods(args)
-    for method in methods:
-        if method.pipe is None:
-            raise ValueError(f"expected bridges, got {method.name}")
-    collected = Collected()
+    """Restore everything and summarise.
+
+    Raises:
+        ValueError: methods that are no bridges, or whose runs have not the same times.
+    """
+    held_out, methods = HeldOut(args), load_bridges(args)
+    axes = {(method.settings["steps"], method.settings["grid"]) for method in methods}
+    if len(axes) > 1 or methods[0].settings["grid"] != "uniform":
+        raise ValueError("expected the same steps and the uniform grid for all methods")
+    collected = CurveSet()
     with tqdm(total=len(held_out) * len(held_out.kinds) * len(methods), unit="run") as bar:
         for crop in held_out.crops():
             for kind in held_out.kinds:
                 for method in methods:
-                    for key, (run, oracle) in follow(method, crop, kind, args.runs).items():
-                        collected.add((method.name, *key), crop.key, run, oracle)
+                    path = method.cached(args.out, crop, kind)
+                    path = path.with_suffix(f".curves-{args.runs}.npz")
+                    if not path.exists():
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        curves = follow(method, crop, kind, args.runs)
+                        write_atomic(path, partial(np.savez, **curves))
+                    with np.load(path) as stored:
+                        collected.add(method.name, crop.key, dict(stored))
                     bar.update()
+    names = [method.name for method in methods]
     return {
-        "t": run.t.tolist(),
+        "t": collected.t.tolist(),
         "photos": len(held_out.photos),
         "masks": list(held_out.kinds),
         "methods": {method.name: method.settings for method in methods},
-        "curves": collected.summary(),
+        **collected.summary(names[0], names[1:]),
     }
 
 

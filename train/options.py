@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from asyncdsb.data import find_photos
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import GRIDS
@@ -41,7 +43,8 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--size", type=int, default=256, help="side of a crop in pixels")
     add("--limit", type=int, help="use only the first so many photos")
     add("--batch", type=int, default=8, help="crops per batch")
-    add("--device", default="cpu", help="cpu, cuda, ...")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=device, help="cpu, cuda, ...")
     default = Settings()
     add("--steps", type=int, default=default.steps, help="network evaluations per crop")
     add("--sampler", default=default.sampler, help="posterior, ode or implicit")
@@ -74,8 +77,10 @@ class HeldOut:
     folders: dict[str, MaskFolder]
 
     def __init__(self, args: argparse.Namespace):
-        if args.batch < 1:
-            raise ValueError(f"expected --batch of at least 1, got {args.batch}")
+        for name in ("batch", "limit"):
+            value = getattr(args, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected --{name} of at least 1, got {value}")
         self.kinds, self.folders = parse_kinds(args.masks, args.invert_masks)
         self.photos = find_photos(args.data)[: args.limit]
         self._crops, self._size = args.crops, args.size
@@ -84,18 +89,14 @@ class HeldOut:
         """Number of crops."""
         return len(self.photos) * self._crops
 
-    def crops(self, per_photo: int | None = None) -> Iterator[Crop]:
-        """Cut the crops, the photos being read one at a time.
-
-        Args:
-            per_photo: only the first so many of each photo.
-        """
+    def crops(self) -> Iterator[Crop]:
+        """Cut the crops, the photos being read one at a time."""
         photos = ((photo.key, photo.read()) for photo in self.photos)
-        return iter_crops(photos, per_photo or self._crops, self._size, self.folders)
+        return iter_crops(photos, self._crops, self._size, self.folders)
 
     def first(self, count: int) -> list[Crop]:
         """The first crop of each of the first photos."""
-        return list(islice(self.crops(1), count))
+        return list(islice((crop for crop in self.crops() if crop.index == 0), count))
 
 
 def guarded(program: str, work: Callable[[], object]) -> int:

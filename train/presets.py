@@ -3,7 +3,8 @@
 ``shipped`` is meant for one large GPU; ``cpu`` for an hour or two on a desktop processor, and
 ``cpu-finish`` for an hour or two after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm``
 to compare schedules with everything else equal (with ``-cpu`` at the end in ten minutes each);
-``paper`` for the setting of the paper, on several large GPUs; ``debug`` for the tests.
+``paper`` for the setting of the paper, of which one GPU holds a part of a batch only; ``debug`` for
+the tests.
 """
 
 from __future__ import annotations
@@ -181,7 +182,8 @@ _I2SB = BridgeConfig(
     bridges=("stochastic",),
     resolution=128,
 )
-_I2SB_GRADIENT = replace(_I2SB, conditions=("mask", "gradient"))
+# The clock tells the network the noise of every pixel; with one schedule for all, t alone says it.
+_I2SB_GRADIENT = replace(_I2SB, conditions=("mask", "gradient", "clock"))
 # BBDM's bridge: beta is constant, M = 2, and the start is the corrupted picture itself.
 _BBDM = replace(_I2SB, beta_min=2.0, beta_max=2.0, hole_noise=0.0)
 
@@ -218,6 +220,9 @@ _DEBUG = dict(
 
 GRADIENT_PRESETS = {
     "shipped": GradientPreset(steps=6_000, batch=32, lr=2e-4, warmup=100),
+    "paper": GradientPreset(
+        short_sides=(256,), mask_weights=(1, 1, 1, 1, 0), steps=100_000, batch=32, lr=1e-4
+    ),
     "cpu": GradientPreset(
         **_ON_CPU | {"batch": 8},
         model=GradientConfig(CompletionConfig(width=16, blocks=6)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Processes:
             raise ValueError(
                 "expected accelerate for several processes; run `pip install accelerate`"
             ) from None
-        state = PartialState(cpu=device == "cpu")
+        # The first one done waits for the last, which may have many batches left.
+        state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
         chosen = str(state.device) if device == "cuda" else device
         return cls(state.process_index, state.num_processes, chosen, state.wait_for_everyone)
 

@@ -11,7 +11,8 @@ Each crop is restored once for every kind of mask: the random and regular kinds 
 :mod:`asyncdsb.masks`, strokes of a given share of the area such as "11-20%", or masks from a
 folder. Crop windows, masks and the sampler's noise are drawn from seeds derived from (key, crop
 index, purpose), so a result depends neither on the order or number of photos nor on the batch size,
-and every method meets the same holes.
+and every method meets the same holes. Only masks that a folder gives in turn depend on a crop's
+place.
 """
 
 from __future__ import annotations

@@ -41,8 +41,7 @@ def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequ
             cells = [kind, method, str(scores["psnr"]["n"])]
             for name in HEADS:
                 digits = 2 if name.startswith(("psnr", "seam")) else 3
-                mean, low, high = (scores[name][part] for part in ("mean", "low", "high"))
-                cells.append(f"{mean:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})")
+                cells.append(_with_interval(scores[name], digits))
             cells += [_plain(scores[name]) for name in set_names]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -77,10 +76,13 @@ def _mean(score: float | Mapping | None) -> float | None:
     return score["mean"] if isinstance(score, Mapping) else score
 
 
-def _with_interval(score: float | Mapping) -> str:
+def _with_interval(score: float | Mapping, digits: int = 3) -> str:
     if not isinstance(score, Mapping):
         return f"{score:.3g}"
-    return "{mean:.3f} ({low:.3f} to {high:.3f})".format(**score)
+    if score["low"] is None:
+        return f"{score['mean']:.{digits}f}"
+    mean, low, high = (f"{score[part]:.{digits}f}" for part in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
 
 
 def difference_table(
@@ -110,6 +112,8 @@ def difference(found: Mapping | None, digits: int) -> str:
     """Return "mean (low to high)" with signs, bold where the interval excludes zero."""
     if found is None:
         return "-"
+    if found["low"] is None:
+        return f"{found['mean']:+.{digits}f}"
     mean, low, high = (f"{found[part]:+.{digits}f}" for part in ("mean", "low", "high"))
     text = f"{mean} ({low} to {high})"
     return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
@@ -163,7 +167,11 @@ def chart(summary: Mapping[str, Mapping[str, Mapping]], scores: Sequence[str], p
             offset = (number - (len(methods) - 1) / 2) * 0.8 / len(methods)
             rows = [summary[kind][method][score] for kind in kinds]
             means = np.array([row["mean"] for row in rows])
-            reach = [means - [row["low"] for row in rows], [row["high"] for row in rows] - means]
+            low, high = (
+                np.array([row["mean"] if row[end] is None else row[end] for row in rows])
+                for end in ("low", "high")
+            )
+            reach = [means - low, high - means]
             panel.errorbar(
                 np.arange(len(kinds)) + offset,
                 means,

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from asyncdsb.images import write_atomic
-from train.methods import Method, load_methods
+from train.methods import Method, load_bridges
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import Crop, derived_seed
 from train.report import contact_sheet, shade
@@ -34,7 +34,7 @@ def row(method: Method, crop: Crop, kind: str) -> list[np.ndarray]:
 def run(args: argparse.Namespace) -> None:
     """Restore the photos and write a sheet for every kind of mask."""
     held_out = HeldOut(args)
-    (method,) = load_methods(args)
+    (method,) = load_bridges(args, most=1)
     rows: dict[str, list] = {kind: [] for kind in held_out.kinds}
     for index, crop in enumerate(held_out.first(args.photos)):
         kind = held_out.kinds[index % len(held_out.kinds)]
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
     options = held_out_parser("train.sheets", __doc__)
+    options.add_argument("--methods", default="asyncdsb", help="one bridge, see train.methods")
     options.add_argument("--photos", type=int, default=24)
-    options.set_defaults(methods="asyncdsb")
     args = options.parse_args(argv)
     return guarded("train.sheets", lambda: run(args))
 

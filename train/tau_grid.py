@@ -27,14 +27,14 @@ from asyncdsb.images import write_atomic
 from asyncdsb.metrics import frechet_distance
 from train.evaluate import Collected, evaluate
 from train.intervals import clustered_mean
-from train.methods import Method, bridge_method, load_methods
+from train.methods import Method, bridge_method, load_bridges
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import derived_seed
 from train.report import difference
 from train.scores import Judges
 
 Pair = tuple[float, float]
-SYNCHRONOUS: Pair = (0.5, 0.5)
+I2SB: Pair = (0.5, 0.5)
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -42,12 +42,10 @@ def measure(args: argparse.Namespace) -> dict:
     if args.points < 2:
         raise ValueError(f"expected --points of at least 2, got {args.points}")
     held_out, judges = HeldOut(args), Judges.load(args.device)
-    (chosen,) = load_methods(args)
-    if chosen.pipe is None:
-        raise ValueError(f"expected a bridge, got {chosen.name}")
+    (chosen,) = load_bridges(args, most=1)
     values = [round(float(v), 3) for v in np.linspace(args.lowest, args.highest, args.points)]
     pairs = [(low, high) for low in values for high in values if low <= high]
-    methods = {pair: _method(chosen, pair) for pair in dict.fromkeys([*pairs, SYNCHRONOUS])}
+    methods = {pair: _method(chosen, pair) for pair in dict.fromkeys([*pairs, I2SB])}
     found = {}
     for pair, method in tqdm(methods.items(), unit="range"):
         found[pair] = evaluate(
@@ -71,7 +69,7 @@ def measure(args: argparse.Namespace) -> dict:
             "lpips": grid,
             "frechet": [[_at(distance, (i, j), pairs) for j in values] for i in values],
             "spread": _spread(grid),
-            "best": _best(lpips, distance, pairs, found[SYNCHRONOUS].photos),
+            "best": _best(lpips, distance, pairs, found[I2SB].photos),
         }
     return result
 
@@ -121,9 +119,9 @@ def _best(
     result = {
         "tau": list(pair),
         "lpips": float(lpips[pair].mean()),
-        "lpips_synchronous": float(lpips[SYNCHRONOUS].mean()),
+        "lpips_synchronous": float(lpips[I2SB].mean()),
         "frechet": distance[pair],
-        "frechet_synchronous": distance[SYNCHRONOUS],
+        "frechet_synchronous": distance[I2SB],
     }
     # Halves of equal size, fixed by the photos' names alone.
     order = sorted(set(photos), key=lambda key: derived_seed(key, "half"))
@@ -132,7 +130,7 @@ def _best(
         gain = np.zeros(len(photos))
         for chosen_on, measured_on in ((first, ~first), (~first, first)):
             picked = lpips[best(chosen_on)]
-            gain[measured_on] = (picked - lpips[SYNCHRONOUS])[measured_on]
+            gain[measured_on] = (picked - lpips[I2SB])[measured_on]
         result["cross_fit"] = clustered_mean(gain.tolist(), photos)
     return result
 

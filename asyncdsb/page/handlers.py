@@ -24,6 +24,9 @@ from asyncdsb.masks import make_mask
 from asyncdsb.page import canvas, payload, session
 from asyncdsb.restoration import Settings
 
+TIMING_FRAMES = 40
+"""Most frames of a run that are followed to tell when its pixels were restored."""
+
 COMPARE_SIDE = 1280
 """Longest side in pixels of the pictures compared on the screen."""
 
@@ -214,7 +217,6 @@ def _restore(
         yield IDLE | {
             "compare": tuple(small(picture) for picture in (image, Image.fromarray(state.image))),
             "trajectory": str(animation),
-            "timing": timing(frames, maps, mask, settings, path.with_name("timing.png")),
             "view": VIEWS[1],
             "result": Props(value=str(result), interactive=True),
             "animation": Props(value=str(animation), interactive=True),
@@ -224,6 +226,9 @@ def _restore(
                 "done",
             ),
         }
+        # After the result, which nobody should wait for.
+        drawn = timing(frames, maps, mask, settings, path.with_name("timing.png"))
+        yield {"timing": drawn}
 
 
 def timing(
@@ -236,8 +241,9 @@ def timing(
     """Draw when each pixel was restored; None where the hole is too small to tell."""
     span = settings.tau_max - settings.tau_min
     tau = settings.tau_min + span * maps.orders[settings.strategy]
+    shown = np.linspace(0, len(frames) - 1, min(len(frames), TIMING_FRAMES)).round().astype(int)
     try:
-        story = timeline(frames, tau, maps.gradient, mask, maps.schedule)
+        story = timeline([frames[i] for i in shown], tau, maps.gradient, mask, maps.schedule)
     except ValueError:
         return None
     return str(viz.timeline_figure(story, path))
