@@ -184,10 +184,7 @@ def restore_pane(parts: dict[str, Any]) -> None:
             elem_id="compare", type="pil", format="png", show_label=False, buttons=[],
             max_height=449,
         )  # fmt: skip
-        parts["trajectory"] = gr.Image(
-            elem_id="trajectory", type="filepath", show_label=False, buttons=[],
-            interactive=False,
-        )  # fmt: skip
+        parts["film"] = mounted("film", "mountFilm", "film.html")
         parts["timing"] = gr.Image(
             elem_id="timing", type="filepath", format="png", show_label=False, buttons=[],
             interactive=False,
@@ -230,7 +227,7 @@ def wire(
             **{"show_progress": "hidden"} | options,
         )
 
-    run = "frame compare trajectory timing view result animation"
+    run = "frame compare film timing view result animation"
     fresh = f"photo editor gradient tau seen status {run}"
     settings = "tau_min tau_max steps sampler strategy seed"
 

@@ -121,7 +121,7 @@ def test_heatmap_follows_the_package(tiny_pipe, tau_range, strategy):
     image = photograph()
     mask = hole_in(image)
     maps = session.predict_maps(tiny_pipe, image, mask)
-    sent = payload.order_payload(maps.orders, mask)
+    sent = payload.order_payload(maps.orders, mask, maps.schedule)
     order = sent["orders"][strategy]
     if isinstance(order, str):
         order = from_base64(order, "<u2").reshape(sent["height"], sent["width"]) / 65535
@@ -136,7 +136,7 @@ def test_payloads_are_small_and_json(tiny_pipe):
     image = photograph(1200, 800)
     mask = hole_in(image)
     maps = session.predict_maps(tiny_pipe, image, mask)
-    sent = payload.order_payload(maps.orders, mask)
+    sent = payload.order_payload(maps.orders, mask, maps.schedule)
     assert (sent["width"], sent["height"]) == (256, 171)
     hole = from_base64(sent["hole"], np.uint8).reshape(171, 256)
     assert hole[85, 128] == 255 and hole[0, 0] == 0
@@ -144,6 +144,19 @@ def test_payloads_are_small_and_json(tiny_pipe):
     assert len(json.dumps(sent)) < 400_000
     picture = from_uri(payload.gradient_payload(maps.gradient)["picture"])
     assert picture.size == (512, 341)
+
+
+@pytest.mark.parametrize("count, kept", [(3, 3), (41, 41), (251, 41)])
+def test_film_payload_keeps_the_ends(count, kept):
+    frames = [
+        {"t": 1 - i / (count - 1), "x_t": f"x{i}", "x0_hat": f"h{i}", "width": 8, "height": 6}
+        for i in range(count)
+    ]
+    film = payload.film_payload(frames)
+    assert (film["width"], film["height"], len(film["frames"])) == (8, 6, kept)
+    times = [frame["t"] for frame in film["frames"]]
+    assert times[0] == 1 and times[-1] == 0 and times == sorted(times, reverse=True)
+    assert film["frames"][-1]["x_t"] == f"x{count - 1}"
 
 
 def test_frame_payload():
@@ -331,7 +344,7 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
         kept = ~canvas.layer_mask(layer, size)
         np.testing.assert_array_equal(np.asarray(result)[kept], np.asarray(image)[kept])
         assert (np.asarray(result)[~kept] != np.asarray(image)[~kept]).any()
-    with Image.open(done["trajectory"]) as animation:
+    with Image.open(done["animation"]["value"]) as animation:
         assert animation.format == "WEBP" and animation.n_frames == 4
     with Image.open(after["timing"]) as timing:
         assert timing.width > 500
@@ -468,7 +481,7 @@ def test_page_is_built(tiny_pipe):
     ids = {block.elem_id for block in demo.blocks.values()}
     assert ids >= {
         "editor", "tau-min", "tau-max", "steps", "seed", "restore", "stop", "status", "gradient",
-        "tau", "frame", "compare", "trajectory", "result",
+        "tau", "frame", "compare", "film", "result",
     }  # fmt: skip
     named = demo.get_api_info()["named_endpoints"]
     assert list(named) == ["/inpaint"]

@@ -254,7 +254,23 @@ def test_paint_restore_download(page, photo, tmp_path):
     assert steps == sorted(steps) and len(set(steps)) >= 6, steps
     assert step_shown(page) == 10
     assert page.locator("#compare img").count() >= 2
-    page.wait_for_selector("#trajectory img", state="attached")
+    # The film: any moment by the slider, without a request; then played from there.
+    page.get_by_role("radio", name="Film").check(force=True)
+    page.wait_for_selector("#film .filled .x-t", state="visible")
+    requests = len(page.requests)
+    last = page.get_attribute("#film .x-t", "src")
+    slider = page.locator("#film input[type=range]")
+    assert slider.get_attribute("max") == "10"
+    slider.focus()
+    page.keyboard.press("Home")
+    assert page.inner_text("#film output") == "t = 1.00 T"
+    assert page.get_attribute("#film .x-t", "src") != last
+    page.get_by_role("button", name="Play").click()
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_function("document.querySelector('#film output').textContent === 't = 0.00 T'")
+    assert page.get_attribute("#film .x-t", "src") == last
+    assert len(page.requests) == requests
     page.get_by_role("radio", name="Timing").check(force=True)
     page.wait_for_selector("#timing img", state="visible")
     page.wait_for_function("document.querySelector('#timing img').naturalWidth > 500")
@@ -312,6 +328,10 @@ def test_sliders_redraw_the_heatmap_at_once(page, photo):
     # Eq. 11 with the extremes over the hole: both ends of the range are reached, nothing beyond.
     set_slider(page, "tau-min", 0.1)
     page.wait_for_selector("#tau [data-range='0.1 0.8 gradient']")
+    taus = page.locator("#tau .betas polyline[data-tau]").evaluate_all(
+        "(lines) => lines.map((line) => Number(line.dataset.tau))"
+    )
+    assert (min(taus), max(taus)) == (0.1, 0.8)
     index = colour_index(tau_pixels(page))
     assert index.min() >= round(255 * 0.1) and index.max() <= round(255 * 0.8)
     assert index.min() <= 255 * 0.1 + 8 and index.max() >= 255 * 0.8 - 8

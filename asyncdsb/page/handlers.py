@@ -39,14 +39,14 @@ Update = dict[str, Any]
 Predict = Callable[[Image.Image, np.ndarray], session.Maps]
 Steps = Callable[[Image.Image, np.ndarray, Settings], Iterator[session.Step]]
 
-VIEWS = ("Live", "Before / after", "Animation", "Timing")
+VIEWS = ("Live", "Before / after", "Film", "Timing")
 """What the restoration can be looked at as."""
 
 # The parts that belong to a run, emptied when another photograph or mask comes.
 NO_RUN: Update = {
     "frame": None,
     "compare": None,
-    "trajectory": None,
+    "film": None,
     "timing": None,
     "view": VIEWS[0],
     "result": Props(value=None, interactive=False),
@@ -195,11 +195,13 @@ def _restore(
     settings: Settings,
 ) -> Iterator[Update]:
     frames: list[session.Moment] = []
+    sent: list[dict[str, Any]] = []
     for state in steps_of(image, mask, settings):
         x_t, x0_hat = Image.fromarray(state.x_t), Image.fromarray(state.x0_hat)
         frames.append(session.Moment(state.t, x_t, x0_hat))
+        sent.append(payload.frame_payload(state.step, state.steps, state.t, x_t, x0_hat))
         update: Update = {
-            "frame": payload.frame_payload(state.step, state.steps, state.t, x_t, x0_hat),
+            "frame": sent[-1],
             "status": payload.message(
                 f"Step {state.step} of {state.steps}, t = {state.t:.2f} T", "busy"
             ),
@@ -216,7 +218,7 @@ def _restore(
         animation = viz.save_trajectory(frames, path.with_name(f"{photo.stem}-trajectory.webp"))
         yield IDLE | {
             "compare": tuple(small(picture) for picture in (image, Image.fromarray(state.image))),
-            "trajectory": str(animation),
+            "film": payload.film_payload(sent),
             "view": VIEWS[1],
             "result": Props(value=str(result), interactive=True),
             "animation": Props(value=str(animation), interactive=True),
@@ -312,7 +314,7 @@ def format_maps(maps: session.Maps, mask: np.ndarray) -> Update:
     """Format the heatmaps."""
     return {
         "gradient": payload.gradient_payload(maps.gradient),
-        "tau": payload.order_payload(maps.orders, mask),
+        "tau": payload.order_payload(maps.orders, mask, maps.schedule),
     }
 
 

@@ -13,7 +13,7 @@ window.asyncdsb = (() => {
     for (const [name, data] of Object.entries(value.orders)) {
       orders[name] = typeof data === "number" ? data : new Uint16Array(bytes(data).buffer);
     }
-    return { width: value.width, height: value.height, orders, hole: bytes(value.hole) };
+    return { width: value.width, height: value.height, orders, hole: bytes(value.hole), schedule: value.schedule };
   }
 
   // tau = tau_min + (tau_max - tau_min) r
@@ -34,6 +34,7 @@ window.asyncdsb = (() => {
     marker.style.width = `${100 * (range.max - range.min)}%`;
     const canvas = panel.querySelector("canvas");
     panel.classList.toggle("filled", Boolean(map));
+    drawBetas();
     if (!map || map.orders[range.strategy] === undefined) return;
     canvas.width = map.width;
     canvas.height = map.height;
@@ -50,6 +51,31 @@ window.asyncdsb = (() => {
     context.putImageData(image, 0, 0);
     panel.dataset.range = `${range.min} ${range.max} ${range.strategy}`;
     panel.dataset.milliseconds = (performance.now() - started).toFixed(1);
+  }
+
+  // The schedules of the range: sqrt(beta) rises linearly from t = 0 to the peak at tau and falls to
+  // t = 1. A run goes from left (t = 1) to right.
+  function drawBetas() {
+    const [low, high] = map?.schedule ?? [@BETA_MIN@, @BETA_MAX@];
+    const [a, b] = [Math.sqrt(low), Math.sqrt(high)];
+    const curve = (tau, attributes) => {
+      const points = [];
+      for (let index = 0; index <= 80; index++) {
+        const t = index / 80;
+        const ramp = t <= tau ? t / Math.max(tau, 1e-9) : (1 - t) / Math.max(1 - tau, 1e-9);
+        points.push(`${(240 * (1 - t)).toFixed(1)},${(58 - (54 * (a + (b - a) * ramp) ** 2) / high).toFixed(1)}`);
+      }
+      return `<polyline points="${points.join(" ")}" ${attributes}/>`;
+    };
+    const colour = (tau) => {
+      const place = 3 * Math.round(255 * tau);
+      return `rgb(${table[place]} ${table[place + 1]} ${table[place + 2]})`;
+    };
+    const span = range.max - range.min;
+    const taus = range.strategy === "uniform" || span === 0
+      ? [range.min + span / 2] : [0, 1, 2, 3, 4, 5, 6].map((part) => range.min + (span * part) / 6);
+    const curves = taus.map((tau) => curve(tau, `data-tau="${tau.toFixed(3)}" stroke="${colour(tau)}"`));
+    panel.querySelector(".betas svg").innerHTML = curves.join("") + curve(0.5, 'class="dashed"');
   }
 
   function probe(event) {
@@ -112,7 +138,53 @@ window.asyncdsb = (() => {
     update();
   }
 
-  // Show the live frames (0), the comparison (1), the animation (2) or the timing (3).
+  // The finished run: all its frames are here, so that looking at any of them asks nobody.
+  function mountFilm(element, props, watch) {
+    const [slider, button, output] = ["input", "button", "output"].map((s) => element.querySelector(s));
+    let timer = 0;
+    const frames = () => props.value?.frames ?? [];
+    const look = () => {
+      const frame = frames()[Number(slider.value)];
+      if (!frame) return;
+      element.querySelector(".x-t").src = frame.x_t;
+      element.querySelector(".x0-hat").src = frame.x0_hat;
+      output.textContent = `t = ${frame.t.toFixed(2)} T`;
+      slider.setAttribute("aria-valuetext", output.textContent);
+    };
+    const stop = () => {
+      clearInterval(timer);
+      timer = 0;
+      button.textContent = "▶";
+      button.setAttribute("aria-label", "Play");
+    };
+    const play = () => {
+      if (Number(slider.value) >= frames().length - 1) slider.value = 0;
+      look();
+      button.textContent = "❚❚";
+      button.setAttribute("aria-label", "Pause");
+      timer = setInterval(() => {
+        if (Number(slider.value) >= frames().length - 1) return stop();
+        slider.value = Number(slider.value) + 1;
+        look();
+      }, Math.max(60, 2600 / frames().length));
+    };
+    button.addEventListener("click", () => (timer ? stop() : play()));
+    slider.addEventListener("input", () => { stop(); look(); });
+    const update = () => {
+      stop();
+      const count = frames().length;
+      element.classList.toggle("filled", count > 0);
+      element.querySelector(".frames").classList.toggle("tall", props.value?.height > props.value?.width);
+      slider.max = Math.max(0, count - 1);
+      slider.value = slider.max;
+      slider.disabled = button.disabled = !count;
+      look();
+    };
+    watch("value", update);
+    update();
+  }
+
+  // Show the live frames (0), the comparison (1), the film (2) or the timing (3).
   function show(index) {
     const views = document.querySelector("#views");
     views.className = views.className.replace(/view-\d/, `view-${index}`);
@@ -187,5 +259,5 @@ window.asyncdsb = (() => {
     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(restore, 60)));
   }, 400);
 
-  return { draw, show, mountTau, mountGradient, mountFrame, mountExamples };
+  return { draw, show, mountTau, mountGradient, mountFrame, mountFilm, mountExamples };
 })();

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,13 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb import viz
+from asyncdsb.schedule import NoiseSchedule
 
 MAP_SIDE = 256
 """Longest side in pixels of the maps that are sent."""
+
+FILM_FRAMES = 41
+"""Most frames of a finished run that are sent at once."""
 
 _FOLDER = Path(__file__).parent
 
@@ -41,6 +45,10 @@ def head() -> str:
     """
     table = viz.colour_table(viz.TAU_COLOURS).tobytes().hex()
     script = asset("page.js").replace("@TAU_COLOURS@", table)
+    # Before the weights are there, the default schedule is drawn.
+    schedule = NoiseSchedule()
+    script = script.replace("@BETA_MIN@", str(schedule.beta_min))
+    script = script.replace("@BETA_MAX@", str(schedule.beta_max))
     return f"<style>{asset('style.css')}</style><script>{script}</script>"
 
 
@@ -61,17 +69,20 @@ def gradient_payload(gradient: np.ndarray) -> dict[str, Any]:
     return {"picture": data_uri(viz.heatmap(small, viz.GRADIENT_COLOURS, compand=True), 100)}
 
 
-def order_payload(orders: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+def order_payload(
+    orders: Mapping[str, np.ndarray], mask: np.ndarray, schedule: NoiseSchedule
+) -> dict[str, Any]:
     """Encode the orders of restoration for the heatmap.
 
     Args:
         orders: per strategy its tau map for the range [0, 1], float (H, W).
         mask: bool (H, W), True = missing.
+        schedule: noise schedule of the weights.
 
     Returns:
         ``width``, ``height``; ``orders``: per strategy little-endian uint16 values round(65535 r)
         in base64, or one number in [0, 1] where r is the same everywhere; ``hole``: uint8 share of
-        missing pixels, 255 = all, in base64.
+        missing pixels, 255 = all, in base64; ``schedule``: beta_min and beta_max.
     """
     hole = np.rint(viz.shrink_map(mask, MAP_SIDE) * 255).astype(np.uint8)
     encoded: dict[str, float | str] = {}
@@ -86,6 +97,7 @@ def order_payload(orders: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[st
         "height": hole.shape[0],
         "orders": encoded,
         "hole": _base64(hole),
+        "schedule": [schedule.beta_min, schedule.beta_max],
     }
 
 
@@ -101,6 +113,22 @@ def frame_payload(
         "height": x_t.height,
         "x_t": data_uri(x_t),
         "x0_hat": data_uri(x0_hat),
+    }
+
+
+def film_payload(frames: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put the frames of a finished run together, at most :data:`FILM_FRAMES` of them.
+
+    Args:
+        frames: of :func:`frame_payload`, first to last.
+    """
+    count = min(len(frames), FILM_FRAMES)
+    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    names = ("t", "x_t", "x0_hat")
+    return {
+        "width": frames[0]["width"],
+        "height": frames[0]["height"],
+        "frames": [{name: frames[index][name] for name in names} for index in chosen],
     }
 
 
