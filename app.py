@@ -170,6 +170,10 @@ def restore_pane(parts: dict[str, Any]) -> None:
             elem_id="seed",
         )  # fmt: skip
         parts["dice"] = gr.Button("🎲", elem_id="dice", size="sm", min_width=0)
+    parts["beside"] = gr.Checkbox(
+        False, label="Show I²SB (τ = 0.5 everywhere) with the same seed beside it",
+        elem_id="beside", container=False,
+    )  # fmt: skip
     with gr.Row(elem_id="actions"):
         parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
         parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
@@ -261,7 +265,7 @@ def wire(
     started = on(
         painted("restore"),
         functools.partial(handlers.on_restore, steps_of),
-        f"photo layer {settings}",
+        f"photo layer beside {settings}",
         f"gradient tau status restore stop {run}",
         concurrency_id="run",
         concurrency_limit=1,

@@ -317,6 +317,12 @@ def test_preview_follows_the_mask(predict, tmp_path):
     assert handlers.on_clear()["photo"] is None
 
 
+def restore(steps_of, photo, layer, beside=False, steps=3, strategy="gradient", seed=0):
+    """Press Restore with these settings."""
+    values = (0.2, 0.5, steps, "posterior", strategy, seed)
+    return handlers.on_restore(steps_of, photo, layer, beside, *values)
+
+
 @pytest.mark.parametrize("size", [(96, 64), (900, 700)])
 def test_restore(steps_of, tmp_path, size, monkeypatch):
     """One update per step, then the result at the photo's own size, identical outside the hole."""
@@ -326,7 +332,7 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
     image = photograph(*size)
     photo, _ = opened(saved(image, tmp_path / "holiday.png"))
     layer = painted(image, hole_in(image))
-    run = handlers.on_restore(steps_of, photo, layer, 0.2, 0.5, 3, "posterior", "gradient", 7)
+    run = restore(steps_of, photo, layer, steps=3, seed=7)
     updates = [next(run) for _ in range(7)]
     start, *frames, done, after = updates
     assert start["stop"] == {"interactive": True} and start["result"]["value"] is None
@@ -354,12 +360,29 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
     assert not list(scratch.iterdir()), "files are left behind"
 
 
+def test_i2sb_is_run_beside_with_the_same_seed(steps_of, tmp_path):
+    image = photograph()
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    layer = painted(image, hole_in(image))
+    updates = list(restore(steps_of, photo, layer, beside=True, steps=2, seed=5))
+    result = next(update for update in updates if "result" in update and "Done" in update["status"])
+    assert result["stop"] == {"interactive": True}, "the second run can be stopped"
+    *_, last = updates
+    assert last["stop"] == {"interactive": False} and "both schedules" in last["status"]
+    ours, other = last["film"]["frames"], last["film"]["other"]
+    assert [frame["t"] for frame in ours] == [frame["t"] for frame in other] == [1, 0.5, 0]
+    # One start, for the noise is the same, and two ends.
+    assert ours[0]["x_t"] == other[0]["x_t"] and ours[-1]["x_t"] != other[-1]["x_t"]
+    alone = list(restore(steps_of, photo, layer, steps=2, seed=5))
+    assert next(u for u in alone if u.get("film"))["film"]["frames"] == ours
+
+
 @pytest.mark.parametrize("everything", [False, True])
 def test_restore_refuses(steps_of, tmp_path, everything):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     value = painted(image, np.full((64, 96), everything))
-    run = handlers.on_restore(steps_of, photo, value, 0.2, 0.5, 3, "posterior", "gradient", 0)
+    run = restore(steps_of, photo, value)
     update = next(run)
     assert update["restore"] == {"interactive": True} and "mask" in update["status"]
     with pytest.raises(ValueError, match="mask"):
@@ -367,7 +390,7 @@ def test_restore_refuses(steps_of, tmp_path, everything):
 
 
 def test_restore_needs_a_photo(steps_of):
-    run = handlers.on_restore(steps_of, None, None, 0.2, 0.5, 3, "posterior", "gradient", 0)
+    run = restore(steps_of, None, None)
     assert "Open a photo" in next(run)["status"]
 
 
@@ -380,7 +403,7 @@ def test_stopped_run_leaves_no_files(steps_of, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     # Closed in the middle, then with the result on its way.
     for updates, files in ((3, 0), (5, 1)):
-        run = handlers.on_restore(steps_of, photo, layer, 0.2, 0.5, 2, "posterior", "uniform", 0)
+        run = restore(steps_of, photo, layer, steps=2, strategy="uniform")
         for _ in range(updates):
             next(run)
         assert len(list(scratch.iterdir())) == files

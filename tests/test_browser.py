@@ -349,6 +349,22 @@ def test_sliders_redraw_the_heatmap_at_once(page, photo):
     page.wait_for_selector("#tau [data-range='0.2 0.5 gradient']")
 
 
+def test_i2sb_beside(page, photo):
+    open_photo(page, photo)
+    page.get_by_role("button", name="Wide").click()
+    page.wait_for_selector("#tau .filled canvas")
+    set_slider(page, "steps", 3)
+    page.locator("#beside input").check()
+    page.click("#restore")
+    wait_for_status(page, "both schedules")
+    for selector in ("figure:not(.other) .x-t", "figure.other .x0-hat"):
+        picture = page.locator(f"#film {selector}")
+        assert picture.is_visible()
+        assert picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 100
+    page.locator("#beside input").uncheck()
+    set_slider(page, "steps", 10)
+
+
 def test_stop(page, photo):
     open_photo(page, photo)
     page.get_by_role("button", name="Center").click()

@@ -174,14 +174,15 @@ def on_restore(
     steps_of: Steps,
     photo: session.Photo | None,
     layer: Image.Image | None,
+    beside: bool,
     *values: object,
 ) -> Iterator[Update]:
-    """Restore the hole, one update per step."""
+    """Restore the hole, one update per step; then once more by I2SB if it is wanted beside."""
     try:
         settings = session.read_settings(*values)
         image, mask = session.read_pair(photo, layer)
         yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
-        yield from _restore(steps_of, photo, image, mask, settings)
+        yield from _restore(steps_of, photo, image, mask, settings, bool(beside))
     except ValueError as error:
         yield IDLE | {"status": payload.message(str(error), "error")}
         raise
@@ -193,6 +194,7 @@ def _restore(
     image: Image.Image,
     mask: np.ndarray,
     settings: Settings,
+    beside: bool,
 ) -> Iterator[Update]:
     frames: list[session.Moment] = []
     sent: list[dict[str, Any]] = []
@@ -216,7 +218,7 @@ def _restore(
         path = Path(folder, f"{photo.stem}-restored.png")
         result = session.save_result(path, state.image, image, settings)
         animation = viz.save_trajectory(frames, path.with_name(f"{photo.stem}-trajectory.webp"))
-        yield IDLE | {
+        yield (BUSY if beside else IDLE) | {
             "compare": tuple(small(picture) for picture in (image, Image.fromarray(state.image))),
             "film": payload.film_payload(sent),
             "view": VIEWS[1],
@@ -231,6 +233,34 @@ def _restore(
         # After the result, which nobody should wait for.
         drawn = timing(frames, maps, mask, settings, path.with_name("timing.png"))
         yield {"timing": drawn}
+    if beside:
+        yield from _restore_beside(steps_of, image, mask, settings, sent)
+
+
+def _restore_beside(
+    steps_of: Steps,
+    image: Image.Image,
+    mask: np.ndarray,
+    settings: Settings,
+    sent: list[dict[str, Any]],
+) -> Iterator[Update]:
+    """Run the same once more with one schedule for all pixels, and show both in the film."""
+    synchronous = dataclasses.replace(settings, tau_min=0.5, tau_max=0.5, strategy="uniform")
+    other: list[dict[str, Any]] = []
+    for state in steps_of(image, mask, synchronous):
+        x_t, x0_hat = Image.fromarray(state.x_t), Image.fromarray(state.x0_hat)
+        other.append(payload.frame_payload(state.step, state.steps, state.t, x_t, x0_hat))
+        said = f"The result is ready. I²SB beside it: step {state.step} of {state.steps}"
+        yield {"status": payload.message(said, "busy")}
+    yield IDLE | {
+        "film": payload.film_payload(sent, other),
+        "view": VIEWS[2],
+        "status": payload.message(
+            f"Done in {settings.steps} steps, seed {settings.seed}, both schedules. "
+            f"The result is {image.width} × {image.height}.",
+            "done",
+        ),
+    }
 
 
 def timing(

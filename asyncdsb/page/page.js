@@ -146,8 +146,12 @@ window.asyncdsb = (() => {
     const look = () => {
       const frame = frames()[Number(slider.value)];
       if (!frame) return;
-      element.querySelector(".x-t").src = frame.x_t;
-      element.querySelector(".x0-hat").src = frame.x0_hat;
+      const show = (side, { x_t, x0_hat }) => {
+        element.querySelector(`${side} .x-t`).src = x_t;
+        element.querySelector(`${side} .x0-hat`).src = x0_hat;
+      };
+      show("figure:not(.other)", frame);
+      if (props.value.other) show("figure.other", props.value.other[Number(slider.value)]);
       output.textContent = `t = ${frame.t.toFixed(2)} T`;
       slider.setAttribute("aria-valuetext", output.textContent);
     };
@@ -174,7 +178,9 @@ window.asyncdsb = (() => {
       stop();
       const count = frames().length;
       element.classList.toggle("filled", count > 0);
-      element.querySelector(".frames").classList.toggle("tall", props.value?.height > props.value?.width);
+      const { classList } = element.querySelector(".frames");
+      classList.toggle("pair", Boolean(props.value?.other));
+      classList.toggle("tall", !props.value?.other && props.value?.height > props.value?.width);
       slider.max = Math.max(0, count - 1);
       slider.value = slider.max;
       slider.disabled = button.disabled = !count;

@@ -116,20 +116,22 @@ def frame_payload(
     }
 
 
-def film_payload(frames: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def film_payload(
+    frames: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Put the frames of a finished run together, at most :data:`FILM_FRAMES` of them.
 
     Args:
         frames: of :func:`frame_payload`, first to last.
+        other: those of a run of as many steps that is shown beside it, if any.
     """
     count = min(len(frames), FILM_FRAMES)
     chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
-    names = ("t", "x_t", "x0_hat")
-    return {
-        "width": frames[0]["width"],
-        "height": frames[0]["height"],
-        "frames": [{name: frames[index][name] for name in names} for index in chosen],
-    }
+    film = {"width": frames[0]["width"], "height": frames[0]["height"]}
+    for name, run in (("frames", frames), ("other", other)):
+        if run is not None:
+            film[name] = [{key: run[i][key] for key in ("t", "x_t", "x0_hat")} for i in chosen]
+    return film
 
 
 def message(text: str, kind: str = "info") -> str:
