@@ -67,7 +67,7 @@ def ratio_table(
             others = {m: v for m, v in values.items() if m != ours and m in baselines.METHODS}
             best = min(others, key=others.get)
             own = _with_interval(methods[ours][score])
-            cells += [own, f"{others[best]:.3g} ({best})", f"{values[ours] / others[best]:.2f}"]
+            cells += [own, f"{_plain(others[best])} ({best})", f"{values[ours] / others[best]:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -78,7 +78,7 @@ def _mean(score: float | Mapping | None) -> float | None:
 
 def _with_interval(score: float | Mapping, digits: int = 3) -> str:
     if not isinstance(score, Mapping):
-        return f"{score:.3g}"
+        return _plain(score)
     if score["low"] is None:
         return f"{score['mean']:.{digits}f}"
     mean, low, high = (f"{score[part]:.{digits}f}" for part in ("mean", "low", "high"))
@@ -190,7 +190,9 @@ def chart(summary: Mapping[str, Mapping[str, Mapping]], scores: Sequence[str], p
 
 
 def _plain(number: float | None) -> str:
-    return "-" if number is None else f"{number:.3g}"
+    if number is None:
+        return "-"
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 def shade(values: np.ndarray) -> np.ndarray:
@@ -221,7 +223,10 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) ->
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     for column, head in enumerate(heads):
-        draw.text((gap + column * (size + gap), 4), head, fill="black", font_size=14)
+        place = (gap + column * (size + gap), 4)
+        # Small pictures have small heads.
+        fits = (n for n in range(14, 6, -1) if draw.textlength(head, font_size=n) <= size + gap)
+        draw.text(place, head, fill="black", font_size=next(fits, 6))
     for line, row in enumerate(rows):
         for column, picture in enumerate(row):
             place = (gap + column * (size + gap), top + line * (size + gap))
