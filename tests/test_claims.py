@@ -14,7 +14,7 @@ import train.figures
 import train.splits
 from asyncdsb.data import iter_photos
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.claims import claims_table, verdict
+from train.claims import claims_table, in_short, verdict
 from train.protocol import iter_crops
 
 
@@ -203,4 +203,7 @@ def test_verdicts_follow_the_intervals():
     assert verdict({"low": 1, "high": 2}) == "yes"
     for unknown in ({"low": -1, "high": 2}, {"low": None, "high": None}, None):
         assert verdict(unknown) == "no difference shown"
+    assert in_short([("x", "y", ["a: yes", "b: the opposite", "c: yes"])]).startswith(
+        "- x (y): supported by 2 of 3 comparisons, contradicted by 1, no difference shown in 0."
+    )
     assert claims_table([("x", "y", ["a", "b"])]).endswith("| x | y | a; b |\n")

@@ -525,6 +525,9 @@ def test_tau_grid_covers_the_valid_half_and_resumes(shard, weights, tmp_path, mo
     assert best["lpips"] == min(v for row in found["lpips"] for v in row if v is not None)
     assert best["lpips_synchronous"] == found["lpips"][1][1]
     assert best["cross_fit"]["n"] == 2
+    diagonal = [found["lpips"][i][i] for i in range(3)]
+    assert best["lpips_diagonal"] == min(diagonal)
+    assert best["diagonal"] == first["tau"][int(np.argmin(diagonal))]
     assert "| wide | (" in (tmp_path / "tau_grid.md").read_text()
     assert Image.open(tmp_path / "tau_grid.png").width > 100
     monkeypatch.setattr(AsyncDSBPipeline, "restore_batch", None)

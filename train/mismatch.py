@@ -233,9 +233,9 @@ def figure(results: dict, path: Path) -> None:
                 if signal == "x_t":
                     panel.plot(middle, speed["oracle"], color=colours[part], ls="--", lw=0.8)
             panel.set_title(f"{method}: {measure} of {signal}", fontsize=9)
-            panel.invert_xaxis()
+            panel.set_xlim(1, 0)
     for panel in panels[-1]:
-        panel.set_xlabel("t (runs from 1 to 0)")
+        panel.set_xlabel("t, from the start of the run to its end")
     panels[0][0].legend(fontsize=7, title="run –   oracle - -   beta ···", title_fontsize=7)
     drawing.savefig(path, dpi=100)
 
