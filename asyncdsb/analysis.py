@@ -59,13 +59,11 @@ class Progress:
 
     def speed(self, part: str) -> np.ndarray:
         """Share of the progress made in each of the N steps; sums to 1."""
-        steps = np.diff(self.value[part])
-        total = steps.sum()
-        return steps / total if abs(total) > 1e-12 else np.full_like(steps, np.nan)
+        return speeds(self.value[part])
 
     def centroid(self, part: str) -> float:
         """Mean time of the progress, each step counted at its middle."""
-        return _centroid(self.t, self.speed(part))
+        return float(centroids(self.t, self.speed(part)))
 
 
 @dataclass(frozen=True)
@@ -215,6 +213,33 @@ def oracle_progress(
     return found
 
 
+def speeds(values: np.ndarray, least: float = 1e-12) -> np.ndarray:
+    """Share of the progress made in each step, (v[n + 1] - v[n]) / (v[N] - v[0]).
+
+    Args:
+        values: (..., N + 1) progress.
+        least: gain |v[N] - v[0]| below which there is no speed to speak of.
+
+    Returns:
+        (..., N) shares that sum to 1; NaN where the gain is too small.
+    """
+    steps = np.diff(values, axis=-1)
+    gain = steps.sum(-1, keepdims=True)
+    return steps / np.where(np.abs(gain) > least, gain, np.nan)
+
+
+def centroids(t: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Mean time of shares (..., N), each at the middle of its step, of the times t (N + 1,)."""
+    return shares @ ((t[1:] + t[:-1]) / 2) / shares.sum(-1)
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson's correlation of two samples (N,); NaN if either is constant or not finite."""
+    a, b = first - first.mean(), second - second.mean()
+    length = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / length) if length > 0 else float("nan")
+
+
 def mismatch(found: Sequence[Progress], oracle: Sequence[Progress]) -> dict[str, Mismatch]:
     """Compare runs with those of the oracle, part by part.
 
@@ -239,9 +264,9 @@ def mismatch(found: Sequence[Progress], oracle: Sequence[Progress]) -> dict[str,
             # Time runs from 1 to 0: a smaller centroid is later.
             delay=float(wanted.mean() - ours.mean()),
             error=float(np.sqrt(own / len(ours) + spread / len(wanted))),
-            correlation=_correlation(speed, ideal),
-            delay_beta=float(_centroid(found[0].t, beta) - ours.mean()),
-            correlation_beta=_correlation(speed, beta),
+            correlation=correlation(speed, ideal),
+            delay_beta=float(centroids(found[0].t, beta) - ours.mean()),
+            correlation_beta=correlation(speed, beta),
         )
     return result
 
@@ -326,9 +351,9 @@ def timeline(
     found = progress(
         states, x0, torch.from_numpy(tau)[None, None], schedule, parts, "ssim", "x0_hat"
     )
-    correlation = rank_correlation(restored[hole], tau[hole])
+    rank = rank_correlation(restored[hole], tau[hole])
     restored = np.where(hole, restored, np.float32(np.nan))
-    return Timeline(restored, tau, correlation, found)
+    return Timeline(restored, tau, rank, found)
 
 
 def restoration_time(estimates: Sequence[Tensor], t: Sequence[float], tolerance: float) -> Tensor:
@@ -354,7 +379,7 @@ def restoration_time(estimates: Sequence[Tensor], t: Sequence[float], tolerance:
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Spearman's rank correlation of two equally long samples; ties share their mean rank."""
-    return _correlation(_ranks(np.ravel(first)), _ranks(np.ravel(second)))
+    return correlation(_ranks(np.ravel(first)), _ranks(np.ravel(second)))
 
 
 def _values(
@@ -381,17 +406,6 @@ def _levels(x: Tensor) -> np.ndarray:
 def _squared(x: Tensor) -> np.ndarray:
     """Squared length of the colour of every pixel of (1, 3, H, W): float64 (H, W)."""
     return x[0].double().square().sum(0).cpu().numpy()
-
-
-def _centroid(t: np.ndarray, share: np.ndarray) -> float:
-    return float(((t[1:] + t[:-1]) / 2 * share).sum() / share.sum())
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's correlation; NaN if either is constant."""
-    a, b = first - first.mean(), second - second.mean()
-    length = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / length) if length > 0 else float("nan")
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

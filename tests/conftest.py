@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +54,35 @@ def tiny_pipe(tiny_weights: Path):
     from asyncdsb import AsyncDSBPipeline
 
     return AsyncDSBPipeline.from_pretrained(tiny_weights, device="cpu")
+
+
+def smooth_photo(seed: int, size: tuple[int, int] = (110, 80)) -> Image.Image:
+    """Smooth colours, so that crops of different places and scales differ."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+PHOTOS = [(f"photo-{index}", smooth_photo(index)) for index in range(3)]
+"""Three small photographs with their keys."""
+
+
+def mask_folder(folder: Path, names: list[str], size: int = 48) -> Path:
+    """Masks whose hole is as many rows high as the place of the name says, plus one."""
+    folder.mkdir()
+    for index, name in enumerate(names):
+        hole = np.zeros((size, size), bool)
+        hole[: index + 1] = True
+        save_mask(hole, folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three photographs in a tar file."""
+    folder = tmp_path_factory.mktemp("data")
+    with tarfile.open(folder / "photos.tar", "w") as tar:
+        for key, picture in PHOTOS:
+            picture.save(folder / f"{key}.jpg", quality=95)
+            tar.add(folder / f"{key}.jpg", f"{key}.jpg")
+    return folder / "photos.tar"

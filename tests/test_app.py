@@ -161,7 +161,7 @@ def test_film_payload_keeps_the_ends(count, kept):
 
 def test_frame_payload():
     x_t, x0_hat = Image.new("RGB", (80, 60), "#204060"), Image.new("RGB", (80, 60), "#c0a080")
-    sent = payload.frame_payload(3, 10, 0.7, x_t, x0_hat)
+    sent = payload.frame_payload(3, 10, session.Moment(0.7, x_t, x0_hat))
     assert (sent["step"], sent["steps"], sent["t"]) == (3, 10, 0.7)
     assert (sent["width"], sent["height"]) == (80, 60)
     for name, expected in (("x_t", x_t), ("x0_hat", x0_hat)):

@@ -70,7 +70,7 @@ def test_the_states_shown_are_the_nearest_ones(photos, models):
         train.figures.load_bridges(args),
         train.figures.HeldOut(args).first(1)[0],
     )
-    _, states = train.figures.trace(method, crop, "center")
+    *_, states = train.figures.trace(method, crop, "center")
     found = [float(state.t[0]) for state in train.figures.at_times(states)]
     np.testing.assert_allclose(found, train.figures.TIMES, atol=1 / 24 + 1e-9)
     assert len(states) == 13

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +37,7 @@ from tqdm import tqdm
 from asyncdsb.images import read_image, write_atomic
 from asyncdsb.perceptual import INCEPTION_FILE, FeatureExtractor
 from train.intervals import clustered_mean, set_scores
-from train.methods import Method, load_methods, to_batch
+from train.methods import Method, gradient_picture, load_methods, to_batch
 from train.options import HeldOut, guarded, held_out_parser, sampling
 from train.processes import Processes
 from train.protocol import Crop
@@ -48,8 +47,8 @@ from train.report import (
     difference_table,
     markdown_table,
     ratio_table,
-    shade,
     wide_table,
+    write_results,
 )
 from train.scores import SCORES, Judges, paired_scores
 
@@ -335,7 +334,7 @@ def draw_sheet(
         mask = crop.mask(kind)
         row = [np.where(mask[..., None], np.uint8(128), crop.pixels)]
         if bridges:
-            row.append(shade(bridges[0].pipe.predict_gradient(row[0], mask)))
+            row.append(gradient_picture(bridges[0], row[0], mask))
         shown = bridges + others
         if classical:
             means = {m: summary[kind][m.name]["lpips"]["mean"] for m in classical}
@@ -397,17 +396,15 @@ def run(args: argparse.Namespace) -> dict:
         "versions": {"torch": torch.__version__, "opencv": cv2.__version__},
         "results": summary,
     }
-    write_results(results, methods, judges, args.out)
+    tables, draw = tables_of(summary, methods, judges), partial(chart, summary, ["lpips", "psnr"])
+    write_results(args.out, "results", results, tables, draw)
     if args.sheet:
         _write_sheets(held_out, methods, summary, args)
     return results
 
 
-def write_results(results: dict, methods: Sequence[Method], judges: Judges, folder: Path) -> None:
-    """Write numbers, tables and the chart, and print the tables."""
-    summary = results["results"]
-    text = json.dumps(results, indent=1) + "\n"
-    write_atomic(folder / "results.json", lambda path: path.write_text(text, "utf-8"))
+def tables_of(summary: dict, methods: Sequence[Method], judges: Judges) -> str:
+    """Return all tables of an evaluation, Markdown."""
     set_names = [name for extractor in judges.extractors for name in extractor.names]
     distances = [name for extractor in judges.extractors for name in extractor.names[:2]]
     first = methods[0]
@@ -417,10 +414,7 @@ def write_results(results: dict, methods: Sequence[Method], judges: Judges, fold
     if first.pipe is not None and any(method.classical for method in methods):
         enough = all(scores[first.name][distances[0]] is not None for scores in summary.values())
         tables.append(ratio_table(summary, first.name, ["lpips", *distances[:1]][: 1 + enough]))
-    table = "\n".join(tables)
-    write_atomic(folder / "results.md", lambda path: path.write_text(table, "utf-8"))
-    write_atomic(folder / "results.png", lambda path: chart(summary, ["lpips", "psnr"], path))
-    print(table)
+    return "\n".join(tables)
 
 
 def _write_sheets(

@@ -13,27 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from asyncdsb.analysis import gradient_parts, progress
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.samplers import SamplerState
 from asyncdsb.viz import GRADIENT_COLOURS, TAU_COLOURS
-from train.methods import Method, load_bridges, to_batch
+from train.methods import Method, load_bridges, trace
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import Crop
 
 TIMES = (1.0, 0.83, 0.66, 0.5, 0.33, 0.17, 0.0)
 """Moments that are shown, those of the paper and some between."""
-
-
-def trace(method: Method, crop: Crop, kind: str) -> tuple[np.ndarray, list[SamplerState]]:
-    """Restore a crop; its tau map (S, S) and all states, at the crop's own seed."""
-    mask = torch.from_numpy(crop.mask(kind))[None, None].float()
-    known = to_batch([crop.pixels]).masked_fill(mask > 0.5, 0)
-    tau, states = method.pipe.trace(known, mask, [crop.noise_seed(kind)], **method.settings)
-    return tau[0, 0].cpu().numpy(), list(states)
 
 
 def at_times(states: Sequence[SamplerState]) -> list[SamplerState]:
@@ -58,8 +49,8 @@ def process_figure(methods: Sequence[Method], crops: Sequence[Crop], kind: str, 
         gradient = methods[0].pipe.predict_gradient(shown, mask)
         top = next(line)
         pictures = [(shown, "input", None), (gradient**0.5, "gradient", GRADIENT_COLOURS)]
-        runs = [(method, *trace(method, crop, kind)) for method in methods]
-        pictures += [(tau, f"tau, {m.name}", TAU_COLOURS) for m, tau, _ in runs]
+        runs = [(method, *trace(method, crop, kind)[2:]) for method in methods]
+        pictures += [(tau[0, 0].cpu().numpy(), f"tau, {m.name}", TAU_COLOURS) for m, tau, _ in runs]
         pictures.append((crop.pixels, "truth", None))
         for panel, (picture, title, colours) in zip(top, pictures, strict=False):
             panel.imshow(picture, cmap=colours, vmin=0, vmax=1)
@@ -80,20 +71,10 @@ def schedule_figure(method: Method, crop: Crop, kind: str, path: Path) -> None:
     """Draw beta(t) and the measured speed of one run over its pictures."""
     from matplotlib.figure import Figure
 
-    tau, states = trace(method, crop, kind)
-    x0 = to_batch([crop.pixels]).to(method.pipe.device)
-    hole = torch.from_numpy(crop.mask(kind))[None, None].float().to(x0.device)
+    x0, hole, tau, states = trace(method, crop, kind)
     parts = gradient_parts(image_gradient(x0), hole)
     schedule = method.pipe.config.schedule
-    found = progress(
-        states,
-        x0,
-        torch.from_numpy(tau)[None, None].to(x0.device),
-        schedule,
-        parts,
-        "projection",
-        "x_t",
-    )
+    found = progress(states, x0, tau, schedule, parts, "projection", "x_t")
     middle, width = (found.t[1:] + found.t[:-1]) / 2, -np.diff(found.t)
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     grid = figure.add_gridspec(3, len(TIMES), height_ratios=(1.6, 1, 1))

@@ -31,6 +31,8 @@ from asyncdsb import baselines
 from asyncdsb.checkpoint import load_weights
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.restoration import Settings
+from asyncdsb.samplers import SamplerState
+from asyncdsb.viz import GRADIENT_COLOURS, heatmap
 from train.options import SAMPLING, sampling
 from train.protocol import Crop
 
@@ -131,6 +133,27 @@ def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: di
 
     identity = json.dumps([name, checksum, settings], sort_keys=True)
     return Method(name, identity, restore, None, pipe, settings)
+
+
+def trace(
+    method: Method, crop: Crop, kind: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[SamplerState]]:
+    """Restore one crop with a bridge, at the crop's own seed, and keep every state.
+
+    Returns:
+        x0 (1, 3, S, S) in [-1, 1], the truth; the mask (1, 1, S, S), 1 = missing; the tau map
+        (1, 1, S, S); and the states, all on the bridge's device.
+    """
+    x0 = to_batch([crop.pixels]).to(method.pipe.device)
+    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(x0.device)
+    known = x0.masked_fill(mask > 0.5, 0)
+    tau, states = method.pipe.trace(known, mask, [crop.noise_seed(kind)], **method.settings)
+    return x0, mask, tau, list(states)
+
+
+def gradient_picture(method: Method, crop: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The gradient map that a bridge completes for a crop, coloured: uint8 (S, S, 3)."""
+    return np.array(heatmap(method.pipe.predict_gradient(crop, mask), GRADIENT_COLOURS))
 
 
 def to_batch(crops: Sequence[np.ndarray]) -> torch.Tensor:

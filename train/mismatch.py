@@ -16,7 +16,6 @@ and a program that was interrupted does only what is missing.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -24,25 +23,26 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from asyncdsb.analysis import (
     MEASURES,
     PARTS,
-    Progress,
+    centroids,
+    correlation,
     gradient_parts,
     oracle_progress,
     progress,
+    speeds,
 )
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import write_atomic
 from asyncdsb.restoration import Settings
 from train.intervals import RESAMPLES
-from train.methods import Method, load_bridges, to_batch
+from train.methods import Method, load_bridges, trace
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import Crop
-from train.report import difference
+from train.report import difference, write_results
 
 SIGNALS = {"x_t": MEASURES, "x0_hat": ("ssim",)}
 """What is followed, and by which measures; no schedule says where x0_hat should be, so that it is
@@ -111,25 +111,24 @@ class CurveSet:
 
     def _row(self, key: tuple, part: str) -> tuple[dict, dict[str, np.ndarray]]:
         value, oracle, beta = (self._drawn(key, part, index) for index in range(len(CURVES)))
-        speed, ideal = (_speed(curve) for curve in (value, oracle))
-        beta = beta[:, 1:] / beta[:, 1:].sum(1, keepdims=True)
-        middle = (self.t[1:] + self.t[:-1]) / 2
+        speed, ideal, beta = (speeds(curve, LEAST_GAIN) for curve in (value, oracle, beta))
         # Time runs from 1 to 0: a smaller centroid is later.
+        came = centroids(self.t, speed)
         draws = {
-            "delay": (ideal - speed) @ middle,
-            "delay_beta": (beta - speed) @ middle,
+            "delay": centroids(self.t, ideal) - came,
+            "delay_beta": centroids(self.t, beta) - came,
         }
         row = {
             "speed": {
-                name: [None if v != v else round(float(v), 6) for v in shares[0]]
+                name: [_defined(round(float(v), 6)) for v in shares[0]]
                 for name, shares in zip(CURVES, (speed, ideal, beta), strict=True)
             },
             "delay_beta": _interval(draws["delay_beta"]),
-            "correlation_beta": _correlation(speed[0], beta[0]),
+            "correlation_beta": _defined(correlation(speed[0], beta[0])),
         }
         if key[1] == "x_t":
             row["delay"] = _interval(draws["delay"])
-            row["correlation"] = _correlation(speed[0], ideal[0])
+            row["correlation"] = _defined(correlation(speed[0], ideal[0]))
         return row, draws
 
     def _drawn(self, key: tuple, part: str, index: int) -> np.ndarray:
@@ -145,11 +144,9 @@ class CurveSet:
         return weights @ sums / (weights @ counts)[:, None]
 
 
-def _speed(curves: np.ndarray) -> np.ndarray:
-    """Share of the gain in every step, (R, N); NaN where there is hardly any gain."""
-    steps = np.diff(curves, axis=1)
-    total = steps.sum(1, keepdims=True)
-    return steps / np.where(np.abs(total) < LEAST_GAIN, np.nan, total)
+def _defined(number: float) -> float | None:
+    """The number, None in place of NaN, which JSON has not."""
+    return None if number != number else number
 
 
 def _interval(draws: np.ndarray) -> dict[str, float] | None:
@@ -160,25 +157,15 @@ def _interval(draws: np.ndarray) -> dict[str, float] | None:
     return {"mean": float(draws[0]), "low": float(low), "high": float(high)}
 
 
-def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
-    if not np.isfinite(first).all() or not first.std() or not second.std():
-        return None
-    return float(np.corrcoef(first, second)[0, 1])
-
-
 def follow(method: Method, crop: Crop, kind: str, runs: int) -> dict[str, np.ndarray]:
     """Restore one crop and follow the run, and runs of the oracle.
 
     Returns:
         "t" (N + 1,), and for "SIGNAL/MEASURE/PART/" the curves "run" and "oracle", the progress
-        (N + 1,), and "beta", the schedule's share of every step (N + 1,) after a leading zero.
+        (N + 1,), and "beta", the schedule's own progress, 1 minus the mean clock (N + 1,).
     """
     pipe, settings = method.pipe, method.settings
-    x0 = to_batch([crop.pixels]).to(pipe.device)
-    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(pipe.device)
-    known = x0.masked_fill(mask > 0.5, 0)
-    tau, states = pipe.trace(known, mask, [crop.noise_seed(kind)], **settings)
-    states = list(states)
+    x0, mask, tau, states = trace(method, crop, kind)
     parts = gradient_parts(image_gradient(x0), mask)
     schedule, x1 = pipe.config.schedule, states[0].x_t
     found: dict[str, np.ndarray] = {}
@@ -203,13 +190,9 @@ def follow(method: Method, crop: Crop, kind: str, runs: int) -> dict[str, np.nda
             for part in PARTS:
                 name = f"{signal}/{measure}/{part}"
                 found[f"{name}/run"] = run.value[part]
-                found[f"{name}/oracle"] = _mean_value(oracle, part)
-                found[f"{name}/beta"] = np.concatenate([[0.0], run.beta[part]])
+                found[f"{name}/oracle"] = np.mean([one.value[part] for one in oracle], 0)
+                found[f"{name}/beta"] = np.concatenate([[0.0], run.beta[part].cumsum()])
     return found
-
-
-def _mean_value(oracle: list[Progress], part: str) -> np.ndarray:
-    return np.mean([one.value[part] for one in oracle], 0)
 
 
 def figure(results: dict, path: Path) -> None:
@@ -250,12 +233,9 @@ def table(results: dict) -> str:
     for key, rows in results["curves"].items():
         for part, row in rows.items():
             cells = []
-            for delay, correlation in (
-                ("delay", "correlation"),
-                ("delay_beta", "correlation_beta"),
-            ):
-                cells.append(thousandths(row.get(delay)))
-                found = row.get(correlation)
+            for end in ("", "_beta"):
+                cells.append(thousandths(row.get(f"delay{end}")))
+                found = row.get(f"correlation{end}")
                 cells.append("-" if found is None else f"{found:.2f}")
             cells.append(thousandths(results["changes"].get(key, {}).get(part)))
             lines.append(f"| {key.replace('/', ', ')} | {part} | " + " | ".join(cells) + " |")
@@ -312,12 +292,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> dict:
     """Measure, write ``mismatch.json``, ``.md`` and ``.png``, return the results."""
     results = measure_all(args)
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=1) + "\n"
-    write_atomic(args.out / "mismatch.json", lambda p: p.write_text(text, "utf-8"))
-    write_atomic(args.out / "mismatch.md", lambda p: p.write_text(table(results), "utf-8"))
-    write_atomic(args.out / "mismatch.png", lambda p: figure(results, p))
-    print(table(results))
+    write_results(args.out, "mismatch", results, table(results), partial(figure, results))
     return results
 
 

@@ -1,7 +1,7 @@
 """Named training presets.
 
 ``shipped`` is meant for one large GPU; ``cpu`` for an hour or two on a desktop processor, and
-``cpu-finish`` for an hour or two after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm``
+``cpu-finish`` for half an hour after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm``
 to compare schedules with everything else equal (with ``-cpu`` at the end in ten minutes each);
 ``paper`` for the setting of the paper, of which one GPU holds a part of a batch only; ``debug`` for
 the tests.
@@ -252,12 +252,12 @@ BRIDGE_PRESETS = {
     ),
     # For --init with weights of "cpu" or its own: their network, a perceptual term.
     "cpu-finish": BridgePreset(
-        **_ON_CPU | {"validate_every": 1_500},
+        **_ON_CPU | {"validate_every": 900},
         model=BridgeConfig(unet=_CPU),
-        steps=4_500,
-        lr=5e-4,
+        steps=900,
+        lr=4e-4,
         warmup=50,
-        ema=0.998,
+        ema=0.995,
         from_start=0.35,
         draws=2,
         large_every=4,

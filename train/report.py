@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from asyncdsb import baselines
+from asyncdsb.images import write_atomic
 
 HEADS = {
     "psnr": "PSNR",
@@ -24,6 +25,26 @@ HEADS = {
 
 HIGHER = ("PSNR", "SSIM", "IS")
 """Beginnings of the heads of scores for which higher is better."""
+
+
+def write_results(
+    folder: Path, name: str, results: Mapping, tables: str, draw: Callable[[Path], object]
+) -> None:
+    """Write ``NAME.json``, ``NAME.md`` and ``NAME.png``, and print the tables.
+
+    Args:
+        folder: created if need be.
+        name: of the three files.
+        results: everything, as JSON holds it.
+        tables: Markdown.
+        draw: writes the picture to a path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1) + "\n"
+    write_atomic(folder / f"{name}.json", lambda path: path.write_text(text, "utf-8"))
+    write_atomic(folder / f"{name}.md", lambda path: path.write_text(tables, "utf-8"))
+    write_atomic(folder / f"{name}.png", draw)
+    print(tables)
 
 
 def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequence[str]) -> str:
@@ -193,12 +214,6 @@ def _plain(number: float | None) -> str:
     if number is None:
         return "-"
     return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
-
-
-def shade(values: np.ndarray) -> np.ndarray:
-    """Show a map (H, W) in [0, 1] in the magma colours: uint8 (H, W, 3)."""
-    grey = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
-    return cv2.applyColorMap(grey, cv2.COLORMAP_MAGMA)[..., ::-1]
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) -> Image.Image:

@@ -13,10 +13,10 @@ import sys
 import numpy as np
 
 from asyncdsb.images import write_atomic
-from train.methods import Method, load_bridges
+from train.methods import Method, gradient_picture, load_bridges
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import Crop, derived_seed
-from train.report import contact_sheet, shade
+from train.report import contact_sheet
 
 SEEDS = 3
 
@@ -27,7 +27,7 @@ def row(method: Method, crop: Crop, kind: str) -> list[np.ndarray]:
     corrupted = np.where(mask[..., None], np.uint8(128), crop.pixels)
     seeds = [derived_seed(crop.key, crop.index, kind, "noise", i) for i in range(SEEDS)]
     restored = method.restore([corrupted] * SEEDS, [mask] * SEEDS, seeds)
-    gradient = shade(method.pipe.predict_gradient(corrupted, mask))
+    gradient = gradient_picture(method, corrupted, mask)
     return [corrupted, gradient, *restored, crop.pixels]
 
 

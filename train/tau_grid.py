@@ -18,21 +18,20 @@ what is missing.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from asyncdsb.images import write_atomic
 from asyncdsb.metrics import frechet_distance
 from train.evaluate import Collected, evaluate
 from train.intervals import clustered_mean
 from train.methods import Method, bridge_method, load_bridges
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import derived_seed
-from train.report import difference
+from train.report import difference, write_results
 from train.scores import Judges
 
 Pair = tuple[float, float]
@@ -206,11 +205,7 @@ def run(args: argparse.Namespace) -> dict:
     """Measure, write ``tau_grid.json``, ``.md`` and ``.png``, return the results."""
     args.out.mkdir(parents=True, exist_ok=True)
     results = measure(args)
-    text = json.dumps(results, indent=1) + "\n"
-    write_atomic(args.out / "tau_grid.json", lambda p: p.write_text(text, "utf-8"))
-    write_atomic(args.out / "tau_grid.md", lambda p: p.write_text(table(results), "utf-8"))
-    write_atomic(args.out / "tau_grid.png", lambda p: figure(results, p))
-    print(table(results))
+    write_results(args.out, "tau_grid", results, table(results), partial(figure, results))
     return results
 
 

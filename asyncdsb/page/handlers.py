@@ -199,9 +199,8 @@ def _restore(
     frames: list[session.Moment] = []
     sent: list[dict[str, Any]] = []
     for state in steps_of(image, mask, settings):
-        x_t, x0_hat = Image.fromarray(state.x_t), Image.fromarray(state.x0_hat)
-        frames.append(session.Moment(state.t, x_t, x0_hat))
-        sent.append(payload.frame_payload(state.step, state.steps, state.t, x_t, x0_hat))
+        frames.append(session.Moment.of(state))
+        sent.append(payload.frame_payload(state.step, state.steps, frames[-1]))
         update: Update = {
             "frame": sent[-1],
             "status": payload.message(
@@ -248,8 +247,8 @@ def _restore_beside(
     synchronous = dataclasses.replace(settings, tau_min=0.5, tau_max=0.5, strategy="uniform")
     other: list[dict[str, Any]] = []
     for state in steps_of(image, mask, synchronous):
-        x_t, x0_hat = Image.fromarray(state.x_t), Image.fromarray(state.x0_hat)
-        other.append(payload.frame_payload(state.step, state.steps, state.t, x_t, x0_hat))
+        moment = session.Moment.of(state)
+        other.append(payload.frame_payload(state.step, state.steps, moment))
         said = f"The result is ready. I²SB beside it: step {state.step} of {state.steps}"
         yield {"status": payload.message(said, "busy")}
     yield IDLE | {

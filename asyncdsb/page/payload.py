@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb import viz
+from asyncdsb.page.session import Moment
 from asyncdsb.schedule import NoiseSchedule
 
 MAP_SIDE = 256
@@ -101,18 +102,16 @@ def order_payload(
     }
 
 
-def frame_payload(
-    step: int, steps: int, t: float, x_t: Image.Image, x0_hat: Image.Image
-) -> dict[str, Any]:
+def frame_payload(step: int, steps: int, moment: Moment) -> dict[str, Any]:
     """Encode one frame of the restoration: the state x_t and the prediction made from it."""
     return {
         "step": step,
         "steps": steps,
-        "t": round(t, 4),
-        "width": x_t.width,
-        "height": x_t.height,
-        "x_t": data_uri(x_t),
-        "x0_hat": data_uri(x0_hat),
+        "t": round(moment.t, 4),
+        "width": moment.x_t.width,
+        "height": moment.x_t.height,
+        "x_t": data_uri(moment.x_t),
+        "x0_hat": data_uri(moment.x0_hat),
     }
 
 

@@ -98,6 +98,11 @@ class Moment:
     x_t: Image.Image
     x0_hat: Image.Image
 
+    @classmethod
+    def of(cls, step: Step) -> Moment:
+        """The pictures of a step."""
+        return cls(step.t, Image.fromarray(step.x_t), Image.fromarray(step.x0_hat))
+
 
 class Model:
     """Loads the pipeline in the background, once, and hands it out."""
