@@ -232,23 +232,30 @@ def wire(
         )
 
     run = "frame compare film timing view result animation"
-    fresh = f"photo editor gradient tau seen status {run}"
+    fresh = f"photo editor layer gradient tau seen status {run}"
     settings = "tau_min tau_max steps sampler strategy seed"
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
     examples = handlers.find_examples(EXAMPLES)
 
-    def on_example(event: gr.EventData) -> Iterator[handlers.Update]:
-        yield from handlers.on_example(predict, examples, event.index)
+    on_preview = functools.partial(handlers.on_preview, predict)
+
+    def follow(event: Callable) -> None:
+        """Show the maps for the hole that is painted when the event comes."""
+        on(event, on_preview, "photo layer seen", "gradient tau seen", **maps)
+
+    def on_example(event: gr.EventData) -> handlers.Update:
+        return handlers.on_example(examples, event.index)
 
     on(parts["editor"].clear, handlers.on_clear, "", fresh)
     on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh)
-    on(parts["examples"].click, on_example, "", fresh, **maps)
-    on_mask = functools.partial(handlers.on_mask_file, predict)
-    on(parts["open_mask"].upload, on_mask, "open_mask photo", fresh, **maps)
+    follow(on(parts["examples"].click, on_example, "", fresh).success)
+    opened = on(parts["open_mask"].upload, handlers.on_mask_file, "open_mask photo", fresh)
+    follow(opened.success)
     for kind in PRESET_MASKS:
-        on_preset = functools.partial(handlers.on_preset, predict, kind)
-        on(parts[kind].click, on_preset, "photo drawn", f"{fresh} drawn", **maps)
+        on_preset = functools.partial(handlers.on_preset, kind)
+        drawn = on(parts[kind].click, on_preset, "photo drawn", f"{fresh} drawn")
+        follow(drawn.success)
 
     def painted(button: str) -> Callable:
         """Fetch the layer from the canvas, once; return the event for what comes after.
@@ -259,8 +266,7 @@ def wire(
         js = "(editor) => editor?.layers?.[0] ?? null"
         return parts[button].click(None, parts["editor"], parts["layer"], js=js).then
 
-    on_preview = functools.partial(handlers.on_preview, predict)
-    on(painted("preview"), on_preview, "photo layer seen", "gradient tau seen", **maps)
+    follow(painted("preview"))
 
     started = on(
         painted("restore"),

@@ -270,39 +270,43 @@ def test_examples_are_ready_to_use(predict):
         _, image, mask = example.read()
         assert max(image.size) <= 768 and example.path.stat().st_size < 200 * 1024
         assert mask is None or (mask.shape == (image.height, image.width) and 0 < mask.mean() < 0.5)
-    shown, maps = handlers.on_example(predict, examples, 0)
-    assert shown["photo"].path == str(examples[0].path) and maps["tau"]["orders"]
-    assert len(list(handlers.on_example(predict, examples, len(examples) - 1))) == 1
+    shown = handlers.on_example(examples, 0)
+    assert shown["photo"].path == str(examples[0].path)
+    maps = handlers.on_preview(predict, shown["photo"], shown["layer"], None)
+    assert maps["tau"]["orders"]
+    bare = handlers.on_example(examples, len(examples) - 1)
+    assert handlers.on_preview(predict, bare["photo"], bare["layer"], None) == handlers.NO_MAPS
 
 
 @pytest.mark.parametrize("index", [-1, 99, None, "0"])
-def test_unknown_example_is_refused(predict, index):
+def test_unknown_example_is_refused(index):
     with pytest.raises(ValueError, match="expected an example"):
-        list(handlers.on_example(predict, handlers.find_examples(app.EXAMPLES), index))
+        handlers.on_example(handlers.find_examples(app.EXAMPLES), index)
 
 
 def test_preset_masks(predict, tmp_path):
     photo, _ = opened(saved(photograph(200, 160), tmp_path / "a.png"))
     masks = []
     for kind, drawn in (("narrow", 0), ("narrow", 1), ("narrow", 1), ("center", 5)):
-        counted, shown, maps = handlers.on_preset(predict, kind, photo, drawn)
-        assert counted == {"drawn": drawn + 1} and maps["gradient"]
+        shown = handlers.on_preset(kind, photo, drawn)
+        maps = handlers.on_preview(predict, photo, shown["layer"], None)
+        assert shown["drawn"] == drawn + 1 and maps["gradient"]
         masks.append(canvas.layer_mask(shown["editor"]["layers"][0], photo.size))
     assert (masks[0] != masks[1]).any() and (masks[1] == masks[2]).all()
     assert masks[3].mean() == pytest.approx(0.25, abs=0.02)
 
 
-def test_mask_from_a_file(predict, tmp_path):
+def test_mask_from_a_file(tmp_path):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
-    shown, _ = handlers.on_mask_file(predict, mask, photo)
+    shown = handlers.on_mask_file(mask, photo)
     again = canvas.layer_mask(shown["editor"]["layers"][0], photo.size)
     assert (again != hole_in(image)).mean() < 0.02
     with pytest.raises(ValueError, match="same size"):
-        list(handlers.on_mask_file(predict, saved(photograph(50, 50), tmp_path / "b.png"), photo))
+        handlers.on_mask_file(saved(photograph(50, 50), tmp_path / "b.png"), photo)
     with pytest.raises(ValueError, match="Open a photo first"):
-        list(handlers.on_mask_file(predict, mask, None))
+        handlers.on_mask_file(mask, None)
 
 
 def test_preview_follows_the_mask(predict, tmp_path):

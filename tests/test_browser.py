@@ -349,6 +349,52 @@ def test_sliders_redraw_the_heatmap_at_once(page, photo):
     page.wait_for_selector("#tau [data-range='0.2 0.5 gradient']")
 
 
+def hole_shown(page) -> np.ndarray:
+    """Where the heatmap shows the hole: bool (h, w)."""
+    return tau_pixels(page)[..., 3] == 255
+
+
+def wait_for_another_hole(page, before: float) -> np.ndarray:
+    for _ in range(100):
+        hole = hole_shown(page)
+        if hole.mean() != before:
+            return hole
+        page.wait_for_timeout(200)
+    raise AssertionError(f"the hole still covers {before:.3f} of the photograph")
+
+
+def test_strokes_add_to_a_prepared_hole(page, photo):
+    """Paint after a preset, and after another one in its place."""
+    open_photo(page, photo)
+    page.get_by_role("button", name="Center").click()
+    page.wait_for_selector("#tau .filled canvas")
+    centre = hole_shown(page)
+    assert centre.mean() == pytest.approx(0.25, abs=0.02)
+    page.get_by_role("button", name="Half").click()
+    half = wait_for_another_hole(page, centre.mean())
+    assert half.mean() == pytest.approx(0.5, abs=0.02)
+    height, width = half.shape
+    assert not half[:, : width // 2 - 2].any(), "the first preset is still there"
+    paint(page, (40, 60), (110, 60))
+    both = wait_for_another_hole(page, half.mean())
+    assert both[half].all() and 0.01 < both[:, : width // 2 - 2].mean() < 0.3
+
+
+def test_an_example_without_a_hole_can_be_painted(page):
+    page.locator("[data-example]").last.click()
+    wait_for_status(page, "Paint over")
+    page.wait_for_selector("#tau .filled", state="detached")
+    page.wait_for_timeout(1500)  # the canvas loads the picture and fits it
+    box = page.locator("#editor .pixi-target canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 30, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y, steps=6)
+    page.mouse.up()
+    page.wait_for_selector("#tau .filled canvas")
+    assert 0.002 < hole_shown(page).mean() < 0.1
+
+
 def test_i2sb_beside(page, photo):
     open_photo(page, photo)
     page.get_by_role("button", name="Wide").click()

@@ -99,32 +99,26 @@ def on_clear() -> Update:
     return NO_RUN | NO_MAPS | {"photo": None, "status": payload.message(WELCOME)}
 
 
-def on_example(predict: Predict, examples: Sequence[Example], index: int) -> Iterator[Update]:
+def on_example(examples: Sequence[Example], index: int) -> Update:
     """Open an example photograph."""
     if not isinstance(index, int) or not 0 <= index < len(examples):
         raise ValueError(f"expected an example 0 ... {len(examples) - 1}, got {index!r}")
-    photo, image, mask = examples[index].read()
-    yield from show_with_maps(predict, photo, image, mask)
+    return show(*examples[index].read())
 
 
-def on_mask_file(
-    predict: Predict, path: str | None, photo: session.Photo | None
-) -> Iterator[Update]:
+def on_mask_file(path: str | None, photo: session.Photo | None) -> Update:
     """Take the hole from a file, white = missing."""
     image = reopen(photo)
     if not path:
         raise ValueError("expected a mask, got no file")
-    yield from show_with_maps(predict, photo, image, read_mask(path, image.size))
+    return show(photo, image, read_mask(path, image.size))
 
 
-def on_preset(
-    predict: Predict, kind: str, photo: session.Photo | None, drawn: int
-) -> Iterator[Update]:
+def on_preset(kind: str, photo: session.Photo | None, drawn: int) -> Update:
     """Draw a mask of a kind; every press draws another one, in the same order each time."""
     image = reopen(photo)
     mask = make_mask(kind, (image.height, image.width), seed=drawn)
-    yield {"drawn": drawn + 1}
-    yield from show_with_maps(predict, photo, image, mask)
+    return show(photo, image, mask) | {"drawn": drawn + 1}
 
 
 def on_preview(
@@ -142,25 +136,23 @@ def on_preview(
 
 
 def show(photo: session.Photo, image: Image.Image, mask: np.ndarray | None) -> Update:
-    """Put a photograph, and a mask if there is one, on the canvas."""
+    """Put a photograph, and a mask if there is one, on the canvas.
+
+    Handlers that do so are no generators: the canvas would take their answer twice and load its
+    layer twice, and strokes would go to the second one, which nobody reads. The maps follow in an
+    event of their own.
+    """
     width, height = photo.size
+    value = canvas.editor_value(image, mask)
     todo = "Press Restore." if mask is not None else "Paint over what is to be restored."
-    return NO_RUN | NO_MAPS | {
+    shown = {
         "photo": photo,
-        "editor": canvas.editor_value(image, mask),
+        "editor": value,
+        # As the canvas will hand it over, so that the mask is recognized when it comes back.
+        "layer": value["layers"][0],
         "status": payload.message(f"{Path(photo.path).name}, {width} × {height}. {todo}"),
     }
-
-
-def show_with_maps(
-    predict: Predict, photo: session.Photo, image: Image.Image, mask: np.ndarray | None
-) -> Iterator[Update]:
-    """Put a photograph and a mask on the canvas, then show the maps for them."""
-    update = show(photo, image, mask)
-    yield update
-    if mask is not None:
-        # The mask as the canvas will hand it over, so that it is recognized when it comes back.
-        yield on_preview(predict, photo, update["editor"]["layers"][0], None)
+    return NO_RUN | NO_MAPS | shown
 
 
 def reopen(photo: session.Photo | None) -> Image.Image:

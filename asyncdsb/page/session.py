@@ -173,9 +173,7 @@ def read_settings(
     return settings
 
 
-def read_pair(
-    photo: Photo | None, layer: Image.Image | None
-) -> tuple[Image.Image, np.ndarray]:
+def read_pair(photo: Photo | None, layer: Image.Image | None) -> tuple[Image.Image, np.ndarray]:
     """Return the photograph at its own size, and the painted mask scaled up to it.
 
     Args:
