@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ import gradio as gr
 from asyncdsb import viz
 from asyncdsb.page import canvas, handlers, payload, session
 from asyncdsb.restoration import Settings
-from asyncdsb.samplers import SAMPLERS
+from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
 
 try:  # Present on a hosted ZeroGPU machine only; must come before anything touches the GPU.
@@ -34,9 +35,12 @@ except ImportError:
 
 MAX_FILE_SIZE = "32mb"
 EXAMPLES = Path(__file__).parent / "assets" / "examples"
+ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
 DEFAULTS = Settings()
+TEMPERATURE = 0.5
+"""Scale of the noise before the weights say theirs."""
 
 
 def build(load: Callable[[], Any]) -> gr.Blocks:
@@ -59,17 +63,18 @@ def build(load: Callable[[], Any]) -> gr.Blocks:
     if spaces:
         steps_of, predict = spaces.GPU(steps_of), spaces.GPU(predict)
 
+    engine = session.Engine(predict, steps_of, model.pace)
     with gr.Blocks(
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
         parts = layout()
-        wire(demo, parts, model, steps_of, predict)
+        wire(demo, parts, model, engine)
     return demo.queue(max_size=20, default_concurrency_limit=2)
 
 
 def layout() -> dict[str, gr.blocks.Block]:
     """Create the parts of the page; their names are those in the handlers' answers."""
-    parts: dict[str, Any] = {name: gr.State(None) for name in ("photo", "seen")}
+    parts: dict[str, Any] = {name: gr.State(None) for name in ("photo", "seen", "run")}
     parts["drawn"] = gr.State(0)
     with gr.Row(elem_id="header"):
         gr.HTML(payload.asset("header.html"), elem_id="title")
@@ -82,9 +87,17 @@ def layout() -> dict[str, gr.blocks.Block]:
         with gr.Column(elem_classes="pane", elem_id="pane-restore", min_width=320):
             restore_pane(parts)
     with gr.Accordion("How it works", open=False, elem_id="about"):
-        gr.HTML(payload.asset("about.html"))
+        gr.HTML(
+            payload.about(EXAMPLES / ABOUT_PHOTO), elem_id="story",
+            js_on_load="asyncdsb.mountAbout(element)",
+        )  # fmt: skip
     parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
     parts["layer"] = gr.Image(visible=False, type="pil", image_mode="RGBA")
+    parts["painted"] = gr.Textbox(visible=False)
+    parts["bundle"] = gr.DownloadButton("Archive", elem_id="bundle", visible="hidden")
+    parts["link"] = gr.HTML(
+        elem_id="link", visible="hidden", js_on_load="asyncdsb.mountLink(element, props, watch)"
+    )
     return parts
 
 
@@ -119,11 +132,12 @@ def canvas_pane(parts: dict[str, Any]) -> None:
         placeholder="# Drop a photo here\nor click to choose one",
         height=524,
     )
-    with gr.Row(elem_classes="chips"):
-        gr.HTML("<span>Holes</span>", elem_classes="chip-label")
+    with gr.Row(elem_classes="chips", elem_id="holes"):
         for kind in PRESET_MASKS:
             parts[kind] = gr.Button(kind.capitalize(), size="sm", min_width=0)
-        parts["open_mask"] = gr.UploadButton("From file", size="sm", file_types=["image"])
+        parts["open_mask"] = gr.UploadButton("Mask file", size="sm", file_types=["image"])
+        for edit in canvas.EDITS:
+            parts[edit] = gr.Button(edit.capitalize(), size="sm", min_width=0, elem_id=edit)
     gr.HTML("<span>Examples, three of them with a hole</span>", elem_classes="chip-label")
     examples = handlers.find_examples(EXAMPLES)
     parts["examples"] = gr.HTML(
@@ -141,7 +155,7 @@ def order_pane(parts: dict[str, Any]) -> None:
     gr.HTML("<h3>Peak time τ of every pixel</h3>", elem_classes="subheading")
     parts["tau"] = mounted("tau", "mountTau", "tau.html")
     parts["strategy"] = gr.Radio(
-        list(STRATEGIES), value=DEFAULTS.strategy, show_label=False, container=False,
+        [*STRATEGIES, session.PAINTED], value=DEFAULTS.strategy, show_label=False, container=False,
         elem_id="strategy", elem_classes="segments",
     )  # fmt: skip
     with gr.Row(elem_id="range"):
@@ -170,14 +184,30 @@ def restore_pane(parts: dict[str, Any]) -> None:
             elem_id="seed",
         )  # fmt: skip
         parts["dice"] = gr.Button("🎲", elem_id="dice", size="sm", min_width=0)
-    parts["beside"] = gr.Checkbox(
-        False, label="Show I²SB (τ = 0.5 everywhere) with the same seed beside it",
-        elem_id="beside", container=False,
-    )  # fmt: skip
+    with gr.Accordion("More: I²SB beside it, several seeds, noise", open=False, elem_id="more"):
+        parts["beside"] = gr.Checkbox(
+            False, label="I²SB (τ = 0.5 everywhere) beside it, with the same seed",
+            elem_id="beside", container=False,
+        )  # fmt: skip
+        with gr.Row(elem_id="more-settings"):
+            parts["seeds"] = gr.Slider(
+                1, session.MAX_SEEDS, 1, step=1, label="Seeds at once", elem_id="seeds"
+            )
+            parts["temperature"] = gr.Slider(
+                0, 1, TEMPERATURE, step=0.01, label="Noise ×", elem_id="temperature"
+            )
+            parts["eta"] = gr.Slider(
+                0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"
+            )
+            parts["grid"] = gr.Dropdown(
+                list(GRIDS), value=DEFAULTS.grid, label="Time grid", elem_id="grid"
+            )
     with gr.Row(elem_id="actions"):
         parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
         parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
-    parts["status"] = gr.HTML(payload.message(handlers.WELCOME), elem_id="status")
+    with gr.Row(elem_id="said"):
+        parts["status"] = gr.HTML(payload.message(handlers.WELCOME), elem_id="status")
+        gr.HTML('<p class="estimate"></p>', elem_id="estimate")
     parts["view"] = gr.Radio(
         list(handlers.VIEWS), value=handlers.VIEWS[0], show_label=False, container=False,
         elem_id="view", elem_classes="segments",
@@ -193,11 +223,15 @@ def restore_pane(parts: dict[str, Any]) -> None:
             elem_id="timing", type="filepath", format="png", show_label=False, buttons=[],
             interactive=False,
         )  # fmt: skip
+        parts["seeds_view"] = gr.Gallery(
+            elem_id="seeds-view", format="png", type="filepath", show_label=False, columns=2,
+            height=449, object_fit="contain", buttons=["download"], interactive=False,
+        )  # fmt: skip
     with gr.Row(elem_id="downloads"):
-        parts["result"] = gr.DownloadButton("Download PNG", elem_id="result", interactive=False)
-        parts["animation"] = gr.DownloadButton(
-            "Download animation", elem_id="animation", interactive=False
-        )
+        parts["result"] = gr.DownloadButton("PNG", elem_id="result", interactive=False)
+        parts["animation"] = gr.DownloadButton("Animation", elem_id="animation", interactive=False)
+        parts["files"] = gr.Button("All files", elem_id="files", interactive=False)
+        parts["reuse"] = gr.Button("Edit the result", elem_id="reuse", interactive=False)
 
 
 def mounted(name: str, function: str, template: str) -> gr.HTML:
@@ -213,8 +247,7 @@ def wire(
     demo: gr.Blocks,
     parts: dict[str, Any],
     model: session.Model,
-    steps_of: Callable,
-    predict: Callable,
+    engine: session.Engine,
 ) -> None:
     """Connect the parts with the handlers."""
 
@@ -231,14 +264,14 @@ def wire(
             **{"show_progress": "hidden"} | options,
         )
 
-    run = "frame compare film timing view result animation"
-    fresh = f"photo editor layer gradient tau seen status {run}"
-    settings = "tau_min tau_max steps sampler strategy seed"
+    run = "frame compare film timing seeds_view view run result animation files reuse"
+    fresh = f"photo editor layer gradient tau seen status link {run}"
+    settings = " ".join(session.SETTINGS)
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
     examples = handlers.find_examples(EXAMPLES)
 
-    on_preview = functools.partial(handlers.on_preview, predict)
+    on_preview = functools.partial(handlers.on_preview, engine)
 
     def follow(event: Callable) -> None:
         """Show the maps for the hole that is painted when the event comes."""
@@ -258,20 +291,24 @@ def wire(
         follow(drawn.success)
 
     def painted(button: str) -> Callable:
-        """Fetch the layer from the canvas, once; return the event for what comes after.
+        """Fetch what was painted from the browser, once; return the event for what comes after.
 
         A listener with the canvas among its inputs would make it hand over its whole content with
         every frame of every later run.
         """
-        js = "(editor) => editor?.layers?.[0] ?? null"
-        return parts[button].click(None, parts["editor"], parts["layer"], js=js).then
+        js = "(editor) => [editor?.layers?.[0] ?? null, asyncdsb.paintedOrder()]"
+        outputs = [parts["layer"], parts["painted"]]
+        return parts[button].click(None, parts["editor"], outputs, js=js).then
 
     follow(painted("preview"))
+    for edit in canvas.EDITS:
+        on_edit = functools.partial(handlers.on_edit, edit)
+        follow(on(painted(edit), on_edit, "photo layer", fresh).success)
 
     started = on(
         painted("restore"),
-        functools.partial(handlers.on_restore, steps_of),
-        f"photo layer beside {settings}",
+        functools.partial(handlers.on_restore, engine),
+        f"photo layer painted beside seeds {settings}",
         f"gradient tau status restore stop {run}",
         concurrency_id="run",
         concurrency_limit=1,
@@ -282,17 +319,38 @@ def wire(
     stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")
     on(stopped.then, handlers.on_stopped, "", "restore stop status")
 
-    files = [gr.File(visible=False, label=name, type="filepath") for name in ("photo", "mask")]
+    on(parts["reuse"].click, handlers.on_reuse, "result", fresh)
+    packed = on(
+        parts["files"].click,
+        functools.partial(handlers.on_files, engine),
+        "run result animation",
+        "bundle",
+        show_progress="minimal",
+    )
+    packed.success(None, None, None, js="() => asyncdsb.fetchBundle()")
+
+    files = [
+        gr.File(visible=False, label=name, type="filepath") for name in ("photo", "mask", "order")
+    ]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
     gr.Button(visible=False).click(
-        listener(functools.partial(handlers.inpaint, steps_of)),
-        files + [parts[name] for name in settings.split()],
+        listener(functools.partial(handlers.inpaint, engine)),
+        [*files[:2], *(parts[name] for name in settings.split()), files[2]],
         answers,
         api_name="inpaint",
         concurrency_id="run",
         concurrency_limit=1,
     )
-    on(demo.load, functools.partial(handlers.on_load, model), "", "model status sampler")
+
+    def on_load(request: gr.Request) -> Iterator[handlers.Update]:
+        yield from handlers.on_load(model, dict(request.query_params))
+
+    on(demo.load, on_load, "", "model status sampler temperature")
+
+    def on_link(request: gr.Request) -> handlers.Update:
+        return handlers.on_link(examples, dict(request.query_params))
+
+    follow(on(demo.load, on_link, "", f"{fresh} {settings}").success)
     wire_browser(parts)
 
 
@@ -301,6 +359,14 @@ def wire_browser(parts: dict[str, Any]) -> None:
     low, high, strategy = parts["tau_min"], parts["tau_max"], parts["strategy"]
     for part in (low, high, strategy):
         part.change(None, [low, high, strategy], None, js="(...range) => asyncdsb.draw(...range)")
+    # The address follows the settings, so that it can be passed on.
+    names = list(session.SETTINGS)
+    every = [parts[name] for name in names]
+    for part in every:
+        part.change(None, every, None, js=f"(...values) => asyncdsb.remember({names}, values)")
+    work = [parts[name] for name in ("steps", "beside", "seeds")]
+    for part in work:
+        part.change(None, work, None, js="(...work) => asyncdsb.estimate(...work)")
     views = list(handlers.VIEWS)
     parts["view"].change(
         None, parts["view"], None, js=f"(view) => asyncdsb.show({views}.indexOf(view))"
@@ -353,6 +419,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--port", type=int, default=None, help="port (default GRADIO_SERVER_PORT, or 7860 and up)"
     )
+    parser.add_argument(
+        "--mcp", action="store_true", help="also serve /inpaint as a tool (needs gradio[mcp])"
+    )
     parser.add_argument("--share", action="store_true", help="open a public link through gradio")
     parser.add_argument("--weights", default=None, metavar="DIR", help="folder or Hub repository")
     parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: the best one)")
@@ -363,7 +432,15 @@ def main(arguments: list[str] | None = None) -> None:
 
         return AsyncDSBPipeline.from_pretrained(options.weights, device=options.device)
 
-    launch(build(load), server_name=options.host, server_port=options.port, share=options.share)
+    if options.mcp and not importlib.util.find_spec("mcp"):
+        parser.error("--mcp needs the package mcp: pip install 'gradio[mcp]'")
+    launch(
+        build(load),
+        server_name=options.host,
+        server_port=options.port,
+        share=options.share,
+        mcp_server=options.mcp,
+    )
 
 
 def launch(demo: gr.Blocks, **options: Any) -> None:

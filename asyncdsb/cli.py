@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--strategy",
         metavar="NAME",
         help=f"what sets the order: {', '.join(STRATEGIES)}, or the file of a grey picture of "
-        "PHOTO's size with the peak times, from black = 0 to white = 1 (gradient)",
+        "PHOTO's size, 8 or 16 bits, with the peak times, black = 0 to white = 1 (gradient)",
     )
     options.add_argument(
         "--eta", type=_unit, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)"
@@ -131,6 +131,13 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--grid", choices=GRIDS, help="spacing of the steps (uniform)")
     options.add_argument(
         "--seed", type=_seed, metavar="SEED", help="the same seed gives the same file (0)"
+    )
+    options.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="take the settings from a JSON file or from a PNG that was restored; options given "
+        "beside it come first",
     )
     running = inpaint.add_argument_group("running")
     running.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (a GPU if there is one)")
@@ -233,7 +240,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         _say("error", problem)
     if any(job.out.suffix.lower() in LOSSY for job in jobs):
         _say("warning", "JPEG is lossy: pixels outside the mask will change a little; PNG is exact")
-    settings = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    settings, strategy = _settings(arguments)
     keep_frames = bool(arguments.trajectory or arguments.report)
 
     from asyncdsb.images import check_pair, read_image, read_mask
@@ -245,7 +252,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             image = read_image(job.photo)
             mask = read_mask(job.mask)
             check_pair(image, mask)
-            order = _order(arguments.strategy, image.size)
+            order = _order(strategy, image.size)
         except (ValueError, OSError) as error:
             if len(jobs) == 1:
                 raise
@@ -268,6 +275,25 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
+def _settings(arguments: argparse.Namespace) -> tuple[dict[str, object], str | None]:
+    """Return the settings given, the command line's before the file's, and the strategy."""
+    from asyncdsb.record import load_settings
+
+    found: dict[str, object] = {}
+    path = arguments.settings
+    if path:
+        found = load_settings(path, (*SETTINGS, "strategy"))
+    own = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    strategy = found.pop("strategy", None)
+    if arguments.strategy is not None:
+        return found | own, arguments.strategy
+    if strategy is None or strategy in STRATEGIES:
+        return found | own, strategy
+    if strategy == "painted" or not isinstance(strategy, str):
+        raise ValueError(f"{path.name}: the order was painted: give its map with --strategy FILE")
+    return found | own, str(path.parent / strategy)
+
+
 def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, object]:
     """Return the ``strategy`` argument of the pipeline: a name, or a map read from a file."""
     if strategy is None:
@@ -279,17 +305,12 @@ def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, object]:
         raise ValueError(
             f"--strategy: expected {', '.join(STRATEGIES)} or a picture file, got {strategy!r}"
         )
-    import numpy as np
+    from asyncdsb.record import load_map
 
-    from asyncdsb.images import read_image
-
-    painted = read_image(path).convert("L")
-    if painted.size != size:
-        raise ValueError(
-            f"--strategy: {path.name} must have the photo's size {size[0]}x{size[1]}, "
-            f"got {painted.size[0]}x{painted.size[1]} (width x height)"
-        )
-    return {"strategy": np.asarray(painted, np.float32) / 255.0}
+    try:
+        return {"strategy": load_map(path, size)}
+    except ValueError as error:
+        raise ValueError(f"--strategy: {error}") from None
 
 
 def _load(arguments: argparse.Namespace) -> AsyncDSBPipeline:
@@ -320,5 +341,5 @@ def _restore(
         frames = [*frames, frame] if keep_frames else [frame]
         bar.total = frame.steps
         bar.update(frame.step - bar.n)
-    chosen = Settings(**settings).as_dict()
+    chosen = pipe.resolved(Settings(**settings)).as_dict()
     return Result(frame.image, frame.gradient, frame.tau, frames if keep_frames else [], chosen)

@@ -108,9 +108,11 @@ class PhotoBank:
         short_sides: sizes to keep, by length of the short side in pixels. A photo is never
             enlarged, except to the smallest of them.
         device: where the pixels live.
+        shares: relative frequency of each of ``paths``; None if every photo counts the same.
 
     Raises:
-        ValueError: on no photo, or on an empty list of sizes.
+        ValueError: on no photo, on an empty list of sizes, or on shares that are not one positive
+            number for each path.
     """
 
     def __init__(
@@ -118,16 +120,26 @@ class PhotoBank:
         paths: Iterable[str | Path],
         short_sides: Sequence[int],
         device: torch.device | str = "cpu",
+        shares: Sequence[float] | None = None,
     ):
+        paths = list(paths)
         if not short_sides:
             raise ValueError("expected at least one short side, got none")
-        pixels, sizes, self.keys = [], [], []
-        for key, photo in tqdm(iter_photos(paths), desc="photos", unit="photo", leave=False):
-            self.keys.append(key)
-            for copy in _copies(photo, sorted(short_sides)):
-                array = np.array(copy)
-                sizes.append(array.shape[:2])
-                pixels.append(torch.from_numpy(array.reshape(-1, 3)))
+        if shares is not None and (len(shares) != len(paths) or min(shares) <= 0):
+            raise ValueError(f"expected {len(paths)} positive shares, one a path, got {shares}")
+        self.shares = None if shares is None else torch.tensor(shares, dtype=torch.float64)
+        pixels, sizes, groups, self.keys = [], [], [], []
+        for group, path in enumerate(paths):
+            for key, photo in tqdm(iter_photos([path]), desc=str(path), unit="photo", leave=False):
+                self.keys.append(key)
+                for copy in _copies(photo, sorted(short_sides)):
+                    array = np.array(copy)
+                    groups.append(group)
+                    sizes.append(array.shape[:2])
+                    pixels.append(torch.from_numpy(array.reshape(-1, 3)))
+        if not self.keys:
+            raise ValueError("expected photos, got no path")
+        self.groups = torch.tensor(groups)
         areas = torch.tensor([h * w for h, w in sizes])
         self.sizes = torch.tensor(sizes)
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), areas.cumsum(0)[:-1]])
@@ -140,7 +152,8 @@ class PhotoBank:
     def crops(self, count: int, size: int, generator: torch.Generator) -> Tensor:
         """Random square crops, each mirrored with probability one half.
 
-        Copies of all sizes are equally likely, hence large photos are not preferred.
+        Copies of all sizes are equally likely, hence large photos are not preferred; with shares,
+        so are those of one path.
 
         Args:
             count: B, number of crops.
@@ -159,7 +172,7 @@ class PhotoBank:
                 f"expected a photo of at least {size} x {size} pixels, "
                 f"got at most {int(self.sizes.amin(1).max())} on the short side"
             )
-        which = fits[torch.randint(len(fits), (count,), generator=generator)]
+        which = fits[self._choice(self.groups[fits], count, generator)]
         free = self.sizes[which] - size + 1
         corner = (torch.rand(count, 2, generator=generator) * free).long()
         mirrored = torch.rand(count, generator=generator) < 0.5
@@ -171,6 +184,13 @@ class PhotoBank:
         index = self._to(start)[:, None, None] + rows[:, :, None] + self._to(columns)[:, None, :]
         crops = self.pixels[index].permute(0, 3, 1, 2)
         return crops.float() / 127.5 - 1
+
+    def _choice(self, groups: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Indices (count,) into copies that belong to the given groups."""
+        if self.shares is None:
+            return torch.randint(len(groups), (count,), generator=generator)
+        weights = (self.shares / groups.bincount(minlength=len(self.shares)))[groups]
+        return torch.multinomial(weights, count, replacement=True, generator=generator)
 
     def _to(self, values: Tensor) -> Tensor:
         """Copy small host values to the device without waiting for it."""

@@ -53,8 +53,9 @@ from asyncdsb.fill import FILLS, fill_hole, hole_depth
 from asyncdsb.networks.unet import UNet, UNetConfig
 from asyncdsb.schedule import NoiseSchedule, gaussian_blur
 
-CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3}
-"""What the network may see beside the state, and how many channels it takes."""
+CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3, "telea": 3}
+"""What the network may see beside the state, and how many channels it takes. "telea" is Telea's
+fill, whatever the fill of x1: it continues edges, if only straight ahead."""
 
 OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 """Colour axes of the Wiener parametrisation over (R, G, B), up to their length: brightness, red
@@ -146,6 +147,7 @@ class Context:
         stochastic: (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without.
         relief: (B, 1, H, W) r of the module's docstring.
         tone: (B, 1, H, W) q of the module's docstring.
+        telea: (B, 3, H, W) Telea's fill where the network sees it, else None.
     """
 
     mask: Tensor
@@ -155,6 +157,7 @@ class Context:
     stochastic: Tensor
     relief: Tensor
     tone: Tensor
+    telea: Tensor | None = None
 
 
 class BridgeDenoiser(nn.Module):
@@ -210,6 +213,7 @@ class BridgeDenoiser(nn.Module):
             stochastic.to(image.dtype).view(-1, 1, 1, 1),
             relief,
             (relief**2 + (TONE_SLOPE * depth) ** 2).sqrt(),
+            fill_hole(image, mask, "telea") if "telea" in self.extra else None,
         )
 
     def x0_hat(
@@ -353,6 +357,8 @@ class BridgeDenoiser(nn.Module):
             "gradient": context.gradient.sqrt(),
             "fill": context.fill,
             "x1": context.x1 * context.stochastic,
+            # What it knows better than the fill, and nothing where both know.
+            "telea": None if context.telea is None else context.telea - context.fill,
         }
         return [available[name] for name in self.extra]
 

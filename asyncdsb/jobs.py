@@ -168,11 +168,10 @@ def write_files(
     job: Job, result: Result, image: Image.Image, mask: np.ndarray, schedule: NoiseSchedule
 ) -> None:
     """Write all files of one job, or none."""
+    from asyncdsb.record import save_restored
     from asyncdsb.viz import report_figure, save_trajectory
 
-    options = dict(SAVE_OPTIONS[job.out.suffix.lower()])
-    if profile := image.info.get("icc_profile"):
-        options["icc_profile"] = profile
+    profile = image.info.get("icc_profile")
     files: list[tuple[Path, Writer]] = []
     if job.trajectory:
         files.append((job.trajectory, lambda path: save_trajectory(result.trajectory, path)))
@@ -182,7 +181,15 @@ def write_files(
             report_figure(result, image, mask, path, schedule=schedule)
 
         files.append((job.report, report))
-    files.append((job.out, lambda path: result.image.save(path, **options)))
+
+    def restored(path: Path) -> None:
+        if job.out.suffix.lower() == ".png":
+            save_restored(path, result.image, result.settings, profile)
+        else:
+            options = SAVE_OPTIONS[job.out.suffix.lower()]
+            result.image.save(path, **options, **({"icc_profile": profile} if profile else {}))
+
+    files.append((job.out, restored))
     made = _make_folders(path.parent for path, _ in files)
     try:
         _write_together(files)

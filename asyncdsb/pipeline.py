@@ -273,6 +273,14 @@ class AsyncDSBPipeline:
         check_pair(gradient[..., None], hole)
         return self._tau(self._plan(hole), gradient, tau_min, tau_max, strategy)
 
+    def work_size(self, mask) -> tuple[int, int]:
+        """(h, w) in pixels at which the networks work on the hole of a photo, before padding.
+
+        Args:
+            mask: (H, W), see :meth:`__call__`.
+        """
+        return self._plan(read_mask(mask)).window.work
+
     def _plan(self, hole: np.ndarray) -> Job:
         stride = math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
         return Job(hole, Window.around(hole, self.config.resolution, stride))

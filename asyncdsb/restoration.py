@@ -50,9 +50,13 @@ class Settings:
 
     def check(self, samplers: Sequence[str]) -> None:
         """Raise ValueError, saying what was expected and what came, unless all is in range."""
+        for name in ("tau_min", "tau_max", "eta", "temperature"):
+            value = getattr(self, name)
+            if not _real(value) and not (name == "temperature" and value is None):
+                raise ValueError(f"expected a number for {name}, got {value!r}")
         check_tau_range(self.tau_min, self.tau_max)
         if not _whole(self.steps) or self.steps < 1:
-            raise ValueError(f"expected a whole number of steps >= 1, got {self.steps}")
+            raise ValueError(f"expected a whole number of steps >= 1, got {self.steps!r}")
         if self.sampler not in samplers:
             raise ValueError(
                 "expected a sampler that the weights were trained for "
@@ -70,7 +74,7 @@ class Settings:
         if self.grid not in GRIDS:
             raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {self.grid!r}")
         if not _whole(self.seed) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"expected a whole seed with 0 <= seed < 2**63, got {self.seed}")
+            raise ValueError(f"expected a whole seed with 0 <= seed < 2**63, got {self.seed!r}")
 
     def as_dict(self) -> dict:
         """JSON-serialisable form; a painted tau map is named, not copied."""
@@ -179,6 +183,10 @@ def check_painted(tau: np.ndarray, shape: tuple[int, int]) -> None:
             f"expected a painted tau map of floats in [0, 1], got {tau.dtype} "
             f"from {tau.min()} to {tau.max()}"
         )
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _whole(value: object) -> bool:

@@ -273,11 +273,15 @@ def _timeline(result: Result, mask: np.ndarray, schedule: NoiseSchedule) -> Time
         return None
 
 
-def timeline_figure(story: Timeline, path: str | os.PathLike) -> Path:
+def timeline_figure(
+    story: Timeline, intact: Timeline | None = None, *, path: str | os.PathLike
+) -> Path:
     """Draw when each pixel was restored, readable on light and on dark ground.
 
     Args:
         story: of :func:`asyncdsb.analysis.timeline`.
+        intact: the same measured against the photo as it was under the hole, whose speeds are drawn
+            beside those of ``story``; None to leave them out.
         path: PNG file.
 
     Returns:
@@ -292,8 +296,10 @@ def timeline_figure(story: Timeline, path: str | os.PathLike) -> Path:
     with matplotlib.rc_context(grey | {"font.size": 11, "axes.facecolor": "none"}):
         figure = Figure(figsize=(6.4, 6.4), dpi=110, layout="constrained", facecolor="none")
         grid = figure.add_gridspec(2, 2)
-        places = (grid[0, 0], grid[0, 1], grid[1, :])
+        places = [grid[0, 0], grid[0, 1], grid[1, :] if intact is None else grid[1, 0]]
         _draw_timeline([figure.add_subplot(place) for place in places], story)
+        if intact is not None:
+            _draw_speeds(figure.add_subplot(grid[1, 1]), intact, "the photo")
 
         def write(target: Path) -> None:
             figure.savefig(target, metadata=_NO_STAMP[".png"])
@@ -324,13 +330,18 @@ def _draw_timeline(panels: Sequence[Axes], story: Timeline) -> None:
     rank = "" if np.isnan(story.correlation) else f": ρ = {story.correlation:.2f}"
     against.set_title("rank correlation" + rank)
 
+    _draw_speeds(curves, story, "the result")
+
+
+def _draw_speeds(curves: Axes, story: Timeline, aim: str) -> None:
+    """Draw how fast x0_hat nears its aim in each third of the gradients, beside the schedule."""
     found = story.progress
     middle, width = (found.t[1:] + found.t[:-1]) / 2, -np.diff(found.t)
     for name, colour in (("low", "#6a7fd0"), ("middle", "#21918c"), ("high", "#d95f02")):
         curves.plot(middle, found.speed(name) / width, color=colour, label=f"{name} gradient")
         curves.plot(middle, found.beta[name] / width, color=colour, ls=":")
-    curves.set(xlim=(1, 0), xlabel="t, from the start of the run to its end")
-    curves.set_title(r"speed of $\hat{x}_0$ (SSIM to the result); dotted: β(t; τ) / M")
+    curves.set(xlim=(1, 0), xlabel="t (dotted: β(t; τ) / M)")
+    curves.set_title(rf"speed of SSIM($\hat{{x}}_0$, {aim})")
     curves.legend(fontsize=8, framealpha=0)
 
 

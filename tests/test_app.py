@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
+import time
+import zipfile
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import pytest
 from conftest import synthetic_photo
-from PIL import Image
+from PIL import Image, ImageCms
 
 import app
+from asyncdsb import cli
 from asyncdsb.masks import make_mask
 from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.record import load_map
 from asyncdsb.restoration import Settings
 from asyncdsb.schedule import STRATEGIES
 
@@ -24,13 +29,18 @@ PAGE = Path(payload.__file__).parent
 
 
 @pytest.fixture
-def steps_of(tiny_pipe):
-    return lambda *args: session.run_steps(tiny_pipe, *args)
+def engine(tiny_pipe):
+    return session.Engine(
+        lambda *args: session.predict_maps(tiny_pipe, *args),
+        lambda *args: session.run_steps(tiny_pipe, *args),
+        session.Pace(),
+    )
 
 
-@pytest.fixture
-def predict(tiny_pipe):
-    return lambda *args: session.predict_maps(tiny_pipe, *args)
+def values(**change: object) -> list[object]:
+    """The page's controls at their defaults but for these."""
+    defaults = {name: getattr(Settings(), name) for name in session.SETTINGS}
+    return list((defaults | {"temperature": 0.5} | change).values())
 
 
 def photograph(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
@@ -198,20 +208,20 @@ def test_page_files_name_no_other_host():
         ({"sampler": "euler"}, "sampler"),
         ({"strategy": "outward"}, "strategy"),
         ({"strategy": None}, "strategy"),
+        ({"strategy": "painted"}, "Paint the order"),
+        ({"eta": 1.5}, "eta"),
+        ({"grid": "random"}, "time grid"),
+        ({"temperature": -0.1}, "temperature"),
     ],
 )
 def test_settings_are_refused(change, message):
-    values = {"tau_min": 0.2, "tau_max": 0.5, "steps": 20, "sampler": "posterior"}
-    values |= {"strategy": "gradient", "seed": 0} | change
     with pytest.raises(ValueError, match=message):
-        session.read_settings(**values)
+        session.read_settings(values(**change))
 
 
 def test_defaults_are_the_packages():
-    defaults = Settings()
-    values = (getattr(defaults, name) for name in
-              ("tau_min", "tau_max", "steps", "sampler", "strategy", "seed"))  # fmt: skip
-    assert session.read_settings(*values) == defaults
+    assert {*session.SETTINGS} == {field.name for field in dataclasses.fields(Settings)}
+    assert session.read_settings(values()) == Settings(temperature=0.5)
 
 
 def test_large_photo_is_refused(tmp_path, monkeypatch):
@@ -228,15 +238,17 @@ def test_missing_weights_are_explained():
     model = session.Model(load)
     with pytest.raises(ValueError, match="could not be loaded: weights not found"):
         model.get()
-    *_, last = handlers.on_load(model)
+    *_, last = handlers.on_load(model, {})
     assert "No model" in last["model"] and "weights not found" in last["status"]
 
 
 def test_loaded_model_offers_its_samplers(tiny_pipe):
-    first, last = handlers.on_load(session.Model(lambda: tiny_pipe))
+    first, last = handlers.on_load(session.Model(lambda: tiny_pipe), {})
     assert "Loading" in first["model"] and "ready" in last["model"]
     assert last["sampler"]["choices"] == list(tiny_pipe.samplers)
-    assert last["sampler"]["value"] in tiny_pipe.samplers
+    assert last["temperature"] == tiny_pipe.config.temperature
+    *_, last = handlers.on_load(session.Model(lambda: tiny_pipe), {"temperature": "0.7"})
+    assert "temperature" not in last, "the address says it"
 
 
 # Handlers
@@ -261,7 +273,7 @@ def test_bad_photo_is_refused(tmp_path, content):
         handlers.on_photo(str(path))
 
 
-def test_examples_are_ready_to_use(predict):
+def test_examples_are_ready_to_use(engine):
     examples = handlers.find_examples(app.EXAMPLES)
     assert len(examples) >= 4
     with_mask = [example for example in examples if example.mask_path.exists()]
@@ -272,10 +284,10 @@ def test_examples_are_ready_to_use(predict):
         assert mask is None or (mask.shape == (image.height, image.width) and 0 < mask.mean() < 0.5)
     shown = handlers.on_example(examples, 0)
     assert shown["photo"].path == str(examples[0].path)
-    maps = handlers.on_preview(predict, shown["photo"], shown["layer"], None)
+    maps = handlers.on_preview(engine, shown["photo"], shown["layer"], None)
     assert maps["tau"]["orders"]
     bare = handlers.on_example(examples, len(examples) - 1)
-    assert handlers.on_preview(predict, bare["photo"], bare["layer"], None) == handlers.NO_MAPS
+    assert handlers.on_preview(engine, bare["photo"], bare["layer"], None) == handlers.NO_MAPS
 
 
 @pytest.mark.parametrize("index", [-1, 99, None, "0"])
@@ -284,12 +296,12 @@ def test_unknown_example_is_refused(index):
         handlers.on_example(handlers.find_examples(app.EXAMPLES), index)
 
 
-def test_preset_masks(predict, tmp_path):
+def test_preset_masks(engine, tmp_path):
     photo, _ = opened(saved(photograph(200, 160), tmp_path / "a.png"))
     masks = []
     for kind, drawn in (("narrow", 0), ("narrow", 1), ("narrow", 1), ("center", 5)):
         shown = handlers.on_preset(kind, photo, drawn)
-        maps = handlers.on_preview(predict, photo, shown["layer"], None)
+        maps = handlers.on_preview(engine, photo, shown["layer"], None)
         assert shown["drawn"] == drawn + 1 and maps["gradient"]
         masks.append(canvas.layer_mask(shown["editor"]["layers"][0], photo.size))
     assert (masks[0] != masks[1]).any() and (masks[1] == masks[2]).all()
@@ -309,26 +321,28 @@ def test_mask_from_a_file(tmp_path):
         handlers.on_mask_file(mask, None)
 
 
-def test_preview_follows_the_mask(predict, tmp_path):
+def test_preview_follows_the_mask(engine, tmp_path):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     value = painted(image, hole_in(image))
-    update = handlers.on_preview(predict, photo, value, None)
+    update = handlers.on_preview(engine, photo, value, None)
     assert update["gradient"] and update["tau"]
-    assert handlers.on_preview(predict, photo, value, update["seen"]) == {}
+    assert handlers.on_preview(engine, photo, value, update["seen"]) == {}
     blank = painted(image)
-    assert handlers.on_preview(predict, photo, blank, update["seen"]) == handlers.NO_MAPS
+    assert handlers.on_preview(engine, photo, blank, update["seen"]) == handlers.NO_MAPS
     assert handlers.on_clear()["photo"] is None
 
 
-def restore(steps_of, photo, layer, beside=False, steps=3, strategy="gradient", seed=0):
+def restore(
+    engine, photo, layer, *, order="", beside=False, seeds=1, steps=3, strategy="gradient", seed=0
+):
     """Press Restore with these settings."""
-    values = (0.2, 0.5, steps, "posterior", strategy, seed)
-    return handlers.on_restore(steps_of, photo, layer, beside, *values)
+    given = values(steps=steps, strategy=strategy, seed=seed)
+    return handlers.on_restore(engine, photo, layer, order, beside, seeds, *given)
 
 
 @pytest.mark.parametrize("size", [(96, 64), (900, 700)])
-def test_restore(steps_of, tmp_path, size, monkeypatch):
+def test_restore(engine, tmp_path, size, monkeypatch):
     """One update per step, then the result at the photo's own size, identical outside the hole."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -336,7 +350,7 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
     image = photograph(*size)
     photo, _ = opened(saved(image, tmp_path / "holiday.png"))
     layer = painted(image, hole_in(image))
-    run = restore(steps_of, photo, layer, steps=3, seed=7)
+    run = restore(engine, photo, layer, steps=3, seed=7)
     updates = [next(run) for _ in range(7)]
     start, *frames, done, after = updates
     assert start["stop"] == {"interactive": True} and start["result"]["value"] is None
@@ -364,41 +378,222 @@ def test_restore(steps_of, tmp_path, size, monkeypatch):
     assert not list(scratch.iterdir()), "files are left behind"
 
 
-def test_i2sb_is_run_beside_with_the_same_seed(steps_of, tmp_path):
+def test_i2sb_is_run_beside_with_the_same_seed(engine, tmp_path):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     layer = painted(image, hole_in(image))
-    updates = list(restore(steps_of, photo, layer, beside=True, steps=2, seed=5))
-    result = next(update for update in updates if "result" in update and "Done" in update["status"])
-    assert result["stop"] == {"interactive": True}, "the second run can be stopped"
+    updates = list(restore(engine, photo, layer, beside=True, steps=2, seed=5))
+    result = next(update for update in updates if "The result is ready" in update.get("status", ""))
+    assert result["result"]["value"] and result["stop"] == {"interactive": True}, (
+        "the second run can be stopped"
+    )
     *_, last = updates
     assert last["stop"] == {"interactive": False} and "both schedules" in last["status"]
-    ours, other = last["film"]["frames"], last["film"]["other"]
+    film = updates[-2]["film"]
+    ours, other = film["frames"], film["other"]
     assert [frame["t"] for frame in ours] == [frame["t"] for frame in other] == [1, 0.5, 0]
     # One start, for the noise is the same, and two ends.
     assert ours[0]["x_t"] == other[0]["x_t"] and ours[-1]["x_t"] != other[-1]["x_t"]
-    alone = list(restore(steps_of, photo, layer, steps=2, seed=5))
+    alone = list(restore(engine, photo, layer, steps=2, seed=5))
     assert next(u for u in alone if u.get("film"))["film"]["frames"] == ours
 
 
+def test_further_seeds_are_shown_beside_one_another(engine, tmp_path):
+    image = photograph()
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    layer = painted(image, hole_in(image))
+    shown = []
+    for update in restore(engine, photo, layer, seeds=3, steps=1, seed=session.MAX_SEED - 1):
+        if update.get("seeds_view"):
+            shown.append([np.asarray(Image.open(path)) for path, _ in update["seeds_view"]])
+            names = [name for _, name in update["seeds_view"]]
+    assert [len(pictures) for pictures in shown] == [1, 2, 3]
+    assert names == [f"seed {session.MAX_SEED - 1}", f"seed {session.MAX_SEED}", "seed 0"]
+    first, second, third = shown[-1]
+    assert (first != second).any() and (second != third).any()
+    assert update["restore"] == {"interactive": True} and "to" in update["status"]
+    with pytest.raises(ValueError, match="1 to 6 for seeds"):
+        list(restore(engine, photo, layer, seeds=7))
+
+
+def order_text(order: np.ndarray) -> str:
+    """A painted order as the browser sends it."""
+    data = base64.b64encode(order.astype(np.uint8).tobytes()).decode()
+    return json.dumps({"width": order.shape[1], "height": order.shape[0], "data": data})
+
+
+def test_painted_order(engine, tmp_path):
+    """What is painted white has its clock at tau_max, whatever the gradient says."""
+    image = photograph(200, 120)
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    order = np.zeros((30, 50))
+    order[:, 25:] = 255
+    tau = session.read_settings(
+        values(strategy="painted", tau_min=0.1, tau_max=0.9),
+        session.read_order(order_text(order), image.size),
+    ).strategy
+    assert tau.shape == (120, 200) and tau.dtype == np.float32
+    np.testing.assert_allclose(tau[:, :90], 0.1, atol=1e-5)
+    np.testing.assert_allclose(tau[:, 110:], 0.9, atol=1e-5)
+    layer = painted(image, hole_in(image))
+    results = []
+    for shown in (order, 255 - order):
+        run = restore(engine, photo, layer, strategy="painted", order=order_text(shown), steps=3)
+        done = next(update for update in run if update.get("run"))
+        results.append(np.asarray(done["compare"][1]))
+        assert done["run"].record["strategy"] == "painted"
+    assert (results[0] != results[1]).any()
+    with pytest.raises(ValueError, match="Paint the order"):
+        list(restore(engine, photo, layer, strategy="painted"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[]", "7", '{"width": 2}', '{"width": 0, "height": 2, "data": ""}',
+        '{"width": 2, "height": 2, "data": "AAA="}', '{"width": 9999, "height": 1, "data": ""}',
+        '{"width": 1e400, "height": 2, "data": "AA=="}', '{"width": 1, "height": 1, "data": "?"}',
+        "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_bad_painted_orders_are_refused(text):
+    with pytest.raises(ValueError, match="expected a painted order"):
+        session.read_order(text, (10, 10))
+
+
+@pytest.mark.parametrize("strategy", ["gradient", "painted"])
+def test_all_files_give_the_same_picture_again(engine, tiny_weights, tmp_path, strategy):
+    """The archive's mask and settings, the photo and the command line: the same bytes."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = photograph(300, 200)
+    photo, _ = opened(saved(image, tmp_path / "a.png", icc_profile=profile))
+    layer = painted(image, make_mask("wide", (200, 300), seed=1))
+    order = order_text(np.linspace(0, 255, 40 * 60).reshape(40, 60))
+    run = restore(engine, photo, layer, strategy=strategy, order=order, steps=2, seed=11)
+    archive = None
+    for update in run:
+        if update.get("run"):
+            files = (update[name]["value"] for name in ("result", "animation"))
+            packing = handlers.on_files(engine, update["run"], *files)
+            content = Path(next(packing)["bundle"]).read_bytes()
+            archive = zipfile.ZipFile(io.BytesIO(content))
+    names = set(archive.namelist())
+    assert names >= {"restored.png", "mask.png", "settings.json", "gradient.npy", "tau.npy"}
+    archive.extractall(tmp_path)
+    arguments = [tmp_path / "a.png", tmp_path / "mask.png", "-o", tmp_path / "again.png"]
+    arguments += ["--settings", tmp_path / "settings.json", "--weights", tiny_weights, "--quiet"]
+    assert cli.main(["inpaint", *map(str, arguments)]) == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "restored.png").read_bytes()
+    tau = np.load(tmp_path / "tau.npy")
+    assert tau.shape == (200, 300) and 0.19999 < tau.min() and tau.max() < 0.50001
+    np.testing.assert_allclose(load_map(tmp_path / "tau.png", (300, 200)), tau, atol=1e-5)
+
+
+def test_files_need_a_run(engine):
+    with pytest.raises(ValueError, match="Restore something first"):
+        list(handlers.on_files(engine, None, None, None))
+    with pytest.raises(ValueError, match="Restore something first"):
+        handlers.on_reuse(None)
+
+
+def test_the_result_can_be_edited_again(tmp_path):
+    path = saved(photograph(), tmp_path / "a-restored.png")
+    update = handlers.on_reuse(path)
+    assert update["photo"].path == path and update["link"] == {"example": None, "mask": None}
+
+
+def test_masks_are_edited(tmp_path):
+    image = photograph(200, 160)
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    layer = painted(image, hole_in(image))
+    before = canvas.layer_mask(layer, photo.size)
+    found = {}
+    for edit in canvas.EDITS:
+        shown = handlers.on_edit(edit, photo, layer)
+        found[edit] = canvas.layer_mask(shown["layer"], photo.size)
+    assert (found["invert"] == ~before).all()
+    assert (found["grow"] >= before).all() and found["grow"].sum() > before.sum()
+    assert (found["shrink"] <= before).all() and found["shrink"].sum() < before.sum()
+    # There and back is the same for a shape without thin parts.
+    grown = painted(image, found["grow"])
+    again = handlers.on_edit("shrink", photo, grown)
+    assert (canvas.layer_mask(again["layer"], photo.size) != before).mean() < 0.02
+    blank = painted(image)
+    with pytest.raises(ValueError, match="Paint a hole first"):
+        handlers.on_edit("grow", photo, blank)
+    with pytest.raises(ValueError, match="Open a photo"):
+        handlers.on_edit("grow", None, None)
+    dot = np.zeros((160, 200), bool)
+    dot[80, 100] = True
+    with pytest.raises(ValueError, match="Nothing of the hole"):
+        handlers.on_edit("shrink", photo, painted(image, dot))
+
+
+def test_a_link_opens_what_it_was_copied_from():
+    examples = handlers.find_examples(app.EXAMPLES)
+    name = examples[-1].path.stem
+    query = {"example": name, "mask": "narrow-3", "tau_max": "0.9", "steps": "7", "sampler": "ode"}
+    update = handlers.on_link(examples, query)
+    assert (update["tau_max"], update["steps"], update["sampler"]) == (0.9, 7, "ode")
+    assert update["photo"].example == name
+    assert update["link"] == {"example": name, "mask": "narrow-3"}
+    width, height = update["photo"].size
+    mask = canvas.layer_mask(update["layer"], (width, height))
+    assert (mask == make_mask("narrow", (height, width), seed=3)).mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"steps": "nan"}, {"steps": "1e99"}, {"tau_min": "2"}, {"sampler": "<script>"},
+        {"strategy": "painted"}, {"seed": "-1"}, {"example": "../../etc/passwd"},
+        {"mask": "center-1"}, {"grid": ""}, {"other": "1"}, {"seed": "٣x"},
+    ],
+)  # fmt: skip
+def test_what_a_link_may_not_say_is_left_out(query):
+    assert handlers.on_link(handlers.find_examples(app.EXAMPLES), query) == {}
+
+
+def test_a_link_keeps_the_range_in_order():
+    examples = handlers.find_examples(app.EXAMPLES)
+    update = handlers.on_link(examples, {"tau_min": "0.8", "tau_max": "0.3"})
+    assert update == {"tau_max": 0.3}
+    assert handlers.on_link(examples, {"tau_min": "0.8"}) == {}
+
+
+def test_pace_tells_how_long_a_step_takes(tiny_pipe):
+    pace = session.Pace()
+    assert pace.of_step(100) is None
+    pace.learn(3.0, 0, 100)
+    assert pace.of_step(100) is None
+    pace.learn(3.0, 6, 100)
+    assert pace.of_step(200) == pytest.approx(1.0)
+    model = session.Model(lambda: tiny_pipe)
+    for _ in range(100):
+        if model.pace.of_step(1):
+            break
+        time.sleep(0.1)
+    assert 0 < model.pace.of_step(256**2) < 60
+
+
 @pytest.mark.parametrize("everything", [False, True])
-def test_restore_refuses(steps_of, tmp_path, everything):
+def test_restore_refuses(engine, tmp_path, everything):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     value = painted(image, np.full((64, 96), everything))
-    run = restore(steps_of, photo, value)
+    run = restore(engine, photo, value)
     update = next(run)
     assert update["restore"] == {"interactive": True} and "mask" in update["status"]
     with pytest.raises(ValueError, match="mask"):
         next(run)
 
 
-def test_restore_needs_a_photo(steps_of):
-    run = restore(steps_of, None, None)
+def test_restore_needs_a_photo(engine):
+    run = restore(engine, None, None)
     assert "Open a photo" in next(run)["status"]
 
 
-def test_stopped_run_leaves_no_files(steps_of, tmp_path, monkeypatch):
+def test_stopped_run_leaves_no_files(engine, tmp_path, monkeypatch):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     layer = painted(image, hole_in(image))
@@ -406,8 +601,8 @@ def test_stopped_run_leaves_no_files(steps_of, tmp_path, monkeypatch):
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     # Closed in the middle, then with the result on its way.
-    for updates, files in ((3, 0), (5, 1)):
-        run = restore(steps_of, photo, layer, steps=2, strategy="uniform")
+    for updates, files in ((3, 1), (5, 1)):
+        run = restore(engine, photo, layer, steps=2, strategy="uniform")
         for _ in range(updates):
             next(run)
         assert len(list(scratch.iterdir())) == files
@@ -439,11 +634,11 @@ def with_alpha(image: Image.Image) -> Image.Image:
         (lambda image: image.convert("L"), "a.tif"),
     ],
 )
-def test_inpaint_takes_every_kind_of_file(steps_of, tmp_path, convert, name):
+def test_inpaint_takes_every_kind_of_file(engine, tmp_path, convert, name):
     image = photograph()
     photo = saved(convert(image), tmp_path / name)
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
-    run = handlers.inpaint(steps_of, photo, mask, 0.2, 0.5, 1, "posterior", "gradient", 3)
+    run = handlers.inpaint(engine, photo, mask, *values(steps=1, seed=3))
     path, settings = next(run)
     with Image.open(path) as result:
         assert result.size == image.size and result.mode == "RGB"
@@ -462,7 +657,7 @@ def test_inpaint_takes_every_kind_of_file(steps_of, tmp_path, convert, name):
         ("gone.png", "mask.png", "no such file"),
     ],
 )
-def test_inpaint_refuses(steps_of, tmp_path, photo, mask, message):
+def test_inpaint_refuses(engine, tmp_path, photo, mask, message):
     image = photograph()
     image.save(tmp_path / "a.png")
     Image.fromarray(hole_in(image)).save(tmp_path / "mask.png")
@@ -471,7 +666,7 @@ def test_inpaint_refuses(steps_of, tmp_path, photo, mask, message):
     (tmp_path / "text.png").write_text("nothing to see")
     files = [str(tmp_path / name) if name else None for name in (photo, mask)]
     with pytest.raises(ValueError, match=message):
-        list(handlers.inpaint(steps_of, *files, 0.2, 0.5, 1, "posterior", "gradient", 0))
+        list(handlers.inpaint(engine, *files, *values(steps=1)))
 
 
 # Wiring
@@ -514,7 +709,8 @@ def test_page_is_built(tiny_pipe):
     assert list(named) == ["/inpaint"]
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
     assert names == [
-        "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed"
+        "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta",
+        "grid", "temperature", "order",
     ]  # fmt: skip
 
 

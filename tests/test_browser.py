@@ -5,6 +5,8 @@ The tests share one open page, as a visit does, and each begins by opening a pho
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import os
 import re
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -395,11 +398,144 @@ def test_an_example_without_a_hole_can_be_painted(page):
     assert 0.002 < hole_shown(page).mean() < 0.1
 
 
+def open_more(page) -> None:
+    """Unfold the settings that few need."""
+    if not page.locator("#beside").is_visible():
+        page.click("#more > button")
+    page.wait_for_selector("#beside", state="visible")
+
+
+def test_several_seeds_are_shown_together(page, photo):
+    open_photo(page, photo)
+    page.get_by_role("button", name="Narrow").click()
+    page.wait_for_selector("#tau .filled canvas")
+    assert "takes about" in page.inner_text("#estimate")
+    set_slider(page, "steps", 2)
+    open_more(page)
+    set_slider(page, "seeds", 3)
+    page.click("#restore")
+    wait_for_status(page, "seed 0 to 2")
+    page.wait_for_function("document.querySelectorAll('#seeds-view .thumbnail-item').length === 3")
+    assert page.locator("#seeds-view").is_visible()
+    set_slider(page, "seeds", 1)
+
+
+def test_order_is_painted_on_the_heatmap(page, photo):
+    """A stroke of the mouse makes its pixels early, is kept for the run, and can be taken back."""
+    open_photo(page, photo)
+    page.get_by_role("button", name="Center").click()
+    page.wait_for_selector("#tau .filled canvas")
+    page.get_by_role("radio", name="inward").check(force=True)
+    page.get_by_role("radio", name="painted").check(force=True)
+    page.wait_for_selector("#tau .order-brush", state="visible")
+    before = tau_pixels(page)
+    box = page.locator("#tau canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 20, y)
+    page.mouse.down()
+    page.mouse.move(x + 20, y, steps=5)
+    page.mouse.up()
+    after = tau_pixels(page)
+    height, width = after.shape[:2]
+    early = viz.colour_table("viridis")[round(255 * 0.5)]
+    # Inward, the middle comes last; where the stroke went it comes first now.
+    assert (after[height // 2, width // 2, :3] == early).all()
+    assert (before[height // 2, width // 2, :3] != early).any()
+    share = (after != before).any(-1).mean()
+    assert 0.01 < share < 0.2
+    set_slider(page, "steps", 2)
+    page.click("#restore")
+    wait_for_status(page, "Done")
+    with page.expect_download() as waiting:
+        page.click("#files")
+    with zipfile.ZipFile(waiting.value.path()) as archive:
+        assert json.loads(archive.read("settings.json"))["strategy"] == "tau.png"
+        tau = np.load(io.BytesIO(archive.read("tau.npy")))
+    assert tau.shape == (SIZE[1], SIZE[0]) and tau[120, 160] == pytest.approx(0.5, abs=0.01)
+    page.get_by_role("button", name="Reset", exact=True).click()
+    assert (tau_pixels(page) != after).any()
+    page.get_by_role("radio", name="gradient").check(force=True)
+    page.wait_for_selector("#tau .order-brush", state="hidden")
+
+
+def test_mask_is_grown_and_inverted_and_the_result_edited(page, photo):
+    open_photo(page, photo)
+    page.get_by_role("button", name="Center").click()
+    page.wait_for_selector("#tau .filled canvas")
+    centre = hole_shown(page)
+    page.click("#grow")
+    grown = wait_for_another_hole(page, centre.mean())
+    assert grown[centre].all() and grown.mean() < 0.35
+    page.click("#invert")
+    inverted = wait_for_another_hole(page, grown.mean())
+    assert (inverted == ~grown).mean() > 0.97
+    page.click("#invert")
+    wait_for_another_hole(page, inverted.mean())
+    set_slider(page, "steps", 1)
+    page.click("#restore")
+    wait_for_status(page, "Done")
+    page.click("#reuse")
+    wait_for_status(page, "mask_is_grown_and_inverted_and_the_result_edited-restored.png")
+    page.wait_for_selector("#tau .filled", state="detached")
+    page.get_by_role("button", name="Narrow").click()
+    page.wait_for_selector("#tau .filled canvas")
+
+
+def test_a_link_reproduces_the_picture(page, server):
+    """The address after a run opens the same example, hole and settings: the same file."""
+    page.locator("[data-example]").last.click()
+    wait_for_status(page, "Paint over")
+    page.get_by_role("button", name="Wide").click()
+    page.wait_for_selector("#tau .filled canvas")
+    set_slider(page, "steps", 3)
+    set_slider(page, "tau-max", 0.8)
+
+    def result(visit) -> bytes:
+        visit.click("#restore")
+        wait_for_status(visit, "Done")
+        with visit.expect_download() as waiting:
+            visit.click("#result")
+        return Path(waiting.value.path()).read_bytes()
+
+    ours = result(page)
+    link = page.url
+    assert "tau_max=0.8" in link and "mask=wide-" in link
+    visit = page.context.browser.new_page(accept_downloads=True)
+    try:
+        visit.set_default_timeout(PATIENCE)
+        visit.on("request", lambda request: page.requests.append(request.url))
+        visit.goto(link)
+        visit.wait_for_selector("#tau .filled canvas")
+        assert visit.input_value("#tau-max input[type=number]") == "0.8"
+        assert result(visit) == ours
+    finally:
+        visit.close()
+    # A stroke makes it another hole, which has no name.
+    paint(page, (40, 60), (110, 60))
+    page.wait_for_function("() => !location.search.includes('mask=')")
+    assert "example=" in page.evaluate("() => location.search")
+    page.get_by_role("button", name="Regular hole", exact=True).click()
+
+
+def test_explanation_moves(page):
+    page.click("#about > button")
+    canvas = page.locator("#story canvas.own")
+    canvas.wait_for(state="visible")
+    before = canvas.evaluate("(canvas) => canvas.toDataURL()")
+    slider = page.locator("#story input[type=range]")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert canvas.evaluate("(canvas) => canvas.toDataURL()") != before
+    assert page.inner_text("#story output") in ("t = 0.00 T", "t = 1.00 T")
+    page.click("#about > button")
+
+
 def test_i2sb_beside(page, photo):
     open_photo(page, photo)
     page.get_by_role("button", name="Wide").click()
     page.wait_for_selector("#tau .filled canvas")
     set_slider(page, "steps", 3)
+    open_more(page)
     page.locator("#beside input").check()
     page.click("#restore")
     wait_for_status(page, "both schedules")
@@ -464,7 +600,9 @@ def test_everything_fits_one_laptop_screen(page, photo):
     page.set_viewport_size({"width": 1440, "height": 900})
     page.evaluate("() => window.scrollTo(0, 0)")
     page.get_by_role("radio", name="Live").check(force=True)
-    for name in ("editor", "gradient", "tau", "tau-min", "tau-max", "restore", "frame"):
+    if page.locator("#beside").is_visible():
+        page.click("#more > button")
+    for name in ("editor", "gradient", "tau", "tau-min", "tau-max", "restore", "frame", "reuse"):
         box = page.locator(f"#{name}").bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= 900, (name, box)
         assert box["x"] >= 0 and box["x"] + box["width"] <= 1440, (name, box)

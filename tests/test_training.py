@@ -130,7 +130,7 @@ def test_the_perceptual_loss_pulls_towards_the_truth(runs, photos):
 def bridge_args(runs, photos) -> argparse.Namespace:
     weights = str(runs / "at_once" / "gradient" / "weights")
     return argparse.Namespace(
-        seed=0, data=[str(photos)], device="cpu", gradient=weights, init=None, val=None
+        seed=0, data=[str(photos)], shares=None, device="cpu", gradient=weights, init=None, val=None
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from asyncdsb.data import PhotoBank
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
+from train.augment import augmented
 from train.presets import BridgePreset, Preset
 
 AREA = (0.01, 0.75)
@@ -89,13 +90,19 @@ class Batches:
         data: folders or tar shards of photos.
         seed: of everything drawn.
         device: where photos and masks live.
+        shares: relative frequency of each of ``data``, see :class:`asyncdsb.data.PhotoBank`.
     """
 
     def __init__(
-        self, preset: Preset, data: list[str | Path], seed: int, device: torch.device | str
+        self,
+        preset: Preset,
+        data: list[str | Path],
+        seed: int,
+        device: torch.device | str,
+        shares: list[float] | None = None,
     ):
         self.preset, self.seed = preset, seed
-        self.photos = PhotoBank(data, preset.short_sides, device)
+        self.photos = PhotoBank(data, preset.short_sides, device, shares)
         sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
         self.masks = {
             side: MaskBank(
@@ -129,7 +136,8 @@ class Batches:
     ) -> tuple[Tensor, Tensor]:
         """Photos (count, 3, side, side) in [-1, 1] and masks (count, 1, side, side)."""
         side = side or self.preset.size
-        return self.photos.crops(count, side, generator), self.masks[side].draw(count, generator)
+        crops = augmented(self.photos.crops(count, side, generator), self.preset.augment, generator)
+        return crops, self.masks[side].draw(count, generator)
 
 
 def draw_times(preset: BridgePreset, count: int, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ python -m train.bridge --preset cpu --data PHOTOS --gradient runs/gradient/weigh
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,11 +58,13 @@ class BridgeTrainer:
     def __init__(self, preset: BridgePreset, args: argparse.Namespace):
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
-        self.batches = Batches(preset, args.data, args.seed, args.device)
+        self.batches = Batches(preset, args.data, args.seed, args.device, args.shares)
         self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
         self.completion.to(self.device)
         if args.init:
             self.model = load_weights(args.init, "bridge")[0].train()
+            added = [c for c in preset.model.conditions if c not in self.model.config.conditions]
+            self.model = with_conditions(self.model, added)
         else:
             self.model = BridgeDenoiser(preset.model)
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -196,6 +198,30 @@ class BridgeTrainer:
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged denoiser."""
         save_weights(folder, self.ema.module, training)
+
+
+def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:
+    """A denoiser that also sees other conditions, which change nothing before it is trained.
+
+    Args:
+        model: a trained denoiser.
+        names: out of :data:`asyncdsb.denoiser.CONDITIONS`, those that it does not see yet.
+
+    Returns:
+        The model itself if there are none, else a new one.
+    """
+    if not names:
+        return model
+    config = replace(model.config, conditions=(*model.config.conditions, *names))
+    wider = BridgeDenoiser(config).train(model.training)
+    state = wider.state_dict()
+    for name, old in model.state_dict().items():
+        # The new channels come last wherever the input enters.
+        new = torch.zeros_like(state[name])
+        new[tuple(slice(n) for n in old.shape)] = old
+        state[name] = new
+    wider.load_state_dict(state)
+    return wider
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -34,7 +34,7 @@ class GradientTrainer:
     def __init__(self, preset: GradientPreset, args: argparse.Namespace):
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
-        self.batches = Batches(preset, args.data, args.seed, args.device)
+        self.batches = Batches(preset, args.data, args.seed, args.device, args.shares)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
         self.model = GradientCompletion(preset.model).to(self.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)

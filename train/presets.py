@@ -28,6 +28,8 @@ class Preset:
             from a larger one a random window is cut, which keeps the width of strokes.
         mask_weights: relative frequency of each of :data:`asyncdsb.masks.MASK_KINDS`.
         masks: how many masks are drawn in advance.
+        augment: strength of the augmentation of colours and orientation, 0 to 1, see
+            :func:`train.augment.augmented`.
         batch: samples per step.
         large_every: every so many steps, crops have twice the side and the batch is a quarter,
             which costs the same and shows what lies further away; 0 for never.
@@ -49,6 +51,7 @@ class Preset:
     mask_canvases: tuple[int, ...] = (256,)
     mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)
     masks: int = 20_000
+    augment: float = 0.0
     batch: int = 32
     large_every: int = 0
     steps: int = 20_000
@@ -252,8 +255,8 @@ BRIDGE_PRESETS = {
     ),
     # For --init with weights of "cpu" or its own: their network, a perceptual term.
     "cpu-finish": BridgePreset(
-        **_ON_CPU | {"validate_every": 900},
-        model=BridgeConfig(unet=_CPU),
+        **_ON_CPU | {"validate_every": 900, "augment": 0.7},
+        model=BridgeConfig(unet=_CPU, conditions=("mask", "gradient", "fill", "x1", "telea")),
         steps=900,
         lr=4e-4,
         warmup=50,

@@ -98,6 +98,12 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
     options.add_argument("--preset", choices=presets, default="shipped")
     options.add_argument("--data", nargs="+", required=True, help="folders or tar shards of photos")
+    options.add_argument(
+        "--shares",
+        nargs="+",
+        type=float,
+        help="relative frequency of each of --data; without, every photo counts the same",
+    )
     options.add_argument("--val", nargs="+", help="held-out photos, scored at intervals")
     options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
     options.add_argument("--seed", type=int, default=0)
@@ -125,7 +131,12 @@ def describe(out: Path, preset: Preset, args: argparse.Namespace) -> None:
     Raises:
         ValueError: if the folder holds a run of another configuration.
     """
-    config = {"preset": dataclasses.asdict(preset), "data": args.data, "seed": args.seed}
+    config = {
+        "preset": dataclasses.asdict(preset),
+        "data": args.data,
+        "shares": args.shares,
+        "seed": args.seed,
+    }
     # Length may be changed when a run is taken up again; all else would make it another run.
     text = json.dumps(config, indent=2, sort_keys=True)
     path = out / "config.json"
@@ -151,6 +162,7 @@ def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -
         "minutes": round(seconds / 60, 1),
         "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
         "photos": [Path(path).name for path in args.data],
+        **({"shares": args.shares} if args.shares else {}),
     }
 
 

@@ -77,6 +77,39 @@ def layer_mask(layer: Image.Image | None, size: tuple[int, int]) -> np.ndarray:
     return _resize_mask(painted[top : top + height, left : left + width], size)
 
 
+EDITS = ("invert", "grow", "shrink")
+"""What can be done to a mask as a whole."""
+
+GROWTH = 4
+"""Pixels of the canvas by which a mask grows or shrinks at a time."""
+
+
+def edit_mask(mask: np.ndarray, edit: str) -> np.ndarray:
+    """Invert, grow or shrink a mask.
+
+    Args:
+        mask: bool (H, W) at the canvas's scale.
+        edit: one of :data:`EDITS`.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        ValueError: another edit, or nothing left.
+    """
+    if edit not in EDITS:
+        raise ValueError(f"expected an edit out of {', '.join(EDITS)}, got {edit!r}")
+    if edit == "invert":
+        edited = ~mask
+    else:
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GROWTH + 1,) * 2)
+        change = cv2.dilate if edit == "grow" else cv2.erode
+        edited = change(mask.astype(np.uint8), disc) > 0
+    if not edited.any():
+        raise ValueError("Nothing of the hole would be left.")
+    return edited
+
+
 def _backdrop(photo: Image.Image) -> Image.Image:
     """Fill the canvas with the photograph, blurred and faded to grey."""
     blurred = photo.resize((12, 12), Image.Resampling.BOX)

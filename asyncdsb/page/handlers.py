@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from PIL import Image
 from asyncdsb import viz
 from asyncdsb.analysis import timeline
 from asyncdsb.images import read_mask
-from asyncdsb.masks import make_mask
-from asyncdsb.page import canvas, payload, session
+from asyncdsb.masks import MASK_KINDS, make_mask
+from asyncdsb.page import canvas, keepsake, payload, session
+from asyncdsb.record import save_restored
 from asyncdsb.restoration import Settings
 
 TIMING_FRAMES = 40
@@ -36,10 +38,8 @@ class Props(dict):
 
 
 Update = dict[str, Any]
-Predict = Callable[[Image.Image, np.ndarray], session.Maps]
-Steps = Callable[[Image.Image, np.ndarray, Settings], Iterator[session.Step]]
 
-VIEWS = ("Live", "Before / after", "Film", "Timing")
+VIEWS = ("Live", "Compare", "Film", "Timing", "Seeds")
 """What the restoration can be looked at as."""
 
 # The parts that belong to a run, emptied when another photograph or mask comes.
@@ -48,9 +48,13 @@ NO_RUN: Update = {
     "compare": None,
     "film": None,
     "timing": None,
+    "seeds_view": None,
     "view": VIEWS[0],
+    "run": None,
     "result": Props(value=None, interactive=False),
     "animation": Props(value=None, interactive=False),
+    "files": Props(interactive=False),
+    "reuse": Props(interactive=False),
 }
 WELCOME = "Open a photo, or pick an example."
 
@@ -77,6 +81,7 @@ class Example:
     def read(self) -> tuple[session.Photo, Image.Image, np.ndarray | None]:
         """Return the photograph, its pixels, and its mask or None."""
         photo, image = session.open_photo(str(self.path))
+        photo = dataclasses.replace(photo, example=self.path.stem)
         return photo, image, read_mask(self.mask_path) if self.mask_path.exists() else None
 
 
@@ -96,14 +101,16 @@ def on_photo(path: str | None) -> Update:
 
 def on_clear() -> Update:
     """Forget the photograph when the canvas is cleared."""
-    return NO_RUN | NO_MAPS | {"photo": None, "status": payload.message(WELCOME)}
+    return NO_RUN | NO_MAPS | {"photo": None, "link": {}, "status": payload.message(WELCOME)}
 
 
 def on_example(examples: Sequence[Example], index: int) -> Update:
     """Open an example photograph."""
     if not isinstance(index, int) or not 0 <= index < len(examples):
         raise ValueError(f"expected an example 0 ... {len(examples) - 1}, got {index!r}")
-    return show(*examples[index].read())
+    example = examples[index]
+    photo, image, mask = example.read()
+    return show(photo, image, mask, example.path.stem, "own" if mask is not None else None)
 
 
 def on_mask_file(path: str | None, photo: session.Photo | None) -> Update:
@@ -118,11 +125,68 @@ def on_preset(kind: str, photo: session.Photo | None, drawn: int) -> Update:
     """Draw a mask of a kind; every press draws another one, in the same order each time."""
     image = reopen(photo)
     mask = make_mask(kind, (image.height, image.width), seed=drawn)
-    return show(photo, image, mask) | {"drawn": drawn + 1}
+    shown = show(photo, image, mask, photo.example, f"{kind}-{drawn}")
+    return shown | {"drawn": drawn + 1}
+
+
+def on_edit(edit: str, photo: session.Photo | None, layer: Image.Image | None) -> Update:
+    """Invert, grow or shrink the painted hole."""
+    image = reopen(photo)
+    # At the canvas's own scale, so that nothing is lost by going there and back.
+    mask = canvas.layer_mask(layer, canvas.fit_box(image.size)[2:])
+    if edit != "invert" and not mask.any():
+        raise ValueError("Paint a hole first.")
+    return show(photo, image, canvas.edit_mask(mask, edit), photo.example)
+
+
+def on_reuse(result: str | None) -> Update:
+    """Go on with the result as the photograph."""
+    if not result:
+        raise ValueError("Restore something first.")
+    photo, image = session.open_photo(result)
+    return show(photo, image, None)
+
+
+def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
+    """Take over settings, example and mask from the address with which the page was opened.
+
+    What the address says is not trusted: anything that is not one of the page's own choices is left
+    out.
+    """
+    update: Update = {}
+    defaults = Settings()
+    for name in session.SETTINGS:
+        if name in query:
+            value = payload.parsed(query[name])
+            values = {one: getattr(defaults, one) for one in session.SETTINGS} | {name: value}
+            values["temperature"] = values["temperature"] or 0.0
+            if name in ("tau_min", "tau_max"):
+                values |= {"tau_min": value, "tau_max": value}
+            try:
+                session.read_settings(list(values.values()))
+            except ValueError:
+                continue
+            update[name] = value
+    if not update.get("tau_min", defaults.tau_min) <= update.get("tau_max", defaults.tau_max):
+        del update["tau_min"]
+    found = [one for one in examples if one.path.stem == query.get("example")]
+    if not found:
+        return update
+    photo, image, mask = found[0].read()
+    chosen = query.get("mask", "")
+    kind, _, drawn = chosen.partition("-")
+    if kind in MASK_KINDS and drawn.isdecimal() and len(drawn) < 7:
+        mask = make_mask(kind, (image.height, image.width), seed=int(drawn))
+    elif chosen != "own":
+        mask = None
+    return update | show(photo, image, mask, photo.example, chosen if mask is not None else None)
 
 
 def on_preview(
-    predict: Predict, photo: session.Photo | None, layer: Image.Image | None, seen: int | None
+    engine: session.Engine,
+    photo: session.Photo | None,
+    layer: Image.Image | None,
+    seen: int | None,
 ) -> Update:
     """Predict the maps for the hole as it is painted now, if it has changed."""
     try:
@@ -132,11 +196,20 @@ def on_preview(
     fingerprint = hash((photo, mask.tobytes()))
     if fingerprint == seen:
         return {}
-    return format_maps(predict(image, mask), mask) | {"seen": fingerprint}
+    maps = engine.predict(image, mask)
+    return format_maps(maps, mask, engine.pace) | {"seen": fingerprint}
 
 
-def show(photo: session.Photo, image: Image.Image, mask: np.ndarray | None) -> Update:
+def show(
+    photo: session.Photo,
+    image: Image.Image,
+    mask: np.ndarray | None,
+    example: str | None = None,
+    drawn: str | None = None,
+) -> Update:
     """Put a photograph, and a mask if there is one, on the canvas.
+
+    ``example`` and ``drawn`` name them for the page's address, if they have a name.
 
     Handlers that do so are no generators: the canvas would take their answer twice and load its
     layer twice, and strokes would go to the second one, which nobody reads. The maps follow in an
@@ -150,6 +223,7 @@ def show(photo: session.Photo, image: Image.Image, mask: np.ndarray | None) -> U
         "editor": value,
         # As the canvas will hand it over, so that the mask is recognized when it comes back.
         "layer": value["layers"][0],
+        "link": {"example": example, "mask": drawn},
         "status": payload.message(f"{Path(photo.path).name}, {width} × {height}. {todo}"),
     }
     return NO_RUN | NO_MAPS | shown
@@ -163,113 +237,175 @@ def reopen(photo: session.Photo | None) -> Image.Image:
 
 
 def on_restore(
-    steps_of: Steps,
+    engine: session.Engine,
     photo: session.Photo | None,
     layer: Image.Image | None,
+    painted: str | None,
     beside: bool,
+    seeds: float,
     *values: object,
 ) -> Iterator[Update]:
-    """Restore the hole, one update per step; then once more by I2SB if it is wanted beside."""
+    """Restore the hole, one update per step; then by I2SB and with further seeds, as is wanted."""
     try:
-        settings = session.read_settings(*values)
         image, mask = session.read_pair(photo, layer)
+        settings = session.read_settings(values, session.read_order(painted, image.size))
+        seeds = session.read_count("seeds", seeds, session.MAX_SEEDS)
         yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
-        yield from _restore(steps_of, photo, image, mask, settings, bool(beside))
+        # Files are copied into the page's own cache with each update, and removed here at the end.
+        with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
+            job = _Job(engine, photo, image, mask, settings, Path(folder))
+            more = bool(beside) or seeds > 1
+            yield from job.restore(more)
+            if beside:
+                yield from job.restore_beside()
+            if seeds > 1:
+                yield from job.restore_others(seeds)
+        if more:
+            yield IDLE | {"status": payload.message(job.summary(bool(beside), seeds), "done")}
     except ValueError as error:
         yield IDLE | {"status": payload.message(str(error), "error")}
         raise
 
 
-def _restore(
-    steps_of: Steps,
-    photo: session.Photo,
-    image: Image.Image,
-    mask: np.ndarray,
-    settings: Settings,
-    beside: bool,
-) -> Iterator[Update]:
-    frames: list[session.Moment] = []
-    sent: list[dict[str, Any]] = []
-    for state in steps_of(image, mask, settings):
-        frames.append(session.Moment.of(state))
-        sent.append(payload.frame_payload(state.step, state.steps, frames[-1]))
-        update: Update = {
-            "frame": sent[-1],
-            "status": payload.message(
-                f"Step {state.step} of {state.steps}, t = {state.t:.2f} T", "busy"
-            ),
-        }
-        if state.maps:
-            maps = state.maps
-            update |= format_maps(maps, mask)
-        yield update
+class _Job:
+    """One press of Restore: the run that is shown live, and those that follow it."""
 
-    # The files are copied into the page's own cache with the update, and removed here after it.
-    with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
-        path = Path(folder, f"{photo.stem}-restored.png")
-        result = session.save_result(path, state.image, image, settings)
-        animation = viz.save_trajectory(frames, path.with_name(f"{photo.stem}-trajectory.webp"))
-        yield (BUSY if beside else IDLE) | {
-            "compare": tuple(small(picture) for picture in (image, Image.fromarray(state.image))),
-            "film": payload.film_payload(sent),
+    def __init__(
+        self,
+        engine: session.Engine,
+        photo: session.Photo,
+        image: Image.Image,
+        mask: np.ndarray,
+        settings: Settings,
+        folder: Path,
+    ):
+        self.engine, self.photo, self.image, self.mask = engine, photo, image, mask
+        self.settings, self.folder = settings, folder
+        self.frames: list[session.Moment] = []
+        self.sent: list[dict[str, Any]] = []
+        self.results: list[tuple[str, str]] = []
+
+    def restore(self, more: bool) -> Iterator[Update]:
+        """Run the bridge, one update per step, and then give the result and its story.
+
+        Args:
+            more: whether other runs follow.
+        """
+        started = time.monotonic()
+        for state in self.engine.steps_of(self.image, self.mask, self.settings):
+            self.frames.append(session.Moment.of(state))
+            self.sent.append(payload.frame_payload(state.step, state.steps, self.frames[-1]))
+            said = f"Step {state.step} of {state.steps}, t = {state.t:.2f} T"
+            update: Update = {"frame": self.sent[-1]}
+            if state.maps:
+                maps = state.maps
+                # Before the first step comes the gradient, which takes as long for any number.
+                started = time.monotonic()
+                update |= format_maps(maps, self.mask, self.engine.pace)
+            elif state.step < state.steps:
+                each = (time.monotonic() - started) / state.step
+                said += f", {payload.duration(each * (state.steps - state.step))} left"
+            yield update | {"status": payload.message(said, "busy")}
+        # The first of the evaluations was made before the first state came.
+        self.engine.pace.learn(time.monotonic() - started, state.steps - 1, maps.work)
+
+        result = self._save(state)
+        animation = viz.save_trajectory(self.frames, self.folder / f"{self._stem}-trajectory.webp")
+        said = "The result is ready." if more else self.summary()
+        yield (BUSY if more else IDLE) | {
+            "compare": tuple(small(one) for one in (self.image, Image.fromarray(state.image))),
+            "film": payload.film_payload(self.sent),
             "view": VIEWS[1],
-            "result": Props(value=str(result), interactive=True),
+            "run": session.Run.of(self.photo, self.mask, self.settings, state.settings),
+            "result": Props(value=result, interactive=True),
             "animation": Props(value=str(animation), interactive=True),
-            "status": payload.message(
-                f"Done in {state.steps} steps, seed {settings.seed}. "
-                f"The result is {image.width} × {image.height}.",
-                "done",
-            ),
+            "files": Props(interactive=True),
+            "reuse": Props(interactive=True),
+            "status": payload.message(said, "done"),
         }
         # After the result, which nobody should wait for.
-        drawn = timing(frames, maps, mask, settings, path.with_name("timing.png"))
-        yield {"timing": drawn}
-    if beside:
-        yield from _restore_beside(steps_of, image, mask, settings, sent)
+        path = self.folder / "timing.png"
+        yield {"timing": timing(self.frames, maps, self.image, self.mask, self.settings, path)}
 
+    def restore_beside(self) -> Iterator[Update]:
+        """Run the same once more with one schedule for all pixels, and show both in the film."""
+        synchronous = dataclasses.replace(
+            self.settings, tau_min=0.5, tau_max=0.5, strategy="uniform"
+        )
+        other: list[dict[str, Any]] = []
+        for state in self.engine.steps_of(self.image, self.mask, synchronous):
+            moment = session.Moment.of(state)
+            other.append(payload.frame_payload(state.step, state.steps, moment))
+            said = f"The result is ready. I²SB beside it: step {state.step} of {state.steps}"
+            yield {"status": payload.message(said, "busy")}
+        yield {"film": payload.film_payload(self.sent, other), "view": VIEWS[2]}
 
-def _restore_beside(
-    steps_of: Steps,
-    image: Image.Image,
-    mask: np.ndarray,
-    settings: Settings,
-    sent: list[dict[str, Any]],
-) -> Iterator[Update]:
-    """Run the same once more with one schedule for all pixels, and show both in the film."""
-    synchronous = dataclasses.replace(settings, tau_min=0.5, tau_max=0.5, strategy="uniform")
-    other: list[dict[str, Any]] = []
-    for state in steps_of(image, mask, synchronous):
-        moment = session.Moment.of(state)
-        other.append(payload.frame_payload(state.step, state.steps, moment))
-        said = f"The result is ready. I²SB beside it: step {state.step} of {state.steps}"
-        yield {"status": payload.message(said, "busy")}
-    yield IDLE | {
-        "film": payload.film_payload(sent, other),
-        "view": VIEWS[2],
-        "status": payload.message(
-            f"Done in {settings.steps} steps, seed {settings.seed}, both schedules. "
-            f"The result is {image.width} × {image.height}.",
-            "done",
-        ),
-    }
+    def restore_others(self, count: int) -> Iterator[Update]:
+        """Run the same with the seeds that follow, and show all results beside one another."""
+        yield {"seeds_view": self.results, "view": VIEWS[4]}
+        for number in range(1, count):
+            seed = (self.settings.seed + number) % (session.MAX_SEED + 1)
+            settings = dataclasses.replace(self.settings, seed=seed)
+            for state in self.engine.steps_of(self.image, self.mask, settings):
+                said = f"Seed {number + 1} of {count}: step {state.step} of {state.steps}"
+                yield {"status": payload.message(said, "busy")}
+            self._save(state)
+            yield {"seeds_view": self.results}
+
+    def summary(self, beside: bool = False, seeds: int = 1) -> str:
+        """Say what was done."""
+        what = f"Done in {self.settings.steps} steps, seed {self.settings.seed}"
+        what += f" to {self.settings.seed + seeds - 1}" if seeds > 1 else ""
+        what += ", both schedules" if beside else ""
+        return f"{what}: {self.image.width} × {self.image.height}."
+
+    @property
+    def _stem(self) -> str:
+        return self.photo.stem
+
+    def _save(self, state: session.Step) -> str:
+        """Write the result of a run, and keep it among those that are shown together."""
+        seed = state.settings["seed"]
+        more = f"-seed-{seed}" if self.results else ""
+        path = self.folder / f"{self._stem}-restored{more}.png"
+        profile = self.image.info.get("icc_profile")
+        save_restored(path, Image.fromarray(state.image), state.settings, profile)
+        self.results.append((str(path), f"seed {seed}"))
+        return str(path)
 
 
 def timing(
     frames: Sequence[session.Moment],
     maps: session.Maps,
+    image: Image.Image,
     mask: np.ndarray,
     settings: Settings,
     path: Path,
 ) -> str | None:
     """Draw when each pixel was restored; None where the hole is too small to tell."""
-    span = settings.tau_max - settings.tau_min
-    tau = settings.tau_min + span * maps.orders[settings.strategy]
     shown = np.linspace(0, len(frames) - 1, min(len(frames), TIMING_FRAMES)).round().astype(int)
+    chosen = [frames[i] for i in shown]
+    truth = np.asarray(image.resize(chosen[0].x0_hat.size, Image.Resampling.LANCZOS))
+    rest = maps.tau(settings), maps.gradient, mask, maps.schedule
     try:
-        story = timeline([frames[i] for i in shown], tau, maps.gradient, mask, maps.schedule)
+        stories = [timeline(chosen, *rest, truth=one) for one in (None, truth)]
     except ValueError:
         return None
-    return str(viz.timeline_figure(story, path))
+    return str(viz.timeline_figure(*stories, path=path))
+
+
+def on_files(
+    engine: session.Engine, run: session.Run | None, result: str | None, animation: str | None
+) -> Iterator[Update]:
+    """Pack everything that belongs to the finished run."""
+    if run is None or not result or not animation:
+        raise ValueError("Restore something first.")
+    image, mask = reopen(run.photo), run.mask
+    maps = engine.predict(image, mask)
+    with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
+        path = Path(folder, f"{run.photo.stem}-asyncdsb.zip")
+        keepsake.pack(path, run, maps, Path(result), Path(animation))
+        yield {"bundle": str(path)}
 
 
 def on_stopped() -> Update:
@@ -278,7 +414,7 @@ def on_stopped() -> Update:
 
 
 def inpaint(
-    steps_of: Steps,
+    engine: session.Engine,
     photo: str,
     mask: str,
     tau_min: float,
@@ -287,34 +423,46 @@ def inpaint(
     sampler: str,
     strategy: str,
     seed: int,
+    eta: float,
+    grid: str,
+    temperature: float,
+    order: str | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
 
     Args:
-        steps_of: runs the bridge.
+        engine: runs the bridge.
         photo: path of the photograph.
         mask: path of the mask, of the same size, white = missing.
         tau_min: tau of the pixels restored last, in [0, tau_max].
         tau_max: tau of the pixels restored first, in [tau_min, 1].
         steps: number of steps.
         sampler: one of SAMPLERS.
-        strategy: one of STRATEGIES.
+        strategy: one of STRATEGIES, or "painted".
         seed: seed of the noise.
+        eta: share of fresh noise of the implicit sampler, in [0, 1].
+        grid: one of GRIDS.
+        temperature: what all noise is multiplied by, in [0, 1].
+        order: path of a grey picture of the photo's size, 8 or 16 bits, for the strategy "painted":
+            white is restored first (at tau_max), black last (at tau_min).
 
     Yields:
         Once: the path of the result as PNG, and the settings.
     """
-    settings = session.read_settings(tau_min, tau_max, steps, sampler, strategy, seed)
-    image, hole = session.read_files(photo, mask)
-    *_, last = steps_of(image, hole, settings)
+    image, hole, painted = session.read_files(photo, mask, order)
+    values = tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, temperature
+    settings = session.read_settings(values, painted)
+    *_, last = engine.steps_of(image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
-        path = session.save_result(Path(folder, "restored.png"), last.image, image, settings)
-        yield str(path), settings.as_dict()
+        profile = image.info.get("icc_profile")
+        path = Path(folder, "restored.png")
+        save_restored(path, Image.fromarray(last.image), last.settings, profile)
+        yield str(path), last.settings
 
 
-def on_load(model: session.Model) -> Iterator[Update]:
-    """Say how far the model is."""
+def on_load(model: session.Model, query: Mapping[str, str]) -> Iterator[Update]:
+    """Say how far the model is, and set what its weights decide unless the address does."""
     yield {"model": '<span class="badge busy">Loading the model …</span>'}
     try:
         pipe = model.get()
@@ -324,18 +472,18 @@ def on_load(model: session.Model) -> Iterator[Update]:
             "status": payload.message(str(error), "error"),
         }
         return
-    chosen = Settings().sampler if Settings().sampler in pipe.samplers else pipe.samplers[0]
     yield {
         "model": f'<span class="badge done">Model ready on {pipe.device}</span>',
-        "sampler": Props(choices=list(pipe.samplers), value=chosen),
-    }
+        "sampler": Props(choices=list(pipe.samplers)),
+    } | ({} if "temperature" in query else {"temperature": pipe.config.temperature})
 
 
-def format_maps(maps: session.Maps, mask: np.ndarray) -> Update:
+def format_maps(maps: session.Maps, mask: np.ndarray, pace: session.Pace) -> Update:
     """Format the heatmaps."""
+    order = payload.order_payload(maps.orders, mask, maps.schedule)
     return {
         "gradient": payload.gradient_payload(maps.gradient),
-        "tau": payload.order_payload(maps.orders, mask, maps.schedule),
+        "tau": order | {"step_seconds": pace.of_step(maps.work)},
     }
 
 

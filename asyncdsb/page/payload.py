@@ -18,14 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from asyncdsb import viz
+from asyncdsb.gradient import image_gradient
+from asyncdsb.images import to_tensor
 from asyncdsb.page.session import Moment
-from asyncdsb.schedule import NoiseSchedule
+from asyncdsb.schedule import NoiseSchedule, relative_gradient
 
 MAP_SIDE = 256
 """Longest side in pixels of the maps that are sent."""
+
+ABOUT_SIDE = 150
+"""Longest side in pixels of the photo of the explanation."""
 
 FILM_FRAMES = 41
 """Most frames of a finished run that are sent at once."""
@@ -133,9 +139,59 @@ def film_payload(
     return film
 
 
+def duration(seconds: float) -> str:
+    """Say roughly how long something takes."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 100:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} minutes"
+
+
+def parsed(text: str) -> float | str:
+    """Read a value of the page's address: a number where it is one, else the text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else number
+
+
 def message(text: str, kind: str = "info") -> str:
     """Format one line of status; ``kind`` is one of info, busy, done, error."""
     return f'<p class="message {kind}" role="status">{html.escape(text)}</p>'
+
+
+def about(photo: Path) -> str:
+    """Format the explanation with what its live pictures are drawn from.
+
+    They show the forward bridge, whose end is known: a small photo, the start that a hole over all
+    of it would have, and the true order of restoration.
+
+    Args:
+        photo: an example.
+    """
+    with Image.open(photo) as picture:
+        picture.thumbnail((ABOUT_SIDE, ABOUT_SIDE), Image.Resampling.LANCZOS)
+        small = picture.convert("RGB")
+    gradient = image_gradient(to_tensor(small))
+    order = relative_gradient(gradient, 1.0, torch.ones_like(gradient))[0, 0].numpy()
+    rng = np.random.default_rng(0)
+    blurred = small.resize((6, 4), Image.Resampling.BOX).resize(
+        small.size, Image.Resampling.BICUBIC
+    )
+    start = np.asarray(blurred, np.float32) + rng.normal(0, 40, (*order.shape, 3))
+    values = {
+        "WIDTH": str(small.width),
+        "HEIGHT": str(small.height),
+        "PHOTO": _base64(np.asarray(small)),
+        "START": _base64(start.clip(0, 255).astype(np.uint8)),
+        "ORDER": _base64(np.rint(255 * order).astype(np.uint8)),
+    }
+    text = asset("about.html")
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    return text
 
 
 def example_buttons(examples: list[tuple[str, Image.Image, np.ndarray | None]]) -> str:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from asyncdsb.images import check_pair, read_image, read_mask
 from asyncdsb.page import canvas
+from asyncdsb.record import load_map, quantised
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import SAMPLERS
 from asyncdsb.schedule import STRATEGIES, NoiseSchedule
@@ -26,6 +30,22 @@ MAX_PIXELS = 32_000_000
 NO_PHOTO = "Open a photo first: drop one on the canvas, or pick an example."
 MAX_STEPS = 250
 MAX_SEED = 2**31 - 1
+MAX_SEEDS = 6
+"""Most seeds that one run tries."""
+
+SETTINGS = (
+    "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "temperature",
+)  # fmt: skip
+"""The page's controls that hold settings, in the order in which the handlers take them."""
+
+PAINTED = "painted"
+"""Strategy of a visitor who paints the order, beside those of the package."""
+
+MAX_ORDER_SIDE = 256
+"""Longest side in pixels of a painted order, that of the map which the browser shows."""
+
+WARM_UP = (4, 256)
+"""Steps, and side in pixels, of the run that measures the machine's pace."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +55,12 @@ class Photo:
     Attributes:
         path: the uploaded file, or an example.
         size: (width, height) in pixels, EXIF rotation applied.
+        example: its name if it is an example.
     """
 
     path: str
     size: tuple[int, int]
+    example: str | None = None
 
     @property
     def stem(self) -> str:
@@ -54,11 +76,20 @@ class Maps:
         gradient: float32 (H, W) in [0, 1], the predicted gradient.
         orders: per strategy its tau map for the range [0, 1], float32 (H, W).
         schedule: noise schedule of the weights.
+        work: pixels that the network works on in one step.
     """
 
     gradient: np.ndarray
     orders: dict[str, np.ndarray]
     schedule: NoiseSchedule
+    work: int
+
+    def tau(self, settings: Settings) -> np.ndarray:
+        """Peak times of a run with these maps, (H, W)."""
+        if not isinstance(settings.strategy, str):
+            return settings.strategy
+        span = settings.tau_max - settings.tau_min
+        return settings.tau_min + span * self.orders[settings.strategy]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +104,7 @@ class Step:
         x0_hat: uint8 (h, w, 3), the prediction made from it, reduced likewise.
         maps: with the first step only.
         image: uint8 (H, W, 3), the finished picture; with the last step only.
+        settings: all that gives this picture again, JSON-serialisable; with the last step only.
     """
 
     step: int
@@ -82,6 +114,36 @@ class Step:
     x0_hat: np.ndarray
     maps: Maps | None = None
     image: np.ndarray | None = None
+    settings: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a finished run was made from, for the files that are asked for later.
+
+    Attributes:
+        photo: of the session.
+        hole: the mask's bits, packed.
+        settings: of the run.
+        record: the settings with all that the weights decided, JSON-serialisable.
+    """
+
+    photo: Photo
+    hole: bytes
+    settings: Settings
+    record: dict[str, Any]
+
+    @classmethod
+    def of(cls, photo: Photo, mask: np.ndarray, settings: Settings, record: dict[str, Any]) -> Run:
+        """Keep a photograph and its mask."""
+        return cls(photo, np.packbits(mask).tobytes(), settings, record)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The mask, bool (H, W)."""
+        width, height = self.photo.size
+        bits = np.unpackbits(np.frombuffer(self.hole, np.uint8), count=width * height)
+        return bits.astype(bool).reshape(height, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +166,43 @@ class Moment:
         return cls(step.t, Image.fromarray(step.x_t), Image.fromarray(step.x0_hat))
 
 
+class Pace:
+    """How fast this machine is, learned from the runs."""
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+
+    def learn(self, seconds: float, steps: int, work: int) -> None:
+        """Take over what a run of so many evaluations of so many pixels took."""
+        if steps > 0 and work > 0:
+            self._seconds = seconds / (steps * work)
+
+    def of_step(self, work: int) -> float | None:
+        """Seconds that an evaluation of so many pixels will take; None before any was measured."""
+        return None if self._seconds is None else self._seconds * work
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """What the handlers ask for.
+
+    Attributes:
+        predict: (image, mask) to :class:`Maps`.
+        steps_of: (image, mask, settings) to an iterator over :class:`Step`.
+        pace: of the machine.
+    """
+
+    predict: Callable[[Image.Image, np.ndarray], Maps]
+    steps_of: Callable[[Image.Image, np.ndarray, Settings], Iterator[Step]]
+    pace: Pace
+
+
 class Model:
-    """Loads the pipeline in the background, once, and hands it out."""
+    """Loads the pipeline in the background, once, and hands it out.
+
+    Attributes:
+        pace: of the machine.
+    """
 
     def __init__(self, load: Callable[[], Any]) -> None:
         """Start loading.
@@ -113,9 +210,26 @@ class Model:
         Args:
             load: makes the pipeline; called in a thread of its own.
         """
+        self.pace = Pace()
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._loading: Future = executor.submit(load)
+        executor.submit(self._warm_up)
         executor.shutdown(wait=False)
+
+    def _warm_up(self) -> None:
+        """Measure the pace on a grey picture; where that fails, the first run measures it."""
+        with contextlib.suppress(Exception):
+            steps, side = WARM_UP
+            mask = np.zeros((side, side), bool)
+            mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
+            states = self._loading.result().stream(
+                np.full((side, side, 3), 128, np.uint8), mask, steps=steps
+            )
+            next(states)  # Comes with the first evaluation, which has memory to allocate.
+            started = time.monotonic()
+            for _ in states:
+                pass
+            self.pace.learn(time.monotonic() - started, steps - 1, side**2)
 
     def get(self) -> Any:
         """Wait for the pipeline.
@@ -146,31 +260,80 @@ def open_photo(path: str) -> tuple[Photo, Image.Image]:
     return Photo(path, image.size), image
 
 
-def read_settings(
-    tau_min: object,
-    tau_max: object,
-    steps: object,
-    sampler: object,
-    strategy: object,
-    seed: object,
-) -> Settings:
+def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -> Settings:
     """Check what the page's controls hold; a field that was cleared holds None.
+
+    Args:
+        values: in the order of :data:`SETTINGS`.
+        painted: (H, W) in [0, 1], where in the range of tau every pixel lies if the order was
+            painted.
 
     Raises:
         ValueError: something is missing or outside its range.
     """
+    given = dict(zip(SETTINGS, values, strict=True))
     settings = Settings(
-        tau_min=_number("tau_min", tau_min),
-        tau_max=_number("tau_max", tau_max),
-        steps=_whole("steps", steps),
-        sampler=str(sampler),
-        strategy=str(strategy),
-        seed=_whole("seed", seed),
+        tau_min=_number("tau_min", given["tau_min"]),
+        tau_max=_number("tau_max", given["tau_max"]),
+        steps=_whole("steps", given["steps"]),
+        sampler=str(given["sampler"]),
+        strategy="gradient" if given["strategy"] == PAINTED else str(given["strategy"]),
+        seed=_whole("seed", given["seed"]),
+        eta=_number("eta", given["eta"]),
+        grid=str(given["grid"]),
+        temperature=_number("temperature", given["temperature"]),
     )
     settings.check(SAMPLERS)
+    if given["strategy"] == PAINTED:
+        if painted is None:
+            raise ValueError("Paint the order of restoration on the heatmap first.")
+        span = settings.tau_max - settings.tau_min
+        # Rounded as in its file, so that the file gives the same result.
+        tau = quantised(settings.tau_min + span * painted)
+        settings = dataclasses.replace(settings, strategy=tau)
     if settings.steps > MAX_STEPS:
         raise ValueError(f"expected at most {MAX_STEPS} steps, got {settings.steps}")
     return settings
+
+
+def read_count(name: str, value: object, limit: int) -> int:
+    """Check a number of things, 1 ... limit.
+
+    Raises:
+        ValueError: anything else.
+    """
+    count = _whole(name, value)
+    if not 1 <= count <= limit:
+        raise ValueError(f"expected 1 to {limit} for {name}, got {value!r}")
+    return count
+
+
+def read_order(text: object, size: tuple[int, int]) -> np.ndarray | None:
+    """Decode an order that was painted in the browser.
+
+    Args:
+        text: JSON with ``width``, ``height`` and ``data``, uint8 in base64, 255 = first; empty for
+            none.
+        size: (width, height) of the photograph, to which the order is enlarged.
+
+    Returns:
+        float32 (H, W) in [0, 1], or None.
+
+    Raises:
+        ValueError: anything else than such a text.
+    """
+    if not text:
+        return None
+    try:
+        found = json.loads(str(text)[: 2 * MAX_ORDER_SIDE**2])
+        width, height = int(found["width"]), int(found["height"])
+        if not (0 < width <= MAX_ORDER_SIDE and 0 < height <= MAX_ORDER_SIDE):
+            raise ValueError(f"size {width}x{height}")
+        values = np.frombuffer(base64.b64decode(found["data"], validate=True), np.uint8)
+        small = values.reshape(height, width).astype(np.float32) / 255
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"expected a painted order, got something else ({error})") from None
+    return cv2.resize(small, tuple(size), interpolation=cv2.INTER_LINEAR)
 
 
 def read_pair(photo: Photo | None, layer: Image.Image | None) -> tuple[Image.Image, np.ndarray]:
@@ -193,8 +356,10 @@ def read_pair(photo: Photo | None, layer: Image.Image | None) -> tuple[Image.Ima
     return image, mask
 
 
-def read_files(photo: str, mask: str) -> tuple[Image.Image, np.ndarray]:
-    """Return a photograph and its mask from two files.
+def read_files(
+    photo: str, mask: str, order: str | None = None
+) -> tuple[Image.Image, np.ndarray, np.ndarray | None]:
+    """Return a photograph, its mask and, if there is one, its painted order from their files.
 
     Raises:
         ValueError: one of them is missing or unreadable, or they do not belong together.
@@ -204,7 +369,7 @@ def read_files(photo: str, mask: str) -> tuple[Image.Image, np.ndarray]:
     _, image = open_photo(photo)
     hole = read_mask(mask, image.size)
     check_pair(image, hole)
-    return image, hole
+    return image, hole, load_map(Path(order), image.size) if order else None
 
 
 def predict_maps(pipe: Any, image: Image.Image, mask: np.ndarray) -> Maps:
@@ -226,7 +391,9 @@ def run_steps(
     Yields:
         steps + 1 states, t from 1 to 0.
     """
-    for state in pipe.stream(image, mask, **settings.as_dict()):
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    for state in pipe.stream(image, mask, **values):
+        last = state.step == state.steps
         yield Step(
             step=state.step,
             steps=state.steps,
@@ -234,26 +401,14 @@ def run_steps(
             x_t=np.asarray(state.x_t),
             x0_hat=np.asarray(state.x0_hat),
             maps=_maps(pipe, state.gradient, mask) if state.step == 0 else None,
-            image=np.asarray(state.image) if state.step == state.steps else None,
+            image=np.asarray(state.image) if last else None,
+            settings=pipe.resolved(settings).as_dict() if last else None,
         )
-
-
-def save_result(path: Path, result: np.ndarray, original: Image.Image, settings: Settings) -> Path:
-    """Write the finished picture as PNG, with the colour profile of the photograph.
-
-    The settings go into the text field ``asyncdsb`` as JSON, so that a file says how it was made.
-    """
-    note = PngImagePlugin.PngInfo()
-    note.add_text("asyncdsb", json.dumps(settings.as_dict()))
-    profile = original.info.get("icc_profile")
-    # Level 1 is three times as fast as the default and a tenth larger.
-    Image.fromarray(result).save(path, pnginfo=note, icc_profile=profile, compress_level=1)
-    return path
 
 
 def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray) -> Maps:
     orders = {name: np.asarray(pipe.tau_map(gradient, mask, 0.0, 1.0, name)) for name in STRATEGIES}
-    return Maps(gradient, orders, pipe.config.schedule)
+    return Maps(gradient, orders, pipe.config.schedule, math.prod(pipe.work_size(mask)))
 
 
 def _number(name: str, value: object) -> float:

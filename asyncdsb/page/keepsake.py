@@ -1,0 +1,72 @@
+"""Everything that belongs to a finished run, in one archive to take away."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from asyncdsb import viz
+from asyncdsb.page.session import Maps, Run
+from asyncdsb.record import save_map
+
+README = """Restored with AsyncDSB. The same picture again, byte for byte, from the command line:
+
+    python -m asyncdsb inpaint PHOTO mask.png --settings settings.json -o restored.png
+
+with PHOTO = {photo}, the same weights, and a processor with as many threads (set
+OMP_NUM_THREADS if need be): sums in another order can change a pixel by one level.
+
+restored.png           the result
+trajectory.webp        the states of the bridge on the way there
+mask.png               the hole, white
+settings.json          what the run was told
+gradient.npy, .png     predicted gradient in [0, 1]: float32, and 16-bit grey = 65535 x gradient
+tau.npy, .png          peak time of every pixel in [0, 1], likewise; larger is restored earlier
+*-heatmap.png          both maps in the page's colours
+"""
+
+
+def pack(path: Path, run: Run, maps: Maps, result: Path, animation: Path) -> Path:
+    """Write the archive of a run.
+
+    Args:
+        path: file to write, ending in ``.zip``.
+        run: what it was made from.
+        maps: predicted for its photo and mask.
+        result: the restored PNG.
+        animation: the trajectory.
+
+    Returns:
+        The path.
+    """
+    tau = np.asarray(maps.tau(run.settings), np.float32)
+    record = run.record
+    if not isinstance(run.settings.strategy, str):
+        record = record | {"strategy": "tau.png"}
+    with (
+        tempfile.TemporaryDirectory(prefix="asyncdsb-") as name,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        folder = Path(name)
+        archive.write(result, "restored.png", zipfile.ZIP_STORED)
+        archive.write(animation, "trajectory.webp", zipfile.ZIP_STORED)
+        archive.writestr("settings.json", json.dumps(record, indent=2) + "\n")
+        archive.writestr("README.txt", README.format(photo=Path(run.photo.path).name))
+        Image.fromarray(run.mask.astype(np.uint8) * 255).save(folder / "mask.png")
+        np.save(folder / "gradient.npy", maps.gradient)
+        np.save(folder / "tau.npy", tau)
+        save_map(folder / "gradient.png", maps.gradient)
+        save_map(folder / "tau.png", tau)
+        viz.heatmap(maps.gradient, viz.GRADIENT_COLOURS, compand=True).save(
+            folder / "gradient-heatmap.png"
+        )
+        viz.heatmap(tau).save(folder / "tau-heatmap.png")
+        for file in sorted(folder.iterdir()):
+            packed = zipfile.ZIP_STORED if file.suffix == ".png" else zipfile.ZIP_DEFLATED
+            archive.write(file, file.name, packed)
+    return path

@@ -1,0 +1,49 @@
+"""Photometric and geometric augmentation of training crops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GREY = (0.299, 0.587, 0.114)
+"""Weights of R, G and B in luma (ITU-R BT.601)."""
+
+
+def augmented(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Turn crops and change their exposure and colours, each crop on its own.
+
+    Gamma, contrast, brightness and saturation change as far as ``strength`` allows; with a
+    probability of half of it the colour channels change places, and with that probability the crop
+    is turned by a multiple of 90 degrees.
+
+    Args:
+        images: (B, 3, H, H) in [-1, 1].
+        strength: 0 for none, to 1.
+        generator: CPU generator.
+
+    Returns:
+        (B, 3, H, H) in [-1, 1].
+    """
+    if not strength:
+        return images
+    count, device = len(images), images.device
+
+    def drawn(reach: float) -> Tensor:
+        values = strength * reach * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+        return values.to(device)
+
+    # A power of exactly zero has no use, and gamma below one makes noise of black pixels.
+    x = ((images + 1) / 2).clamp(1e-4, 1) ** drawn(0.5).exp()
+    luma = torch.einsum("c,bchw->bhw", torch.tensor(GREY, device=device), x)[:, None]
+    x = torch.lerp(luma, x, 1 + drawn(0.7))
+    x = (x - 0.5) * (1 + drawn(0.4)) + 0.5 + drawn(0.2)
+    x = 2 * x.clamp(0, 1) - 1
+    order = torch.rand(count, 3, generator=generator).argsort(1)
+    order[torch.rand(count, generator=generator) >= strength / 2] = torch.arange(3)
+    x = x[torch.arange(count)[:, None], order]
+    turns = torch.randint(1, 4, (count,), generator=generator)
+    turns[torch.rand(count, generator=generator) >= strength / 2] = 0
+    for quarter in (1, 2, 3):
+        chosen = (turns == quarter).to(device)
+        x = torch.where(chosen[:, None, None, None], x.rot90(quarter, (2, 3)), x)
+    return x
