@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 from asyncdsb import cli, jobs, masks, samplers, schedule
 from asyncdsb.cli import main
+from asyncdsb.record import load_map, save_map
 from asyncdsb.restoration import Settings
 
 FAST = ["--steps", "2", "--quiet", "--device", "cpu"]
@@ -245,6 +247,72 @@ def test_order_picture_of_another_size(folder, tiny_weights, capsys):
     before = listing(folder)
     code = inpaint(folder, tiny_weights, "--strategy", folder / "order.png")
     assert_refused(folder, capsys, before, "photo's size 300x211, got 10x20", code)
+
+
+def test_settings_come_from_a_restored_picture_or_a_file(folder, tiny_weights):
+    """A PNG that was restored says how; options beside it come first."""
+    options = ["--tau-max", "0.9", "--seed", "4", "--sampler", "ode"]
+    assert inpaint(folder, tiny_weights, *options) == 0
+    again = ["--settings", folder / "out.png"]
+    assert inpaint(folder, tiny_weights, *again, out="again.png") == 0
+    assert (folder / "again.png").read_bytes() == (folder / "out.png").read_bytes()
+    with Image.open(folder / "out.png") as picture:
+        settings = json.loads(picture.text["asyncdsb"])
+    assert settings["sampler"] == "ode" and settings["temperature"] is not None
+    (folder / "settings.json").write_text(json.dumps(settings))
+    again = ["--settings", folder / "settings.json", "--seed", "5"]
+    assert inpaint(folder, tiny_weights, *again, out="other.png") == 0
+    with Image.open(folder / "other.png") as picture:
+        assert json.loads(picture.text["asyncdsb"]) == settings | {"seed": 5}
+
+
+def test_settings_name_the_map_of_a_painted_order(folder, tiny_weights):
+    """A name in a settings file is a file beside it; 16 bits are read as 16 bits."""
+    ramp = np.linspace(0.1, 0.7, 300 * 211).reshape(211, 300)
+    (folder / "made").mkdir()
+    save_map(folder / "made" / "tau.png", ramp)
+    np.testing.assert_allclose(load_map(folder / "made" / "tau.png", (300, 211)), ramp, atol=1e-5)
+    (folder / "made" / "settings.json").write_text('{"strategy": "tau.png"}')
+    again = ["--settings", folder / "made" / "settings.json"]
+    assert inpaint(folder, tiny_weights, *again) == 0
+    direct = ["--strategy", folder / "made" / "tau.png"]
+    assert inpaint(folder, tiny_weights, *direct, out="other.png") == 0
+    assert (folder / "other.png").read_bytes() == (folder / "out.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "cannot read settings"),
+        ("[1]", "expected an object"),
+        ('{"speed": 1}', "got speed"),
+        ('{"steps": "ten"}', "steps"),
+        ('{"tau_min": "low"}', "tau_min"),
+        ('{"eta": true}', "eta"),
+        ('{"strategy": "painted"}', "give its map with --strategy"),
+        ('{"strategy": 3}', "give its map with --strategy"),
+        ('{"strategy": "gone.png"}', "there is no such file"),
+        (None, "cannot read settings"),
+    ],
+)
+def test_settings_files_are_checked(folder, tiny_weights, capsys, content, told):
+    if content is not None:
+        (folder / "settings.json").write_text(content)
+    before = listing(folder)
+    code = inpaint_with(folder, tiny_weights, "--settings", folder / "settings.json")
+    assert_refused(folder, capsys, before, told, code)
+
+
+def test_a_picture_without_settings_is_no_settings_file(folder, tiny_weights, capsys):
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, "--settings", folder / "mask.png")
+    assert_refused(folder, capsys, before, "found no settings", code)
+
+
+def inpaint_with(folder: Path, weights: Path, *options: object) -> int:
+    """Restore with these options and no others."""
+    paths = folder / "photo.png", folder / "mask.png", "-o", folder / "out.png"
+    return run("inpaint", *paths, "--weights", weights, "--quiet", *options)
 
 
 @pytest.mark.parametrize("name", ["bridge.safetensors", "bridge.json", "gradient.safetensors"])

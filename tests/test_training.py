@@ -12,6 +12,7 @@ import train.bridge
 import train.gradient
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.pipeline import AsyncDSBPipeline
+from train.augment import augmented
 from train.batches import MaskBank, draw_tau, draw_times
 from train.presets import BRIDGE_PRESETS
 
@@ -125,6 +126,91 @@ def test_the_perceptual_loss_pulls_towards_the_truth(runs, photos):
     assert slope.isfinite().all()
     assert trainer._perceptual(wrong - 0.1 * loss / slope.square().sum() * slope, batch) < loss
     assert "perceptual" in trainer.update(batch)
+
+
+@pytest.fixture
+def adversarial(runs, photos):
+    preset = dataclasses.replace(
+        BRIDGE_PRESETS["debug"],
+        perceptual=1.0,
+        perceptual_stages=2,
+        size=64,
+        large_every=0,
+        adversarial=0.5,
+        adversarial_from=1,
+        discriminator_width=4,
+    )
+    return train.bridge.BridgeTrainer(preset, bridge_args(runs, photos))
+
+
+def test_the_adversarial_pull_has_the_size_that_was_asked_for(adversarial):
+    """Its ratio to the perceptual pull, whatever the scale of either loss."""
+    batch = adversarial.prepare(1)
+    wrong = (batch.image + 0.3 * torch.randn(batch.image.shape)).requires_grad_()
+    loss = adversarial._perceptual(wrong, batch)
+    (alone,) = torch.autograd.grad(loss, wrong)
+    adversarial.discriminator.eval()  # spectral normalisation moves on with every call otherwise
+    both, terms = adversarial._pull(wrong, batch)
+    assert (both - alone).norm() / alone.norm() == pytest.approx(0.5, rel=1e-4)
+    assert set(terms) == {"perceptual", "adversarial"}
+    early, terms = adversarial._pull(wrong, dataclasses.replace(batch, step=0))
+    assert torch.allclose(early, alone) and "adversarial" not in terms
+
+
+def test_the_discriminator_learns_and_the_model_too(adversarial):
+    before = [
+        {name: value.clone() for name, value in adversarial.modules[part].state_dict().items()}
+        for part in ("discriminator", "model")
+    ]
+    terms = adversarial.update(adversarial.prepare(1))
+    assert {"loss", "perceptual", "adversarial", "discriminator", "norm"} == set(terms)
+    assert all(torch.isfinite(value).all() for value in terms.values())
+    for old, part in zip(before, ("discriminator", "model"), strict=True):
+        new = adversarial.modules[part].state_dict()
+        assert any(not torch.equal(old[name], new[name]) for name in old), part
+
+
+def test_an_adversarial_loss_needs_a_perceptual_one():
+    with pytest.raises(ValueError, match="perceptual"):
+        dataclasses.replace(BRIDGE_PRESETS["debug"], adversarial=0.5)
+
+
+def test_an_added_condition_changes_nothing_at_first():
+    torch.manual_seed(0)
+    config = dataclasses.replace(BRIDGE_PRESETS["debug"].model, conditions=("mask", "fill"))
+    model = BridgeDenoiser(config).eval()
+    torch.nn.init.normal_(model.unet.head.weight, std=0.1)
+    torch.nn.init.normal_(model.unet.gain.weight, std=0.1)
+    wider = train.bridge.with_conditions(model, ["telea"])
+    assert wider.config.conditions == ("mask", "fill", "telea") and not wider.training
+    assert train.bridge.with_conditions(model, []) is model
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[..., 8:20, 8:20] = 1
+    t, s = torch.full((2, 1, 1, 1), 0.6), torch.full((2, 1, 32, 32), 0.4)
+    found = []
+    with torch.no_grad():
+        for one in (model, wider):
+            noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+            context = one.context(image, mask, mask * 0.1, torch.ones(2).bool(), noise)
+            found.append(one.x0_hat(context.x1, t, s, context, 0.25))
+    torch.testing.assert_close(found[0], found[1])
+    assert context.telea is not None and torch.equal(context.telea * (1 - mask), image * (1 - mask))
+
+
+def test_augmentation_keeps_the_range_and_turns_each_crop_alone():
+    ramp = (
+        torch.linspace(-1, 1, 32).expand(64, 3, 32, 32)
+        * torch.tensor([1, 0.5, 0.1])[None, :, None, None]
+    )
+    assert augmented(ramp, 0.0, torch.Generator()) is ramp
+    changed = augmented(ramp, 1.0, torch.Generator().manual_seed(0))
+    assert changed.shape == ramp.shape and changed.min() >= -1 and changed.max() <= 1
+    upright = (changed.diff(dim=2).abs().amax((1, 2, 3)) < 1e-5).float().mean()
+    assert 0.4 < upright < 0.9  # half are not turned, a third of the others by 180 degrees
+    assert len({round(float(one.mean()), 4) for one in changed}) > 50
+    again = augmented(ramp, 1.0, torch.Generator().manual_seed(0))
+    assert torch.equal(changed, again)
 
 
 def bridge_args(runs, photos) -> argparse.Namespace:

@@ -15,6 +15,8 @@ from torch import Tensor
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
+from asyncdsb.losses import CompletionLossWeights, discriminator_loss, generator_loss
+from asyncdsb.networks.discriminator import PatchDiscriminator
 from asyncdsb.perceptual import Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
@@ -24,6 +26,9 @@ from train.precision import autocast, compiles
 from train.presets import BRIDGE_PRESETS, BridgePreset
 from train.run import average, chosen_preset, parser, run
 from train.validation import RestorationValidator
+
+FOOLING = CompletionLossWeights(adversarial=1.0, feature_matching=10.0, l1=0.0)
+"""Weights within the adversarial loss, those of Eq. 10."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class BridgeBatch:
         s: (B, 1, H, W) clocks.
         z: (B, 3, H, W) noise of the bridge.
         context: start of the bridge and conditions.
-        corners: for each sample, top and left of the window that the perceptual loss looks at.
+        corners: for each sample, top and left of the window that the losses on pictures look at.
+        step: of the training.
     """
 
     image: Tensor
@@ -45,6 +51,7 @@ class BridgeBatch:
     z: Tensor
     context: Context
     corners: list[list[int]]
+    step: int
 
 
 class BridgeTrainer:
@@ -86,6 +93,20 @@ class BridgeTrainer:
         if preset.perceptual:
             lpips = Lpips.load(device=self.device, network="vgg16")
             self.perceptual = lpips.first(preset.perceptual_stages)
+        self.discriminator = None
+        if preset.adversarial:
+            self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
+            self.modules["discriminator"] = self.discriminator
+            self.optimizers["discriminator"] = torch.optim.Adam(
+                [
+                    {
+                        "params": list(self.discriminator.parameters()),
+                        "lr_scale": preset.discriminator_lr,
+                    }
+                ],
+                betas=(0.5, 0.99),
+                fused=True,
+            )
         self.validator = None
         if args.val:
             pipe = AsyncDSBPipeline(self.ema.module, self.completion, self.device)
@@ -112,7 +133,7 @@ class BridgeTrainer:
         noise, z = self.batches.noise(step, 2, *image.shape)
         context = self.model.context(image, mask, gradient, self._bridges(count, generator), noise)
         corners = torch.randint(side // 2 + 1, (count, 2), generator=generator).tolist()
-        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners)
+        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners, step)
 
     def update(self, batch: BridgeBatch) -> dict[str, Tensor]:
         """One step of the optimiser."""
@@ -121,30 +142,57 @@ class BridgeTrainer:
                 batch.image, batch.t, batch.s, batch.z, batch.context, self.schedule.total_var
             )
             terms = {"loss": loss.mean()}
+            total = terms["loss"]
             if self.perceptual:
                 restored = torch.lerp(batch.image, x0_hat, batch.context.mask)
-                terms["perceptual"] = self._perceptual(restored, batch)
-        total = sum(terms.values())
+                pull, more = self._pull(restored.detach().requires_grad_(), batch)
+                terms |= more
+                # Its gradient at the restored pictures is the pull.
+                total = total + (pull * restored).sum()
         optimizer = self.optimizers["model"]
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
         optimizer.step()
         self.ema.update_parameters(self.model)
+        if self.discriminator:
+            terms["discriminator"] = self._teach(restored.detach(), batch)
         return terms | {"norm": norm}
+
+    def _pull(self, restored: Tensor, batch: BridgeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradient of the losses on pictures at the restored ones, and the losses' values."""
+        perceptual = self._perceptual(restored, batch)
+        (pull,) = torch.autograd.grad(perceptual, restored)
+        terms = {"perceptual": perceptual}
+        if self.discriminator and batch.step >= self.preset.adversarial_from:
+            fooling = generator_loss(self.discriminator, *self._shown(restored, batch), FOOLING)
+            (push,) = torch.autograd.grad(sum(fooling.values()), restored)
+            size = pull.norm() / push.norm().clamp(min=1e-12)
+            pull = pull + self.preset.adversarial * size * push
+            terms["adversarial"] = fooling["adversarial"]
+        return pull, terms
 
     def _perceptual(self, restored: Tensor, batch: BridgeBatch) -> Tensor:
         """Weighted perceptual distance to the truth, in one window of half the side per sample."""
-        side = restored.shape[-1] // 2
-
-        def window(images: Tensor) -> Tensor:
-            parts = zip(images, batch.corners, strict=True)
-            return torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in parts])
-
         with torch.no_grad():
-            wanted = self.perceptual.features(window(batch.image))
-        distance = self.perceptual.distance(window(restored), wanted)
+            wanted = self.perceptual.features(_windows(batch.image, batch))
+        distance = self.perceptual.distance(_windows(restored, batch), wanted)
         return self.preset.perceptual * distance.mean()
+
+    def _shown(self, restored: Tensor, batch: BridgeBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the discriminator judges: windows of mask, truth and restoration; the mask again."""
+        mask, real, fake = (_windows(x, batch) for x in (batch.context.mask, batch.image, restored))
+        return mask, real, fake, mask
+
+    def _teach(self, restored: Tensor, batch: BridgeBatch) -> Tensor:
+        """One step of the discriminator."""
+        optimizer = self.optimizers["discriminator"]
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(self.preset, self.device):
+            loss = discriminator_loss(self.discriminator, *self._shown(restored, batch)[:3])
+        loss.backward()
+        optimizer.step()
+        return loss
 
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -198,6 +246,13 @@ class BridgeTrainer:
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged denoiser."""
         save_weights(folder, self.ema.module, training)
+
+
+def _windows(images: Tensor, batch: BridgeBatch) -> Tensor:
+    """One window of half the side of every sample."""
+    side = images.shape[-1] // 2
+    parts = zip(images, batch.corners, strict=True)
+    return torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in parts])
 
 
 def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:

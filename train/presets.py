@@ -116,6 +116,13 @@ class BridgePreset(Preset):
         perceptual: weight of the LPIPS distance (on VGG16, not the network that evaluation uses)
             between x0_hat and the truth; 0 for none. Not in the paper.
         perceptual_stages: how many of the five stages of that network count.
+        adversarial: size, in the space of pictures, of the gradient of an adversarial and
+            feature-matching loss on x0_hat relative to that of the perceptual one, which must be
+            on; 0 for none. A ratio, as the losses themselves have no common scale. Not in the
+            paper.
+        adversarial_from: steps for which the discriminator learns alone.
+        discriminator_width: channels of its first layer.
+        discriminator_lr: its learning rate as a multiple of ``lr``.
     """
 
     model: BridgeConfig = field(default_factory=BridgeConfig)
@@ -127,6 +134,15 @@ class BridgePreset(Preset):
     draws: int = 1
     perceptual: float = 0.0
     perceptual_stages: int = 3
+    adversarial: float = 0.0
+    adversarial_from: int = 100
+    discriminator_width: int = 32
+    discriminator_lr: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adversarial and not self.perceptual:
+            raise ValueError("expected a perceptual loss beside the adversarial one")
 
 
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)

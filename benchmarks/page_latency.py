@@ -1,0 +1,148 @@
+"""How long a visitor waits: page load, a slider to its picture, upload to the maps, first frame.
+
+    python -m benchmarks.page_latency [--repeat 5]
+
+Starts the page with the bundled weights and visits it in a headless Chromium, as the browser tests
+do. Prints a Markdown table of medians and worst cases; the last column sets the first frame against
+one step of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.page_server import served
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CHROMIUM = "/usr/bin/chromium"
+PATIENCE = 120_000  # milliseconds
+
+SLIDE = """async (values) => {
+    const canvas = document.querySelector('#tau canvas');
+    const input = document.querySelector('#tau-max input[type=range]');
+    const set = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set;
+    const times = [];
+    for (const value of values) {
+        const before = canvas.toDataURL();
+        const started = performance.now();
+        set.call(input, value);
+        input.dispatchEvent(new Event('input', {bubbles: true}));
+        while (canvas.toDataURL() === before) await new Promise(requestAnimationFrame);
+        times.push((performance.now() - started) / 1000);
+        await new Promise((done) => setTimeout(done, 60));
+    }
+    return times;
+}"""
+
+FRAMES = """() => {
+    window.arrived = [];
+    const frame = document.querySelector('#frame [data-step]');
+    new MutationObserver(() => arrived.push([frame.dataset.step, performance.now() / 1000]))
+        .observe(frame, {attributes: true, attributeFilter: ['data-step']});
+}"""
+
+
+@contextmanager
+def browser() -> Iterator:
+    """A Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+def load(window, address: str) -> tuple[float, object]:
+    """Seconds until the page can be used, and the page."""
+    page = window.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    started = time.monotonic()
+    page.goto(address)
+    page.wait_for_selector("#restore", state="visible")
+    page.wait_for_selector("[data-example]", state="visible")
+    seconds = time.monotonic() - started
+    page.wait_for_selector("#model .done")
+    return seconds, page
+
+
+def maps_after_upload(page, photo: Path) -> float:
+    """Seconds from opening a photograph with a preset hole to both maps."""
+    page.set_input_files("#editor input[type=file][data-testid=file-upload]", str(photo))
+    page.wait_for_function(
+        "name => document.querySelector('#status').innerText.includes(name)", arg=photo.name
+    )
+    page.wait_for_selector("#tau .filled", state="detached")
+    started = time.monotonic()
+    page.get_by_role("button", name="Wide").click()
+    page.wait_for_selector("#gradient .filled img")
+    page.wait_for_selector("#tau .filled canvas")
+    return time.monotonic() - started
+
+
+def first_frame(page) -> tuple[float, float]:
+    """Seconds from Restore to the first frame, and per step after it."""
+    page.evaluate(FRAMES)
+    started = page.evaluate("() => performance.now() / 1000")
+    page.click("#restore")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Done')")
+    arrived = [(int(step), at) for step, at in page.evaluate("() => arrived") if step]
+    first, last = arrived[0], arrived[-1]
+    return first[1] - started, (last[1] - first[1]) / max(1, last[0] - first[0])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks.page_latency", description=__doc__)
+    options.add_argument("--repeat", type=int, default=5)
+    repeat = options.parse_args(argv).repeat
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder, served() as server, browser() as window:
+        loads = []
+        for _ in range(repeat):
+            seconds, page = load(window, server.address)
+            loads.append(seconds)
+            if len(loads) < repeat:
+                page.close()
+        rows["page load to usable"] = loads
+        maps, firsts, steps = [], [], []
+        for number in range(repeat):
+            small = Image.fromarray(rng.integers(0, 256, (12, 18, 3), dtype=np.uint8))
+            photo = Path(folder, f"photo-{number}.png")
+            small.resize((768, 512), Image.Resampling.BICUBIC).save(photo)
+            maps.append(maps_after_upload(page, photo))
+            first, step = first_frame(page)
+            firsts.append(first)
+            steps.append(step)
+        rows["hole to gradient and tau, 768 x 512"] = maps
+        rows["Restore to the first frame"] = firsts
+        rows["one step"] = steps
+        values = [round(0.55 + 0.02 * i, 2) for i in range(4 * repeat)]
+        rows["slider to heatmap"] = page.evaluate(SLIDE, values)
+    print("| what | median | worst |\n| --- | ---: | ---: |")
+    for name, times in rows.items():
+        print(f"| {name} | {statistics.median(times):.3f} s | {max(times):.3f} s |")
+    extra = statistics.median(first - step for first, step in zip(firsts, steps, strict=True))
+    print(f"| first frame, more than one step | {extra:.3f} s | |")
+
+
+if __name__ == "__main__":
+    main()

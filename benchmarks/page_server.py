@@ -1,0 +1,66 @@
+"""The page in a process of its own, for the benchmarks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running page.
+
+    Attributes:
+        address: of the page.
+        process: that serves it.
+        started_in: seconds from the start of the process to its first answer.
+    """
+
+    address: str
+    process: subprocess.Popen
+    started_in: float
+
+    def resident_mib(self) -> float:
+        """Memory that the process holds, in MiB."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@contextmanager
+def served() -> Iterator[Server]:
+    """Start ``python app.py`` with the bundled weights on the CPU; stop it afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"GRADIO_TEMP_DIR": cache}
+        command = [sys.executable, "app.py", "--device", "cpu", "--port", str(port)]
+        begun = time.monotonic()
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        try:
+            while True:
+                if process.poll() is not None:
+                    raise SystemExit("the page did not start")
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            yield Server(f"http://127.0.0.1:{port}", process, time.monotonic() - begun)
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
