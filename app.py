@@ -199,6 +199,9 @@ def restore_pane(parts: dict[str, Any]) -> None:
             parts["eta"] = gr.Slider(
                 0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"
             )
+            parts["tiles"] = gr.Slider(
+                1, session.MAX_TILES, DEFAULTS.tiles, step=1, label="Most tiles", elem_id="tiles"
+            )
             parts["grid"] = gr.Dropdown(
                 list(GRIDS), value=DEFAULTS.grid, label="Time grid", elem_id="grid"
             )
@@ -275,7 +278,7 @@ def wire(
 
     def follow(event: Callable) -> None:
         """Show the maps for the hole that is painted when the event comes."""
-        on(event, on_preview, "photo layer seen", "gradient tau seen", **maps)
+        on(event, on_preview, "photo layer seen tiles", "gradient tau seen", **maps)
 
     def on_example(event: gr.EventData) -> handlers.Update:
         return handlers.on_example(examples, event.index)
@@ -301,6 +304,7 @@ def wire(
         return parts[button].click(None, parts["editor"], outputs, js=js).then
 
     follow(painted("preview"))
+    follow(parts["tiles"].release)
     for edit in canvas.EDITS:
         on_edit = functools.partial(handlers.on_edit, edit)
         follow(on(painted(edit), on_edit, "photo layer", fresh).success)
@@ -430,7 +434,9 @@ def main(arguments: list[str] | None = None) -> None:
     def load() -> Any:
         from asyncdsb.pipeline import AsyncDSBPipeline
 
-        return AsyncDSBPipeline.from_pretrained(options.weights, device=options.device)
+        # A hosted page takes its weights from a variable of its settings.
+        source = options.weights or os.environ.get("ASYNCDSB_WEIGHTS")
+        return AsyncDSBPipeline.from_pretrained(source, device=options.device)
 
     if options.mcp and not importlib.util.find_spec("mcp"):
         parser.error("--mcp needs the package mcp: pip install 'gradio[mcp]'")

@@ -30,7 +30,9 @@ SAMPLERS = ("posterior", "ode", "implicit")
 STRATEGIES = ("gradient", "uniform", "inward")
 GRIDS = ("uniform", "clock")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
-SETTINGS = ("steps", "tau_min", "tau_max", "sampler", "eta", "grid", "temperature", "seed")
+SETTINGS = (
+    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "temperature", "seed", "tiles",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--grid", choices=GRIDS, help="spacing of the steps (uniform)")
     options.add_argument(
         "--seed", type=_seed, metavar="SEED", help="the same seed gives the same file (0)"
+    )
+    options.add_argument(
+        "--tiles",
+        type=_at_least_one,
+        metavar="N",
+        help="in how many overlapping fields of 256 pixels a large hole may be restored (8): more "
+        "keep more detail of a large photo, and take as much longer",
     )
     options.add_argument(
         "--settings",

@@ -43,7 +43,7 @@ Two parametrisations of one and the same estimate:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ from asyncdsb import bridge
 from asyncdsb.fill import FILLS, fill_hole, hole_depth
 from asyncdsb.networks.unet import UNet, UNetConfig
 from asyncdsb.schedule import NoiseSchedule, gaussian_blur
+from asyncdsb.tiles import Tiles
 
 CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3, "telea": 3}
 """What the network may see beside the state, and how many channels it takes. "telea" is Telea's
@@ -158,6 +159,16 @@ class Context:
     relief: Tensor
     tone: Tensor
     telea: Tensor | None = None
+
+    def cut(self, tiles: Tiles) -> Context:
+        """The same on tiles of a canvas, for a batch of one."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, value in values.items():
+            if name == "stochastic":
+                values[name] = value.expand(len(tiles), 1, 1, 1)
+            elif value is not None:
+                values[name] = tiles.cut(value)
+        return Context(**values)
 
 
 class BridgeDenoiser(nn.Module):
@@ -280,16 +291,29 @@ class BridgeDenoiser(nn.Module):
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
         return squared / (x0.shape[1] * area), x0_hat
 
-    def bind(self, context: Context, total_var: float) -> Callable[..., Tensor]:
+    def bind(
+        self, context: Context, total_var: float, tiles: Tiles | None = None
+    ) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
 
         Estimates are clamped to [-1, 1], the range of pictures.
+
+        Args:
+            context: of the run.
+            total_var: M of the schedule in use.
+            tiles: evaluate the network on these and blend, see :mod:`asyncdsb.tiles`.
         """
 
         def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return self.x0_hat(x_t, t, s, context, total_var).clamp(-1, 1)
 
-        return denoise
+        def denoise_tiles(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            def on(some: Tiles) -> Tensor:
+                return self.x0_hat(some.cut(x_t), t, some.cut(s), context.cut(some), total_var)
+
+            return tiles.blend(on).clamp(-1, 1)
+
+        return denoise if tiles is None else denoise_tiles
 
     def _observation(
         self, x_t: Tensor, s: Tensor, context: Context, total_var: float

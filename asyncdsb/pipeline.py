@@ -14,12 +14,18 @@ from torch import Tensor
 
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
-from asyncdsb.gradient import GradientCompletion, GradientConfig, image_gradient
+from asyncdsb.gradient import (
+    GradientCompletion,
+    GradientConfig,
+    image_gradient,
+    known_gradient,
+)
 from asyncdsb.images import check_pair, read_image, read_mask, to_tensor
 from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.restoration import Frame, Job, Result, Settings, check_painted
 from asyncdsb.samplers import SamplerState, sample
 from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
+from asyncdsb.tiles import Tiles
 from asyncdsb.window import Window, resize
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "weights"
@@ -160,7 +166,7 @@ class AsyncDSBPipeline:
         """
         chosen = Settings(**settings)
         chosen.check(self.samplers)
-        job = self._job(image, mask)
+        job = self._job(image, mask, chosen.tiles)
         if not isinstance(chosen.strategy, str):
             check_painted(chosen.strategy, job.hole.shape)
         return self._frames(job, chosen)
@@ -176,6 +182,7 @@ class AsyncDSBPipeline:
             job.window.shrink(tau).to(self.device).clamp(0, 1),
             [chosen.seed],
             chosen,
+            job.window.tiles,
         )
         for state in states:
             t = float(state.t[0])
@@ -227,12 +234,13 @@ class AsyncDSBPipeline:
         return tau, self._run(images, masks, gradient, tau, seeds, chosen)
 
     @torch.no_grad()
-    def predict_gradient(self, image, mask) -> np.ndarray:
+    def predict_gradient(self, image, mask, tiles: int = Settings.tiles) -> np.ndarray:
         """Complete the gradient map of a photo (step 1 alone).
 
         Args:
             image: see :meth:`__call__`.
             mask: likewise.
+            tiles: see :class:`Settings`.
 
         Returns:
             (H, W) float32 in [0, 1].
@@ -240,7 +248,7 @@ class AsyncDSBPipeline:
         Raises:
             ValueError: if the pair cannot be restored.
         """
-        return self._complete(self._job(image, mask))
+        return self._complete(self._job(image, mask, tiles))
 
     @torch.no_grad()
     def tau_map(
@@ -250,6 +258,7 @@ class AsyncDSBPipeline:
         tau_min: float,
         tau_max: float,
         strategy: str | np.ndarray = "gradient",
+        tiles: int = Settings.tiles,
     ) -> np.ndarray:
         """Per-pixel peak time for a completed gradient map; runs no network.
 
@@ -259,6 +268,7 @@ class AsyncDSBPipeline:
             tau_min: see :class:`Settings`.
             tau_max: see :class:`Settings`.
             strategy: see :class:`Settings`.
+            tiles: see :class:`Settings`.
 
         Returns:
             (H, W) float32 in [0, 1].
@@ -271,26 +281,27 @@ class AsyncDSBPipeline:
         if gradient.shape != hole.shape:
             raise ValueError(f"expected a gradient map of shape {hole.shape}, got {gradient.shape}")
         check_pair(gradient[..., None], hole)
-        return self._tau(self._plan(hole), gradient, tau_min, tau_max, strategy)
+        return self._tau(self._plan(hole, tiles), gradient, tau_min, tau_max, strategy)
 
-    def work_size(self, mask) -> tuple[int, int]:
-        """(h, w) in pixels at which the networks work on the hole of a photo, before padding.
+    def work(self, mask, tiles: int = Settings.tiles) -> int:
+        """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo.
 
         Args:
             mask: (H, W), see :meth:`__call__`.
+            tiles: see :class:`Settings`.
         """
-        return self._plan(read_mask(mask)).window.work
+        return self._plan(read_mask(mask), tiles).window.evaluated
 
-    def _plan(self, hole: np.ndarray) -> Job:
+    def _plan(self, hole: np.ndarray, tiles: int) -> Job:
         stride = math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
-        return Job(hole, Window.around(hole, self.config.resolution, stride))
+        return Job(hole, Window.around(hole, self.config.resolution, stride, tiles))
 
-    def _job(self, image, mask) -> Job:
+    def _job(self, image, mask, tiles: int) -> Job:
         photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
         to_tensor(photo[:1, :1])  # refuses arrays of another kind
         hole = read_mask(mask)
         check_pair(photo, hole)
-        job = self._plan(hole)
+        job = self._plan(hole, tiles)
         job.photo = photo
         picture, missing = job.window.cut(photo, hole)
         job.image, job.mask = picture.to(self.device), missing.to(self.device)
@@ -304,7 +315,15 @@ class AsyncDSBPipeline:
             height, width = window.photo_at_work_scale()
             photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.BOX))
         around = resize(image_gradient(to_tensor(photo)), window.photo)[0, 0].numpy()
-        completed = window.enlarge(self.completion(job.image, job.mask))
+        if window.tiles is None:
+            completed = self.completion(job.image, job.mask)
+        else:
+            found = window.tiles.blend(
+                lambda some: self.completion(some.cut(job.image), some.cut(job.mask))
+            )
+            known, unknown = known_gradient(job.image, job.mask)
+            completed = torch.where(unknown > 0.5, found, known)
+        completed = window.enlarge(completed)
         around[window.slices] = completed[0, 0].cpu().numpy()
         return around.clip(0, 1)
 
@@ -336,7 +355,14 @@ class AsyncDSBPipeline:
         return tau_map(gradient, tau_min, tau_max, self.config.blur_sigma, hole)
 
     def _run(
-        self, image, mask, gradient, tau, seeds: Sequence[int], chosen: Settings
+        self,
+        image: Tensor,
+        mask: Tensor,
+        gradient: Tensor,
+        tau: Tensor,
+        seeds: Sequence[int],
+        chosen: Settings,
+        tiles: Tiles | None = None,
     ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution."""
         temperature = self.resolved(chosen).temperature
@@ -347,7 +373,7 @@ class AsyncDSBPipeline:
         context = self.denoiser.context(image, mask, gradient, stochastic, noise.to(self.device))
         schedule = self.config.schedule
         return sample(
-            self.denoiser.bind(context, schedule.total_var),
+            self.denoiser.bind(context, schedule.total_var, tiles),
             context.x1,
             mask,
             tau,

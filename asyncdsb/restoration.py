@@ -36,6 +36,8 @@ class Settings:
         temperature: what all noise is multiplied by, in [0, 1], see
             :func:`asyncdsb.samplers.sample`; None for what the weights' configuration says.
         seed: of all noise, 0 <= seed < 2**63.
+        tiles: in how many overlapping fields of the networks a hole that is larger than one may be
+            restored, >= 1: more keep more of a large photo's detail, and take as much longer.
     """
 
     tau_min: float = 0.2
@@ -47,6 +49,7 @@ class Settings:
     grid: str = "uniform"
     temperature: float | None = None
     seed: int = 0
+    tiles: int = 8
 
     def check(self, samplers: Sequence[str]) -> None:
         """Raise ValueError, saying what was expected and what came, unless all is in range."""
@@ -57,6 +60,8 @@ class Settings:
         check_tau_range(self.tau_min, self.tau_max)
         if not _whole(self.steps) or self.steps < 1:
             raise ValueError(f"expected a whole number of steps >= 1, got {self.steps!r}")
+        if not _whole(self.tiles) or self.tiles < 1:
+            raise ValueError(f"expected a whole number of tiles >= 1, got {self.tiles!r}")
         if self.sampler not in samplers:
             raise ValueError(
                 "expected a sampler that the weights were trained for "

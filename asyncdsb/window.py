@@ -1,14 +1,18 @@
 """Photos of any size: the window around the hole in which the networks work, and the way back.
 
-A window is cut around the hole, scaled down if it is larger than the networks' field, and padded to
-a multiple of their stride. What comes back is enlarged and set into the hole alone. Nothing that
-the photo holds under the mask reaches the networks or the result.
+A window is cut around the hole, and padded to a multiple of the networks' stride. Where it is
+larger than their field, it is covered by tiles (:mod:`asyncdsb.tiles`), and scaled down as far as
+it must: until no more tiles are needed than may be used, and until no part of the hole is further
+from what is known than a network can see. What comes back is enlarged and set into the hole alone.
+Nothing that the photo holds under the mask reaches the networks or the result.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,12 +20,23 @@ from torch import Tensor
 
 from asyncdsb.fill import harmonic_fill
 from asyncdsb.images import to_tensor
+from asyncdsb.tiles import Tiles
 
 MARGIN = 0.25
 """Known pixels kept around the hole on each side, as a share of its longer side."""
 
 MIN_MARGIN = 32
 """The least of that, in pixels."""
+
+MAX_DEPTH = 0.2
+"""Largest distance of a missing pixel to the nearest known one on a tiled canvas, as a share of the
+networks' field; beyond, a tile in the middle of a hole would see nothing."""
+
+MAX_CANVAS = 2_000_000
+"""Most pixels that are worked on at once; keeps the memory for large photos in bounds."""
+
+FINER = 2**0.25
+"""Ratio of the scales that are tried, from the finest down."""
 
 SWEEPS = 2
 """Relaxations of fills at the photo's own size, which may be large."""
@@ -39,6 +54,7 @@ class Window:
         width: columns, in photo pixels.
         work: (h, w) at the networks' resolution, before padding.
         stride: padded sizes are multiples of this.
+        tiles: over the padded canvas; None where the networks take all of it at once.
     """
 
     photo: tuple[int, int]
@@ -48,18 +64,21 @@ class Window:
     width: int
     work: tuple[int, int]
     stride: int
+    tiles: Tiles | None = None
 
     @classmethod
-    def around(cls, hole: np.ndarray, resolution: int, stride: int) -> Window:
+    def around(cls, hole: np.ndarray, resolution: int, stride: int, tiles: int = 1) -> Window:
         """Choose the window for a hole.
 
         It is a square around the hole's bounding box with a margin, at least ``resolution`` wide,
-        as far as the photo reaches; a larger one is scaled down to ``resolution``.
+        as far as the photo reaches. A larger one is scaled down to ``resolution``, or, where tiles
+        may be used and the hole is not too deep, less or not at all.
 
         Args:
             hole: (H, W) bool, with at least one pixel missing.
             resolution: side in pixels that the networks were trained for.
             stride: multiple of sizes that the networks need.
+            tiles: how many may be used.
 
         Returns:
             The window.
@@ -70,9 +89,28 @@ class Window:
         side = max(resolution, longest + 2 * max(MIN_MARGIN, round(MARGIN * longest)))
         spans = [_span(*edge, side, limit) for edge, limit in zip(box, hole.shape, strict=True)]
         (top, height), (left, width) = spans
-        scale = min(1.0, resolution / max(height, width))
-        work = max(1, round(height * scale)), max(1, round(width * scale))
+        least = min(1.0, resolution / max(height, width))
+        part = hole[top : top + height, left : left + width].astype(np.uint8)
+        scale = 1.0
+        if tiles > 1 and least < 1:
+            depth = float(cv2.distanceTransform(part, cv2.DIST_C, 3).max())
+            scale = min(scale, MAX_DEPTH * resolution / depth)
+        while tiles > 1 and scale > least:
+            work = max(1, round(height * scale)), max(1, round(width * scale))
+            if math.prod(work) <= MAX_CANVAS:
+                chosen = _tiled(part, work, resolution, stride)
+                if len(chosen) <= tiles:
+                    return cls(hole.shape, top, left, height, width, work, stride, chosen)
+            scale /= FINER
+        work = max(1, round(height * least)), max(1, round(width * least))
         return cls(hole.shape, top, left, height, width, work, stride)
+
+    @property
+    def evaluated(self) -> int:
+        """Pixels that the networks are evaluated on in one step."""
+        if self.tiles is None:
+            return math.prod(edge + -edge % self.stride for edge in self.work)
+        return len(self.tiles) * math.prod(self.tiles.size)
 
     @property
     def scale(self) -> float:
@@ -168,6 +206,22 @@ class Window:
         result = image.copy()
         result[self.slices] = np.where(inside[..., None], pixels, original)
         return result
+
+
+def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:
+    """Tiles over a hole at working size, on the padded canvas."""
+    small = hole
+    if work != hole.shape:
+        # The same condition as in Window.cut: missing if any photo pixel under it is.
+        small = cv2.resize(hole.astype(np.float32), work[::-1], interpolation=cv2.INTER_AREA)
+    canvas = np.zeros([edge + -edge % stride for edge in work], bool)
+    # Filters of the two may differ by a pixel, hence the dilation.
+    grown = cv2.dilate((small > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    canvas[: work[0], : work[1]] = grown
+    # Padding repeats the last row and column, hole included.
+    canvas[work[0] :] = canvas[work[0] - 1]
+    canvas[:, work[1] :] = canvas[:, work[1] - 1 : work[1]]
+    return Tiles.over(canvas, side + -side % stride)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

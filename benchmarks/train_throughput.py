@@ -75,7 +75,13 @@ def _times(call: Callable[[], object], repeats: int, device: str) -> list[float]
 def measure(preset: BridgePreset, args: argparse.Namespace) -> str:
     """One row of the table."""
     trainer_args = argparse.Namespace(
-        seed=0, data=args.data, device=args.device, gradient=args.gradient, init=None, val=None
+        seed=0,
+        data=args.data,
+        shares=None,
+        device=args.device,
+        gradient=args.gradient,
+        init=None,
+        val=None,
     )
     # Counted without compilation, which hides the operations from torch's counter.
     eager = dataclasses.replace(preset, compile=False, masks=200)

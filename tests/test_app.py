@@ -130,7 +130,7 @@ def test_heatmap_follows_the_package(tiny_pipe, tau_range, strategy):
     """What the browser computes from the sent order is the pipeline's own tau map."""
     image = photograph()
     mask = hole_in(image)
-    maps = session.predict_maps(tiny_pipe, image, mask)
+    maps = session.predict_maps(tiny_pipe, image, mask, 8)
     sent = payload.order_payload(maps.orders, mask, maps.schedule)
     order = sent["orders"][strategy]
     if isinstance(order, str):
@@ -145,7 +145,7 @@ def test_heatmap_follows_the_package(tiny_pipe, tau_range, strategy):
 def test_payloads_are_small_and_json(tiny_pipe):
     image = photograph(1200, 800)
     mask = hole_in(image)
-    maps = session.predict_maps(tiny_pipe, image, mask)
+    maps = session.predict_maps(tiny_pipe, image, mask, 8)
     sent = payload.order_payload(maps.orders, mask, maps.schedule)
     assert (sent["width"], sent["height"]) == (256, 171)
     hole = from_base64(sent["hole"], np.uint8).reshape(171, 256)
@@ -710,7 +710,7 @@ def test_page_is_built(tiny_pipe):
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
     assert names == [
         "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta",
-        "grid", "temperature", "order",
+        "grid", "temperature", "tiles", "order",
     ]  # fmt: skip
 
 
@@ -721,4 +721,9 @@ def test_command_line(monkeypatch):
     app.main(["--host", "0.0.0.0", "--port", "1234", "--weights", "/nowhere", "--device", "cpu"])
     assert seen["server_name"] == "0.0.0.0" and seen["server_port"] == 1234 and not seen["share"]
     with pytest.raises(ValueError, match="weights not found"):
+        seen["load"]()
+    seen.clear()
+    monkeypatch.setenv("ASYNCDSB_WEIGHTS", "/elsewhere")
+    app.main([])
+    with pytest.raises(ValueError, match="elsewhere"):
         seen["load"]()

@@ -26,7 +26,7 @@ import app
 from asyncdsb.masks import make_mask
 
 SIZE = (96, 64)
-DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 0.5, None]
+DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 0.5, 8, None]
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -201,6 +201,7 @@ VALUES = {
     "eta out of range": (6, 7, ""),
     "unknown grid": (7, {"grid": 1}, ""),
     "temperature of infinity": (8, float("inf"), ""),
+    "a billion tiles": (9, 10**9, ""),
 }
 
 
@@ -231,17 +232,17 @@ PATHS = [
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("place", [0, 1, 11])
+@pytest.mark.parametrize("place", [0, 1, 12])
 def test_paths_and_addresses_of_the_client_are_not_opened(address, uploaded, path, place):
     given = [*uploaded, *DEFAULTS]
-    given[6] = "painted" if place == 11 else given[6]
+    given[6] = "painted" if place == 12 else given[6]
     given[place] = {"path": path, "url": path, "meta": {"_type": "gradio.FileData"}}
     kind, content = inpaint(address, given)
     assert kind == "error", content
     assert "root:" not in str(content)
 
 
-@pytest.mark.parametrize("data", [[], [None] * 12, [{}] * 12, ["a"] * 40, [[[[[]]]]] * 12])
+@pytest.mark.parametrize("data", [[], [None] * 13, [{}] * 13, ["a"] * 40, [[[[[]]]]] * 13])
 def test_arguments_of_another_shape(address, data):
     kind, content = inpaint(address, data)
     assert kind == "error", content

@@ -187,16 +187,18 @@ def on_preview(
     photo: session.Photo | None,
     layer: Image.Image | None,
     seen: int | None,
+    tiles: float = Settings.tiles,
 ) -> Update:
     """Predict the maps for the hole as it is painted now, if it has changed."""
     try:
         image, mask = session.read_pair(photo, layer)
     except ValueError:  # Nothing to show yet; Restore says what is missing.
         return NO_MAPS
-    fingerprint = hash((photo, mask.tobytes()))
+    tiles = session.read_count("tiles", tiles, session.MAX_TILES)
+    fingerprint = hash((photo, mask.tobytes(), tiles))
     if fingerprint == seen:
         return {}
-    maps = engine.predict(image, mask)
+    maps = engine.predict(image, mask, tiles)
     return format_maps(maps, mask, engine.pace) | {"seen": fingerprint}
 
 
@@ -401,7 +403,7 @@ def on_files(
     if run is None or not result or not animation:
         raise ValueError("Restore something first.")
     image, mask = reopen(run.photo), run.mask
-    maps = engine.predict(image, mask)
+    maps = engine.predict(image, mask, run.settings.tiles)
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, f"{run.photo.stem}-asyncdsb.zip")
         keepsake.pack(path, run, maps, Path(result), Path(animation))
@@ -426,6 +428,7 @@ def inpaint(
     eta: float,
     grid: str,
     temperature: float,
+    tiles: int,
     order: str | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
@@ -443,6 +446,7 @@ def inpaint(
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: one of GRIDS.
         temperature: what all noise is multiplied by, in [0, 1].
+        tiles: in how many overlapping fields of 256 pixels a large hole may be restored.
         order: path of a grey picture of the photo's size, 8 or 16 bits, for the strategy "painted":
             white is restored first (at tau_max), black last (at tau_min).
 
@@ -450,7 +454,7 @@ def inpaint(
         Once: the path of the result as PNG, and the settings.
     """
     image, hole, painted = session.read_files(photo, mask, order)
-    values = tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, temperature
+    values = tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, temperature, tiles
     settings = session.read_settings(values, painted)
     *_, last = engine.steps_of(image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.

@@ -29,12 +29,14 @@ MAX_PIXELS = 32_000_000
 
 NO_PHOTO = "Open a photo first: drop one on the canvas, or pick an example."
 MAX_STEPS = 250
+MAX_TILES = 32
 MAX_SEED = 2**31 - 1
 MAX_SEEDS = 6
 """Most seeds that one run tries."""
 
 SETTINGS = (
     "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "temperature",
+    "tiles",
 )  # fmt: skip
 """The page's controls that hold settings, in the order in which the handlers take them."""
 
@@ -76,7 +78,7 @@ class Maps:
         gradient: float32 (H, W) in [0, 1], the predicted gradient.
         orders: per strategy its tau map for the range [0, 1], float32 (H, W).
         schedule: noise schedule of the weights.
-        work: pixels that the network works on in one step.
+        work: pixels that the network is evaluated on in one step.
     """
 
     gradient: np.ndarray
@@ -187,12 +189,12 @@ class Engine:
     """What the handlers ask for.
 
     Attributes:
-        predict: (image, mask) to :class:`Maps`.
+        predict: (image, mask, tiles) to :class:`Maps`.
         steps_of: (image, mask, settings) to an iterator over :class:`Step`.
         pace: of the machine.
     """
 
-    predict: Callable[[Image.Image, np.ndarray], Maps]
+    predict: Callable[[Image.Image, np.ndarray, int], Maps]
     steps_of: Callable[[Image.Image, np.ndarray, Settings], Iterator[Step]]
     pace: Pace
 
@@ -282,6 +284,7 @@ def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -
         eta=_number("eta", given["eta"]),
         grid=str(given["grid"]),
         temperature=_number("temperature", given["temperature"]),
+        tiles=read_count("tiles", given["tiles"], MAX_TILES),
     )
     settings.check(SAMPLERS)
     if given["strategy"] == PAINTED:
@@ -372,9 +375,9 @@ def read_files(
     return image, hole, load_map(Path(order), image.size) if order else None
 
 
-def predict_maps(pipe: Any, image: Image.Image, mask: np.ndarray) -> Maps:
+def predict_maps(pipe: Any, image: Image.Image, mask: np.ndarray, tiles: int) -> Maps:
     """Predict the gradient and every strategy's order of restoration; no step of the bridge."""
-    return _maps(pipe, np.asarray(pipe.predict_gradient(image, mask)), mask)
+    return _maps(pipe, np.asarray(pipe.predict_gradient(image, mask, tiles)), mask, tiles)
 
 
 def run_steps(
@@ -400,15 +403,17 @@ def run_steps(
             t=float(state.t),
             x_t=np.asarray(state.x_t),
             x0_hat=np.asarray(state.x0_hat),
-            maps=_maps(pipe, state.gradient, mask) if state.step == 0 else None,
+            maps=_maps(pipe, state.gradient, mask, settings.tiles) if state.step == 0 else None,
             image=np.asarray(state.image) if last else None,
             settings=pipe.resolved(settings).as_dict() if last else None,
         )
 
 
-def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray) -> Maps:
-    orders = {name: np.asarray(pipe.tau_map(gradient, mask, 0.0, 1.0, name)) for name in STRATEGIES}
-    return Maps(gradient, orders, pipe.config.schedule, math.prod(pipe.work_size(mask)))
+def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray, tiles: int) -> Maps:
+    orders = {
+        name: np.asarray(pipe.tau_map(gradient, mask, 0.0, 1.0, name, tiles)) for name in STRATEGIES
+    }
+    return Maps(gradient, orders, pipe.config.schedule, pipe.work(mask, tiles))
 
 
 def _number(name: str, value: object) -> float:

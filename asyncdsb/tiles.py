@@ -1,0 +1,119 @@
+"""Canvases larger than the networks' field: overlapping tiles over the hole, and their blend.
+
+A network is evaluated on every tile that holds a part of the hole, and the results are averaged
+with weights that fall towards a tile's edges, where a network knows least. Used on x0_hat within
+one sampling loop over the whole canvas, all tiles take part in one and the same run: no seams to
+hide afterwards, one noise, one clock per pixel (the idea of MultiDiffusion, Bar-Tal et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+OVERLAP = 0.25
+"""Share of a tile's side that it has in common with the next one."""
+
+TOGETHER = 4
+"""Tiles in one evaluation: more would not be faster on a processor, and take more memory."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of one size on a canvas.
+
+    Attributes:
+        canvas: (H, W).
+        size: (h, w) of each tile.
+        corners: (top, left) of each tile.
+    """
+
+    canvas: tuple[int, int]
+    size: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def over(cls, hole: np.ndarray, side: int) -> Tiles:
+        """Cover a hole.
+
+        Rows of tiles are laid out from the first to the last row of the hole, and within each row
+        from its first to its last column, so that two separate holes are not joined by idle tiles.
+
+        Args:
+            hole: (H, W) bool, with at least one pixel missing.
+            side: of a tile in pixels, where the canvas is as large.
+
+        Returns:
+            The tiles.
+        """
+        height, width = (min(side, edge) for edge in hole.shape)
+        corners = []
+        for top in _places(hole.any(1), height, hole.shape[0]):
+            band = hole[top : top + height].any(0)
+            corners += [(top, left) for left in _places(band, width, hole.shape[1])]
+        return cls(hole.shape, (height, width), tuple(corners))
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self.corners)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) tiles of a canvas (1, C, H, W)."""
+        height, width = self.size
+        return torch.cat([x[..., i : i + height, j : j + width] for i, j in self.corners])
+
+    def blend(self, function: Callable[[Tiles], Tensor]) -> Tensor:
+        """Evaluate a function on all tiles and average its values where they overlap.
+
+        Args:
+            function: from some of the tiles to (n, C, h, w) values on them.
+
+        Returns:
+            (1, C, H, W), zero where there is no tile.
+        """
+        height, width = self.size
+        weight, total = self._weight(), 0.0
+        for first in range(0, len(self), TOGETHER):
+            some = Tiles(self.canvas, self.size, self.corners[first : first + TOGETHER])
+            values = function(some)
+            if first == 0:
+                weight = weight.to(values)
+                total = values.new_zeros(1, values.shape[1] + 1, *self.canvas)
+            for (i, j), value in zip(some.corners, values, strict=True):
+                place = total[..., i : i + height, j : j + width]
+                place[:, :-1] += weight * value
+                place[:, -1:] += weight
+        return total[:, :-1] / total[:, -1:].clamp(min=1e-12)
+
+    def _weight(self) -> Tensor:
+        """(h, w) weights: 1 in the middle, falling linearly over the overlap."""
+
+        def ramp(length: int) -> Tensor:
+            place = torch.arange(length) + 0.5
+            near = torch.minimum(place, length - place) / max(1.0, OVERLAP * length)
+            return near.clamp(max=1)
+
+        height, width = (ramp(length) for length in self.size)
+        return height[:, None] * width[None, :]
+
+
+def _places(used: np.ndarray, length: int, limit: int) -> list[int]:
+    """Where spans of ``length`` start that cover all used places, kept within [0, limit)."""
+    # Of each span, all but half an overlap at either end counts as covered.
+    rim = round(length * OVERLAP / 2)
+    inner = max(1, length - 2 * rim)
+    places: list[int] = []
+    marks = np.flatnonzero(used)
+    while len(marks):
+        start, reach = int(marks[0]), int(marks[-1])
+        # What fits into one span is put into its middle.
+        first = (start + reach + 1 - length) // 2 if reach - start < inner else start - rim
+        first = min(max(first, 0), limit - length)
+        places.append(first)
+        covered = limit if first + length >= limit else first + rim + inner
+        marks = marks[marks >= covered]
+    return places

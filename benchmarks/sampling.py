@@ -1,0 +1,274 @@
+"""What a restoration costs beside the network: ``python -m benchmarks.sampling``.
+
+Every figure is a ratio of two times, or a size, taken in this one run:
+
+- wall time of a run against its network evaluations and the completion of the gradient, alone and
+  with every frame encoded for the page;
+- the network's arithmetic against the device's own matrix product;
+- the schedule by closed forms against the straightforward way, tables over time for every pixel as
+  I2SB keeps them over time alone: memory, time per step, and whether both give the same picture;
+- the classical methods against a run of ten steps;
+- scaling with the number of steps, the size of the photograph and that of the hole;
+- on the command line, the start and the memory held for a photograph of 12 megapixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from asyncdsb.baselines import METHODS, restore
+from asyncdsb.images import read_image
+from asyncdsb.masks import make_mask
+from asyncdsb.page import payload, session
+from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
+from asyncdsb.samplers import sample
+from asyncdsb.schedule import NoiseSchedule
+from benchmarks.train_throughput import matmul_rate
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTO = BUNDLED.parent / "examples" / "colosseum.jpg"
+SIDE = 256
+
+
+@dataclass(frozen=True)
+class TableSchedule:
+    """Schedules kept as tables, T times the number of pixels, in float32.
+
+    Attributes:
+        var: (T + 1, 1, H, W), variance accumulated from 0 up to each time.
+        var_bar: the same from each time up to 1.
+    """
+
+    var: Tensor
+    var_bar: Tensor
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, tau: Tensor, times: int) -> TableSchedule:
+        """Add up what each of ``times`` intervals contributes, from both ends."""
+        edges = torch.linspace(0, 1, times + 1, dtype=torch.float64)
+        var = torch.zeros(times + 1, *tau.shape[1:])
+        for index, edge in enumerate(edges):
+            var[index] = schedule.var(edge, tau[0].double())
+        return cls(var, var[-1] - var)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the tables hold."""
+        return sum(x.numel() * x.element_size() for x in (self.var, self.var_bar))
+
+    def step(self, x: Tensor, x0_hat: Tensor, n: int, m: int, z: Tensor) -> Tensor:
+        """Posterior step from time index n to m, from the variances as Eq. 5 has them."""
+        between = self.var[n] - self.var[m]
+        weight = (self.var[m] / self.var[n].clamp(min=1e-12))[None]
+        mean = weight * x + (1 - weight) * x0_hat
+        return mean + (self.var[m] * between / self.var[n].clamp(min=1e-12)).sqrt()[None] * z
+
+
+def median_seconds(call: Callable[[], object], repeats: int) -> float:
+    """Median time of a call, after one to warm up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def photo_and_mask(side: int = SIDE, kind: str = "wide") -> tuple[np.ndarray, np.ndarray]:
+    """A square of the example, and a mask for it."""
+    photo = read_image(PHOTO)
+    edge = min(photo.size)
+    square = photo.crop((0, 0, edge, edge)).resize((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(square), make_mask(kind, side, seed=1)
+
+
+def network_seconds(pipe: AsyncDSBPipeline, repeats: int) -> tuple[float, float, float]:
+    """Seconds of an evaluation of the denoiser and of a completion, operations of the former."""
+    photo, mask = photo_and_mask()
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 127.5 - 1
+    hole = torch.from_numpy(mask)[None, None].float()
+    with torch.no_grad():
+        gradient = pipe.completion(image, hole)
+        context = pipe.denoiser.context(
+            image, hole, gradient, torch.ones(1).bool(), torch.randn(image.shape)
+        )
+        t, s = torch.full((1, 1, 1, 1), 0.5), torch.full_like(hole, 0.5)
+        denoise = pipe.denoiser.bind(context, pipe.config.schedule.total_var)
+        each = median_seconds(lambda: denoise(context.x1, t, s), repeats)
+        completion = median_seconds(lambda: pipe.completion(image, hole), repeats)
+        with FlopCounterMode(display=False) as counter:
+            denoise(context.x1, t, s)
+    return each, completion, counter.get_total_flops()
+
+
+def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float, float]:
+    """Seconds of a run, and of one whose frames are encoded as for the page."""
+    photo, mask = photo_and_mask()
+    image = Image.fromarray(photo)
+
+    def run() -> None:
+        for _ in pipe.stream(photo, mask, steps=steps):
+            pass
+
+    def streamed() -> None:
+        settings = session.Settings(steps=steps)
+        for state in session.run_steps(pipe, image, mask, settings):
+            payload.frame_payload(state.step, state.steps, session.Moment.of(state))
+
+    return median_seconds(run, repeats), median_seconds(streamed, repeats)
+
+
+def schedules(times: int, steps: int, repeats: int) -> list[tuple[str, str]]:
+    """Closed forms against tables: memory, time per step, difference of the pictures."""
+    schedule = NoiseSchedule()
+    g = torch.Generator().manual_seed(0)
+    tau = 0.2 + 0.3 * torch.rand(1, 1, SIDE, SIDE, generator=g)
+    hole = torch.ones_like(tau)
+    x1 = torch.randn(1, 3, SIDE, SIDE, generator=g)
+
+    def denoise(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return 0.5 * x
+
+    def ours() -> Tensor:
+        noise = [torch.Generator().manual_seed(1)]
+        *_, last = sample(denoise, x1, hole, tau, schedule, steps=steps, generators=noise)
+        return last.x_t
+
+    tables = TableSchedule.of(schedule, tau, times)
+
+    def theirs() -> Tensor:
+        noise = torch.Generator().manual_seed(1)
+        x = x1
+        for index in range(steps):
+            n, m = (times * (steps - k) // steps for k in (index, index + 1))
+            x0_hat = denoise(x, n, None)
+            if m == 0:
+                return x0_hat
+            x = tables.step(x, x0_hat, n, m, torch.randn(x1.shape[1:], generator=noise)[None])
+
+    def only_clock() -> None:
+        for index in range(steps):
+            schedule.clock(torch.tensor(index / steps, dtype=torch.float32), tau)
+
+    difference = float((ours() - theirs()).abs().max())
+    build = median_seconds(lambda: TableSchedule.of(schedule, tau, times), 1)
+    fresh = median_seconds(only_clock, repeats)
+    rows = [
+        (f"schedule memory, tables of T = {times}", f"{tables.bytes / 2**20:.0f} MiB"),
+        ("schedule memory, closed forms", f"{2 * tau.numel() * 4 / 2**20:.2f} MiB"),
+        ("ratio", f"{tables.bytes / (2 * tau.numel() * 4):.0f}"),
+        (f"schedule work of {steps} steps, tables", f"{1000 * build:.0f} ms"),
+        (f"schedule work of {steps} steps, closed forms", f"{1000 * fresh:.1f} ms"),
+        ("ratio", f"{build / fresh:.0f}"),
+        ("largest difference of the pictures", f"{difference:.1e}"),
+    ]
+    return rows
+
+
+def scaling(pipe: AsyncDSBPipeline, base: float) -> list[tuple[str, str]]:
+    """Times against that of a 256-pixel photograph with ten steps."""
+    rows = []
+    small = photo_and_mask()
+    for steps in (5, 20, 50):
+        seconds = median_seconds(lambda n=steps: pipe(*small, steps=n), 1)
+        rows.append((f"{steps} steps", f"{seconds / base:.2f}"))
+    for side in (512, 1024, 2048):
+        photo, _ = photo_and_mask(side)
+        mask = np.zeros((side, side), bool)
+        mask[100:160, 100:160] = True
+        seconds = median_seconds(lambda p=photo, m=mask: pipe(p, m, steps=10), 1)
+        rows.append((f"{side} x {side}, hole of 60 x 60", f"{seconds / base:.2f}"))
+        seconds = median_seconds(
+            lambda p=photo, s=side: pipe(p, make_mask("center", s), steps=10), 1
+        )
+        rows.append((f"{side} x {side}, a quarter missing", f"{seconds / base:.2f}"))
+    return rows
+
+
+def command_line(megapixels: int) -> list[tuple[str, str]]:
+    """Seconds to the first step and peak memory of a restoration by the command line."""
+    side = round((megapixels * 1e6) ** 0.5)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        big, _ = photo_and_mask(side)
+        Image.fromarray(big).save(folder / "photo.png", compress_level=1)
+        mask = np.zeros((side, side), np.uint8)
+        mask[500:900, 600:1100] = 255
+        Image.fromarray(mask).save(folder / "mask.png", compress_level=1)
+        command = [sys.executable, "-m", "asyncdsb", "inpaint", "photo.png", "mask.png"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [*command, "-o", "out.png"],
+            cwd=folder,
+            env=environment,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+        first, seen = None, b""
+        while part := process.stderr.read(64):
+            seen += part
+            if first is None and (b" 1/" in seen or b" 2/" in seen):
+                first = time.perf_counter() - started
+        process.wait()
+        whole = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return [
+        (f"command line, {megapixels} megapixels, to the first step", f"{first or whole:.1f} s"),
+        ("the same, whole", f"{whole:.1f} s"),
+        ("the same, peak memory", f"{peak:.0f} MiB"),
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    options = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--steps", type=int, default=10)
+    options.add_argument("--weights", help="folder or Hub repository")
+    arguments = options.parse_args(argv)
+    # First, as the peak of all children is asked for.
+    rows = command_line(12)
+    pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, device="cpu")
+    steps, repeats = arguments.steps, arguments.repeats
+    each, completion, operations = network_seconds(pipe, repeats)
+    whole, streamed = run_seconds(pipe, steps, repeats)
+    least = steps * each + completion
+    rows += [
+        ("one evaluation of the network, 256 x 256", f"{1000 * each:.0f} ms"),
+        ("its arithmetic against the matrix product",
+         f"{operations / each / matmul_rate('cpu', torch.float32):.0%}"),
+        (f"run of {steps} steps against evaluations + completion", f"{whole / least:.2f}"),
+        ("the same, frames encoded for the page", f"{streamed / least:.2f}"),
+    ]  # fmt: skip
+    rows += schedules(1000, steps, repeats)
+    photo, mask = photo_and_mask()
+    for method in METHODS:
+        seconds = median_seconds(lambda m=method: restore(m, photo, mask), repeats)
+        rows.append((f"{method} against that run", f"{seconds / whole:.3f}"))
+    rows += scaling(pipe, whole)
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("| what | |\n| --- | ---: |")
+    for name, value in rows:
+        print(f"| {name} | {value} |")
+
+
+if __name__ == "__main__":
+    main()
