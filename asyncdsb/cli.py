@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from asyncdsb.pipeline import AsyncDSBPipeline
     from asyncdsb.restoration import Result
 
-SAMPLERS = ("posterior", "ode", "implicit")
+SAMPLERS = ("posterior", "ode", "implicit", "multistep")
 STRATEGIES = ("gradient", "uniform", "inward")
 GRIDS = ("uniform", "clock")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")

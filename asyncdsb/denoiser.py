@@ -93,8 +93,8 @@ class BridgeConfig:
             only).
         residual_exponent: how its detail grows with the smoothed gradient; 0 for the same
             everywhere (wiener only).
-        bridges: which bridges it was trained on; "stochastic" serves the samplers posterior and
-            implicit, "deterministic" the ODE.
+        bridges: which bridges it was trained on; "stochastic" serves the samplers posterior,
+            implicit and multistep, "deterministic" the ODE.
         temperature: by default, what a run's noise is multiplied by; chosen after the training.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
@@ -132,7 +132,7 @@ class BridgeConfig:
     @property
     def samplers(self) -> tuple[str, ...]:
         """Samplers whose bridge the network was trained on."""
-        names = ("posterior", "implicit") if "stochastic" in self.bridges else ()
+        names = ("posterior", "implicit", "multistep") if "stochastic" in self.bridges else ()
         return names + (("ode",) if "deterministic" in self.bridges else ())
 
 

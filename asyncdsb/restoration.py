@@ -28,7 +28,7 @@ class Settings:
         tau_min: tau of the flattest hole pixel, in [0, 1].
         tau_max: tau of the steepest hole pixel, in [tau_min, 1]. (0.5, 0.5) is I2SB.
         steps: network evaluations, >= 1.
-        sampler: "posterior", "ode" or "implicit".
+        sampler: one of :data:`asyncdsb.samplers.SAMPLERS`.
         strategy: how tau is laid out, one of :data:`asyncdsb.schedule.STRATEGIES`, or an (H, W)
             array of tau in [0, 1].
         eta: share of fresh noise of the implicit sampler, in [0, 1].

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asyncdsb.bridge import implicit_step, posterior_step
+from asyncdsb.bridge import extrapolated, implicit_step, posterior_step
 from asyncdsb.schedule import NoiseSchedule
 
-SAMPLERS = ("posterior", "ode", "implicit")
+SAMPLERS = ("posterior", "ode", "implicit", "multistep")
 GRIDS = ("uniform", "clock")
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -109,7 +109,8 @@ def sample(
         tau: (B, 1, H, W) per-pixel peak time in [0, 1].
         schedule: noise schedule.
         steps: number of network evaluations, >= 1.
-        sampler: "posterior" (exact posterior), "ode" (no noise) or "implicit" (eta).
+        sampler: "posterior" (exact posterior), "ode" (no noise), "implicit" (eta), or "multistep"
+            (implicit with eta = 0, second order inside the bridge).
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: "uniform" or "clock", see :func:`time_grid`.
         temperature: what the noise of every step is multiplied by, in [0, 1]. At 1 the run follows
@@ -149,6 +150,7 @@ def sample(
     )
     at = times.to(x1.device, x1.dtype).view(steps + 1, batch, 1, 1, 1)
 
+    before = None
     x, s = x1, schedule.clock(at[0], tau)
     for i in range(steps):
         x0_hat = torch.where(hole, denoise(x, at[i], s), x1)
@@ -159,6 +161,12 @@ def sample(
         z = temperature * _noise(x, generators) if noisy else None
         if sampler == "implicit":
             x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
+        elif sampler == "multistep":
+            ahead = (
+                x0_hat if before is None else extrapolated(x0_hat, before[0], s_next, s, before[1])
+            )
+            x = implicit_step(x, ahead, x1, s, s_next, schedule.total_var, 0.0, z)
+            before = x0_hat, s
         else:
             x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
         s = s_next

@@ -7,11 +7,20 @@ through the bridge's functions gives exact means, variances and covariances, wit
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from asyncdsb.bridge import implicit_step, marginal, posterior_step, target, x0_from_target
+from asyncdsb.bridge import (
+    extrapolated,
+    implicit_step,
+    marginal,
+    posterior_step,
+    target,
+    x0_from_target,
+)
 from asyncdsb.schedule import NoiseSchedule
 
 TAU = torch.tensor([0.0, 1e-9, 0.001, 0.2, 0.37, 0.5, 0.8, 1.0], dtype=torch.float64)
@@ -248,3 +257,52 @@ def test_single_precision_steps_stay_finite(eta: float) -> None:
     bound = 2 * (x0_hat.abs() + x1.abs() + noise.abs() + z.abs())
     assert bool((got.abs() <= bound).all())
     assert bool(torch.isfinite(posterior_step(x_n, x0_hat, s_n, s_m, 0.247, z)).all())
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("tau", [0.2, 0.5, 0.9])
+def test_extrapolation_makes_the_noise_free_step_second_order(order: int, tau: float) -> None:
+    """Against the exact flow of a Gaussian pixel, which keeps its quantile on the way.
+
+    With x1 seen, y = x_t - s x1 is N((1 - s) mean, (1 - s)^2 var + M s (1 - s)).
+    """
+    mean, var = 0.3, 0.04
+    schedule = NoiseSchedule()
+    total = schedule.total_var
+
+    def spread(s: Tensor) -> Tensor:
+        return ((1 - s) ** 2 * var + total * s * (1 - s)).sqrt()
+
+    quantile = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    x1 = torch.tensor([1.0, -0.5, 0.2, 0.0, 2.0], dtype=torch.float64)
+
+    def exact(s: Tensor) -> Tensor:
+        return s * x1 + (1 - s) * mean + spread(s) * quantile
+
+    errors = []
+    for steps in (40, 80, 160):
+        times = torch.linspace(0.95, 0.05, steps + 1, dtype=torch.float64)
+        clocks = schedule.clock(times, torch.tensor(tau, dtype=torch.float64))
+        x, before = exact(clocks[0]), None
+        for s, s_next in zip(clocks, clocks[1:], strict=False):
+            gain = var * (1 - s) / spread(s) ** 2
+            x0_hat = mean + gain * (x - s * x1 - (1 - s) * mean)
+            ahead = x0_hat
+            if order == 2 and before is not None:
+                ahead = extrapolated(x0_hat, before[0], s_next, s, before[1])
+            x = implicit_step(x, ahead, x1, s, s_next, total, 0.0, torch.zeros_like(x))
+            before = x0_hat, s
+        errors.append(float((x - exact(clocks[-1])).abs().max()))
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert coarse / fine == pytest.approx(2**order, rel=0.15), errors
+
+
+def test_extrapolation_is_first_order_at_the_ends_and_where_the_clock_stands_still() -> None:
+    x0_hat, before = torch.ones(4), torch.zeros(4)
+    s_before = torch.tensor([1.0, 0.5, 0.4, 0.6])
+    s_n = torch.tensor([0.5, 0.3, 0.4, 0.5])
+    s_m = torch.tensor([0.3, 0.0, 0.2, 0.4])
+    found = extrapolated(x0_hat, before, s_m, s_n, s_before)
+    assert torch.equal(found[:3], x0_hat[:3])
+    step = (math.log(0.6 / 0.4) - math.log(1.0)) / (2 * (math.log(1.0) - math.log(0.4 / 0.6)))
+    assert float(found[3]) == pytest.approx(1 + step)

@@ -173,11 +173,11 @@ def test_only_the_hole_counts():
     assert torch.equal(*losses)
 
 
-@pytest.mark.parametrize("sampler", ["posterior", "implicit", "ode"])
+@pytest.mark.parametrize("sampler", ["posterior", "implicit", "multistep", "ode"])
 def test_what_the_network_sees_does_not_depend_on_the_bridge_noise_it_cannot_use(sampler):
     """d and nu carry the same law for every M: the network's inputs stay bounded on a whole run."""
     denoiser, x0, context, _, _ = make("wiener", sampler != "ode", True, 0.5)
-    context = type(context)(*(v.float() for v in vars(context).values()))
+    context = type(context)(*(v if v is None else v.float() for v in vars(context).values()))
     inputs = []
 
     class Spy(nn.Module):
@@ -212,6 +212,6 @@ def test_configuration_is_checked():
 
 
 def test_samplers_follow_the_trained_bridges():
-    assert BridgeConfig().samplers == ("posterior", "implicit", "ode")
-    assert BridgeConfig(bridges=("stochastic",)).samplers == ("posterior", "implicit")
+    assert BridgeConfig().samplers == ("posterior", "implicit", "multistep", "ode")
+    assert BridgeConfig(bridges=("stochastic",)).samplers == ("posterior", "implicit", "multistep")
     assert BridgeConfig(bridges=("deterministic",)).samplers == ("ode",)

@@ -9,7 +9,7 @@ from asyncdsb.images import to_tensor
 from asyncdsb.masks import make_mask
 from asyncdsb.pipeline import AsyncDSBPipeline
 
-SAMPLERS = ("posterior", "implicit", "ode")
+SAMPLERS = ("posterior", "implicit", "multistep", "ode")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_settings_are_json(pipe, photo, hole):
     assert pipe(photo, hole, **pipe(photo, hole, steps=2).settings).settings["steps"] == 2
 
 
-@pytest.mark.parametrize("sampler", ["posterior", "ode", "implicit"])
+@pytest.mark.parametrize("sampler", ["posterior", "ode", "implicit", "multistep"])
 def test_the_temperature_is_the_weights_unless_it_is_given(pipe, photo, hole, sampler):
     cold = AsyncDSBPipeline.random()
     cold.config = dataclasses.replace(pipe.config, temperature=0.25)

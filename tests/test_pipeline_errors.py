@@ -179,7 +179,7 @@ def test_odd_holes(tiny_pipe, mask):
     np.testing.assert_array_equal(got[~mask], np.asarray(PHOTO)[~mask])
 
 
-@pytest.mark.parametrize("sampler", ["posterior", "ode", "implicit"])
+@pytest.mark.parametrize("sampler", ["posterior", "ode", "implicit", "multistep"])
 @pytest.mark.parametrize("limits", [(0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 1.0)])
 def test_ends_of_the_range_of_tau(tiny_pipe, sampler, limits):
     low, high = limits

@@ -15,7 +15,14 @@ from asyncdsb.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
 # (sampler, eta); eta matters to the implicit one alone.
-RUNS = (("posterior", 1.0), ("ode", 0.0), ("implicit", 0.0), ("implicit", 0.4), ("implicit", 1.0))
+RUNS = (
+    ("posterior", 1.0),
+    ("ode", 0.0),
+    ("implicit", 0.0),
+    ("implicit", 0.4),
+    ("implicit", 1.0),
+    ("multistep", 0.0),
+)
 GRIDS = ("uniform", "clock")
 
 each_run = pytest.mark.parametrize(("sampler", "eta"), RUNS)

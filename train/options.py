@@ -47,7 +47,7 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--device", default=device, help="cpu, cuda, ...")
     default = Settings()
     add("--steps", type=int, default=default.steps, help="network evaluations per crop")
-    add("--sampler", default=default.sampler, help="posterior, ode or implicit")
+    add("--sampler", default=default.sampler, help="posterior, ode, implicit or multistep")
     add("--strategy", default=default.strategy, choices=STRATEGIES, help="layout of tau")
     add("--grid", default=default.grid, choices=GRIDS, help="time grid")
     add("--tau-min", type=float, default=default.tau_min, help="tau of the flattest pixels")
