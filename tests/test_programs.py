@@ -8,6 +8,7 @@ from PIL import Image
 
 import train.mismatch
 import train.sheets
+import train.step_curve
 import train.tau_grid
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.mismatch import CurveSet
@@ -45,6 +46,22 @@ def test_tau_grid_covers_the_valid_half_and_resumes(shard, tiny_weights, tmp_pat
     monkeypatch.setattr(AsyncDSBPipeline, "restore_batch", None)
     assert train.tau_grid.main(command) == 0
     assert json.loads((tmp_path / "tau_grid.json").read_text()) == first
+
+
+def test_step_curve_compares_samplers_with_the_reference(shard, tiny_weights, tmp_path, capsys):
+    command = f"--data {shard} --weights {tiny_weights} --size 64 --masks wide --device cpu"
+    command = [*command.split(), "--limit", "2", "--steps-list", "1,2", "--reference", "3"]
+    command += ["--samplers", "posterior,multistep", "-o", str(tmp_path)]
+    assert train.step_curve.main(command) == 0
+    found = json.loads((tmp_path / "step_curve.json").read_text())
+    runs = {(row["sampler"], row["steps"]): row["lpips"] for row in found["rows"]}
+    assert set(runs) == {(s, n) for s in ("posterior", "multistep") for n in (1, 2, 3)}
+    # With one step every sampler gives the first estimate.
+    assert runs["posterior", 1] == runs["multistep", 1]
+    text = (tmp_path / "step_curve.md").read_text()
+    assert "| posterior | 3 |" in text and "(+0.0%)" in text
+    assert Image.open(tmp_path / "step_curve.png").width > 200
+    capsys.readouterr()
 
 
 def test_mismatch_follows_both_schedules(shard, tiny_weights, tmp_path, capsys, monkeypatch):
