@@ -337,8 +337,11 @@ def wire(
         gr.File(visible=False, label=name, type="filepath") for name in ("photo", "mask", "order")
     ]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
+    inpaint = functools.partial(handlers.inpaint, engine)
+    # What programs are told about it.
+    inpaint.__name__, inpaint.__doc__ = "inpaint", handlers.inpaint.__doc__
     gr.Button(visible=False).click(
-        listener(functools.partial(handlers.inpaint, engine)),
+        listener(inpaint),
         [*files[:2], *(parts[name] for name in settings.split()), files[2]],
         answers,
         api_name="inpaint",

@@ -314,7 +314,8 @@ class AsyncDSBPipeline:
         if not window.native:
             height, width = window.photo_at_work_scale()
             photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.BOX))
-        around = resize(image_gradient(to_tensor(photo)), window.photo)[0, 0].numpy()
+        around = resize(torch.from_numpy(_gradient_of(photo))[None, None], window.photo)
+        around = around[0, 0].numpy()
         if window.tiles is None:
             completed = self.completion(job.image, job.mask)
         else:
@@ -385,6 +386,19 @@ class AsyncDSBPipeline:
             temperature=temperature,
             generators=generators,
         )
+
+
+def _gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:
+    """Gradient map (H, W) float32 of a whole photo, strip by strip to spare memory."""
+    height = len(photo)
+    found = np.empty(photo.shape[:2], np.float32)
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        # One more row at either side, which Sobel's operator looks at.
+        top, bottom = max(first - 1, 0), min(last + 1, height)
+        strip = image_gradient(to_tensor(np.ascontiguousarray(photo[top:bottom])))
+        found[first:last] = strip[0, 0, first - top : first - top + last - first].numpy()
+    return found
 
 
 def _download(repo: str, revision: str | None) -> Path:

@@ -619,6 +619,44 @@ def test_narrow_screens_do_not_scroll_sideways(page, width):
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
+def test_a_visit_on_a_dark_phone(page, server):
+    """The same with a finger's width of screen, and light text on dark ground."""
+    context = page.context.browser.new_context(
+        viewport={"width": 390, "height": 844}, color_scheme="dark"
+    )
+    visit = context.new_page()
+    try:
+        visit.set_default_timeout(PATIENCE)
+        visit.on("request", lambda request: page.requests.append(request.url))
+        visit.goto(server)
+        visit.locator("[data-example]").first.click()
+        visit.wait_for_selector("#tau .filled canvas")
+        box = visit.locator("#editor .pixi-target canvas").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        before = hole_shown(visit)
+        visit.wait_for_timeout(1000)
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        visit.mouse.move(x + 10, y - 20)
+        visit.mouse.down()
+        visit.mouse.move(x + 40, y - 20, steps=5)
+        visit.mouse.up()
+        assert wait_for_another_hole(visit, before.mean()).sum() > before.sum()
+        set_slider(visit, "steps", 2)
+        visit.click("#restore")
+        wait_for_status(visit, "Done")
+        assert visit.locator("#compare img").first.is_visible()
+        assert visit.evaluate("() => document.documentElement.scrollWidth") <= 390
+        brightness = visit.evaluate(
+            """() => ['color', 'backgroundColor'].map((name) => {
+                const style = getComputedStyle(document.querySelector('.pane'));
+                return style[name].match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0);
+            })"""
+        )
+        assert brightness[0] > brightness[1] + 300, brightness
+    finally:
+        context.close()
+
+
 def test_programs_can_restore_files(server, photo, tmp_path):
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_tensor
 from asyncdsb.masks import make_mask
-from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.pipeline import AsyncDSBPipeline, _gradient_of
 
 SAMPLERS = ("posterior", "implicit", "multistep", "ode")
 
@@ -143,3 +144,10 @@ def test_the_temperature_is_the_weights_unless_it_is_given(pipe, photo, hole, sa
 def test_at_temperature_zero_the_seed_plays_no_part(pipe, photo, hole):
     first, second = (pipe(photo, hole, steps=3, seed=s, temperature=0.0).image for s in (1, 2))
     assert first.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 500])
+def test_the_gradient_of_a_whole_photo_does_not_depend_on_its_strips(rows):
+    photo = np.random.default_rng(0).integers(0, 256, (65, 40, 3), dtype=np.uint8)
+    expected = image_gradient(to_tensor(photo))[0, 0].numpy()
+    np.testing.assert_allclose(_gradient_of(photo, rows), expected, atol=1e-7)
