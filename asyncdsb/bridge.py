@@ -24,6 +24,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+END = 1e-6
+"""Clocks nearer to 0 or 1 count as an end of the bridge."""
+
 
 def std(s: Tensor, total_var: float) -> Tensor:
     """c(s) = sqrt(M s (1 - s)), the standard deviation of the bridge (Sigma_t of Eq. 2)."""
@@ -145,7 +148,7 @@ def implicit_step(
         (B, C, H, W) state at s_m.
     """
     rho = _ratio(s_m, s_n)
-    started = 1 - s_n > 1e-6
+    started = 1 - s_n > END
     share = torch.where(started, torch.full_like(s_n, eta), torch.ones_like(s_n))
     fresh_var = share**2 * total_var * s_m * (1 - rho)
     kept_var = (total_var * s_m * (1 - s_m) - fresh_var).clamp(min=0)
@@ -182,7 +185,8 @@ def extrapolated(
     Returns:
         (B, C, H, W) estimate.
     """
-    inside = (s_m > 0) & (s_before < 1) & (s_before > s_n)
+    # Clocks at the ends are 0 and 1 up to rounding.
+    inside = (s_m > END) & (1 - s_before > END) & (s_before > s_n)
     half = torch.full_like(s_n, 0.5)
     later, now, earlier = (
         torch.logit(torch.where(inside, s.to(half), half)) for s in (s_m, s_n, s_before)

@@ -282,6 +282,20 @@ BRIDGE_PRESETS = {
         large_every=4,
         perceptual=10.0,
     ),
+    # For --init with weights of "cpu-finish": an adversarial term beside the perceptual one.
+    "cpu-sharpen": BridgePreset(
+        **_ON_CPU | {"validate_every": 400, "augment": 0.7},
+        model=BridgeConfig(unet=_CPU, conditions=("mask", "gradient", "fill", "x1", "telea")),
+        steps=1_200,
+        lr=2e-4,
+        warmup=100,
+        ema=0.995,
+        from_start=0.35,
+        draws=2,
+        large_every=4,
+        perceptual=10.0,
+        adversarial=0.5,
+    ),
     **_matched(_MATCHED),
     **{f"{name}-cpu": preset for name, preset in _matched(_MATCHED_ON_CPU).items()},
     "paper": BridgePreset(
