@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import train.bridge
 import train.gradient
 from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.losses import hinge
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.augment import augmented
 from train.batches import MaskBank, draw_tau, draw_times
@@ -119,12 +120,16 @@ def test_the_perceptual_loss_pulls_towards_the_truth(runs, photos):
     )
     trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos))
     batch = trainer.prepare(0)
-    assert trainer._perceptual(batch.image, batch) == 0
-    wrong = (batch.image + 0.3 * torch.randn(batch.image.shape)).requires_grad_()
-    loss = trainer._perceptual(wrong, batch)
-    (slope,) = torch.autograd.grad(loss, wrong)
+
+    def pull(image):
+        slope, terms = trainer._pull(image.detach().requires_grad_(), batch)
+        return slope, terms["perceptual"]
+
+    assert pull(batch.image)[1] == 0
+    wrong = batch.image + 0.3 * torch.randn(batch.image.shape)
+    slope, loss = pull(wrong)
     assert slope.isfinite().all()
-    assert trainer._perceptual(wrong - 0.1 * loss / slope.square().sum() * slope, batch) < loss
+    assert pull(wrong - 0.1 * loss / slope.square().sum() * slope)[1] < loss
     assert "perceptual" in trainer.update(batch)
 
 
@@ -147,14 +152,30 @@ def test_the_adversarial_pull_has_the_size_that_was_asked_for(adversarial):
     """Its ratio to the perceptual pull, whatever the scale of either loss."""
     batch = adversarial.prepare(1)
     wrong = (batch.image + 0.3 * torch.randn(batch.image.shape)).requires_grad_()
-    loss = adversarial._perceptual(wrong, batch)
-    (alone,) = torch.autograd.grad(loss, wrong)
-    adversarial.discriminator.eval()  # spectral normalisation moves on with every call otherwise
+    alone, terms = adversarial._pull(wrong, dataclasses.replace(batch, step=0))
+    assert set(terms) == {"perceptual", "discriminator"}, "it learns alone at first"
     both, terms = adversarial._pull(wrong, batch)
     assert (both - alone).norm() / alone.norm() == pytest.approx(0.5, rel=1e-4)
-    assert set(terms) == {"perceptual", "adversarial"}
-    early, terms = adversarial._pull(wrong, dataclasses.replace(batch, step=0))
-    assert torch.allclose(early, alone) and "adversarial" not in terms
+    assert set(terms) == {"perceptual", "adversarial", "discriminator"}
+
+
+def test_the_feature_discriminator_learns_to_tell_noise_from_the_truth(adversarial):
+    batch = adversarial.prepare(1)
+    wrong = (batch.image + 0.3 * torch.randn(batch.image.shape)).requires_grad_()
+    adversarial.optimizers["discriminator"].param_groups[0]["lr"] = 3e-3
+    losses = [float(adversarial._pull(wrong, batch)[1]["discriminator"]) for _ in range(40)]
+    assert losses[0] == pytest.approx(1, abs=0.2) and losses[-1] < 0.5
+
+
+def test_the_hinge_counts_patches_of_the_hole_alone():
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :3, :3] = 1
+    logits = torch.full((1, 1, 2, 2), 5.0)
+    logits[..., 0, 0] = 0.25
+    assert float(hinge([logits], mask, 1.0)) == pytest.approx(0.75)
+    assert float(hinge([logits], mask, -1.0)) == pytest.approx(1.25)
+    assert float(hinge([logits, -logits], mask, None)) == pytest.approx(0)
+    assert float(hinge([logits], 0 * mask, 1.0)) == 0
 
 
 def test_the_discriminator_learns_and_the_model_too(adversarial):

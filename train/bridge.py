@@ -15,8 +15,8 @@ from torch import Tensor
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
-from asyncdsb.losses import CompletionLossWeights, discriminator_loss, generator_loss
-from asyncdsb.networks.discriminator import PatchDiscriminator
+from asyncdsb.losses import hinge
+from asyncdsb.networks.discriminator import FeatureDiscriminator
 from asyncdsb.perceptual import Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
@@ -26,9 +26,6 @@ from train.precision import autocast, compiles
 from train.presets import BRIDGE_PRESETS, BridgePreset
 from train.run import average, chosen_preset, parser, run
 from train.validation import RestorationValidator
-
-FOOLING = CompletionLossWeights(adversarial=1.0, feature_matching=10.0, l1=0.0)
-"""Weights within the adversarial loss, those of Eq. 10."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +92,13 @@ class BridgeTrainer:
             self.perceptual = lpips.first(preset.perceptual_stages)
         self.discriminator = None
         if preset.adversarial:
-            self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
+            channels = tuple(head.shape[1] for head in self.perceptual.heads)
+            self.discriminator = FeatureDiscriminator(channels, preset.discriminator_width)
+            self.discriminator.to(self.device)
             self.modules["discriminator"] = self.discriminator
+            parameters = list(self.discriminator.parameters())
             self.optimizers["discriminator"] = torch.optim.Adam(
-                [
-                    {
-                        "params": list(self.discriminator.parameters()),
-                        "lr_scale": preset.discriminator_lr,
-                    }
-                ],
+                [{"params": parameters, "lr_scale": preset.discriminator_lr}],
                 betas=(0.5, 0.99),
                 fused=True,
             )
@@ -155,41 +150,38 @@ class BridgeTrainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
         optimizer.step()
         self.ema.update_parameters(self.model)
-        if self.discriminator:
-            terms["discriminator"] = self._teach(restored.detach(), batch)
         return terms | {"norm": norm}
 
     def _pull(self, restored: Tensor, batch: BridgeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradient of the losses on pictures at the restored ones, and the losses' values."""
-        perceptual = self._perceptual(restored, batch)
-        (pull,) = torch.autograd.grad(perceptual, restored)
-        terms = {"perceptual": perceptual}
-        if self.discriminator and batch.step >= self.preset.adversarial_from:
-            fooling = generator_loss(self.discriminator, *self._shown(restored, batch), FOOLING)
-            (push,) = torch.autograd.grad(sum(fooling.values()), restored)
-            size = pull.norm() / push.norm().clamp(min=1e-12)
-            pull = pull + self.preset.adversarial * size * push
-            terms["adversarial"] = fooling["adversarial"]
-        return pull, terms
+        """Gradient of the losses on pictures at the restored ones, and the losses' values.
 
-    def _perceptual(self, restored: Tensor, batch: BridgeBatch) -> Tensor:
-        """Weighted perceptual distance to the truth, in one window of half the side per sample."""
+        The discriminator takes its step here too, on the features that are at hand.
+        """
         with torch.no_grad():
             wanted = self.perceptual.features(_windows(batch.image, batch))
-        distance = self.perceptual.distance(_windows(restored, batch), wanted)
-        return self.preset.perceptual * distance.mean()
+        found = self.perceptual.features(_windows(restored, batch))
+        perceptual = self.preset.perceptual * self.perceptual.between(found, wanted).mean()
+        (pull,) = torch.autograd.grad(
+            perceptual, restored, retain_graph=self.discriminator is not None
+        )
+        terms = {"perceptual": perceptual}
+        if self.discriminator:
+            mask = _windows(batch.context.mask, batch)
+            if batch.step >= self.preset.adversarial_from:
+                fooling = hinge(self.discriminator(found, mask), mask, None)
+                (push,) = torch.autograd.grad(fooling, restored)
+                size = pull.norm() / push.norm().clamp(min=1e-12)
+                pull = pull + self.preset.adversarial * size * push
+                terms["adversarial"] = fooling
+            terms["discriminator"] = self._teach([x.detach() for x in found], wanted, mask)
+        return pull, terms
 
-    def _shown(self, restored: Tensor, batch: BridgeBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the discriminator judges: windows of mask, truth and restoration; the mask again."""
-        mask, real, fake = (_windows(x, batch) for x in (batch.context.mask, batch.image, restored))
-        return mask, real, fake, mask
-
-    def _teach(self, restored: Tensor, batch: BridgeBatch) -> Tensor:
-        """One step of the discriminator."""
+    def _teach(self, found: list[Tensor], wanted: list[Tensor], mask: Tensor) -> Tensor:
+        """One step of the discriminator, on features of restorations and of photos."""
         optimizer = self.optimizers["discriminator"]
         optimizer.zero_grad(set_to_none=True)
-        with autocast(self.preset, self.device):
-            loss = discriminator_loss(self.discriminator, *self._shown(restored, batch)[:3])
+        loss = hinge(self.discriminator(wanted, mask), mask, 1.0)
+        loss = (loss + hinge(self.discriminator(found, mask), mask, -1.0)) / 2
         loss.backward()
         optimizer.step()
         return loss

@@ -116,12 +116,12 @@ class BridgePreset(Preset):
         perceptual: weight of the LPIPS distance (on VGG16, not the network that evaluation uses)
             between x0_hat and the truth; 0 for none. Not in the paper.
         perceptual_stages: how many of the five stages of that network count.
-        adversarial: size, in the space of pictures, of the gradient of an adversarial and
-            feature-matching loss on x0_hat relative to that of the perceptual one, which must be
-            on; 0 for none. A ratio, as the losses themselves have no common scale. Not in the
-            paper.
+        adversarial: size, in the space of pictures, of the gradient of an adversarial loss on
+            x0_hat relative to that of the perceptual one, which must be on and whose features the
+            discriminator sees; 0 for none. A ratio, as the losses themselves have no common scale.
+            Not in the paper.
         adversarial_from: steps for which the discriminator learns alone.
-        discriminator_width: channels of its first layer.
+        discriminator_width: channels of its layers.
         discriminator_lr: its learning rate as a multiple of ``lr``.
     """
 
@@ -136,8 +136,8 @@ class BridgePreset(Preset):
     perceptual_stages: int = 3
     adversarial: float = 0.0
     adversarial_from: int = 100
-    discriminator_width: int = 32
-    discriminator_lr: float = 0.5
+    discriminator_width: int = 64
+    discriminator_lr: float = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
