@@ -1,4 +1,4 @@
-"""Losses of the gradient-completion step (Eq. 10), and of restored pictures."""
+"""Losses of the gradient-completion step (Eq. 10)."""
 
 from __future__ import annotations
 
@@ -79,26 +79,6 @@ def generator_loss(
         "feature_matching": weights.feature_matching * matching,
         "l1": weights.l1 * error,
     }
-
-
-def hinge(logits: list[Tensor], mask: Tensor, side: float | None) -> Tensor:
-    """Hinge loss over the patches that hold a part of the hole, averaged over stages.
-
-    Args:
-        logits: (B, 1, h, w) of every stage.
-        mask: (B, 1, H, W) float, 1 = restored.
-        side: 1 for the discriminator on photos, -1 for it on restorations, None for the generator,
-            which wants its logits large.
-
-    Returns:
-        Scalar loss.
-    """
-    total = 0.0
-    for values in logits:
-        counts = F.adaptive_max_pool2d(mask, values.shape[-2:])
-        each = -values if side is None else F.relu(1 - side * values)
-        total = total + (counts * each).sum() / counts.sum().clamp(min=1)
-    return total / len(logits)
 
 
 def _pair(image: Tensor, real: Tensor, fake: Tensor) -> Tensor:

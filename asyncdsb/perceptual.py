@@ -189,12 +189,10 @@ class Lpips:
 
     def distance(self, image: torch.Tensor, wanted: list[torch.Tensor]) -> torch.Tensor:
         """Distance (B,) of images to the :meth:`features` of others; a gradient flows back."""
-        return self.between(self.features(image), wanted)
-
-    def between(self, found: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
-        """Distance (B,) of two batches' :meth:`features`."""
-        pairs = zip(self.heads, found, wanted, strict=True)
-        return sum((head * (one - other) ** 2).sum(1).mean((1, 2)) for head, one, other in pairs)
+        total = torch.zeros(len(image), device=self.heads[0].device)
+        for head, found, truth in zip(self.heads, self.features(image), wanted, strict=True):
+            total = total + (head * (found - truth) ** 2).sum(1).mean((1, 2))
+        return total
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Rectified outputs of the stages that count, float32, of unit length per pixel."""

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 import train.bridge
 import train.gradient
 from asyncdsb.denoiser import BridgeDenoiser
-from asyncdsb.losses import hinge
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.augment import augmented
 from train.batches import MaskBank, draw_tau, draw_times
@@ -120,80 +119,13 @@ def test_the_perceptual_loss_pulls_towards_the_truth(runs, photos):
     )
     trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos))
     batch = trainer.prepare(0)
-
-    def pull(image):
-        slope, terms = trainer._pull(image.detach().requires_grad_(), batch)
-        return slope, terms["perceptual"]
-
-    assert pull(batch.image)[1] == 0
-    wrong = batch.image + 0.3 * torch.randn(batch.image.shape)
-    slope, loss = pull(wrong)
+    assert trainer._perceptual(batch.image, batch) == 0
+    wrong = (batch.image + 0.3 * torch.randn(batch.image.shape)).requires_grad_()
+    loss = trainer._perceptual(wrong, batch)
+    (slope,) = torch.autograd.grad(loss, wrong)
     assert slope.isfinite().all()
-    assert pull(wrong - 0.1 * loss / slope.square().sum() * slope)[1] < loss
+    assert trainer._perceptual(wrong - 0.1 * loss / slope.square().sum() * slope, batch) < loss
     assert "perceptual" in trainer.update(batch)
-
-
-@pytest.fixture
-def adversarial(runs, photos):
-    preset = dataclasses.replace(
-        BRIDGE_PRESETS["debug"],
-        perceptual=1.0,
-        perceptual_stages=2,
-        size=64,
-        large_every=0,
-        adversarial=0.5,
-        adversarial_from=1,
-        discriminator_width=4,
-    )
-    return train.bridge.BridgeTrainer(preset, bridge_args(runs, photos))
-
-
-def test_the_adversarial_pull_has_the_size_that_was_asked_for(adversarial):
-    """Its ratio to the perceptual pull, whatever the scale of either loss."""
-    batch = adversarial.prepare(1)
-    wrong = (batch.image + 0.3 * torch.randn(batch.image.shape)).requires_grad_()
-    alone, terms = adversarial._pull(wrong, dataclasses.replace(batch, step=0))
-    assert set(terms) == {"perceptual", "discriminator"}, "it learns alone at first"
-    both, terms = adversarial._pull(wrong, batch)
-    assert (both - alone).norm() / alone.norm() == pytest.approx(0.5, rel=1e-4)
-    assert set(terms) == {"perceptual", "adversarial", "discriminator"}
-
-
-def test_the_feature_discriminator_learns_to_tell_noise_from_the_truth(adversarial):
-    batch = adversarial.prepare(1)
-    wrong = (batch.image + 0.3 * torch.randn(batch.image.shape)).requires_grad_()
-    adversarial.optimizers["discriminator"].param_groups[0]["lr"] = 3e-3
-    losses = [float(adversarial._pull(wrong, batch)[1]["discriminator"]) for _ in range(40)]
-    assert losses[0] == pytest.approx(1, abs=0.2) and losses[-1] < 0.5
-
-
-def test_the_hinge_counts_patches_of_the_hole_alone():
-    mask = torch.zeros(1, 1, 8, 8)
-    mask[..., :3, :3] = 1
-    logits = torch.full((1, 1, 2, 2), 5.0)
-    logits[..., 0, 0] = 0.25
-    assert float(hinge([logits], mask, 1.0)) == pytest.approx(0.75)
-    assert float(hinge([logits], mask, -1.0)) == pytest.approx(1.25)
-    assert float(hinge([logits, -logits], mask, None)) == pytest.approx(0)
-    assert float(hinge([logits], 0 * mask, 1.0)) == 0
-
-
-def test_the_discriminator_learns_and_the_model_too(adversarial):
-    before = [
-        {name: value.clone() for name, value in adversarial.modules[part].state_dict().items()}
-        for part in ("discriminator", "model")
-    ]
-    terms = adversarial.update(adversarial.prepare(1))
-    assert {"loss", "perceptual", "adversarial", "discriminator", "norm"} == set(terms)
-    assert all(torch.isfinite(value).all() for value in terms.values())
-    for old, part in zip(before, ("discriminator", "model"), strict=True):
-        new = adversarial.modules[part].state_dict()
-        assert any(not torch.equal(old[name], new[name]) for name in old), part
-
-
-def test_an_adversarial_loss_needs_a_perceptual_one():
-    with pytest.raises(ValueError, match="perceptual"):
-        dataclasses.replace(BRIDGE_PRESETS["debug"], adversarial=0.5)
 
 
 def test_an_added_condition_changes_nothing_at_first():

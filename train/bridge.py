@@ -15,8 +15,6 @@ from torch import Tensor
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
-from asyncdsb.losses import hinge
-from asyncdsb.networks.discriminator import FeatureDiscriminator
 from asyncdsb.perceptual import Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
@@ -38,8 +36,7 @@ class BridgeBatch:
         s: (B, 1, H, W) clocks.
         z: (B, 3, H, W) noise of the bridge.
         context: start of the bridge and conditions.
-        corners: for each sample, top and left of the window that the losses on pictures look at.
-        step: of the training.
+        corners: for each sample, top and left of the window that the perceptual loss looks at.
     """
 
     image: Tensor
@@ -48,7 +45,6 @@ class BridgeBatch:
     z: Tensor
     context: Context
     corners: list[list[int]]
-    step: int
 
 
 class BridgeTrainer:
@@ -90,18 +86,6 @@ class BridgeTrainer:
         if preset.perceptual:
             lpips = Lpips.load(device=self.device, network="vgg16")
             self.perceptual = lpips.first(preset.perceptual_stages)
-        self.discriminator = None
-        if preset.adversarial:
-            channels = tuple(head.shape[1] for head in self.perceptual.heads)
-            self.discriminator = FeatureDiscriminator(channels, preset.discriminator_width)
-            self.discriminator.to(self.device)
-            self.modules["discriminator"] = self.discriminator
-            parameters = list(self.discriminator.parameters())
-            self.optimizers["discriminator"] = torch.optim.Adam(
-                [{"params": parameters, "lr_scale": preset.discriminator_lr}],
-                betas=(0.5, 0.99),
-                fused=True,
-            )
         self.validator = None
         if args.val:
             pipe = AsyncDSBPipeline(self.ema.module, self.completion, self.device)
@@ -128,7 +112,7 @@ class BridgeTrainer:
         noise, z = self.batches.noise(step, 2, *image.shape)
         context = self.model.context(image, mask, gradient, self._bridges(count, generator), noise)
         corners = torch.randint(side // 2 + 1, (count, 2), generator=generator).tolist()
-        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners, step)
+        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners)
 
     def update(self, batch: BridgeBatch) -> dict[str, Tensor]:
         """One step of the optimiser."""
@@ -137,13 +121,10 @@ class BridgeTrainer:
                 batch.image, batch.t, batch.s, batch.z, batch.context, self.schedule.total_var
             )
             terms = {"loss": loss.mean()}
-            total = terms["loss"]
             if self.perceptual:
                 restored = torch.lerp(batch.image, x0_hat, batch.context.mask)
-                pull, more = self._pull(restored.detach().requires_grad_(), batch)
-                terms |= more
-                # Its gradient at the restored pictures is the pull.
-                total = total + (pull * restored).sum()
+                terms["perceptual"] = self._perceptual(restored, batch)
+        total = sum(terms.values())
         optimizer = self.optimizers["model"]
         optimizer.zero_grad(set_to_none=True)
         total.backward()
@@ -152,39 +133,18 @@ class BridgeTrainer:
         self.ema.update_parameters(self.model)
         return terms | {"norm": norm}
 
-    def _pull(self, restored: Tensor, batch: BridgeBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Gradient of the losses on pictures at the restored ones, and the losses' values.
+    def _perceptual(self, restored: Tensor, batch: BridgeBatch) -> Tensor:
+        """Weighted perceptual distance to the truth, in one window of half the side per sample."""
+        side = restored.shape[-1] // 2
 
-        The discriminator takes its step here too, on the features that are at hand.
-        """
+        def window(images: Tensor) -> Tensor:
+            parts = zip(images, batch.corners, strict=True)
+            return torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in parts])
+
         with torch.no_grad():
-            wanted = self.perceptual.features(_windows(batch.image, batch))
-        found = self.perceptual.features(_windows(restored, batch))
-        perceptual = self.preset.perceptual * self.perceptual.between(found, wanted).mean()
-        (pull,) = torch.autograd.grad(
-            perceptual, restored, retain_graph=self.discriminator is not None
-        )
-        terms = {"perceptual": perceptual}
-        if self.discriminator:
-            mask = _windows(batch.context.mask, batch)
-            if batch.step >= self.preset.adversarial_from:
-                fooling = hinge(self.discriminator(found, mask), mask, None)
-                (push,) = torch.autograd.grad(fooling, restored)
-                size = pull.norm() / push.norm().clamp(min=1e-12)
-                pull = pull + self.preset.adversarial * size * push
-                terms["adversarial"] = fooling
-            terms["discriminator"] = self._teach([x.detach() for x in found], wanted, mask)
-        return pull, terms
-
-    def _teach(self, found: list[Tensor], wanted: list[Tensor], mask: Tensor) -> Tensor:
-        """One step of the discriminator, on features of restorations and of photos."""
-        optimizer = self.optimizers["discriminator"]
-        optimizer.zero_grad(set_to_none=True)
-        loss = hinge(self.discriminator(wanted, mask), mask, 1.0)
-        loss = (loss + hinge(self.discriminator(found, mask), mask, -1.0)) / 2
-        loss.backward()
-        optimizer.step()
-        return loss
+            wanted = self.perceptual.features(window(batch.image))
+        distance = self.perceptual.distance(window(restored), wanted)
+        return self.preset.perceptual * distance.mean()
 
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -238,13 +198,6 @@ class BridgeTrainer:
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged denoiser."""
         save_weights(folder, self.ema.module, training)
-
-
-def _windows(images: Tensor, batch: BridgeBatch) -> Tensor:
-    """One window of half the side of every sample."""
-    side = images.shape[-1] // 2
-    parts = zip(images, batch.corners, strict=True)
-    return torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in parts])
 
 
 def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:

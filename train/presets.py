@@ -116,13 +116,6 @@ class BridgePreset(Preset):
         perceptual: weight of the LPIPS distance (on VGG16, not the network that evaluation uses)
             between x0_hat and the truth; 0 for none. Not in the paper.
         perceptual_stages: how many of the five stages of that network count.
-        adversarial: size, in the space of pictures, of the gradient of an adversarial loss on
-            x0_hat relative to that of the perceptual one, which must be on and whose features the
-            discriminator sees; 0 for none. A ratio, as the losses themselves have no common scale.
-            Not in the paper.
-        adversarial_from: steps for which the discriminator learns alone.
-        discriminator_width: channels of its layers.
-        discriminator_lr: its learning rate as a multiple of ``lr``.
     """
 
     model: BridgeConfig = field(default_factory=BridgeConfig)
@@ -134,15 +127,6 @@ class BridgePreset(Preset):
     draws: int = 1
     perceptual: float = 0.0
     perceptual_stages: int = 3
-    adversarial: float = 0.0
-    adversarial_from: int = 100
-    discriminator_width: int = 64
-    discriminator_lr: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.adversarial and not self.perceptual:
-            raise ValueError("expected a perceptual loss beside the adversarial one")
 
 
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
@@ -281,20 +265,6 @@ BRIDGE_PRESETS = {
         draws=2,
         large_every=4,
         perceptual=10.0,
-    ),
-    # For --init with weights of "cpu-finish": an adversarial term beside the perceptual one.
-    "cpu-sharpen": BridgePreset(
-        **_ON_CPU | {"validate_every": 400, "augment": 0.7},
-        model=BridgeConfig(unet=_CPU, conditions=("mask", "gradient", "fill", "x1", "telea")),
-        steps=1_200,
-        lr=2e-4,
-        warmup=100,
-        ema=0.995,
-        from_start=0.35,
-        draws=2,
-        large_every=4,
-        perceptual=10.0,
-        adversarial=0.5,
     ),
     **_matched(_MATCHED),
     **{f"{name}-cpu": preset for name, preset in _matched(_MATCHED_ON_CPU).items()},
