@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import functools
 import importlib.util
 import inspect
@@ -35,6 +36,9 @@ except ImportError:
 
 MAX_FILE_SIZE = "32mb"
 EXAMPLES = Path(__file__).parent / "assets" / "examples"
+M_ARENA_MAX = -8
+"""The GNU C library's name for the number of heaps, see mallopt(3)."""
+
 ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
@@ -63,7 +67,7 @@ def build(load: Callable[[], Any]) -> gr.Blocks:
     if spaces:
         steps_of, predict = spaces.GPU(steps_of), spaces.GPU(predict)
 
-    engine = session.Engine(predict, steps_of, model.pace)
+    engine = session.Engine(predict, steps_of, model.pace, model.ready)
     with gr.Blocks(
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
@@ -280,17 +284,18 @@ def wire(
         """Show the maps for the hole that is painted when the event comes."""
         on(event, on_preview, "photo layer seen tiles", "gradient tau seen", **maps)
 
-    def on_example(event: gr.EventData) -> handlers.Update:
-        return handlers.on_example(examples, event.index)
+    def on_example(tiles: float, event: gr.EventData) -> handlers.Update:
+        return handlers.on_example(engine, examples, event.index, tiles)
 
     on(parts["editor"].clear, handlers.on_clear, "", fresh)
     on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh)
-    follow(on(parts["examples"].click, on_example, "", fresh).success)
-    opened = on(parts["open_mask"].upload, handlers.on_mask_file, "open_mask photo", fresh)
+    follow(on(parts["examples"].click, on_example, "tiles", fresh).success)
+    on_mask = functools.partial(handlers.on_mask_file, engine)
+    opened = on(parts["open_mask"].upload, on_mask, "open_mask photo tiles", fresh)
     follow(opened.success)
     for kind in PRESET_MASKS:
-        on_preset = functools.partial(handlers.on_preset, kind)
-        drawn = on(parts[kind].click, on_preset, "photo drawn", f"{fresh} drawn")
+        on_preset = functools.partial(handlers.on_preset, engine, kind)
+        drawn = on(parts[kind].click, on_preset, "photo drawn tiles", f"{fresh} drawn")
         follow(drawn.success)
 
     def painted(button: str) -> Callable:
@@ -306,8 +311,8 @@ def wire(
     follow(painted("preview"))
     follow(parts["tiles"].release)
     for edit in canvas.EDITS:
-        on_edit = functools.partial(handlers.on_edit, edit)
-        follow(on(painted(edit), on_edit, "photo layer", fresh).success)
+        on_edit = functools.partial(handlers.on_edit, engine, edit)
+        follow(on(painted(edit), on_edit, "photo layer tiles", fresh).success)
 
     started = on(
         painted("restore"),
@@ -419,6 +424,16 @@ def listener(handler: Callable, convert: Callable = lambda answer: answer) -> Ca
     return stream if inspect.isgeneratorfunction(handler) else call
 
 
+def limit_arenas() -> None:
+    """Keep the C library from giving every thread a heap of its own.
+
+    Requests are served by dozens of threads in turn, each of whose heaps would keep the largest
+    piece that it ever held. Only the GNU library has such heaps.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Start the server; see the module's first lines for the options."""
     parser = argparse.ArgumentParser(description="Restore holes in photographs, in the browser.")
@@ -433,6 +448,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", default=None, metavar="DIR", help="folder or Hub repository")
     parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: the best one)")
     options = parser.parse_args(arguments)
+    limit_arenas()
 
     def load() -> Any:
         from asyncdsb.pipeline import AsyncDSBPipeline

@@ -282,25 +282,25 @@ def test_examples_are_ready_to_use(engine):
         _, image, mask = example.read()
         assert max(image.size) <= 768 and example.path.stat().st_size < 200 * 1024
         assert mask is None or (mask.shape == (image.height, image.width) and 0 < mask.mean() < 0.5)
-    shown = handlers.on_example(examples, 0)
+    shown = handlers.on_example(engine, examples, 0)
     assert shown["photo"].path == str(examples[0].path)
     maps = handlers.on_preview(engine, shown["photo"], shown["layer"], None)
     assert maps["tau"]["orders"]
-    bare = handlers.on_example(examples, len(examples) - 1)
+    bare = handlers.on_example(engine, examples, len(examples) - 1)
     assert handlers.on_preview(engine, bare["photo"], bare["layer"], None) == handlers.NO_MAPS
 
 
 @pytest.mark.parametrize("index", [-1, 99, None, "0"])
-def test_unknown_example_is_refused(index):
+def test_unknown_example_is_refused(engine, index):
     with pytest.raises(ValueError, match="expected an example"):
-        handlers.on_example(handlers.find_examples(app.EXAMPLES), index)
+        handlers.on_example(engine, handlers.find_examples(app.EXAMPLES), index)
 
 
 def test_preset_masks(engine, tmp_path):
     photo, _ = opened(saved(photograph(200, 160), tmp_path / "a.png"))
     masks = []
     for kind, drawn in (("narrow", 0), ("narrow", 1), ("narrow", 1), ("center", 5)):
-        shown = handlers.on_preset(kind, photo, drawn)
+        shown = handlers.on_preset(engine, kind, photo, drawn)
         maps = handlers.on_preview(engine, photo, shown["layer"], None)
         assert shown["drawn"] == drawn + 1 and maps["gradient"]
         masks.append(canvas.layer_mask(shown["editor"]["layers"][0], photo.size))
@@ -308,17 +308,17 @@ def test_preset_masks(engine, tmp_path):
     assert masks[3].mean() == pytest.approx(0.25, abs=0.02)
 
 
-def test_mask_from_a_file(tmp_path):
+def test_mask_from_a_file(engine, tmp_path):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
-    shown = handlers.on_mask_file(mask, photo)
+    shown = handlers.on_mask_file(engine, mask, photo)
     again = canvas.layer_mask(shown["editor"]["layers"][0], photo.size)
     assert (again != hole_in(image)).mean() < 0.02
     with pytest.raises(ValueError, match="same size"):
-        handlers.on_mask_file(saved(photograph(50, 50), tmp_path / "b.png"), photo)
+        handlers.on_mask_file(engine, saved(photograph(50, 50), tmp_path / "b.png"), photo)
     with pytest.raises(ValueError, match="Open a photo first"):
-        handlers.on_mask_file(mask, None)
+        handlers.on_mask_file(engine, mask, None)
 
 
 def test_preview_follows_the_mask(engine, tmp_path):
@@ -502,31 +502,31 @@ def test_the_result_can_be_edited_again(tmp_path):
     assert update["photo"].path == path and update["link"] == {"example": None, "mask": None}
 
 
-def test_masks_are_edited(tmp_path):
+def test_masks_are_edited(engine, tmp_path):
     image = photograph(200, 160)
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     layer = painted(image, hole_in(image))
     before = canvas.layer_mask(layer, photo.size)
     found = {}
     for edit in canvas.EDITS:
-        shown = handlers.on_edit(edit, photo, layer)
+        shown = handlers.on_edit(engine, edit, photo, layer)
         found[edit] = canvas.layer_mask(shown["layer"], photo.size)
     assert (found["invert"] == ~before).all()
     assert (found["grow"] >= before).all() and found["grow"].sum() > before.sum()
     assert (found["shrink"] <= before).all() and found["shrink"].sum() < before.sum()
     # There and back is the same for a shape without thin parts.
     grown = painted(image, found["grow"])
-    again = handlers.on_edit("shrink", photo, grown)
+    again = handlers.on_edit(engine, "shrink", photo, grown)
     assert (canvas.layer_mask(again["layer"], photo.size) != before).mean() < 0.02
     blank = painted(image)
     with pytest.raises(ValueError, match="Paint a hole first"):
-        handlers.on_edit("grow", photo, blank)
+        handlers.on_edit(engine, "grow", photo, blank)
     with pytest.raises(ValueError, match="Open a photo"):
-        handlers.on_edit("grow", None, None)
+        handlers.on_edit(engine, "grow", None, None)
     dot = np.zeros((160, 200), bool)
     dot[80, 100] = True
     with pytest.raises(ValueError, match="Nothing of the hole"):
-        handlers.on_edit("shrink", photo, painted(image, dot))
+        handlers.on_edit(engine, "shrink", photo, painted(image, dot))
 
 
 def test_a_link_opens_what_it_was_copied_from():
@@ -559,6 +559,17 @@ def test_a_link_keeps_the_range_in_order():
     update = handlers.on_link(examples, {"tau_min": "0.8", "tau_max": "0.3"})
     assert update == {"tau_max": 0.3}
     assert handlers.on_link(examples, {"tau_min": "0.8"}) == {}
+
+
+def test_maps_come_with_a_prepared_hole_once_the_model_is_there(engine, tmp_path):
+    photo, _ = opened(saved(photograph(200, 160), tmp_path / "a.png"))
+    shown = handlers.on_preset(engine, "wide", photo, 0)
+    assert shown["gradient"] and shown["tau"] and shown["seen"]
+    # The event that follows finds nothing new.
+    assert handlers.on_preview(engine, photo, shown["layer"], shown["seen"]) == {}
+    waiting = dataclasses.replace(engine, ready=lambda: False)
+    shown = handlers.on_preset(waiting, "wide", photo, 0)
+    assert shown["gradient"] is None and shown["layer"] is not None
 
 
 def test_pace_tells_how_long_a_step_takes(tiny_pipe):

@@ -2,7 +2,13 @@ import cv2
 import pytest
 import torch
 
-from asyncdsb.fill import fill_hole, harmonic_fill, hole_depth, pyramid_fill
+from asyncdsb.fill import (
+    _depth_by_erosion,
+    fill_hole,
+    harmonic_fill,
+    hole_depth,
+    pyramid_fill,
+)
 
 
 @pytest.fixture
@@ -100,3 +106,11 @@ def test_depth_does_not_start_at_the_edge_of_the_picture():
     mask = torch.zeros(1, 1, 6, 9)
     mask[..., 4:] = 1
     assert hole_depth(mask, 40)[0, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5]
+
+
+def test_depth_is_the_same_on_every_device():
+    masks = (torch.rand(4, 1, 50, 40, generator=torch.Generator().manual_seed(0)) > 0.05).float()
+    masks[3] = 1
+    masks[2] = 0
+    for limit in (1, 3, 40):
+        assert torch.equal(hole_depth(masks, limit), _depth_by_erosion(masks, limit))

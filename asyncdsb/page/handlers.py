@@ -104,39 +104,60 @@ def on_clear() -> Update:
     return NO_RUN | NO_MAPS | {"photo": None, "link": {}, "status": payload.message(WELCOME)}
 
 
-def on_example(examples: Sequence[Example], index: int) -> Update:
+def on_example(
+    engine: session.Engine, examples: Sequence[Example], index: int, tiles: float = Settings.tiles
+) -> Update:
     """Open an example photograph."""
     if not isinstance(index, int) or not 0 <= index < len(examples):
         raise ValueError(f"expected an example 0 ... {len(examples) - 1}, got {index!r}")
     example = examples[index]
     photo, image, mask = example.read()
-    return show(photo, image, mask, example.path.stem, "own" if mask is not None else None)
+    shown = show(photo, image, mask, example.path.stem, "own" if mask is not None else None)
+    return with_maps(engine, shown, tiles)
 
 
-def on_mask_file(path: str | None, photo: session.Photo | None) -> Update:
+def on_mask_file(
+    engine: session.Engine,
+    path: str | None,
+    photo: session.Photo | None,
+    tiles: float = Settings.tiles,
+) -> Update:
     """Take the hole from a file, white = missing."""
     image = reopen(photo)
     if not path:
         raise ValueError("expected a mask, got no file")
-    return show(photo, image, read_mask(path, image.size))
+    return with_maps(engine, show(photo, image, read_mask(path, image.size)), tiles)
 
 
-def on_preset(kind: str, photo: session.Photo | None, drawn: int) -> Update:
+def on_preset(
+    engine: session.Engine,
+    kind: str,
+    photo: session.Photo | None,
+    drawn: int,
+    tiles: float = Settings.tiles,
+) -> Update:
     """Draw a mask of a kind; every press draws another one, in the same order each time."""
     image = reopen(photo)
     mask = make_mask(kind, (image.height, image.width), seed=drawn)
     shown = show(photo, image, mask, photo.example, f"{kind}-{drawn}")
-    return shown | {"drawn": drawn + 1}
+    return with_maps(engine, shown, tiles) | {"drawn": drawn + 1}
 
 
-def on_edit(edit: str, photo: session.Photo | None, layer: Image.Image | None) -> Update:
+def on_edit(
+    engine: session.Engine,
+    edit: str,
+    photo: session.Photo | None,
+    layer: Image.Image | None,
+    tiles: float = Settings.tiles,
+) -> Update:
     """Invert, grow or shrink the painted hole."""
     image = reopen(photo)
     # At the canvas's own scale, so that nothing is lost by going there and back.
     mask = canvas.layer_mask(layer, canvas.fit_box(image.size)[2:])
     if edit != "invert" and not mask.any():
         raise ValueError("Paint a hole first.")
-    return show(photo, image, canvas.edit_mask(mask, edit), photo.example)
+    shown = show(photo, image, canvas.edit_mask(mask, edit), photo.example)
+    return with_maps(engine, shown, tiles)
 
 
 def on_reuse(result: str | None) -> Update:
@@ -202,6 +223,16 @@ def on_preview(
     return format_maps(maps, mask, engine.pace) | {"seen": fingerprint}
 
 
+def with_maps(engine: session.Engine, shown: Update, tiles: float) -> Update:
+    """Add the maps to what :func:`show` gives, which spares the browser a second request.
+
+    While the model is being loaded the canvas does not wait for it: the maps follow.
+    """
+    if not engine.ready():
+        return shown
+    return shown | on_preview(engine, shown["photo"], shown["layer"], None, tiles)
+
+
 def show(
     photo: session.Photo,
     image: Image.Image,
@@ -214,8 +245,7 @@ def show(
     ``example`` and ``drawn`` name them for the page's address, if they have a name.
 
     Handlers that do so are no generators: the canvas would take their answer twice and load its
-    layer twice, and strokes would go to the second one, which nobody reads. The maps follow in an
-    event of their own.
+    layer twice, and strokes would go to the second one, which nobody reads.
     """
     width, height = photo.size
     value = canvas.editor_value(image, mask)

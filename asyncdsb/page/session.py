@@ -192,11 +192,13 @@ class Engine:
         predict: (image, mask, tiles) to :class:`Maps`.
         steps_of: (image, mask, settings) to an iterator over :class:`Step`.
         pace: of the machine.
+        ready: whether the model is loaded, so that nothing has to be waited for.
     """
 
     predict: Callable[[Image.Image, np.ndarray, int], Maps]
     steps_of: Callable[[Image.Image, np.ndarray, Settings], Iterator[Step]]
     pace: Pace
+    ready: Callable[[], bool] = lambda: True
 
 
 class Model:
@@ -232,6 +234,10 @@ class Model:
             for _ in states:
                 pass
             self.pace.learn(time.monotonic() - started, steps - 1, side**2)
+
+    def ready(self) -> bool:
+        """Tell whether the pipeline is loaded, or has failed to load."""
+        return self._loading.done()
 
     def get(self) -> Any:
         """Wait for the pipeline.
