@@ -33,6 +33,7 @@ FLAGS = [
 ]
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 120_000  # milliseconds
+SETTLED = 2_000  # milliseconds until the canvas has loaded and fitted a photograph
 
 SLIDE = """async (values) => {
     const canvas = document.querySelector('#tau canvas');
@@ -84,12 +85,13 @@ def load(window, address: str) -> tuple[float, object]:
 
 
 def maps_after_upload(page, photo: Path) -> float:
-    """Seconds from opening a photograph with a preset hole to both maps."""
+    """Seconds from a press on a preset hole to both maps, once the photograph is on the canvas."""
     page.set_input_files("#editor input[type=file][data-testid=file-upload]", str(photo))
     page.wait_for_function(
         "name => document.querySelector('#status').innerText.includes(name)", arg=photo.name
     )
     page.wait_for_selector("#tau .filled", state="detached")
+    page.wait_for_timeout(SETTLED)
     started = time.monotonic()
     page.get_by_role("button", name="Wide").click()
     page.wait_for_selector("#gradient .filled img")
