@@ -644,7 +644,7 @@ def test_a_visit_on_a_dark_phone(page, server):
         set_slider(visit, "steps", 2)
         visit.click("#restore")
         wait_for_status(visit, "Done")
-        assert visit.locator("#compare img").first.is_visible()
+        visit.locator("#compare img").first.wait_for(state="visible")
         assert visit.evaluate("() => document.documentElement.scrollWidth") <= 390
         brightness = visit.evaluate(
             """() => ['color', 'backgroundColor'].map((name) => {
