@@ -25,6 +25,7 @@ import gradio as gr
 
 from asyncdsb import viz
 from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
@@ -53,21 +54,21 @@ def build(load: Callable[[], Any]) -> gr.Blocks:
     Args:
         load: makes the pipeline; called once, in the background.
     """
-    model = session.Model(load)
+    model = Model(load)
     if spaces:  # The hosted machine wants the model in place before its first visitor.
         with contextlib.suppress(ValueError):
             model.get()
 
-    def steps_of(*args: Any) -> Iterator[session.Step]:
-        yield from session.run_steps(model.get(), *args)
+    def steps_of(*args: Any) -> Iterator[Step]:
+        yield from run_steps(model.get(), *args)
 
-    def predict(*args: Any) -> session.Maps:
-        return session.predict_maps(model.get(), *args)
+    def predict(*args: Any) -> Maps:
+        return predict_maps(model.get(), *args)
 
     if spaces:
         steps_of, predict = spaces.GPU(steps_of), spaces.GPU(predict)
 
-    engine = session.Engine(predict, steps_of, model.pace, model.ready)
+    engine = Engine(predict, steps_of, model.pace, model.ready)
     with gr.Blocks(
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
@@ -98,7 +99,7 @@ def layout() -> dict[str, gr.blocks.Block]:
     parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
     parts["layer"] = gr.Image(visible=False, type="pil", image_mode="RGBA")
     parts["painted"] = gr.Textbox(visible=False)
-    parts["bundle"] = gr.DownloadButton("Archive", elem_id="bundle", visible="hidden")
+    parts["archive"] = gr.DownloadButton("Archive", elem_id="archive", visible="hidden")
     parts["link"] = gr.HTML(
         elem_id="link", visible="hidden", js_on_load="asyncdsb.mountLink(element, props, watch)"
     )
@@ -253,8 +254,8 @@ def mounted(name: str, function: str, template: str) -> gr.HTML:
 def wire(
     demo: gr.Blocks,
     parts: dict[str, Any],
-    model: session.Model,
-    engine: session.Engine,
+    model: Model,
+    engine: Engine,
 ) -> None:
     """Connect the parts with the handlers."""
 
@@ -333,21 +334,24 @@ def wire(
         parts["files"].click,
         functools.partial(handlers.on_files, engine),
         "run result animation",
-        "bundle",
+        "archive",
         show_progress="minimal",
     )
-    packed.success(None, None, None, js="() => asyncdsb.fetchBundle()")
+    packed.success(None, None, None, js="() => asyncdsb.fetchArchive()")
 
     files = [
         gr.File(visible=False, label=name, type="filepath") for name in ("photo", "mask", "order")
     ]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
+    given = [parts[name] for name in session.SETTINGS if name != "temperature"]
+    # Not the page's slider, which has a value before the weights say theirs.
+    noise = gr.Number(visible=False, label="temperature")
     inpaint = functools.partial(handlers.inpaint, engine)
     # What programs are told about it.
     inpaint.__name__, inpaint.__doc__ = "inpaint", handlers.inpaint.__doc__
     gr.Button(visible=False).click(
         listener(inpaint),
-        [*files[:2], *(parts[name] for name in settings.split()), files[2]],
+        [*files[:2], *given, noise, files[2]],
         answers,
         api_name="inpaint",
         concurrency_id="run",
@@ -475,6 +479,8 @@ def launch(demo: gr.Blocks, **options: Any) -> None:
         head=payload.head(),
         max_file_size=MAX_FILE_SIZE,
         run_history=False,
+        # Else what the page library itself refuses comes back without a word.
+        show_error=True,
         footer_links=["api"],
         **options,
     )

@@ -87,7 +87,9 @@ class GradientCompletion(nn.Module):
         Returns:
             (B, 1, H, W) in [0, 1].
         """
-        gradient, _ = known_gradient(image, mask)
+        return self._predict(image, mask, known_gradient(image, mask)[0])
+
+    def _predict(self, image: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
         return self.generator(torch.cat([image * (1 - mask), mask, gradient.sqrt()], dim=1))
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
@@ -101,4 +103,4 @@ class GradientCompletion(nn.Module):
             (B, 1, H, W) in [0, 1].
         """
         gradient, unknown = known_gradient(image, mask)
-        return torch.where(unknown > 0.5, self.companded(image, mask) ** 2, gradient)
+        return torch.where(unknown > 0.5, self._predict(image, mask, gradient) ** 2, gradient)

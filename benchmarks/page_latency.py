@@ -20,17 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.page_server import served
+from benchmarks.page_server import FLAGS, served
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 120_000  # milliseconds
 SETTLED = 2_000  # milliseconds until the canvas has loaded and fitted a photograph

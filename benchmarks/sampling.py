@@ -36,6 +36,7 @@ from asyncdsb.baselines import METHODS, restore
 from asyncdsb.images import read_image
 from asyncdsb.masks import make_mask
 from asyncdsb.page import payload, session
+from asyncdsb.page.engine import Moment, run_steps
 from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule
@@ -96,7 +97,7 @@ def photo_and_mask(side: int = SIDE, kind: str = "wide") -> tuple[np.ndarray, np
     photo = read_image(PHOTO)
     edge = min(photo.size)
     square = photo.crop((0, 0, edge, edge)).resize((side, side), Image.Resampling.LANCZOS)
-    return np.asarray(square), make_mask(kind, side, seed=1)
+    return np.array(square), make_mask(kind, side, seed=1)
 
 
 def network_seconds(pipe: AsyncDSBPipeline, repeats: int) -> tuple[float, float, float]:
@@ -129,8 +130,8 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
 
     def streamed() -> None:
         settings = session.Settings(steps=steps)
-        for state in session.run_steps(pipe, image, mask, settings):
-            payload.frame_payload(state.step, state.steps, session.Moment.of(state))
+        for state in run_steps(pipe, image, mask, settings):
+            payload.frame_payload(state.step, state.steps, Moment.of(state))
 
     return median_seconds(run, repeats), median_seconds(streamed, repeats)
 

@@ -21,6 +21,7 @@ import app
 from asyncdsb import cli
 from asyncdsb.masks import make_mask
 from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
 from asyncdsb.record import load_map
 from asyncdsb.restoration import Settings
 from asyncdsb.schedule import STRATEGIES
@@ -30,10 +31,10 @@ PAGE = Path(payload.__file__).parent
 
 @pytest.fixture
 def engine(tiny_pipe):
-    return session.Engine(
-        lambda *args: session.predict_maps(tiny_pipe, *args),
-        lambda *args: session.run_steps(tiny_pipe, *args),
-        session.Pace(),
+    return Engine(
+        lambda *args: predict_maps(tiny_pipe, *args),
+        lambda *args: run_steps(tiny_pipe, *args),
+        Pace(),
     )
 
 
@@ -41,6 +42,11 @@ def values(**change: object) -> list[object]:
     """The page's controls at their defaults but for these."""
     defaults = {name: getattr(Settings(), name) for name in session.SETTINGS}
     return list((defaults | {"temperature": 0.5} | change).values())
+
+
+def api_values(**change: object) -> dict[str, object]:
+    """Settings of /inpaint at their defaults but for these, the noise left to the weights."""
+    return dict(zip(session.SETTINGS, values(**change), strict=True)) | {"temperature": None}
 
 
 def photograph(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
@@ -130,7 +136,7 @@ def test_heatmap_follows_the_package(tiny_pipe, tau_range, strategy):
     """What the browser computes from the sent order is the pipeline's own tau map."""
     image = photograph()
     mask = hole_in(image)
-    maps = session.predict_maps(tiny_pipe, image, mask, 8)
+    maps = predict_maps(tiny_pipe, image, mask, 8)
     sent = payload.order_payload(maps.orders, mask, maps.schedule)
     order = sent["orders"][strategy]
     if isinstance(order, str):
@@ -145,7 +151,7 @@ def test_heatmap_follows_the_package(tiny_pipe, tau_range, strategy):
 def test_payloads_are_small_and_json(tiny_pipe):
     image = photograph(1200, 800)
     mask = hole_in(image)
-    maps = session.predict_maps(tiny_pipe, image, mask, 8)
+    maps = predict_maps(tiny_pipe, image, mask, 8)
     sent = payload.order_payload(maps.orders, mask, maps.schedule)
     assert (sent["width"], sent["height"]) == (256, 171)
     hole = from_base64(sent["hole"], np.uint8).reshape(171, 256)
@@ -171,7 +177,7 @@ def test_film_payload_keeps_the_ends(count, kept):
 
 def test_frame_payload():
     x_t, x0_hat = Image.new("RGB", (80, 60), "#204060"), Image.new("RGB", (80, 60), "#c0a080")
-    sent = payload.frame_payload(3, 10, session.Moment(0.7, x_t, x0_hat))
+    sent = payload.frame_payload(3, 10, Moment(0.7, x_t, x0_hat))
     assert (sent["step"], sent["steps"], sent["t"]) == (3, 10, 0.7)
     assert (sent["width"], sent["height"]) == (80, 60)
     for name, expected in (("x_t", x_t), ("x0_hat", x0_hat)):
@@ -235,7 +241,7 @@ def test_missing_weights_are_explained():
     def load():
         raise ValueError("weights not found: nowhere")
 
-    model = session.Model(load)
+    model = Model(load)
     with pytest.raises(ValueError, match="could not be loaded: weights not found"):
         model.get()
     *_, last = handlers.on_load(model, {})
@@ -243,11 +249,11 @@ def test_missing_weights_are_explained():
 
 
 def test_loaded_model_offers_its_samplers(tiny_pipe):
-    first, last = handlers.on_load(session.Model(lambda: tiny_pipe), {})
+    first, last = handlers.on_load(Model(lambda: tiny_pipe), {})
     assert "Loading" in first["model"] and "ready" in last["model"]
     assert last["sampler"]["choices"] == list(tiny_pipe.samplers)
     assert last["temperature"] == tiny_pipe.config.temperature
-    *_, last = handlers.on_load(session.Model(lambda: tiny_pipe), {"temperature": "0.7"})
+    *_, last = handlers.on_load(Model(lambda: tiny_pipe), {"temperature": "0.7"})
     assert "temperature" not in last, "the address says it"
 
 
@@ -411,7 +417,7 @@ def test_further_seeds_are_shown_beside_one_another(engine, tmp_path):
     assert names == [f"seed {session.MAX_SEED - 1}", f"seed {session.MAX_SEED}", "seed 0"]
     first, second, third = shown[-1]
     assert (first != second).any() and (second != third).any()
-    assert update["restore"] == {"interactive": True} and "to" in update["status"]
+    assert update["restore"] == {"interactive": True} and "and the 2 after it" in update["status"]
     with pytest.raises(ValueError, match="1 to 6 for seeds"):
         list(restore(engine, photo, layer, seeds=7))
 
@@ -475,7 +481,7 @@ def test_all_files_give_the_same_picture_again(engine, tiny_weights, tmp_path, s
         if update.get("run"):
             files = (update[name]["value"] for name in ("result", "animation"))
             packing = handlers.on_files(engine, update["run"], *files)
-            content = Path(next(packing)["bundle"]).read_bytes()
+            content = Path(next(packing)["archive"]).read_bytes()
             archive = zipfile.ZipFile(io.BytesIO(content))
     names = set(archive.namelist())
     assert names >= {"restored.png", "mask.png", "settings.json", "gradient.npy", "tau.npy"}
@@ -573,13 +579,13 @@ def test_maps_come_with_a_prepared_hole_once_the_model_is_there(engine, tmp_path
 
 
 def test_pace_tells_how_long_a_step_takes(tiny_pipe):
-    pace = session.Pace()
+    pace = Pace()
     assert pace.of_step(100) is None
     pace.learn(3.0, 0, 100)
     assert pace.of_step(100) is None
     pace.learn(3.0, 6, 100)
     assert pace.of_step(200) == pytest.approx(1.0)
-    model = session.Model(lambda: tiny_pipe)
+    model = Model(lambda: tiny_pipe)
     for _ in range(100):
         if model.pace.of_step(1):
             break
@@ -645,15 +651,16 @@ def with_alpha(image: Image.Image) -> Image.Image:
         (lambda image: image.convert("L"), "a.tif"),
     ],
 )
-def test_inpaint_takes_every_kind_of_file(engine, tmp_path, convert, name):
+def test_inpaint_takes_every_kind_of_file(engine, tiny_pipe, tmp_path, convert, name):
     image = photograph()
     photo = saved(convert(image), tmp_path / name)
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
-    run = handlers.inpaint(engine, photo, mask, *values(steps=1, seed=3))
+    run = handlers.inpaint(engine, photo, mask, **api_values(steps=1, seed=3))
     path, settings = next(run)
     with Image.open(path) as result:
         assert result.size == image.size and result.mode == "RGB"
     assert settings["seed"] == 3 and json.dumps(settings)
+    assert settings["temperature"] == tiny_pipe.config.temperature
     assert not list(run) and not Path(path).exists()
 
 
@@ -677,7 +684,7 @@ def test_inpaint_refuses(engine, tmp_path, photo, mask, message):
     (tmp_path / "text.png").write_text("nothing to see")
     files = [str(tmp_path / name) if name else None for name in (photo, mask)]
     with pytest.raises(ValueError, match=message):
-        list(handlers.inpaint(engine, *files, *values(steps=1)))
+        list(handlers.inpaint(engine, *files, **api_values(steps=1)))
 
 
 # Wiring
@@ -721,7 +728,7 @@ def test_page_is_built(tiny_pipe):
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
     assert names == [
         "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta",
-        "grid", "temperature", "tiles", "order",
+        "grid", "tiles", "temperature", "order",
     ]  # fmt: skip
 
 

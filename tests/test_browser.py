@@ -29,19 +29,11 @@ from PIL import Image
 
 from asyncdsb import viz
 from asyncdsb.page.canvas import CANVAS, fit_box
+from benchmarks.page_server import FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60_000  # milliseconds: the machine may be busy
 SIZE = (320, 240)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 INSTALL = (
     "The browser tests need Chromium and playwright: "
     "apt-get install -y --no-install-recommends chromium fonts-dejavu-core "
@@ -414,7 +406,7 @@ def test_several_seeds_are_shown_together(page, photo):
     open_more(page)
     set_slider(page, "seeds", 3)
     page.click("#restore")
-    wait_for_status(page, "seed 0 to 2")
+    wait_for_status(page, "seed 0 and the 2 after it")
     page.wait_for_function("document.querySelectorAll('#seeds-view .thumbnail-item').length === 3")
     assert page.locator("#seeds-view").is_visible()
     set_slider(page, "seeds", 1)

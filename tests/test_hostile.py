@@ -26,7 +26,7 @@ import app
 from asyncdsb.masks import make_mask
 
 SIZE = (96, 64)
-DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 0.5, 8, None]
+DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 8, None, None]
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -101,7 +101,11 @@ def upload(address: str, content: bytes, name: str) -> str:
         f"{address}/upload", body, {"Content-Type": f"multipart/form-data; boundary={border}"}
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())[0]
+        path = json.loads(answer.read())[0]
+    assert os.environ["GRADIO_TEMP_DIR"] == os.path.commonpath(
+        [os.environ["GRADIO_TEMP_DIR"], os.path.realpath(path)]
+    ), path
+    return path
 
 
 def inpaint(address: str, data: list) -> tuple[str, object]:
@@ -119,6 +123,8 @@ def inpaint(address: str, data: list) -> tuple[str, object]:
                 kind = line.removeprefix("event: ")
             elif line.startswith("data: "):
                 content = json.loads(line.removeprefix("data: "))
+    if kind == "error":
+        assert isinstance(content, dict) and content["error"], "an error without a message"
     return kind, content
 
 
@@ -200,8 +206,8 @@ VALUES = {
     "huge seed": (5, 2**80, ""),
     "eta out of range": (6, 7, ""),
     "unknown grid": (7, {"grid": 1}, ""),
-    "temperature of infinity": (8, float("inf"), ""),
-    "a billion tiles": (9, 10**9, ""),
+    "a billion tiles": (8, 10**9, ""),
+    "temperature of infinity": (9, float("inf"), ""),
 }
 
 

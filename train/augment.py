@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GREY = (0.299, 0.587, 0.114)
-"""Weights of R, G and B in luma (ITU-R BT.601)."""
+from asyncdsb.gradient import LUMA
 
 
 def augmented(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -32,9 +31,9 @@ def augmented(images: Tensor, strength: float, generator: torch.Generator) -> Te
         values = strength * reach * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
         return values.to(device)
 
-    # A power of exactly zero has no use, and gamma below one makes noise of black pixels.
-    x = ((images + 1) / 2).clamp(1e-4, 1) ** drawn(0.5).exp()
-    luma = torch.einsum("c,bchw->bhw", torch.tensor(GREY, device=device), x)[:, None]
+    # Rounding may leave a value below zero, of which there is no power.
+    x = ((images + 1) / 2).clamp(0, 1) ** drawn(0.5).exp()
+    luma = torch.einsum("c,bchw->bhw", torch.tensor(LUMA, device=device), x)[:, None]
     x = torch.lerp(luma, x, 1 + drawn(0.7))
     x = (x - 0.5) * (1 + drawn(0.4)) + 0.5 + drawn(0.2)
     x = 2 * x.clamp(0, 1) - 1

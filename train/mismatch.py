@@ -42,7 +42,7 @@ from train.intervals import RESAMPLES
 from train.methods import Method, load_bridges, trace
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import Crop
-from train.report import difference, write_results
+from train.report import difference, publish
 
 SIGNALS = {"x_t": MEASURES, "x0_hat": ("ssim",)}
 """What is followed, and by which measures; no schedule says where x0_hat should be, so that it is
@@ -291,9 +291,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> dict:
     """Measure, write ``mismatch.json``, ``.md`` and ``.png``, return the results."""
-    results = measure_all(args)
-    write_results(args.out, "mismatch", results, table(results), partial(figure, results))
-    return results
+    return publish(args.out, "mismatch", measure_all(args), table, figure)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,22 @@ def write_results(
     write_atomic(folder / f"{name}.md", lambda path: path.write_text(tables, "utf-8"))
     write_atomic(folder / f"{name}.png", draw)
     print(tables)
+
+
+def publish(
+    folder: Path,
+    name: str,
+    results: dict,
+    table: Callable[[dict], str],
+    figure: Callable[[dict, Path], object],
+) -> dict:
+    """Write a program's results with its own table and figure, see :func:`write_results`.
+
+    Returns:
+        The results.
+    """
+    write_results(folder, name, results, table(results), partial(figure, results))
+    return results
 
 
 def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequence[str]) -> str:

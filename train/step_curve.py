@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from asyncdsb.metrics import frechet_distance
 from train.evaluate import evaluate
 from train.methods import bridge_method, load_bridges
 from train.options import HeldOut, guarded, held_out_parser
-from train.report import write_results
+from train.report import publish
 from train.scores import Judges
 
 
@@ -109,10 +108,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> dict:
     """Measure, write ``step_curve.json``, ``.md`` and ``.png``, return the results."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    results = measure(args)
-    write_results(args.out, "step_curve", results, table(results), partial(figure, results))
-    return results
+    return publish(args.out, "step_curve", measure(args), table, figure)
 
 
 def main(argv: list[str] | None = None) -> int:

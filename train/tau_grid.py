@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from train.intervals import clustered_mean
 from train.methods import Method, bridge_method, load_bridges
 from train.options import HeldOut, guarded, held_out_parser
 from train.protocol import derived_seed
-from train.report import difference, write_results
+from train.report import difference, publish
 from train.scores import Judges
 
 Pair = tuple[float, float]
@@ -203,10 +202,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> dict:
     """Measure, write ``tau_grid.json``, ``.md`` and ``.png``, return the results."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    results = measure(args)
-    write_results(args.out, "tau_grid", results, table(results), partial(figure, results))
-    return results
+    return publish(args.out, "tau_grid", measure(args), table, figure)
 
 
 def main(argv: list[str] | None = None) -> int:

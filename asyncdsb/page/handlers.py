@@ -22,7 +22,8 @@ from asyncdsb import viz
 from asyncdsb.analysis import timeline
 from asyncdsb.images import read_mask
 from asyncdsb.masks import MASK_KINDS, make_mask
-from asyncdsb.page import canvas, keepsake, payload, session
+from asyncdsb.page import archive, canvas, payload, session
+from asyncdsb.page.engine import Engine, Maps, Model, Moment, Pace, Step
 from asyncdsb.record import save_restored
 from asyncdsb.restoration import Settings
 
@@ -105,7 +106,7 @@ def on_clear() -> Update:
 
 
 def on_example(
-    engine: session.Engine, examples: Sequence[Example], index: int, tiles: float = Settings.tiles
+    engine: Engine, examples: Sequence[Example], index: int, tiles: float = Settings.tiles
 ) -> Update:
     """Open an example photograph."""
     if not isinstance(index, int) or not 0 <= index < len(examples):
@@ -117,7 +118,7 @@ def on_example(
 
 
 def on_mask_file(
-    engine: session.Engine,
+    engine: Engine,
     path: str | None,
     photo: session.Photo | None,
     tiles: float = Settings.tiles,
@@ -130,7 +131,7 @@ def on_mask_file(
 
 
 def on_preset(
-    engine: session.Engine,
+    engine: Engine,
     kind: str,
     photo: session.Photo | None,
     drawn: int,
@@ -144,7 +145,7 @@ def on_preset(
 
 
 def on_edit(
-    engine: session.Engine,
+    engine: Engine,
     edit: str,
     photo: session.Photo | None,
     layer: Image.Image | None,
@@ -180,7 +181,6 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
         if name in query:
             value = payload.parsed(query[name])
             values = {one: getattr(defaults, one) for one in session.SETTINGS} | {name: value}
-            values["temperature"] = values["temperature"] or 0.0
             if name in ("tau_min", "tau_max"):
                 values |= {"tau_min": value, "tau_max": value}
             try:
@@ -204,7 +204,7 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
 
 
 def on_preview(
-    engine: session.Engine,
+    engine: Engine,
     photo: session.Photo | None,
     layer: Image.Image | None,
     seen: int | None,
@@ -223,7 +223,7 @@ def on_preview(
     return format_maps(maps, mask, engine.pace) | {"seen": fingerprint}
 
 
-def with_maps(engine: session.Engine, shown: Update, tiles: float) -> Update:
+def with_maps(engine: Engine, shown: Update, tiles: float) -> Update:
     """Add the maps to what :func:`show` gives, which spares the browser a second request.
 
     While the model is being loaded the canvas does not wait for it: the maps follow.
@@ -269,7 +269,7 @@ def reopen(photo: session.Photo | None) -> Image.Image:
 
 
 def on_restore(
-    engine: session.Engine,
+    engine: Engine,
     photo: session.Photo | None,
     layer: Image.Image | None,
     painted: str | None,
@@ -304,7 +304,7 @@ class _Job:
 
     def __init__(
         self,
-        engine: session.Engine,
+        engine: Engine,
         photo: session.Photo,
         image: Image.Image,
         mask: np.ndarray,
@@ -313,7 +313,7 @@ class _Job:
     ):
         self.engine, self.photo, self.image, self.mask = engine, photo, image, mask
         self.settings, self.folder = settings, folder
-        self.frames: list[session.Moment] = []
+        self.frames: list[Moment] = []
         self.sent: list[dict[str, Any]] = []
         self.results: list[tuple[str, str]] = []
 
@@ -325,7 +325,7 @@ class _Job:
         """
         started = time.monotonic()
         for state in self.engine.steps_of(self.image, self.mask, self.settings):
-            self.frames.append(session.Moment.of(state))
+            self.frames.append(Moment.of(state))
             self.sent.append(payload.frame_payload(state.step, state.steps, self.frames[-1]))
             said = f"Step {state.step} of {state.steps}, t = {state.t:.2f} T"
             update: Update = {"frame": self.sent[-1]}
@@ -366,7 +366,7 @@ class _Job:
         )
         other: list[dict[str, Any]] = []
         for state in self.engine.steps_of(self.image, self.mask, synchronous):
-            moment = session.Moment.of(state)
+            moment = Moment.of(state)
             other.append(payload.frame_payload(state.step, state.steps, moment))
             said = f"The result is ready. I²SB beside it: step {state.step} of {state.steps}"
             yield {"status": payload.message(said, "busy")}
@@ -387,7 +387,7 @@ class _Job:
     def summary(self, beside: bool = False, seeds: int = 1) -> str:
         """Say what was done."""
         what = f"Done in {self.settings.steps} steps, seed {self.settings.seed}"
-        what += f" to {self.settings.seed + seeds - 1}" if seeds > 1 else ""
+        what += f" and the {seeds - 1} after it" if seeds > 1 else ""
         what += ", both schedules" if beside else ""
         return f"{what}: {self.image.width} × {self.image.height}."
 
@@ -395,7 +395,7 @@ class _Job:
     def _stem(self) -> str:
         return self.photo.stem
 
-    def _save(self, state: session.Step) -> str:
+    def _save(self, state: Step) -> str:
         """Write the result of a run, and keep it among those that are shown together."""
         seed = state.settings["seed"]
         more = f"-seed-{seed}" if self.results else ""
@@ -407,8 +407,8 @@ class _Job:
 
 
 def timing(
-    frames: Sequence[session.Moment],
-    maps: session.Maps,
+    frames: Sequence[Moment],
+    maps: Maps,
     image: Image.Image,
     mask: np.ndarray,
     settings: Settings,
@@ -427,7 +427,7 @@ def timing(
 
 
 def on_files(
-    engine: session.Engine, run: session.Run | None, result: str | None, animation: str | None
+    engine: Engine, run: session.Run | None, result: str | None, animation: str | None
 ) -> Iterator[Update]:
     """Pack everything that belongs to the finished run."""
     if run is None or not result or not animation:
@@ -436,8 +436,8 @@ def on_files(
     maps = engine.predict(image, mask, run.settings.tiles)
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, f"{run.photo.stem}-asyncdsb.zip")
-        keepsake.pack(path, run, maps, Path(result), Path(animation))
-        yield {"bundle": str(path)}
+        archive.pack(path, run, maps, Path(result), Path(animation))
+        yield {"archive": str(path)}
 
 
 def on_stopped() -> Update:
@@ -446,7 +446,7 @@ def on_stopped() -> Update:
 
 
 def inpaint(
-    engine: session.Engine,
+    engine: Engine,
     photo: str,
     mask: str,
     tau_min: float,
@@ -457,8 +457,8 @@ def inpaint(
     seed: int,
     eta: float,
     grid: str,
-    temperature: float,
     tiles: int,
+    temperature: float | None = None,
     order: str | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
@@ -475,8 +475,8 @@ def inpaint(
         seed: seed of the noise.
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: one of GRIDS.
-        temperature: what all noise is multiplied by, in [0, 1].
         tiles: in how many overlapping fields of 256 pixels a large hole may be restored.
+        temperature: what all noise is multiplied by, in [0, 1]; None for what the weights say.
         order: path of a grey picture of the photo's size, 8 or 16 bits, for the strategy "painted":
             white is restored first (at tau_max), black last (at tau_min).
 
@@ -495,7 +495,7 @@ def inpaint(
         yield str(path), last.settings
 
 
-def on_load(model: session.Model, query: Mapping[str, str]) -> Iterator[Update]:
+def on_load(model: Model, query: Mapping[str, str]) -> Iterator[Update]:
     """Say how far the model is, and set what its weights decide unless the address does."""
     yield {"model": '<span class="badge busy">Loading the model …</span>'}
     try:
@@ -512,7 +512,7 @@ def on_load(model: session.Model, query: Mapping[str, str]) -> Iterator[Update]:
     } | ({} if "temperature" in query else {"temperature": pipe.config.temperature})
 
 
-def format_maps(maps: session.Maps, mask: np.ndarray, pace: session.Pace) -> Update:
+def format_maps(maps: Maps, mask: np.ndarray, pace: Pace) -> Update:
     """Format the heatmaps."""
     order = payload.order_payload(maps.orders, mask, maps.schedule)
     return {

@@ -114,9 +114,9 @@ window.asyncdsb = (() => {
     });
   }
 
-  function fetchBundle() {
+  function fetchArchive() {
     // The link appears with the answer.
-    setTimeout(() => document.querySelector("#bundle")?.click(), 100);
+    setTimeout(() => document.querySelector("#archive")?.click(), 100);
   }
 
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -461,5 +461,5 @@ window.asyncdsb = (() => {
     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(restore, 60)));
   }, 400);
 
-  return { draw, show, estimate, remember, paintedOrder, fetchBundle, mountAbout, mountLink, mountTau, mountGradient, mountFrame, mountFilm, mountExamples };
+  return { draw, show, estimate, remember, paintedOrder, fetchArchive, mountAbout, mountLink, mountTau, mountGradient, mountFrame, mountFilm, mountExamples };
 })();

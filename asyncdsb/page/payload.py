@@ -24,7 +24,7 @@ from PIL import Image
 from asyncdsb import viz
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_tensor
-from asyncdsb.page.session import Moment
+from asyncdsb.page.engine import Moment
 from asyncdsb.schedule import NoiseSchedule, relative_gradient
 
 MAP_SIDE = 256

@@ -1,4 +1,4 @@
-"""What one visitor works on, checked, and the calls of the pipeline behind the page."""
+"""What one visitor works on, and the checks of everything that the browser sends."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from asyncdsb.page import canvas
 from asyncdsb.record import load_map, quantised
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import SAMPLERS
-from asyncdsb.schedule import STRATEGIES, NoiseSchedule
 
 MAX_PIXELS = 32_000_000
 """Largest photograph that the page accepts, in pixels."""
@@ -46,9 +43,6 @@ PAINTED = "painted"
 MAX_ORDER_SIDE = 256
 """Longest side in pixels of a painted order, that of the map which the browser shows."""
 
-WARM_UP = (4, 256)
-"""Steps, and side in pixels, of the run that measures the machine's pace."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
@@ -68,55 +62,6 @@ class Photo:
     def stem(self) -> str:
         """Name of the file without its suffix, for the download."""
         return Path(self.path).stem[:60] or "photo"
-
-
-@dataclasses.dataclass(frozen=True)
-class Maps:
-    """What the heatmaps show.
-
-    Attributes:
-        gradient: float32 (H, W) in [0, 1], the predicted gradient.
-        orders: per strategy its tau map for the range [0, 1], float32 (H, W).
-        schedule: noise schedule of the weights.
-        work: pixels that the network is evaluated on in one step.
-    """
-
-    gradient: np.ndarray
-    orders: dict[str, np.ndarray]
-    schedule: NoiseSchedule
-    work: int
-
-    def tau(self, settings: Settings) -> np.ndarray:
-        """Peak times of a run with these maps, (H, W)."""
-        if not isinstance(settings.strategy, str):
-            return settings.strategy
-        span = settings.tau_max - settings.tau_min
-        return settings.tau_min + span * self.orders[settings.strategy]
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One state of a run as plain arrays, so that it can cross a process border.
-
-    Attributes:
-        step: number of steps done, 0 ... steps.
-        steps: number of steps of the run.
-        t: time, 1 ... 0.
-        x_t: uint8 (h, w, 3), the bridge state, reduced for the screen.
-        x0_hat: uint8 (h, w, 3), the prediction made from it, reduced likewise.
-        maps: with the first step only.
-        image: uint8 (H, W, 3), the finished picture; with the last step only.
-        settings: all that gives this picture again, JSON-serialisable; with the last step only.
-    """
-
-    step: int
-    steps: int
-    t: float
-    x_t: np.ndarray
-    x0_hat: np.ndarray
-    maps: Maps | None = None
-    image: np.ndarray | None = None
-    settings: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,110 +91,6 @@ class Run:
         width, height = self.photo.size
         bits = np.unpackbits(np.frombuffer(self.hole, np.uint8), count=width * height)
         return bits.astype(bool).reshape(height, width)
-
-
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """One frame of a run.
-
-    Attributes:
-        t: time, 1 ... 0.
-        x_t: the bridge state, reduced for the screen.
-        x0_hat: the prediction made from it.
-    """
-
-    t: float
-    x_t: Image.Image
-    x0_hat: Image.Image
-
-    @classmethod
-    def of(cls, step: Step) -> Moment:
-        """The pictures of a step."""
-        return cls(step.t, Image.fromarray(step.x_t), Image.fromarray(step.x0_hat))
-
-
-class Pace:
-    """How fast this machine is, learned from the runs."""
-
-    def __init__(self) -> None:
-        self._seconds: float | None = None
-
-    def learn(self, seconds: float, steps: int, work: int) -> None:
-        """Take over what a run of so many evaluations of so many pixels took."""
-        if steps > 0 and work > 0:
-            self._seconds = seconds / (steps * work)
-
-    def of_step(self, work: int) -> float | None:
-        """Seconds that an evaluation of so many pixels will take; None before any was measured."""
-        return None if self._seconds is None else self._seconds * work
-
-
-@dataclasses.dataclass(frozen=True)
-class Engine:
-    """What the handlers ask for.
-
-    Attributes:
-        predict: (image, mask, tiles) to :class:`Maps`.
-        steps_of: (image, mask, settings) to an iterator over :class:`Step`.
-        pace: of the machine.
-        ready: whether the model is loaded, so that nothing has to be waited for.
-    """
-
-    predict: Callable[[Image.Image, np.ndarray, int], Maps]
-    steps_of: Callable[[Image.Image, np.ndarray, Settings], Iterator[Step]]
-    pace: Pace
-    ready: Callable[[], bool] = lambda: True
-
-
-class Model:
-    """Loads the pipeline in the background, once, and hands it out.
-
-    Attributes:
-        pace: of the machine.
-    """
-
-    def __init__(self, load: Callable[[], Any]) -> None:
-        """Start loading.
-
-        Args:
-            load: makes the pipeline; called in a thread of its own.
-        """
-        self.pace = Pace()
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._loading: Future = executor.submit(load)
-        executor.submit(self._warm_up)
-        executor.shutdown(wait=False)
-
-    def _warm_up(self) -> None:
-        """Measure the pace on a grey picture; where that fails, the first run measures it."""
-        with contextlib.suppress(Exception):
-            steps, side = WARM_UP
-            mask = np.zeros((side, side), bool)
-            mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
-            states = self._loading.result().stream(
-                np.full((side, side, 3), 128, np.uint8), mask, steps=steps
-            )
-            next(states)  # Comes with the first evaluation, which has memory to allocate.
-            started = time.monotonic()
-            for _ in states:
-                pass
-            self.pace.learn(time.monotonic() - started, steps - 1, side**2)
-
-    def ready(self) -> bool:
-        """Tell whether the pipeline is loaded, or has failed to load."""
-        return self._loading.done()
-
-    def get(self) -> Any:
-        """Wait for the pipeline.
-
-        Raises:
-            ValueError: it could not be loaded; the message says why.
-        """
-        try:
-            return self._loading.result()
-        except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"The model could not be loaded: {reason}") from error
 
 
 def open_photo(path: str) -> tuple[Photo, Image.Image]:
@@ -289,7 +130,10 @@ def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -
         seed=_whole("seed", given["seed"]),
         eta=_number("eta", given["eta"]),
         grid=str(given["grid"]),
-        temperature=_number("temperature", given["temperature"]),
+        # None leaves it to the weights, as programs may.
+        temperature=None
+        if given["temperature"] is None
+        else _number("temperature", given["temperature"]),
         tiles=read_count("tiles", given["tiles"], MAX_TILES),
     )
     settings.check(SAMPLERS)
@@ -379,47 +223,6 @@ def read_files(
     hole = read_mask(mask, image.size)
     check_pair(image, hole)
     return image, hole, load_map(Path(order), image.size) if order else None
-
-
-def predict_maps(pipe: Any, image: Image.Image, mask: np.ndarray, tiles: int) -> Maps:
-    """Predict the gradient and every strategy's order of restoration; no step of the bridge."""
-    return _maps(pipe, np.asarray(pipe.predict_gradient(image, mask, tiles)), mask, tiles)
-
-
-def run_steps(
-    pipe: Any, image: Image.Image, mask: np.ndarray, settings: Settings
-) -> Iterator[Step]:
-    """Run the bridge, yielding every state as it happens.
-
-    Args:
-        pipe: the pipeline.
-        image: RGB photograph.
-        mask: bool (H, W), True = missing.
-        settings: of the run.
-
-    Yields:
-        steps + 1 states, t from 1 to 0.
-    """
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    for state in pipe.stream(image, mask, **values):
-        last = state.step == state.steps
-        yield Step(
-            step=state.step,
-            steps=state.steps,
-            t=float(state.t),
-            x_t=np.asarray(state.x_t),
-            x0_hat=np.asarray(state.x0_hat),
-            maps=_maps(pipe, state.gradient, mask, settings.tiles) if state.step == 0 else None,
-            image=np.asarray(state.image) if last else None,
-            settings=pipe.resolved(settings).as_dict() if last else None,
-        )
-
-
-def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray, tiles: int) -> Maps:
-    orders = {
-        name: np.asarray(pipe.tau_map(gradient, mask, 0.0, 1.0, name, tiles)) for name in STRATEGIES
-    }
-    return Maps(gradient, orders, pipe.config.schedule, pipe.work(mask, tiles))
 
 
 def _number(name: str, value: object) -> float:

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb import viz
-from asyncdsb.page.session import Maps, Run
+from asyncdsb.page.engine import Maps
+from asyncdsb.page.session import Run
 from asyncdsb.record import save_map
 
 README = """Restored with AsyncDSB. The same picture again, byte for byte, from the command line:
