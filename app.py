@@ -273,7 +273,7 @@ def wire(
         )
 
     run = "frame compare film timing seeds_view view run result animation files reuse"
-    fresh = f"photo editor layer gradient tau seen status link {run}"
+    fresh = f"photo layer gradient tau seen status link {run}"
     settings = " ".join(session.SETTINGS)
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -285,19 +285,22 @@ def wire(
         """Show the maps for the hole that is painted when the event comes."""
         on(event, on_preview, "photo layer seen tiles", "gradient tau seen", **maps)
 
+    def show(taken: Any) -> None:
+        """Draw a photograph that a handler took over on the canvas, and see to its maps."""
+        on(taken.success, handlers.on_canvas, "photo layer", "editor status")
+        follow(taken.success)
+
     def on_example(tiles: float, event: gr.EventData) -> handlers.Update:
         return handlers.on_example(engine, examples, event.index, tiles)
 
     on(parts["editor"].clear, handlers.on_clear, "", fresh)
-    on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh)
-    follow(on(parts["examples"].click, on_example, "tiles", fresh).success)
+    show(on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh))
+    show(on(parts["examples"].click, on_example, "tiles", fresh))
     on_mask = functools.partial(handlers.on_mask_file, engine)
-    opened = on(parts["open_mask"].upload, on_mask, "open_mask photo tiles", fresh)
-    follow(opened.success)
+    show(on(parts["open_mask"].upload, on_mask, "open_mask photo tiles", fresh))
     for kind in PRESET_MASKS:
         on_preset = functools.partial(handlers.on_preset, engine, kind)
-        drawn = on(parts[kind].click, on_preset, "photo drawn tiles", f"{fresh} drawn")
-        follow(drawn.success)
+        show(on(parts[kind].click, on_preset, "photo drawn tiles", f"{fresh} drawn"))
 
     def painted(button: str) -> Callable:
         """Fetch what was painted from the browser, once; return the event for what comes after.
@@ -305,15 +308,17 @@ def wire(
         A listener with the canvas among its inputs would make it hand over its whole content with
         every frame of every later run.
         """
-        js = "(editor) => [editor?.layers?.[0] ?? null, asyncdsb.paintedOrder()]"
-        outputs = [parts["layer"], parts["painted"]]
-        return parts[button].click(None, parts["editor"], outputs, js=js).then
+        js = "(...shown) => [asyncdsb.paintedLayer(...shown), asyncdsb.paintedOrder()]"
+        shown, outputs = ("editor", "layer"), ("layer", "painted")
+        return parts[button].click(
+            None, [parts[name] for name in shown], [parts[name] for name in outputs], js=js
+        ).then
 
     follow(painted("preview"))
     follow(parts["tiles"].release)
     for edit in canvas.EDITS:
         on_edit = functools.partial(handlers.on_edit, engine, edit)
-        follow(on(painted(edit), on_edit, "photo layer tiles", fresh).success)
+        show(on(painted(edit), on_edit, "photo layer tiles", fresh))
 
     started = on(
         painted("restore"),
@@ -329,7 +334,7 @@ def wire(
     stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")
     on(stopped.then, handlers.on_stopped, "", "restore stop status")
 
-    on(parts["reuse"].click, handlers.on_reuse, "result", fresh)
+    show(on(parts["reuse"].click, handlers.on_reuse, "result", fresh))
     packed = on(
         parts["files"].click,
         functools.partial(handlers.on_files, engine),
@@ -366,7 +371,7 @@ def wire(
     def on_link(request: gr.Request) -> handlers.Update:
         return handlers.on_link(examples, dict(request.query_params))
 
-    follow(on(demo.load, on_link, "", f"{fresh} {settings}").success)
+    show(on(demo.load, on_link, "", f"{fresh} {settings}"))
     wire_browser(parts)
 
 

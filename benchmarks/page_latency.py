@@ -43,6 +43,36 @@ SLIDE = """async (values) => {
     return times;
 }"""
 
+# Until the browser has drawn both maps: it then has a frame with them behind it.
+MAPS = """async () => {
+    const shown = () => document.querySelector('#tau .filled canvas')
+        && document.querySelector('#gradient .filled img');
+    const started = performance.now();
+    [...document.querySelectorAll('#holes button')].find((b) => b.innerText === 'Wide').click();
+    const next = () => new Promise(requestAnimationFrame);
+    await next();
+    while (!shown()) await next();
+    await document.querySelector('#gradient .filled img').decode();
+    await next();
+    await next();
+    return (performance.now() - started) / 1000;
+}"""
+
+STROKE = """() => {
+    const image = () => document.querySelector('#gradient .filled img');
+    const before = image().src;
+    const next = () => new Promise(requestAnimationFrame);
+    window.stroke = null;
+    document.addEventListener('pointerup', async () => {
+        const started = performance.now();
+        while (!image() || image().src === before) await next();
+        await image().decode();
+        await next();
+        await next();
+        window.stroke = (performance.now() - started) / 1000;
+    }, {once: true});
+}"""
+
 FRAMES = """() => {
     window.arrived = [];
     const frame = document.querySelector('#frame [data-step]');
@@ -83,11 +113,23 @@ def maps_after_upload(page, photo: Path) -> float:
     )
     page.wait_for_selector("#tau .filled", state="detached")
     page.wait_for_timeout(SETTLED)
-    started = time.monotonic()
-    page.get_by_role("button", name="Wide").click()
-    page.wait_for_selector("#gradient .filled img")
-    page.wait_for_selector("#tau .filled canvas")
-    return time.monotonic() - started
+    seconds = page.evaluate(MAPS)
+    page.wait_for_timeout(SETTLED)
+    return seconds
+
+
+def maps_after_stroke(page) -> float:
+    """Seconds from the end of a stroke to the maps with it, the pause for the next one included."""
+    page.evaluate(STROKE)
+    box = page.locator("#editor .pixi-target canvas").first.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.3 * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.7 * box["width"], middle + 20, steps=8)
+    page.mouse.up()
+    seconds = page.wait_for_function("stroke", timeout=PATIENCE / 4).json_value()
+    page.wait_for_timeout(SETTLED)
+    return seconds
 
 
 def first_frame(page) -> tuple[float, float]:
@@ -116,16 +158,18 @@ def main(argv: list[str] | None = None) -> None:
             if len(loads) < repeat:
                 page.close()
         rows["page load to usable"] = loads
-        maps, firsts, steps = [], [], []
+        maps, strokes, firsts, steps = [], [], [], []
         for number in range(repeat):
             small = Image.fromarray(rng.integers(0, 256, (12, 18, 3), dtype=np.uint8))
             photo = Path(folder, f"photo-{number}.png")
             small.resize((768, 512), Image.Resampling.BICUBIC).save(photo)
             maps.append(maps_after_upload(page, photo))
+            strokes.append(maps_after_stroke(page))
             first, step = first_frame(page)
             firsts.append(first)
             steps.append(step)
         rows["hole to gradient and tau, 768 x 512"] = maps
+        rows["stroke to gradient and tau"] = strokes
         rows["Restore to the first frame"] = firsts
         rows["one step"] = steps
         values = [round(0.55 + 0.02 * i, 2) for i in range(4 * repeat)]

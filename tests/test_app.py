@@ -64,7 +64,7 @@ def saved(image: Image.Image, path: Path, **options) -> str:
 
 def painted(image: Image.Image, mask: np.ndarray | None = None) -> Image.Image:
     """The layer of the canvas with this mask painted on it."""
-    return canvas.editor_value(image, mask)["layers"][0]
+    return canvas.layer_of(image.size, mask)
 
 
 def opened(path: str) -> tuple[session.Photo, Image.Image]:
@@ -266,9 +266,10 @@ def test_photo_is_shown_upright(tmp_path):
     path = saved(photograph(90, 60), tmp_path / "turned.jpg", exif=exif)
     update = handlers.on_photo(path)
     assert update["photo"].size == (60, 90)
-    assert update["editor"]["background"].size == (canvas.CANVAS, canvas.CANVAS)
-    assert "60 × 90" in update["status"]
-    assert not canvas.layer_mask(update["editor"]["layers"][0], (60, 90)).any()
+    shown = handlers.on_canvas(update["photo"], update["layer"])
+    assert shown["editor"]["background"].size == (canvas.CANVAS, canvas.CANVAS)
+    assert "60 × 90" in shown["status"]
+    assert not canvas.layer_mask(shown["editor"]["layers"][0], (60, 90)).any()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
@@ -309,7 +310,7 @@ def test_preset_masks(engine, tmp_path):
         shown = handlers.on_preset(engine, kind, photo, drawn)
         maps = handlers.on_preview(engine, photo, shown["layer"], None)
         assert shown["drawn"] == drawn + 1 and maps["gradient"]
-        masks.append(canvas.layer_mask(shown["editor"]["layers"][0], photo.size))
+        masks.append(canvas.layer_mask(shown["layer"], photo.size))
     assert (masks[0] != masks[1]).any() and (masks[1] == masks[2]).all()
     assert masks[3].mean() == pytest.approx(0.25, abs=0.02)
 
@@ -319,7 +320,7 @@ def test_mask_from_a_file(engine, tmp_path):
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
     shown = handlers.on_mask_file(engine, mask, photo)
-    again = canvas.layer_mask(shown["editor"]["layers"][0], photo.size)
+    again = canvas.layer_mask(shown["layer"], photo.size)
     assert (again != hole_in(image)).mean() < 0.02
     with pytest.raises(ValueError, match="same size"):
         handlers.on_mask_file(engine, saved(photograph(50, 50), tmp_path / "b.png"), photo)
@@ -505,7 +506,7 @@ def test_files_need_a_run(engine):
 def test_the_result_can_be_edited_again(tmp_path):
     path = saved(photograph(), tmp_path / "a-restored.png")
     update = handlers.on_reuse(path)
-    assert update["photo"].path == path and update["link"] == {"example": None, "mask": None}
+    assert update["photo"].path == path and update["link"]["mask"] is None
 
 
 def test_masks_are_edited(engine, tmp_path):
@@ -542,7 +543,7 @@ def test_a_link_opens_what_it_was_copied_from():
     update = handlers.on_link(examples, query)
     assert (update["tau_max"], update["steps"], update["sampler"]) == (0.9, 7, "ode")
     assert update["photo"].example == name
-    assert update["link"] == {"example": name, "mask": "narrow-3"}
+    assert (update["link"]["example"], update["link"]["mask"]) == (name, "narrow-3")
     width, height = update["photo"].size
     mask = canvas.layer_mask(update["layer"], (width, height))
     assert (mask == make_mask("narrow", (height, width), seed=3)).mean() > 0.97

@@ -33,12 +33,12 @@ def fit_box(size: tuple[int, int], side: int = CANVAS) -> tuple[int, int, int, i
     return (side - width) // 2, (side - height) // 2, width, height
 
 
-def editor_value(photo: Image.Image, mask: np.ndarray | None = None) -> dict[str, Any]:
+def editor_value(photo: Image.Image, layer: Image.Image | None = None) -> dict[str, Any]:
     """Build what the editor shows: the photograph, and the mask as its one layer.
 
     Args:
         photo: RGB picture of any size.
-        mask: bool (H, W) at the photograph's size, True = missing; None for an unpainted canvas.
+        layer: of :func:`layer_of`; None for an unpainted canvas.
 
     Returns:
         ``{"background", "layers", "composite"}`` with RGBA pictures of the canvas size. The bands
@@ -48,11 +48,26 @@ def editor_value(photo: Image.Image, mask: np.ndarray | None = None) -> dict[str
     small = photo.resize((width, height), Image.Resampling.LANCZOS)
     background = _backdrop(small).convert("RGBA")
     background.paste(small, (left, top))
+    layer = layer_of(photo.size) if layer is None else layer
+    return {"background": background, "layers": [layer], "composite": None}
+
+
+def layer_of(size: tuple[int, int], mask: np.ndarray | None = None) -> Image.Image:
+    """Draw a mask as it looks on the canvas.
+
+    Args:
+        size: (width, height) of the photograph in pixels.
+        mask: bool (H, W) at that size or the canvas's, True = missing; None for nothing.
+
+    Returns:
+        RGBA picture of the canvas size, transparent outside the hole.
+    """
+    left, top, width, height = fit_box(size)
     layer = np.zeros((CANVAS, CANVAS, 4), np.uint8)
     if mask is not None:
         hole = _resize_mask(mask, (width, height))
         layer[top : top + height, left : left + width][hole] = (*HOLE_COLOUR, 255)
-    return {"background": background, "layers": [Image.fromarray(layer)], "composite": None}
+    return Image.fromarray(layer)
 
 
 def layer_mask(layer: Image.Image | None, size: tuple[int, int]) -> np.ndarray:

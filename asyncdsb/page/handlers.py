@@ -240,25 +240,36 @@ def show(
     example: str | None = None,
     drawn: str | None = None,
 ) -> Update:
-    """Put a photograph, and a mask if there is one, on the canvas.
+    """Take over a photograph, and a mask if there is one; :func:`on_canvas` then draws them.
 
     ``example`` and ``drawn`` name them for the page's address, if they have a name.
-
-    Handlers that do so are no generators: the canvas would take their answer twice and load its
-    layer twice, and strokes would go to the second one, which nobody reads.
     """
-    width, height = photo.size
-    value = canvas.editor_value(image, mask)
-    todo = "Press Restore." if mask is not None else "Paint over what is to be restored."
     shown = {
         "photo": photo,
-        "editor": value,
         # As the canvas will hand it over, so that the mask is recognized when it comes back.
-        "layer": value["layers"][0],
-        "link": {"example": example, "mask": drawn},
-        "status": payload.message(f"{Path(photo.path).name}, {width} × {height}. {todo}"),
+        "layer": canvas.layer_of(image.size, mask),
+        # With something new each time, else the browser would not notice the same hole again.
+        "link": {"example": example, "mask": drawn, "taken": time.time_ns()},
     }
     return NO_RUN | NO_MAPS | shown
+
+
+def on_canvas(photo: session.Photo | None, layer: Image.Image | None) -> Update:
+    """Draw what :func:`show` took over on the canvas.
+
+    A request of its own: the canvas loads for a second, in which the browser shows nothing else
+    that came with it. And no part of a generator: the canvas would take the answer twice and load
+    its layer twice, and strokes would go to the second one, which nobody reads.
+    """
+    if photo is None:  # Nothing was taken over: an address that names no example.
+        return {}
+    width, height = photo.size
+    painted = canvas.layer_mask(layer, photo.size).any()
+    todo = "Press Restore." if painted else "Paint over what is to be restored."
+    return {
+        "editor": canvas.editor_value(reopen(photo), layer),
+        "status": payload.message(f"{Path(photo.path).name}, {width} × {height}. {todo}"),
+    }
 
 
 def reopen(photo: session.Photo | None) -> Image.Image:

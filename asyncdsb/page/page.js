@@ -109,9 +109,18 @@ window.asyncdsb = (() => {
   }
   function mountLink(element, props, watch) {
     watch("value", () => {
-      link = { ...(props.value || {}) };
+      const { taken, ...named } = props.value || {};
+      link = named;
+      untouched = Boolean(taken);
       address();
     });
+  }
+
+  // What the server took over, until something is done on the canvas. The canvas takes a second to
+  // load it, in which it would hand over what it showed before.
+  let untouched = false;
+  function paintedLayer(editor, layer) {
+    return untouched ? layer : editor?.layers?.[0] ?? null;
   }
 
   function fetchArchive() {
@@ -433,7 +442,13 @@ window.asyncdsb = (() => {
   let painting = false;
   document.addEventListener("pointerdown", (event) => {
     painting = Boolean(within(event, "#editor"));
-    if (painting) clearTimeout(pause);
+    if (!painting) return;
+    untouched = false;
+    clearTimeout(pause);
+  }, true);
+  // Undo and redo, which the canvas listens to wherever the keyboard is.
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey) untouched = false;
   }, true);
   document.addEventListener("pointerup", () => {
     if (!painting || document.querySelector("#editor .empty.wrap")) return;
@@ -461,5 +476,5 @@ window.asyncdsb = (() => {
     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(restore, 60)));
   }, 400);
 
-  return { draw, show, estimate, remember, paintedOrder, fetchArchive, mountAbout, mountLink, mountTau, mountGradient, mountFrame, mountFilm, mountExamples };
+  return { draw, show, estimate, remember, paintedLayer, paintedOrder, fetchArchive, mountAbout, mountLink, mountTau, mountGradient, mountFrame, mountFilm, mountExamples };
 })();
