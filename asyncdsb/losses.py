@@ -72,12 +72,13 @@ def generator_loss(
         F.l1_loss(fake_part, real_part.detach())
         for real_part, fake_part in (feature.chunk(2) for feature in features)
     )
-    error = (mask * (fake - real).abs()).sum() / mask.sum().clamp(min=1)
+    # Each sample's own mean, so that a batch may be shared among processes.
+    error = (mask * (fake - real).abs()).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)
     return {
         "adversarial": weights.adversarial
         * F.binary_cross_entropy_with_logits(on_fake, torch.ones_like(on_fake)),
         "feature_matching": weights.feature_matching * matching,
-        "l1": weights.l1 * error,
+        "l1": weights.l1 * error.mean(),
     }
 
 

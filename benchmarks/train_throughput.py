@@ -82,6 +82,7 @@ def measure(preset: BridgePreset, args: argparse.Namespace) -> str:
         gradient=args.gradient,
         init=None,
         val=None,
+        accumulate=1,
     )
     # Counted without compilation, which hides the operations from torch's counter.
     eager = dataclasses.replace(preset, compile=False, masks=200)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from asyncdsb.data import PhotoBank, iter_photos
+from asyncdsb.data import iter_photos
+from train.draws import Draws
+from train.photos import PhotoBank
 
 
 def photo(seed, size=(90, 70)):
@@ -65,6 +67,10 @@ def test_nothing_to_read_is_said(tmp_path, path):
         list(iter_photos([tmp_path / path]))
 
 
+def draws(count: int, seed: int) -> Draws:
+    return Draws.whole(torch.Generator().manual_seed(seed), count)
+
+
 def test_crops_are_windows_of_the_kept_copies(folder):
     bank = PhotoBank([folder], [40, 64])
     assert len(bank) == 2
@@ -75,7 +81,7 @@ def test_crops_are_windows_of_the_kept_copies(folder):
             size = tuple(max(side, round(edge * scale)) for edge in original.size)
             copies.append(np.asarray(original.resize(size, Image.LANCZOS)))
     copies = [c for copy in copies for c in (copy, copy[:, ::-1])]
-    crops = bank.crops(12, 32, torch.Generator().manual_seed(0))
+    crops = bank.crops(32, draws(12, 0))
     assert crops.shape == (12, 3, 32, 32) and crops.dtype == torch.float32
     for crop in crops:
         pixels = ((crop + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
@@ -90,9 +96,11 @@ def contains(image, window):
 
 def test_crops_depend_on_the_generator_alone(folder):
     bank = PhotoBank([folder], [40])
-    first, second = (bank.crops(4, 32, torch.Generator().manual_seed(5)) for _ in range(2))
+    first, second = (bank.crops(32, draws(4, 5)) for _ in range(2))
     assert torch.equal(first, second)
-    assert not torch.equal(first, bank.crops(4, 32, torch.Generator().manual_seed(6)))
+    assert not torch.equal(first, bank.crops(32, draws(4, 6)))
+    part = Draws(torch.Generator().manual_seed(5), 4, slice(1, 3))
+    assert torch.equal(bank.crops(32, part), first[1:3])
 
 
 def test_shares_decide_how_often_each_folder_is_drawn(tmp_path):
@@ -106,7 +114,7 @@ def test_shares_decide_how_often_each_folder_is_drawn(tmp_path):
 
     def dark(shares) -> float:
         bank = PhotoBank(paths, [40, 64], shares=shares)
-        crops = bank.crops(4000, 4, torch.Generator().manual_seed(0))
+        crops = bank.crops(4, draws(4000, 0))
         return float((crops[:, 0, 0, 0] < 0).float().mean())
 
     # 4000 draws: standard deviation below 0.008.
@@ -120,4 +128,4 @@ def test_shares_decide_how_often_each_folder_is_drawn(tmp_path):
 
 def test_too_large_crops_are_refused(folder):
     with pytest.raises(ValueError, match="at least 50 x 50 pixels, got at most 40"):
-        PhotoBank([folder], [40]).crops(1, 50, torch.Generator())
+        PhotoBank([folder], [40]).crops(50, draws(1, 0))

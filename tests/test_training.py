@@ -14,6 +14,7 @@ from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.augment import augmented
 from train.batches import MaskBank, draw_tau, draw_times
+from train.draws import Draws
 from train.presets import BRIDGE_PRESETS
 
 
@@ -125,7 +126,7 @@ def test_the_perceptual_loss_pulls_towards_the_truth(runs, photos):
     (slope,) = torch.autograd.grad(loss, wrong)
     assert slope.isfinite().all()
     assert trainer._perceptual(wrong - 0.1 * loss / slope.square().sum() * slope, batch) < loss
-    assert "perceptual" in trainer.update(batch)
+    assert "perceptual" in trainer.step(0)
 
 
 def test_an_added_condition_changes_nothing_at_first():
@@ -156,21 +157,26 @@ def test_augmentation_keeps_the_range_and_turns_each_crop_alone():
         torch.linspace(-1, 1, 32).expand(64, 3, 32, 32)
         * torch.tensor([1, 0.5, 0.1])[None, :, None, None]
     )
-    assert augmented(ramp, 0.0, torch.Generator()) is ramp
-    changed = augmented(ramp, 1.0, torch.Generator().manual_seed(0))
+    assert augmented(ramp, 0.0, draws(64)) is ramp
+    changed = augmented(ramp, 1.0, draws(64))
     assert changed.shape == ramp.shape and changed.min() >= -1 and changed.max() <= 1
     upright = (changed.diff(dim=2).abs().amax((1, 2, 3)) < 1e-5).float().mean()
     assert 0.4 < upright < 0.9  # half are not turned, a third of the others by 180 degrees
     assert len({round(float(one.mean()), 4) for one in changed}) > 50
-    again = augmented(ramp, 1.0, torch.Generator().manual_seed(0))
+    again = augmented(ramp, 1.0, draws(64))
     assert torch.equal(changed, again)
+
+
+def draws(count: int, seed: int = 0) -> Draws:
+    return Draws.whole(torch.Generator().manual_seed(seed), count)
 
 
 def bridge_args(runs, photos) -> argparse.Namespace:
     weights = str(runs / "at_once" / "gradient" / "weights")
     return argparse.Namespace(
-        seed=0, data=[str(photos)], shares=None, device="cpu", gradient=weights, init=None, val=None
-    )
+        seed=0, data=[str(photos)], shares=None, device="cpu", gradient=weights, init=None,
+        val=None, accumulate=1,
+    )  # fmt: skip
 
 
 def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
@@ -204,18 +210,18 @@ def test_starting_from_weights_keeps_them(runs, photos, tmp_path):
 
 def test_mask_bank_draws_its_masks_only():
     bank = MaskBank(32, (32, 64), (1, 1, 1, 1, 1), 6, seed=0)
-    masks = bank.draw(64, torch.Generator().manual_seed(0))
+    masks = bank.draw(draws(64))
     assert masks.shape == (64, 1, 32, 32)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     drawn = {m.sum().item() for m in masks}
     assert len(drawn) <= 6
     again = MaskBank(32, (32, 64), (1, 1, 1, 1, 1), 6, seed=0)
-    assert torch.equal(masks, again.draw(64, torch.Generator().manual_seed(0)))
+    assert torch.equal(masks, again.draw(draws(64)))
 
 
 def test_times_cover_the_bridge_evenly_with_some_at_the_start():
     preset = BRIDGE_PRESETS["shipped"]
-    t = torch.cat([draw_times(preset, 64, torch.Generator().manual_seed(i)) for i in range(50)])
+    t = torch.cat([draw_times(preset, draws(64, i)) for i in range(50)])
     assert t.min() >= 1e-3 and t.max() == 1
     share = (t == 1).float().mean()
     assert abs(share - preset.from_start) < 0.015  # 3200 draws: standard deviation 0.004
@@ -227,7 +233,7 @@ def test_tau_ranges_cover_the_triangle_and_i2sb():
     preset = BRIDGE_PRESETS["cpu"]
     g = torch.Generator().manual_seed(0)
     gradient, mask = torch.rand(400, 1, 16, 16, generator=g), torch.ones(400, 1, 16, 16)
-    tau = draw_tau(preset, gradient, mask, g)
+    tau = draw_tau(preset, gradient, mask, draws(len(mask), 1))
     assert tau.shape == mask.shape and 0 <= tau.min() and tau.max() <= 1
     flat = (tau == 0.5).flatten(1).all(1).float().mean()
     assert abs(flat - preset.synchronous) < 0.06  # 400 draws: standard deviation 0.018
@@ -245,7 +251,7 @@ def test_the_matched_presets_differ_in_schedule_and_condition_alone(
     preset = BRIDGE_PRESETS[name + end]
     g = torch.Generator().manual_seed(0)
     gradient, mask = torch.rand(20, 1, 16, 16, generator=g), torch.ones(20, 1, 16, 16)
-    tau = draw_tau(preset, gradient, mask, g)
+    tau = draw_tau(preset, gradient, mask, draws(len(mask), 1))
     assert tau.amin() == pytest.approx(low) and tau.amax() == pytest.approx(high)
     assert len(preset.model.conditions) == conditions
     parameters = sum(p.numel() for p in BridgeDenoiser(preset.model).parameters())

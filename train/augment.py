@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from asyncdsb.gradient import LUMA
+from train.draws import Draws
 
 
-def augmented(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
     """Turn crops and change their exposure and colours, each crop on its own.
 
     Gamma, contrast, brightness and saturation change as far as ``strength`` allows; with a
@@ -18,7 +19,7 @@ def augmented(images: Tensor, strength: float, generator: torch.Generator) -> Te
     Args:
         images: (B, 3, H, H) in [-1, 1].
         strength: 0 for none, to 1.
-        generator: CPU generator.
+        draws: random numbers of B crops.
 
     Returns:
         (B, 3, H, H) in [-1, 1].
@@ -28,7 +29,7 @@ def augmented(images: Tensor, strength: float, generator: torch.Generator) -> Te
     count, device = len(images), images.device
 
     def drawn(reach: float) -> Tensor:
-        values = strength * reach * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
+        values = strength * reach * (2 * draws.rand(1, 1, 1) - 1)
         return values.to(device)
 
     # Rounding may leave a value below zero, of which there is no power.
@@ -37,11 +38,11 @@ def augmented(images: Tensor, strength: float, generator: torch.Generator) -> Te
     x = torch.lerp(luma, x, 1 + drawn(0.7))
     x = (x - 0.5) * (1 + drawn(0.4)) + 0.5 + drawn(0.2)
     x = 2 * x.clamp(0, 1) - 1
-    order = torch.rand(count, 3, generator=generator).argsort(1)
-    order[torch.rand(count, generator=generator) >= strength / 2] = torch.arange(3)
+    order = draws.rand(3).argsort(1)
+    order[draws.rand() >= strength / 2] = torch.arange(3)
     x = x[torch.arange(count)[:, None], order]
-    turns = torch.randint(1, 4, (count,), generator=generator)
-    turns[torch.rand(count, generator=generator) >= strength / 2] = 0
+    turns = draws.randint(1, 4)
+    turns[draws.rand() >= strength / 2] = 0
     for quarter in (1, 2, 3):
         chosen = (turns == quarter).to(device)
         x = torch.where(chosen[:, None, None, None], x.rot90(quarter, (2, 3)), x)

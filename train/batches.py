@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.data import PhotoBank
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
 from train.augment import augmented
+from train.draws import Draws
+from train.photos import PhotoBank
 from train.presets import BridgePreset, Preset
 
 AREA = (0.01, 0.75)
@@ -63,21 +64,20 @@ class MaskBank:
             if AREA[0] <= window.mean() <= AREA[1]:
                 return window
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, draws: Draws) -> Tensor:
         """Random masks, turned by multiples of 90 degrees and mirrored at random.
 
         Args:
-            count: B.
-            generator: CPU generator.
+            draws: random numbers of B masks.
 
         Returns:
             (B, 1, size, size) float32, 1 = missing, on the bank's device.
         """
-        which = torch.randint(len(self.packed), (count,), generator=generator)
-        turn = int(torch.randint(8, (1,), generator=generator))
+        which = draws.randint(0, len(self.packed))
+        turn = draws.one(8)
         packed = self.packed[which.to(self.packed.device)]
         bits = (packed[:, :, None] >> self.shifts) & 1
-        masks = bits.view(count, 1, self.size, self.size).float()
+        masks = bits.view(len(which), 1, self.size, self.size).float()
         masks = masks.rot90(turn % 4, (2, 3))
         return masks.flip(3) if turn >= 4 else masks
 
@@ -90,7 +90,7 @@ class Batches:
         data: folders or tar shards of photos.
         seed: of everything drawn.
         device: where photos and masks live.
-        shares: relative frequency of each of ``data``, see :class:`asyncdsb.data.PhotoBank`.
+        shares: relative frequency of each of ``data``, see :class:`train.photos.PhotoBank`.
     """
 
     def __init__(
@@ -121,36 +121,42 @@ class Batches:
         """CPU generator of a step, for all that is small or picks from host tables."""
         return self._seeded(torch.Generator(), step, 0)
 
-    def noise(self, step: int, *shape: int) -> Tensor:
-        """Standard normal noise of a step, drawn on the device; the bus would be too slow."""
-        generator = self._seeded(torch.Generator(self.device), step, 1)
-        return torch.randn(*shape, generator=generator, device=self.device)
+    def noise(self, step: int, rows: slice, *shape: int) -> Tensor:
+        """Standard normal noise of some samples of a step, (len(rows), *shape).
 
-    def _seeded(self, generator: torch.Generator, step: int, stream: int) -> torch.Generator:
+        It is drawn on the device, as the bus would be too slow, and for each sample from a seed of
+        its own, so that nothing of the others needs to be drawn.
+        """
+        noise = torch.empty(rows.stop - rows.start, *shape, device=self.device)
+        generator = torch.Generator(self.device)
+        for one, index in zip(noise, range(rows.start, rows.stop), strict=True):
+            one.normal_(generator=self._seeded(generator, step, 1, index))
+        return noise
+
+    def _seeded(self, generator: torch.Generator, *words: int) -> torch.Generator:
         # Hashed: a plain sum of seed and step would make run 1's step 2 equal run 2's step 1.
-        words = np.random.SeedSequence([self.seed, step, stream]).generate_state(2, np.uint32)
-        return generator.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+        high, low = np.random.SeedSequence([self.seed, *words]).generate_state(2, np.uint32)
+        return generator.manual_seed(int(high) << 31 | int(low) >> 1)
 
-    def draw(
-        self, generator: torch.Generator, count: int, side: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Photos (count, 3, side, side) in [-1, 1] and masks (count, 1, side, side)."""
+    def draw(self, draws: Draws, side: int | None = None) -> tuple[Tensor, Tensor]:
+        """Photos (B, 3, side, side) in [-1, 1] and masks (B, 1, side, side)."""
         side = side or self.preset.size
-        crops = augmented(self.photos.crops(count, side, generator), self.preset.augment, generator)
-        return crops, self.masks[side].draw(count, generator)
+        crops = augmented(self.photos.crops(side, draws), self.preset.augment, draws)
+        return crops, self.masks[side].draw(draws)
+
+    def sample(self, count: int = 8) -> tuple[Tensor, Tensor]:
+        """Photos and masks for the pictures that show a training, always the same."""
+        return self.draw(Draws.whole(self.generator(SAMPLE_STEP), count))
 
 
-def draw_times(preset: BridgePreset, count: int, generator: torch.Generator) -> Tensor:
-    """Times in (0, 1], (count, 1, 1, 1): spread evenly over the batch, some at exactly 1."""
-    shift = torch.rand(count, generator=generator)
-    t = (torch.randperm(count, generator=generator) + shift) / count
-    start = torch.rand(count, generator=generator) < preset.from_start
-    return torch.where(start, torch.ones(count), t.clamp(min=1e-3)).view(-1, 1, 1, 1)
+def draw_times(preset: BridgePreset, draws: Draws) -> Tensor:
+    """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1."""
+    t = draws.spread().clamp(min=1e-3)
+    start = draws.rand() < preset.from_start
+    return torch.where(start, torch.ones(()), t).view(-1, 1, 1, 1)
 
 
-def draw_tau(
-    preset: BridgePreset, gradient: Tensor, mask: Tensor, generator: torch.Generator
-) -> Tensor:
+def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws) -> Tensor:
     """Random tau maps, so that one network serves every slider position.
 
     Ranges tau_min <= tau_max are uniform over the triangle; see :class:`BridgePreset` for the
@@ -160,20 +166,20 @@ def draw_tau(
         preset: shares and the width of the Gaussian filter.
         gradient: (B, 1, H, W) completed gradient maps.
         mask: (B, 1, H, W) masks.
-        generator: CPU generator.
+        draws: random numbers of B samples.
 
     Returns:
         (B, 1, H, W) tau in [0, 1].
     """
     count, device = len(mask), mask.device
-    ends = torch.rand(count, 2, generator=generator).sort(dim=1).values
+    ends = draws.rand(2).sort(dim=1).values
     if preset.tau_range is not None:
         ends = torch.tensor(preset.tau_range).expand(count, 2)
-    synchronous = torch.rand(count, 1, generator=generator) < preset.synchronous
+    synchronous = draws.rand(1) < preset.synchronous
     ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends).to(device)
     low, high = ends.view(count, 2, 1, 1, 1).unbind(1)
-    smooth = torch.rand(count, generator=generator) < preset.smooth_tau
-    field = torch.rand(count, 1, 5, 5, generator=generator).to(device)
+    smooth = draws.rand() < preset.smooth_tau
+    field = draws.rand(1, 5, 5).to(device)
     field = F.interpolate(field, mask.shape[2:], mode="bicubic").clamp(0, 1)
     relative = relative_gradient(gradient, preset.model.blur_sigma, mask)
     relative = torch.where(smooth.view(-1, 1, 1, 1).to(device), field, relative)

@@ -20,8 +20,10 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from train.batches import SAMPLE_STEP, Batches, draw_tau, draw_times
+from train.draws import Draws
 from train.precision import autocast, compiles
 from train.presets import BRIDGE_PRESETS, BridgePreset
+from train.processes import Method, Processes
 from train.run import average, chosen_preset, parser, run
 from train.validation import RestorationValidator
 
@@ -53,11 +55,15 @@ class BridgeTrainer:
     Args:
         preset: see :class:`BridgePreset`.
         args: of the command line; ``args.gradient`` is the folder of the completion's weights.
+        processes: that train together; None for this one alone.
     """
 
-    def __init__(self, preset: BridgePreset, args: argparse.Namespace):
+    def __init__(
+        self, preset: BridgePreset, args: argparse.Namespace, processes: Processes | None = None
+    ):
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
+        self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
         self.batches = Batches(preset, args.data, args.seed, args.device, args.shares)
         self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
         self.completion.to(self.device)
@@ -82,56 +88,64 @@ class BridgeTrainer:
         if compiles(preset, self.device):
             # One program for each of the two batch shapes: code for any shape is slower.
             self.model.unet.compile(dynamic=False)
+        self.loss = self.processes.joined(Method(self.model, "loss"))
         self.perceptual = None
         if preset.perceptual:
             lpips = Lpips.load(device=self.device, network="vgg16")
             self.perceptual = lpips.first(preset.perceptual_stages)
         self.validator = None
-        if args.val:
+        if args.val and self.processes.main:
             pipe = AsyncDSBPipeline(self.ema.module, self.completion, self.device)
             self.validator = RestorationValidator(pipe, args.val, preset)
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Draw the batch of this step and learn from it."""
-        return self.update(self.prepare(step))
+        """Draw the batch of this step, learn from it, one part after the other."""
+        optimizer = self.optimizers["model"]
+        optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for part in range(self.parts):
+            batch = self.prepare(step, part)
+            with self.processes.alone(self.loss, part < self.parts - 1):
+                terms = self.terms(batch)
+                (sum(terms.values()) / self.parts).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0) + value.detach() / self.parts
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
+        optimizer.step()
+        self.ema.update_parameters(self.model)
+        return sums | {"norm": norm}
 
     @torch.no_grad()
-    def prepare(self, step: int) -> BridgeBatch:
-        """Draw the batch of a step: all that happens before the network that is trained."""
+    def prepare(self, step: int, part: int = 0) -> BridgeBatch:
+        """Draw a part of the batch of a step: all before the network that is trained."""
         preset = self.preset
-        generator = self.batches.generator(step)
         count, side = preset.shape(step)
-        image, mask = self.batches.draw(generator, count // preset.draws, side)
+        rows = self.processes.rows(count, part, self.parts)
+        draws = Draws(self.batches.generator(step), count, rows)
+        image, mask = self.batches.draw(draws.grouped(preset.draws), side)
         gradient = self._complete(image, mask)
         # A photo, its completed gradient and its fill serve for several times and noises.
         image, mask, gradient = (
             x.repeat_interleave(preset.draws, 0) for x in (image, mask, gradient)
         )
-        t = draw_times(preset, count, generator).to(self.device)
-        tau = draw_tau(preset, gradient, mask, generator)
-        noise, z = self.batches.noise(step, 2, *image.shape)
-        context = self.model.context(image, mask, gradient, self._bridges(count, generator), noise)
-        corners = torch.randint(side // 2 + 1, (count, 2), generator=generator).tolist()
+        t = draw_times(preset, draws).to(self.device)
+        tau = draw_tau(preset, gradient, mask, draws)
+        noise, z = self.batches.noise(step, rows, 2, *image.shape[1:]).unbind(1)
+        context = self.model.context(image, mask, gradient, self._bridges(draws), noise)
+        corners = draws.randint(0, side // 2 + 1, 2).tolist()
         return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners)
 
-    def update(self, batch: BridgeBatch) -> dict[str, Tensor]:
-        """One step of the optimiser."""
+    def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
+        """Terms of the loss; their sum is minimised."""
         with autocast(self.preset, self.device):
-            loss, x0_hat = self.model.loss(
+            loss, x0_hat = self.loss(
                 batch.image, batch.t, batch.s, batch.z, batch.context, self.schedule.total_var
             )
             terms = {"loss": loss.mean()}
             if self.perceptual:
                 restored = torch.lerp(batch.image, x0_hat, batch.context.mask)
                 terms["perceptual"] = self._perceptual(restored, batch)
-        total = sum(terms.values())
-        optimizer = self.optimizers["model"]
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
-        optimizer.step()
-        self.ema.update_parameters(self.model)
-        return terms | {"norm": norm}
+        return terms
 
     def _perceptual(self, restored: Tensor, batch: BridgeBatch) -> Tensor:
         """Weighted perceptual distance to the truth, in one window of half the side per sample."""
@@ -151,21 +165,21 @@ class BridgeTrainer:
         with autocast(self.preset, self.device):
             return self.completion(image, mask)
 
-    def _bridges(self, count: int, generator: torch.Generator) -> Tensor:
-        """Which bridge each sample trains, (count,) bool, evenly over the configured ones."""
+    def _bridges(self, draws: Draws) -> Tensor:
+        """Which bridge each sample trains, (B,) bool, evenly over the configured ones."""
         if len(self.config.bridges) == 2:
-            chosen = torch.rand(count, generator=generator) < 0.5
+            chosen = draws.rand() < 0.5
         else:
-            chosen = torch.full((count,), self.config.bridges[0] == "stochastic")
+            chosen = torch.full((len(draws),), self.config.bridges[0] == "stochastic")
         return chosen.to(self.device)
 
     @torch.no_grad()
     def samples(self, path: Path) -> None:
         """Rows of corrupted photo, tau map, restoration by each bridge, and truth."""
-        image, mask = self.batches.draw(self.batches.generator(SAMPLE_STEP), 8)
+        image, mask = self.batches.sample()
         gradient = self._complete(image, mask)
         tau = tau_map(gradient, 0.2, 0.5, self.config.blur_sigma, mask)
-        noise = self.batches.noise(SAMPLE_STEP, *image.shape)
+        noise = self.batches.noise(SAMPLE_STEP, slice(0, len(image)), *image.shape[1:])
         model = self.ema.module.eval()
         rows = [image * (1 - mask), (4 * tau - 1).clamp(-1, 1).expand_as(image)]
         for name in self.config.samplers:
@@ -230,8 +244,7 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--gradient", required=True, help="weights folder of train.gradient")
     options.add_argument("--init", help="weights folder of a bridge to start from")
     args = options.parse_args(argv)
-    preset = chosen_preset(BRIDGE_PRESETS, args)
-    run(BridgeTrainer(preset, args), preset, args)
+    run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
 
 
 if __name__ == "__main__":

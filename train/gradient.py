@@ -6,6 +6,7 @@ python -m train.gradient --preset cpu --data PHOTOS --out runs/gradient
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,9 +17,11 @@ from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator
-from train.batches import SAMPLE_STEP, Batches
+from train.batches import Batches
+from train.draws import Draws
 from train.precision import autocast
 from train.presets import GRADIENT_PRESETS, GradientPreset
+from train.processes import Method, Processes
 from train.run import average, chosen_preset, parser, run
 from train.validation import GradientValidator
 
@@ -29,11 +32,15 @@ class GradientTrainer:
     Args:
         preset: see :class:`GradientPreset`.
         args: of the command line.
+        processes: that train together; None for this one alone.
     """
 
-    def __init__(self, preset: GradientPreset, args: argparse.Namespace):
+    def __init__(
+        self, preset: GradientPreset, args: argparse.Namespace, processes: Processes | None = None
+    ):
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
+        self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
         self.batches = Batches(preset, args.data, args.seed, args.device, args.shares)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
         self.model = GradientCompletion(preset.model).to(self.device)
@@ -57,48 +64,74 @@ class GradientTrainer:
                 betas=(0.0, 0.9),
             ),
         }
+        # As they learn, together with the other processes, and in this order.
+        self.joined = {
+            "discriminator": self.processes.joined(self.discriminator),
+            "model": self.processes.joined(Method(self.model, "companded")),
+        }
         self.validator = None
-        if args.val:
+        if args.val and self.processes.main:
             self.validator = GradientValidator(self.ema.module, args.val, preset, self.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""
-        image, mask = self.batches.draw(self.batches.generator(step), *self.preset.shape(step))
-        truth, fake, unknown = self._maps(self.model, image, mask)
+        sums: dict[str, Tensor] = {}
+        maps = None
+        for name, joined in self.joined.items():
+            optimizer = self.optimizers[name]
+            optimizer.zero_grad(set_to_none=True)
+            # The generator learns through the discriminator, which does not learn from that.
+            self.discriminator.requires_grad_(name == "discriminator")
+            for part in range(self.parts):
+                with self.processes.alone(joined, part < self.parts - 1):
+                    if maps is None or self.parts > 1:
+                        # Of several parts none is kept: each is completed once for either.
+                        with torch.set_grad_enabled(name == "model" or self.parts == 1):
+                            maps = self._drawn(step, part)
+                    terms = self._terms(name, *maps)
+                    (sum(terms.values()) / self.parts).backward()
+                for term, value in terms.items():
+                    sums[term] = sums.get(term, 0) + value.detach() / self.parts
+            torch.nn.utils.clip_grad_norm_(self.modules[name].parameters(), self.preset.clip)
+            optimizer.step()
+        self.ema.update_parameters(self.model)
+        return sums
+
+    def _drawn(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Photos of a part of a step's batch, and their :meth:`_maps`."""
+        count, side = self.preset.shape(step)
+        rows = self.processes.rows(count, part, self.parts)
+        image, mask = self.batches.draw(Draws(self.batches.generator(step), count, rows), side)
+        return image, *self._maps(self.joined["model"], image, mask)
+
+    def _terms(
+        self, name: str, image: Tensor, truth: Tensor, fake: Tensor, unknown: Tensor
+    ) -> dict[str, Tensor]:
+        """Terms of the loss of one of the two networks."""
         with autocast(self.preset, self.device):
-            loss_d = discriminator_loss(self.discriminator, image, truth, fake)
-        self._update("discriminator", loss_d)
-        with autocast(self.preset, self.device):
-            terms = generator_loss(
+            if name == "discriminator":
+                loss = discriminator_loss(self.joined["discriminator"], image, truth, fake)
+                return {"discriminator": loss}
+            return generator_loss(
                 self.discriminator, image, truth, fake, unknown, self.preset.loss
             )
-        self._update("model", sum(terms.values()))
-        self.ema.update_parameters(self.model)
-        return {"discriminator": loss_d, **terms}
 
     def _maps(
-        self, model: GradientCompletion, image: Tensor, mask: Tensor
+        self, companded: Callable[..., Tensor], image: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Companded true map, companded completed map, and where it was completed."""
         gradient, unknown = known_gradient(image, mask)
         truth = image_gradient(image).sqrt()
         with autocast(self.preset, self.device):
-            predicted = model.companded(image, mask)
+            predicted = companded(image, mask)
         return truth, torch.where(unknown > 0.5, predicted, gradient.sqrt()), unknown
-
-    def _update(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.modules[name].parameters(), self.preset.clip)
-        optimizer.step()
 
     @torch.no_grad()
     def samples(self, path: Path) -> None:
         """Rows of corrupted photo, true map and completed map for eight training crops."""
-        image, mask = self.batches.draw(self.batches.generator(SAMPLE_STEP), 8)
+        image, mask = self.batches.sample()
         self.ema.eval()
-        truth, fake, _ = self._maps(self.ema.module, image, mask)
+        truth, fake, _ = self._maps(self.ema.module.companded, image, mask)
         self.ema.train()
         maps = [(2 * m - 1).expand(-1, 3, -1, -1) for m in (truth, fake)]
         rows = torch.cat([torch.cat(list(part), 2) for part in (image * (1 - mask), *maps)], 1)
@@ -118,8 +151,7 @@ class GradientTrainer:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     args = parser("train.gradient", GRADIENT_PRESETS, __doc__).parse_args(argv)
-    preset = chosen_preset(GRADIENT_PRESETS, args)
-    run(GradientTrainer(preset, args), preset, args)
+    run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Preset:
 
     Attributes:
         size: side of the training crops in pixels.
-        short_sides: sizes at which each photo is kept, see :class:`asyncdsb.data.PhotoBank`.
+        short_sides: sizes at which each photo is kept, see :class:`train.photos.PhotoBank`.
         mask_canvases: sides of the squares on which masks are drawn, at least that of the crop;
             from a larger one a random window is cut, which keeps the width of strokes.
         mask_weights: relative frequency of each of :data:`asyncdsb.masks.MASK_KINDS`.

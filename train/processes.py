@@ -1,11 +1,18 @@
-"""Several processes that share one evaluation, started with ``accelerate launch``."""
+"""Several processes that share one piece of work, started with ``accelerate launch``."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for another, which may have many batches left or be validating."""
 
 
 @dataclass(frozen=True)
@@ -16,13 +23,13 @@ class Processes:
         index: which it is, from 0.
         count: how many there are.
         device: where it computes.
-        wait: returns once every process has come here.
+        accelerator: accelerate's handle on the others; None where there are none.
     """
 
-    index: int
-    count: int
-    device: str
-    wait: Callable[[], None]
+    index: int = 0
+    count: int = 1
+    device: str = "cpu"
+    accelerator: Any = None
 
     @classmethod
     def started(cls, device: str) -> Processes:
@@ -35,19 +42,96 @@ class Processes:
             ValueError: several processes without accelerate.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls(0, 1, device, lambda: None)
+            return cls(device=device)
         try:
-            from accelerate import PartialState
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
         except ImportError:
             raise ValueError(
                 "expected accelerate for several processes; run `pip install accelerate`"
             ) from None
-        # The first one done waits for the last, which may have many batches left.
-        state = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
-        chosen = str(state.device) if device == "cuda" else device
-        return cls(state.process_index, state.num_processes, chosen, state.wait_for_everyone)
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            # The trainers choose their precision themselves, as they do alone.
+            mixed_precision="no",
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=PATIENCE),
+                # Buffers are the same everywhere: all processes start and update them alike.
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+            ],
+        )
+        chosen = str(accelerator.device) if device == "cuda" else device
+        return cls(accelerator.process_index, accelerator.num_processes, chosen, accelerator)
 
     @property
     def main(self) -> bool:
         """Whether this is the process that writes the results."""
         return self.index == 0
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.accelerator:
+            self.accelerator.wait_for_everyone()
+
+    def rows(self, total: int, part: int = 0, parts: int = 1) -> slice:
+        """Samples of a batch that belong to this process.
+
+        Args:
+            total: samples of the whole batch.
+            part: which of its parts this process works on.
+            parts: in how many parts, one after the other, it does its samples.
+
+        Raises:
+            ValueError: the batch does not divide evenly.
+        """
+        shares = self.count * parts
+        if total % shares:
+            raise ValueError(
+                f"expected a batch that divides among {self.count} processes x {parts} parts, "
+                f"got {total} samples"
+            )
+        each, number = total // shares, self.index * parts + part
+        return slice(number * each, (number + 1) * each)
+
+    def joined(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over all processes after every backward pass."""
+        return self.accelerator.prepare_model(module) if self.accelerator else module
+
+    def alone(self, module: nn.Module, alone: bool = True) -> contextlib.AbstractContextManager:
+        """Keep gradients to this process while more of a batch is to come."""
+        if self.accelerator is None or not alone:
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(module)
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """Mean of each value over all processes."""
+        if self.accelerator is None or not values:
+            return values
+        mine = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        found = self.accelerator.reduce(mine, "mean").tolist()
+        return dict(zip(values, found, strict=True))
+
+    def agreed(self, flag: bool) -> bool:
+        """What the main process says, in every process."""
+        if self.accelerator is None:
+            return flag
+        from accelerate.utils import broadcast
+
+        return bool(broadcast(torch.tensor(float(flag), device=self.device)))
+
+
+class Method(nn.Module):
+    """A module whose forward is a method of another: wrappers for several processes see no other.
+
+    Args:
+        module: the other module.
+        name: of its method.
+    """
+
+    def __init__(self, module: nn.Module, name: str):
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, *args: Any) -> Tensor | tuple[Tensor, ...]:
+        """Call the method."""
+        return getattr(self.module, self.name)(*args)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +22,7 @@ from tqdm import tqdm
 
 from asyncdsb.images import write_atomic
 from train.presets import Preset
+from train.processes import Processes
 from train.validation import keep_scores
 
 
@@ -28,7 +33,7 @@ class Trainer(Protocol):
     optimizers: dict[str, torch.optim.Optimizer]
 
     def step(self, step: int) -> dict[str, Tensor]:
-        """Train on the batch of this step; return scalar tensors to log."""
+        """Train on this process's share of the batch of a step; return scalar tensors to log."""
 
     def samples(self, path: Path) -> None:
         """Write a picture of the present state."""
@@ -40,26 +45,61 @@ class Trainer(Protocol):
         """Write the averaged weights in the form that the pipeline loads."""
 
 
-def run(trainer: Trainer, preset: Preset, args: argparse.Namespace) -> None:
+TRACKERS = ("tensorboard", "wandb")
+"""Programs that can be told the log as well."""
+
+LOG_EVERY = 50
+"""Steps between records of the log, at most."""
+
+
+def run(
+    make: Callable[[Preset, argparse.Namespace, Processes], Trainer],
+    preset: Preset,
+    args: argparse.Namespace,
+) -> None:
     """Train from the last checkpoint in ``args.out``, or from the start, to ``preset.steps``.
 
-    Running the same command again goes on where it stopped. The folder then holds ``state.*`` (the
-    checkpoint), ``log.jsonl``, ``samples/`` and ``weights/`` (the averaged weights); with held-out
-    photos also ``validation.json``, ``curves.png`` and ``best/`` (the weights with the best score).
+    Running the same command again goes on where it stopped, with any number of processes. The
+    folder then holds ``state.*`` (the checkpoint), ``log.jsonl``, ``starts.jsonl`` (when, by what
+    and how it was run), ``samples/`` and ``weights/`` (the averaged weights); with held-out photos
+    also ``validation.json``, ``curves.png`` and ``best/`` (the weights with the best score).
 
     Args:
-        trainer: see :class:`Trainer`.
+        make: the trainer's class.
         preset: lengths and intervals.
         args: of :func:`parser`.
     """
+    processes = Processes.started(args.device)
+    args.device = processes.device
     out = Path(args.out)
-    (out / "samples").mkdir(parents=True, exist_ok=True)
-    describe(out, preset, args)
+    if processes.main:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+        describe(out, preset, args)
+        record_start(out, args, processes)
+    trainer = make(preset, args, processes)
+    with tracked(args.tracker if processes.main else None, out) as track:
+        loop(trainer, preset, args, processes, track)
+
+
+def loop(
+    trainer: Trainer,
+    preset: Preset,
+    args: argparse.Namespace,
+    processes: Processes,
+    track: Callable[[dict[str, float], int], None],
+) -> None:
+    """Train, and look at the training at intervals; see :func:`run`."""
+    out = Path(args.out)
     step, seconds = load_state(out, trainer)
     started = last = time.monotonic()
     sums: dict[str, Tensor] = {}
     since = 0
-    bar = tqdm(total=preset.samples(preset.steps), initial=preset.samples(step), unit="sample")
+    bar = tqdm(
+        total=preset.samples(preset.steps),
+        initial=preset.samples(step),
+        unit="sample",
+        disable=not processes.main,
+    )
     with bar:
         while step < preset.steps:
             set_lr(trainer, preset, step)
@@ -68,29 +108,102 @@ def run(trainer: Trainer, preset: Preset, args: argparse.Namespace) -> None:
             step, since = step + 1, since + 1
             bar.update(preset.samples(step) - preset.samples(step - 1))
             elapsed = time.monotonic() - started
-            ended = step == preset.steps or elapsed > 60 * args.max_minutes
-            if since == 50 or ended or step % preset.checkpoint_every == 0:
+            ended = step == preset.steps
+            if args.max_minutes < math.inf:
+                ended |= processes.agreed(elapsed > 60 * args.max_minutes)
+            saving = ended or step % preset.checkpoint_every == 0
+            if since == LOG_EVERY or saving:
                 now = time.monotonic()
-                means = {name: round(float(value) / since, 6) for name, value in sums.items()}
+                means = {name: float(value) / since for name, value in sums.items()}
+                means = {name: round(value, 6) for name, value in processes.mean(means).items()}
                 drawn = preset.samples(step) - preset.samples(step - since)
                 rate = round(drawn / (now - last), 2)
                 bar.set_postfix(means)
                 record = {"step": step, "samples_per_s": rate, "seconds": round(seconds + elapsed)}
-                with open(out / "log.jsonl", "a", encoding="utf-8") as log:
-                    log.write(json.dumps(record | means) + "\n")
+                if processes.main:
+                    add_line(out / "log.jsonl", record | means)
+                    track({"samples_per_s": rate} | means, step)
                 sums, since, last = {}, 0, now
-            if step % preset.samples_every == 0 or step == preset.steps:
-                trainer.samples(out / "samples" / f"{step:07d}.png")
-            if step % preset.checkpoint_every == 0 or ended:
-                save_state(out, trainer, step, seconds + elapsed)
-                trainer.export(out / "weights", facts(preset, args, step, seconds + elapsed))
-            if step % preset.validate_every == 0 or ended:
-                scores = trainer.validate()
-                if scores is not None and keep_scores(out, step, scores):
-                    trainer.export(out / "best", facts(preset, args, step, seconds + elapsed))
-                last = time.monotonic()
+            if processes.main:
+                if step % preset.samples_every == 0 or step == preset.steps:
+                    trainer.samples(out / "samples" / f"{step:07d}.png")
+                if saving:
+                    save_state(out, trainer, step, seconds + elapsed)
+                    trained = facts(preset, args, step, seconds + elapsed)
+                    trainer.export(out / "weights", trained)
+                if step % preset.validate_every == 0 or ended:
+                    scores = trainer.validate()
+                    if scores is not None:
+                        track({f"held-out/{name}": value for name, value in scores.items()}, step)
+                        if keep_scores(out, step, scores):
+                            trainer.export(
+                                out / "best", facts(preset, args, step, seconds + elapsed)
+                            )
+                    last = time.monotonic()
             if ended:
                 break
+    processes.wait()
+
+
+@contextlib.contextmanager
+def tracked(name: str | None, out: Path) -> Iterator[Callable[[dict[str, float], int], None]]:
+    """A function that hands values of a step to a tracker of the log.
+
+    Args:
+        name: one of :data:`TRACKERS`; None for nobody.
+        out: run folder, which tensorboard writes to.
+
+    Raises:
+        ValueError: the tracker is not installed.
+    """
+    if name is None:
+        yield lambda values, step: None
+        return
+    try:
+        from accelerate import tracking
+    except ImportError:
+        raise ValueError(
+            "expected accelerate for --tracker; run `pip install accelerate`"
+        ) from None
+    try:
+        if name == "wandb":
+            tracker = tracking.WandBTracker(out.name, dir=str(out))
+        else:
+            tracker = tracking.TensorBoardTracker("tensorboard", logging_dir=str(out))
+        tracker.start()
+    except ImportError as error:
+        raise ValueError(f"expected {name} for --tracker; run `pip install {name}`") from error
+    try:
+        yield lambda values, step: tracker.log(values, step=step)
+    finally:
+        tracker.finish()
+
+
+def record_start(out: Path, args: argparse.Namespace, processes: Processes) -> None:
+    """Add a line to ``starts.jsonl``: when, by what, and on how many processes."""
+    folder = Path(__file__).resolve().parent
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20)
+        revision = found.stdout.strip() if found.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        revision = None
+    start = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv,
+        "revision": revision,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "device": args.device,
+        "processes": processes.count,
+    }
+    add_line(out / "starts.jsonl", start)
+
+
+def add_line(path: Path, record: dict[str, Any]) -> None:
+    """Append a record to a file of JSON lines."""
+    with open(path, "a", encoding="utf-8") as log:
+        log.write(json.dumps(record) + "\n")
 
 
 def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
@@ -109,12 +222,19 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--steps", type=int, help="length of the training instead of the preset's")
-    options.add_argument("--batch", type=int, help="samples per step instead of the preset's")
+    options.add_argument("--batch", type=int, help="samples per step, all processes together")
     options.add_argument("--size", type=int, help="side of the crops instead of the preset's")
     options.add_argument("--lr", type=float, help="peak learning rate instead of the preset's")
     options.add_argument(
         "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
     )
+    options.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="in how many parts each process does its share of a batch, to spare memory",
+    )
+    options.add_argument("--tracker", choices=TRACKERS, help="tell it the log as well")
     return options
 
 

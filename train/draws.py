@@ -1,0 +1,73 @@
+"""Random numbers of a batch that several processes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers, one or some for each sample of a batch, of which some samples' are kept.
+
+    Every process draws the numbers of all samples, which are few, and keeps those of its own. A
+    batch is therefore the same, whatever the number of processes or parts that share it.
+
+    Attributes:
+        generator: CPU generator in the same state in every process.
+        count: samples of the whole batch.
+        rows: samples that are kept.
+    """
+
+    generator: torch.Generator
+    count: int
+    rows: slice
+
+    @classmethod
+    def whole(cls, generator: torch.Generator, count: int) -> Draws:
+        """All samples' numbers."""
+        return cls(generator, count, slice(0, count))
+
+    def __len__(self) -> int:
+        """How many samples are kept."""
+        return self.rows.stop - self.rows.start
+
+    def grouped(self, size: int) -> Draws:
+        """Numbers for groups of consecutive samples.
+
+        Raises:
+            ValueError: a group would be divided.
+        """
+        ends = (self.count, self.rows.start, self.rows.stop)
+        if any(end % size for end in ends):
+            raise ValueError(
+                f"expected shares of the batch that are multiples of {size}, got {len(self)} of "
+                f"{self.count} samples"
+            )
+        count, start, stop = (end // size for end in ends)
+        return Draws(self.generator, count, slice(start, stop))
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), (kept, *shape)."""
+        return torch.rand(self.count, *shape, generator=self.generator)[self.rows]
+
+    def randint(self, low: int, high: int, *shape: int) -> Tensor:
+        """Whole numbers in [low, high), (kept, *shape)."""
+        return torch.randint(low, high, (self.count, *shape), generator=self.generator)[self.rows]
+
+    def spread(self) -> Tensor:
+        """Uniform numbers in [0, 1), (kept,), spread evenly over the batch."""
+        shift = torch.rand(self.count, generator=self.generator)
+        order = torch.randperm(self.count, generator=self.generator)
+        return ((order + shift) / self.count)[self.rows]
+
+    def multinomial(self, weights: Tensor) -> Tensor:
+        """Indices into weights (N,), drawn with replacement, (kept,)."""
+        drawn = torch.multinomial(weights, self.count, replacement=True, generator=self.generator)
+        return drawn[self.rows]
+
+    def one(self, high: int) -> int:
+        """A whole number in [0, high) that all samples share."""
+        return int(torch.randint(high, (1,), generator=self.generator))
