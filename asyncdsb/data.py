@@ -45,9 +45,8 @@ def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
     Raises:
         ValueError: if a path does not exist, or there is no photo at all.
     """
-    paths = [Path(path) for path in paths]
-    photos = []
-    for path in paths:
+    photos: list[Photo] = []
+    for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
         if path.is_dir():
@@ -205,5 +204,5 @@ def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Im
         scale = side / min(photo.size)
         if scale > 1 and index > 0:
             break
-        size = tuple(max(side, round(edge * scale)) for edge in photo.size)
-        yield photo.resize(size, Image.Resampling.LANCZOS)
+        width, height = (max(side, round(edge * scale)) for edge in photo.size)
+        yield photo.resize((width, height), Image.Resampling.LANCZOS)

@@ -19,6 +19,7 @@ The random kinds leave out at most half of the image; larger draws are drawn aga
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -146,7 +147,7 @@ def make_mask_in_bin(
     return canvas.astype(bool)
 
 
-def _check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+def _check_size(size: Any) -> tuple[int, int]:
     """Return (height, width), or raise ValueError."""
     try:
         sides = (size, size) if np.isscalar(size) else tuple(size)

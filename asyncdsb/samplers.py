@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -158,7 +159,7 @@ def sample(
         if i == steps - 1:
             break
         s_next = schedule.clock(at[i + 1], tau)
-        z = temperature * _noise(x, generators) if noisy else None
+        z: Any = temperature * _noise(x, generators or ()) if noisy else None
         if sampler == "implicit":
             x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
         elif sampler == "multistep":
