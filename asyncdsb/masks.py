@@ -75,6 +75,12 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndar
 
     Raises:
         ValueError: unknown kind, or a size below :data:`MIN_SIDE`.
+
+    >>> mask = make_mask("wide", (64, 96), seed=1)
+    >>> mask.shape, str(mask.dtype), bool(mask.any())
+    ((64, 96), 'bool', True)
+    >>> float(make_mask("center", 64).mean())
+    0.25
     """
     height, width = _check_size(size)
     if kind == "center":

@@ -126,6 +126,15 @@ def sample(
     Raises:
         ValueError: on an unknown sampler, eta, tau or temperature outside [0, 1], or a wrong number
             of generators.
+
+    >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
+    >>> mask[..., 2:6, 2:6] = 1
+    >>> def denoise(x_t, t, s):  # here it always says 0.8; a network looks at x_t
+    ...     return torch.full_like(x_t, 0.8)
+    >>> tau = torch.full_like(mask, 0.5)
+    >>> states = sample(denoise, x1, mask, tau, NoiseSchedule(), steps=2, sampler="ode")
+    >>> [(float(state.t), round(float(state.x_t[0, 0, 4, 4]), 2)) for state in states]
+    [(1.0, 0.0), (0.5, 0.4), (0.0, 0.8)]
     """
     batch = x1.shape[0]
     if sampler not in SAMPLERS:
