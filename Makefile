@@ -1,6 +1,6 @@
 # make demo      open the page                make lint    check style and types
 # make test      style check and all tests    make clean   remove caches, keep the environment
-# make install   prepare .venv for the package, training   make docs    the API's pages in build/docs
+# make install   prepare .venv for all else  make docs    the interface's pages in build/docs
 #
 # Each target prepares what it needs: a virtual environment in .venv, the packages, and for the
 # tests a Chromium. A second run only looks at time stamps.
