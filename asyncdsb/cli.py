@@ -13,8 +13,9 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from asyncdsb import __version__
 from asyncdsb.jobs import LOSSY, SAVE_OPTIONS, output_file, plan, write_files
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from asyncdsb.pipeline import AsyncDSBPipeline
-    from asyncdsb.restoration import Result
+    from asyncdsb.restoration import Frame, Result
 
 SAMPLERS = ("posterior", "ode", "implicit", "multistep")
 STRATEGIES = ("gradient", "uniform", "inward")
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="asyncdsb", description="Restore missing parts of photographs.")
+    parser.add_argument("--version", action="version", version=f"asyncdsb {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     inpaint = commands.add_parser(
@@ -284,11 +286,11 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _settings(arguments: argparse.Namespace) -> tuple[dict[str, object], str | None]:
+def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
     """Return the settings given, the command line's before the file's, and the strategy."""
     from asyncdsb.record import load_settings
 
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     path = arguments.settings
     if path:
         found = load_settings(path, (*SETTINGS, "strategy"))
@@ -303,7 +305,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[dict[str, object], str | N
     return found | own, str(path.parent / strategy)
 
 
-def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, object]:
+def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:
     """Return the ``strategy`` argument of the pipeline: a name, or a map read from a file."""
     if strategy is None:
         return {}
@@ -338,14 +340,14 @@ def _restore(
     pipe: AsyncDSBPipeline,
     image: Image.Image,
     mask: np.ndarray,
-    settings: dict[str, object],
+    settings: dict[str, Any],
     keep_frames: bool,
     bar: tqdm,
 ) -> Result:
     """Run the pipeline with its progress on the bar."""
     from asyncdsb.restoration import Result, Settings
 
-    frames = []
+    frames: list[Frame] = []
     for frame in pipe.stream(image, mask, **settings):
         frames = [*frames, frame] if keep_frames else [frame]
         bar.total = frame.steps

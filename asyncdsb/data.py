@@ -41,9 +41,9 @@ def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
     Raises:
         ValueError: if a path does not exist, or there is no photo at all.
     """
-    paths = [Path(path) for path in paths]
-    photos = []
-    for path in paths:
+    places = [Path(path) for path in paths]
+    photos: list[Photo] = []
+    for path in places:
         if not path.exists():
             raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
         if path.is_dir():
@@ -57,7 +57,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
         else:
             photos.append(_from_file(path))
     if not photos:
-        raise ValueError(f"expected photos, found none in {', '.join(map(str, paths))}")
+        raise ValueError(f"expected photos, found none in {', '.join(map(str, places))}")
     return photos
 
 

@@ -44,6 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -178,6 +179,9 @@ class BridgeDenoiser(nn.Module):
         config: see :class:`BridgeConfig`.
     """
 
+    axes: Tensor
+    prior_var: Tensor
+
     def __init__(self, config: BridgeConfig):
         super().__init__()
         self.config = config
@@ -307,13 +311,16 @@ class BridgeDenoiser(nn.Module):
         def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
             return self.x0_hat(x_t, t, s, context, total_var).clamp(-1, 1)
 
+        if tiles is None:
+            return denoise
+
         def denoise_tiles(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
             def on(some: Tiles) -> Tensor:
                 return self.x0_hat(some.cut(x_t), t, some.cut(s), context.cut(some), total_var)
 
             return tiles.blend(on).clamp(-1, 1)
 
-        return denoise if tiles is None else denoise_tiles
+        return denoise_tiles
 
     def _observation(
         self, x_t: Tensor, s: Tensor, context: Context, total_var: float
@@ -374,7 +381,7 @@ class BridgeDenoiser(nn.Module):
         return torch.cat([x_t, *self._conditions(s, context)], dim=1), scalars.to(x_t.dtype)
 
     def _conditions(self, s: Tensor, context: Context) -> list[Tensor]:
-        available = {
+        available: dict[str, Any] = {
             "mask": context.mask,
             "clock": s.expand_as(context.mask),
             # Natural gradients are small; the square root spreads them over [0, 1].

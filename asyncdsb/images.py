@@ -97,7 +97,7 @@ def read_mask(
         picture, name = _decode(source)
         mask = _mask_from_picture(_eight_bit(picture, name))
     if size is not None and (mask.shape[1], mask.shape[0]) != tuple(size):
-        raise ValueError(_sizes_differ(tuple(size), mask))
+        raise ValueError(_sizes_differ(size, mask))
     return mask
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,7 @@ PHOTO_SUFFIXES = frozenset(
 )
 """Files that count as pictures when a folder is given."""
 
-SAVE_OPTIONS: dict[str, dict[str, object]] = {
+SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},
     ".webp": {"format": "WEBP", "lossless": True, "exact": True},
     ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
@@ -66,6 +66,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         ValueError: The command as a whole cannot be carried out.
     """
     photo, mask, out = arguments.photo, arguments.mask, arguments.out
+    trajectory, report = arguments.trajectory, arguments.report
     for what, path in (("photo", photo), ("mask", mask)):
         if not path.exists():
             raise ValueError(f"there is no such {what}: {path}")
@@ -74,8 +75,8 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
             photo,
             _mask_for(photo, mask),
             output_file(out),
-            _checked("--trajectory", arguments.trajectory, _TRAJECTORY_SUFFIXES),
-            _checked("--report", arguments.report, _REPORT_SUFFIXES),
+            trajectory and _checked("--trajectory", trajectory, _TRAJECTORY_SUFFIXES),
+            report and _checked("--report", report, _REPORT_SUFFIXES),
         )
         _refuse_clashes([job])
         return [job], []
@@ -90,7 +91,6 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         except ValueError as error:
             problems.append(str(error))
             continue
-        trajectory, report = arguments.trajectory, arguments.report
         jobs.append(
             Job(
                 path,
@@ -137,9 +137,7 @@ def output_file(out: Path) -> Path:
     return _checked("-o", out, tuple(SAVE_OPTIONS))
 
 
-def _checked(option: str, path: Path | None, suffixes: Sequence[str]) -> Path | None:
-    if path is None:
-        return None
+def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
     if path.suffix.lower() not in suffixes:
         raise ValueError(
             f"{option}: expected a file ending in {' '.join(suffixes)}, got {path.name}"

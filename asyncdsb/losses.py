@@ -69,8 +69,11 @@ def generator_loss(
     logits, features = discriminator(_pair(image, real, fake))
     on_fake = logits.chunk(2)[1]
     matching = sum(
-        F.l1_loss(fake_part, real_part.detach())
-        for real_part, fake_part in (feature.chunk(2) for feature in features)
+        (
+            F.l1_loss(fake_part, real_part.detach())
+            for real_part, fake_part in (feature.chunk(2) for feature in features)
+        ),
+        start=on_fake.new_zeros(()),
     )
     # Each sample's own mean, so that a batch may be shared among processes.
     error = (mask * (fake - real).abs()).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)

@@ -19,6 +19,7 @@ The random kinds leave out at most half of the image; larger draws are drawn aga
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -74,6 +75,12 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndar
 
     Raises:
         ValueError: unknown kind, or a size below :data:`MIN_SIDE`.
+
+    >>> mask = make_mask("wide", (64, 96), seed=1)
+    >>> mask.shape, str(mask.dtype), bool(mask.any())
+    ((64, 96), 'bool', True)
+    >>> float(make_mask("center", 64).mean())
+    0.25
     """
     height, width = _check_size(size)
     if kind == "center":
@@ -146,7 +153,7 @@ def make_mask_in_bin(
     return canvas.astype(bool)
 
 
-def _check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+def _check_size(size: Any) -> tuple[int, int]:
     """Return (height, width), or raise ValueError."""
     try:
         sides = (size, size) if np.isscalar(size) else tuple(size)

@@ -10,6 +10,7 @@ A Frechet distance is biased upwards in small sets: compare it at equal n only, 
 """
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -112,9 +113,10 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
     Raises:
         ValueError: shapes or types that differ from the above, or a hole without a border.
     """
-    image, truth, hole = _check_pair(image, truth, hole)
+    image, truth, _ = _check_pair(image, truth, hole)
     image, truth = (x.reshape(*hole.shape, -1) for x in (image, truth))
-    jumps, true_jumps = [], []
+    jumps: list[np.ndarray] = []
+    true_jumps: list[np.ndarray] = []
     for axis in (0, 1):
         first, second = (np.take(hole, part, axis) for part in _neighbours(hole.shape[axis]))
         border = first != second
@@ -185,7 +187,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 def _thin(matrix: np.ndarray) -> np.ndarray:
     """Return R with R^T R = M^T M and at most as many rows as columns."""
-    return matrix if len(matrix) <= matrix.shape[1] else np.linalg.qr(matrix, mode="r")
+    triangle: Any = np.linalg.qr(matrix, mode="r") if len(matrix) > matrix.shape[1] else matrix
+    return triangle
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:

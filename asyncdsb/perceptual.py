@@ -18,7 +18,7 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -202,6 +202,8 @@ class Lpips:
             [0.458, 0.448, 0.450]
         ).view(1, 3, 1, 1)
         weights = iter(zip(self.kernels, self.biases, strict=True))
+        stride: int
+        padding: int | str
         stride, padding = net.first
         outputs = []
         for count, pooled, _ in zip(net.stages, net.pooled, self.heads, strict=False):
@@ -237,7 +239,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"expected numpy arrays only; got {module}.{name}")
 
 
-def _empty_array(kind: type, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+def _empty_array(kind: type, shape: tuple[int, ...], code: Any) -> np.ndarray:
     """Stand in for numpy's own helper: an array that the pickled state then fills."""
     return np.ndarray.__new__(np.ndarray, shape, code)
 

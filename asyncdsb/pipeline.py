@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from asyncdsb import hub
+from asyncdsb.card import CARD, model_card, read_card
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import (
@@ -20,7 +23,7 @@ from asyncdsb.gradient import (
     image_gradient,
     known_gradient,
 )
-from asyncdsb.images import check_pair, read_image, read_mask, to_tensor
+from asyncdsb.images import check_pair, read_image, read_mask, to_tensor, write_atomic
 from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.restoration import Frame, Job, Result, Settings, check_painted
 from asyncdsb.samplers import SamplerState, sample
@@ -28,8 +31,10 @@ from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 from asyncdsb.tiles import Tiles
 from asyncdsb.window import Window, resize
 
-BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "weights"
-"""Weights that come with the project."""
+_HERE = Path(__file__).resolve().parent
+_INSTALLED, _CHECKOUT = _HERE / "weights", _HERE.parent / "assets" / "weights"
+BUNDLED = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+"""Weights that come with the project: a wheel has them in the package, a checkout beside it."""
 
 
 class AsyncDSBPipeline:
@@ -40,6 +45,18 @@ class AsyncDSBPipeline:
         completion: the trained gradient completion.
         device: where to run; None takes a GPU if there is one.
         training: facts about the training of both, by kind.
+        card: Markdown to write beside the weights; None for :func:`asyncdsb.card.model_card`.
+
+    >>> import numpy as np
+    >>> pipe = AsyncDSBPipeline.random()  # from_pretrained() for weights that were trained
+    >>> photo = np.full((64, 96, 3), 128, np.uint8)
+    >>> mask = np.zeros((64, 96), bool)
+    >>> mask[20:40, 30:60] = True  # missing
+    >>> result = pipe(photo, mask, steps=2, seed=1)
+    >>> result.image.size, result.tau.shape, len(result.trajectory)
+    ((96, 64), (64, 96), 3)
+    >>> bool((np.asarray(result.image)[~mask] == 128).all())
+    True
     """
 
     def __init__(
@@ -48,14 +65,16 @@ class AsyncDSBPipeline:
         completion: GradientCompletion,
         device: str | torch.device | None = None,
         training: dict | None = None,
+        card: str | None = None,
     ):
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.denoiser = denoiser.eval().requires_grad_(False)
-        self.denoiser.to(self.device, memory_format=torch.channels_last)
+        self.denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Not channels-last: instance normalisation returns plain tensors, and layers would copy.
         self.completion = completion.eval().requires_grad_(False).to(self.device)
         self.config = denoiser.config
         self.training = training or {}
+        self.card = card
 
     @classmethod
     def from_pretrained(
@@ -81,11 +100,11 @@ class AsyncDSBPipeline:
         if not folder.is_dir():
             if source is None:
                 raise ValueError(f"weights not found: expected the bundled weights in {folder}")
-            folder = _download(str(source), revision)
+            folder = hub.download(str(source), revision)
         denoiser, bridge_training = load_weights(folder, "bridge")
         completion, gradient_training = load_weights(folder, "gradient")
         training = {"bridge": bridge_training, "gradient": gradient_training}
-        return cls(denoiser, completion, device, training)
+        return cls(denoiser, completion, device, training, read_card(folder))
 
     @classmethod
     def random(cls, seed: int = 0, device: str | torch.device = "cpu") -> AsyncDSBPipeline:
@@ -100,21 +119,38 @@ class AsyncDSBPipeline:
             return cls(denoiser, GradientCompletion(GradientConfig(generator)), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write both networks to a folder that :meth:`from_pretrained` loads, in half precision."""
+        """Write both networks and their card to a folder that :meth:`from_pretrained` loads.
+
+        Args:
+            folder: made if need be; holds safetensors in half precision, JSON and ``README.md``.
+        """
         save_weights(folder, self.denoiser, self.training.get("bridge", {}))
         save_weights(folder, self.completion, self.training.get("gradient", {}))
+        card = self.card or model_card(self)
+        write_atomic(Path(folder) / CARD, lambda path: Path(path).write_text(card, "utf-8"))
 
-    def push_to_hub(self, repo: str, private: bool = False) -> str:
-        """Upload both networks to the Hugging Face Hub and return the address of the commit."""
-        import tempfile
+    def push_to_hub(
+        self, repo: str, private: bool = False, commit_message: str = "AsyncDSB weights"
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub, in one commit.
 
-        from huggingface_hub import HfApi
+        The card that was found beside the weights goes with them; its front matter names the
+        licence, so look at it before you publish weights of your own.
 
-        api = HfApi()
-        api.create_repo(repo, private=private, exist_ok=True)
+        Args:
+            repo: "user/repo", made if need be.
+            private: whether a repository that is made is private.
+            commit_message: of the commit.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ValueError: if the Hub cannot be reached or does not allow it.
+        """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repo, folder_path=folder))
+            return hub.upload(Path(folder), repo, commit_message, private)
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -137,7 +173,7 @@ class AsyncDSBPipeline:
             ValueError: on anything that cannot be restored, see :func:`check_pair` and
                 :meth:`Settings.check`.
         """
-        frames = []
+        frames: list[Frame] = []
         for frame in self.stream(image, mask, **settings):
             frames = [*frames, frame] if trajectory else [frame]
         last = frames[-1]
@@ -313,9 +349,9 @@ class AsyncDSBPipeline:
         photo = job.photo
         if not window.native:
             height, width = window.photo_at_work_scale()
-            photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.BOX))
-        around = resize(torch.from_numpy(_gradient_of(photo))[None, None], window.photo)
-        around = around[0, 0].numpy()
+            photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
+        whole = resize(torch.from_numpy(_gradient_of(photo))[None, None], window.photo)
+        around = whole[0, 0].numpy()
         if window.tiles is None:
             completed = self.completion(job.image, job.mask)
         else:
@@ -367,6 +403,7 @@ class AsyncDSBPipeline:
     ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution."""
         temperature = self.resolved(chosen).temperature
+        assert temperature is not None  # the weights' own at the least
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
         noise = temperature * noise
@@ -399,23 +436,6 @@ def _gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:
         strip = image_gradient(to_tensor(np.ascontiguousarray(photo[top:bottom])))
         found[first:last] = strip[0, 0, first - top : first - top + last - first].numpy()
     return found
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    """Fetch weights from the Hub, or from its cache when offline."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        found = snapshot_download(
-            repo, revision=revision, allow_patterns=["*.json", "*.safetensors"]
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"weights not found: {repo!r} is neither a folder nor a repository that can be read "
-            f"on the Hugging Face Hub ({type(error).__name__})"
-        ) from error
-    return Path(found)
 
 
 def _usable(device: str | torch.device) -> torch.device:

@@ -143,12 +143,14 @@ class Result:
 class Job:
     """A photo on its way: the window around the hole, the networks' inputs, the preview."""
 
+    # Set as the photo goes on; a job that is only planned has none of them.
+    photo: np.ndarray
+    image: Tensor
+    mask: Tensor
+    gradient: np.ndarray
+
     def __init__(self, hole: np.ndarray, window: Window):
         self.hole, self.window = hole, window
-        self.photo: np.ndarray | None = None
-        self.image: Tensor | None = None
-        self.mask: Tensor | None = None
-        self.gradient: np.ndarray | None = None
 
     @cached_property
     def _small(self) -> tuple[Image.Image, Image.Image, tuple[int, int, int, int]]:
@@ -159,8 +161,8 @@ class Job:
         photo = Image.fromarray(self.photo)
         hole = Image.fromarray(self.hole.astype(np.uint8) * 255)
         if size != photo.size:
-            photo = photo.resize(size, Image.LANCZOS)
-            hole = hole.resize(size, Image.BOX)
+            photo = photo.resize(size, Image.Resampling.LANCZOS)
+            hole = hole.resize(size, Image.Resampling.BOX)
         left, top = round(self.window.left * scale), round(self.window.top * scale)
         right = max(left + 1, round((self.window.left + self.window.width) * scale))
         bottom = max(top + 1, round((self.window.top + self.window.height) * scale))
@@ -172,7 +174,7 @@ class Job:
         part = to_pil(self.window.crop(x))
         size = right - left, bottom - top
         if part.size != size:
-            part = part.resize(size, Image.BILINEAR)
+            part = part.resize(size, Image.Resampling.BILINEAR)
         shown = photo.copy()
         shown.paste(part, (left, top), hole.crop((left, top, right, bottom)))
         return shown

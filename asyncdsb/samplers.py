@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,6 +126,15 @@ def sample(
     Raises:
         ValueError: on an unknown sampler, eta, tau or temperature outside [0, 1], or a wrong number
             of generators.
+
+    >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
+    >>> mask[..., 2:6, 2:6] = 1
+    >>> def denoise(x_t, t, s):  # here it always says 0.8; a network looks at x_t
+    ...     return torch.full_like(x_t, 0.8)
+    >>> tau = torch.full_like(mask, 0.5)
+    >>> states = sample(denoise, x1, mask, tau, NoiseSchedule(), steps=2, sampler="ode")
+    >>> [(float(state.t), round(float(state.x_t[0, 0, 4, 4]), 2)) for state in states]
+    [(1.0, 0.0), (0.5, 0.4), (0.0, 0.8)]
     """
     batch = x1.shape[0]
     if sampler not in SAMPLERS:
@@ -158,7 +168,7 @@ def sample(
         if i == steps - 1:
             break
         s_next = schedule.clock(at[i + 1], tau)
-        z = temperature * _noise(x, generators) if noisy else None
+        z: Any = temperature * _noise(x, generators or ()) if noisy else None
         if sampler == "implicit":
             x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
         elif sampler == "multistep":

@@ -52,8 +52,8 @@ class Tiles:
         """
         height, width = (min(side, edge) for edge in hole.shape)
         corners = []
-        for top in _places(hole.any(1), height, hole.shape[0]):
-            band = hole[top : top + height].any(0)
+        for top in _places(hole.max(1), height, hole.shape[0]):
+            band = hole[top : top + height].max(0)
             corners += [(top, left) for left in _places(band, width, hole.shape[1])]
         return cls(hole.shape, (height, width), tuple(corners))
 
@@ -76,7 +76,8 @@ class Tiles:
             (1, C, H, W), zero where there is no tile.
         """
         height, width = self.size
-        weight, total = self._weight(), 0.0
+        weight = self._weight()
+        total = torch.zeros(())
         for first in range(0, len(self), TOGETHER):
             some = Tiles(self.canvas, self.size, self.corners[first : first + TOGETHER])
             values = function(some)

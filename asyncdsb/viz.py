@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from asyncdsb.analysis import Timeline
-    from asyncdsb.restoration import Frame, Result
+    from asyncdsb.restoration import Result
     from asyncdsb.schedule import NoiseSchedule
 
 COLOUR_MAPS = ("viridis", "inferno", "magma")
@@ -138,7 +138,15 @@ def paint_hole(image: Image.Image | np.ndarray, mask: np.ndarray) -> Image.Image
     return Image.fromarray(painted)
 
 
-def save_trajectory(frames: Sequence[Frame | Image.Image], path: str | os.PathLike) -> Path:
+class Pictured(Protocol):
+    """A moment of a run whose state can be shown, such as a frame."""
+
+    @property
+    def x_t(self) -> Image.Image:
+        """State of the bridge."""
+
+
+def save_trajectory(frames: Sequence[Pictured | Image.Image], path: str | os.PathLike) -> Path:
     """Write the bridge states x_t as a looping animation, first and last frame held longer.
 
     Args:
@@ -151,7 +159,7 @@ def save_trajectory(frames: Sequence[Frame | Image.Image], path: str | os.PathLi
     Raises:
         ValueError: no frames, frames of several sizes, or another suffix.
     """
-    pictures = [getattr(frame, "x_t", frame) for frame in frames]
+    pictures: list[Any] = [getattr(frame, "x_t", frame) for frame in frames]
     suffix = Path(path).suffix.lower()
     if suffix not in ANIMATION_SUFFIXES:
         raise ValueError(f"expected a file name ending in .webp or .gif, got {Path(path).name!r}")
@@ -166,7 +174,7 @@ def save_trajectory(frames: Sequence[Frame | Image.Image], path: str | os.PathLi
     durations = [each] * len(pictures)
     durations[0] += _HOLD_FIRST_MS
     durations[-1] += _HOLD_LAST_MS
-    options: dict[str, object] = {"save_all": True, "loop": 0, "duration": durations}
+    options: dict[str, Any] = {"save_all": True, "loop": 0, "duration": durations}
     if suffix == ".gif":
         pictures = [picture.quantize(256, Image.Quantize.FASTOCTREE) for picture in pictures]
         options |= {"format": "GIF", "disposal": 1}
@@ -290,7 +298,7 @@ def timeline_figure(
     import matplotlib
     from matplotlib.figure import Figure
 
-    grey = dict.fromkeys(
+    grey: dict[Any, Any] = dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _GREY
     )
     with matplotlib.rc_context(grey | {"font.size": 11, "axes.facecolor": "none"}):
@@ -373,9 +381,10 @@ def _draw_maps(
         (gradient, axes[1], [0, 0.05, 0.2, 0.5, 1]),
         (tau, axes[2], [0, 0.25, 0.5, 0.75, 1]),
     ):
-        depth = 0.12 / (axis.get_position().height * axis.figure.get_figheight())
+        figure: Any = axis.figure
+        depth = 0.12 / (axis.get_position().height * figure.get_figheight())
         bar = axis.inset_axes((0.1, -1.7 * depth, 0.8, depth))
-        axis.figure.colorbar(drawn, cax=bar, orientation="horizontal", ticks=ticks)
+        figure.colorbar(drawn, cax=bar, orientation="horizontal", ticks=ticks)
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:

@@ -134,7 +134,8 @@ class Window:
         """(h, w) of the whole photo at the window's scale."""
         if self.native:
             return self.photo
-        return tuple(max(1, round(edge * self.scale)) for edge in self.photo)
+        height, width = (max(1, round(edge * self.scale)) for edge in self.photo)
+        return height, width
 
     def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
         """The window at working size, padded, with nothing in its hole but a smooth fill.

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from asyncdsb.card import model_card
 from asyncdsb.perceptual import EfficientNetFeatures
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.report import ratio_table
@@ -14,18 +15,11 @@ from train.report import ratio_table
 WORST = "worst.webp"
 """Picture of the worst cases, beside the card."""
 
-INTENDED = """## Intended use
 
-Trying out the method, its sliders and its page, also on a computer without a GPU; restoring thin
-damage and small objects in photographs of landscapes and towns; a starting point for training. Not
-for restoring evidence, and not where an invented texture could mislead somebody.
-"""
-
-
-def model_card(
+def measured_card(
     pipe: AsyncDSBPipeline, manifest: Path | None, results: Path | None, notes: str = ""
 ) -> str:
-    """Write the card from what is known.
+    """Write the card of a pipeline with what it was trained on and what it reaches.
 
     Args:
         pipe: with the facts of both trainings.
@@ -38,7 +32,7 @@ def model_card(
     Returns:
         Markdown.
     """
-    parts = ["# Model card\n", _networks(pipe), INTENDED, "## Training\n", _training(pipe)]
+    parts = [model_card(pipe)]
     if manifest is not None:
         parts.append(_photos(pipe, manifest))
     if results is not None:
@@ -51,47 +45,10 @@ def model_card(
     if results is not None and (Path(results) / "worst.png").exists():
         parts.append(
             "For each kind of mask the held-out crop with the largest LPIPS: input, completed "
-            "gradient, this model, the best classical method, truth.\n\n"
+            "gradient, this model, the best classical method, truth.\n"
             f"![The worst held-out crop of each mask]({WORST})\n"
         )
     return "\n".join(parts)
-
-
-def _networks(pipe: AsyncDSBPipeline) -> str:
-    sizes = {
-        name: sum(p.numel() for p in network.parameters()) / 1e6
-        for name, network in (("gradient", pipe.completion), ("bridge", pipe.denoiser))
-    }
-    return (
-        f"Two networks: `gradient.*` completes the gradient map of the hole "
-        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
-        f"bridge ({sizes['bridge']:.2f}M), for holes in pictures of about "
-        f"{pipe.config.resolution} x {pipe.config.resolution} pixels. Half-precision safetensors, "
-        "each with a JSON description: configuration, schema version, checksum, facts of its "
-        f"training. Samplers it was trained for: {', '.join(pipe.samplers)}. By default a run's "
-        f"noise is scaled by {pipe.config.temperature:g} (`temperature`).\n"
-    )
-
-
-def _training(pipe: AsyncDSBPipeline) -> str:
-    rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
-    facts = [pipe.training.get(kind, {}) for kind in ("gradient", "bridge")]
-    names = {
-        "preset": "preset",
-        "steps": "steps",
-        "samples": "samples",
-        "crop_size": "side of the crops, pixels",
-        "minutes": "minutes",
-        "device": "hardware",
-        "started_from": "started from",
-    }
-    for key, title in names.items():
-        cells = [f.get(key, "-") for f in facts]
-        if any(cell != "-" for cell in cells):
-            cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
-            rows.append(f"| {title} | " + " | ".join(cells) + " |")
-    text = "\n".join(rows)
-    return f"{text}\n\nAll settings: `train/presets.py`; what was tried: `train/LOG.md`.\n"
 
 
 def _photos(pipe: AsyncDSBPipeline, manifest: Path) -> str:

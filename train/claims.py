@@ -194,7 +194,7 @@ class Report:
             (I2SB_GRADIENT, "Table 3: AsyncDSB is better than I2SB that sees the gradient"),
             (I2SB, "Table 1: AsyncDSB is better than I2SB"),
         ):
-            found = {}
+            found: dict[str, dict] = {}
             for kind, scores in summary.items():
                 lpips = scores[other]["lpips_difference"]
                 distance = scores[other].get(f"{FD} difference")

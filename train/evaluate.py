@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -175,7 +176,9 @@ def _summarise(by_method: dict[str, Tally], found: Collected, judges: Judges) ->
     summary: dict[str, dict] = {}
     first = next(iter(by_method.values()))
     for name, tally in by_method.items():
-        scores = {score: clustered_mean(tally.scores[score], found.photos) for score in SCORES}
+        scores: dict[str, Any] = {
+            score: clustered_mean(tally.scores[score], found.photos) for score in SCORES
+        }
         if tally is not first:
             pairs = zip(tally.scores["lpips"], first.scores["lpips"], strict=True)
             scores["lpips_difference"] = clustered_mean([a - b for a, b in pairs], found.photos)
@@ -265,7 +268,7 @@ def _keep(chunk: list[Crop], kind: str, method: Method, folder: Path, judges: Ju
     if _missing(files):
         truths = [crop.pixels for crop in chunk]
         holes = [crop.mask(kind) for crop in chunk]
-        rows = paired_scores(restored, truths, holes, judges.lpips)
+        rows: list[dict[str, Any]] = paired_scores(restored, truths, holes, judges.lpips)
         for file, row in zip(files, rows, strict=True):
             write_atomic(file, partial(np.savez, **row))
     _keep_features(restored, paths, judges)

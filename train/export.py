@@ -14,10 +14,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from asyncdsb.card import CARD
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.card import WORST, model_card
+from train.card import WORST, measured_card
 
 CHOICES = ("best", "last")
 
@@ -75,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
             sheet = Image.open(worst)
             write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
         notes = "" if args.notes is None else args.notes.read_text("utf-8")
-        card = model_card(pipe, args.manifest, args.results, notes)
-        write_atomic(args.out / "README.md", lambda p: Path(p).write_text(card, "utf-8"))
+        card = measured_card(pipe, args.manifest, args.results, notes)
+        write_atomic(args.out / CARD, lambda p: Path(p).write_text(card, "utf-8"))
     except (ValueError, OSError) as error:
         print(f"train.export: error: {error}", file=sys.stderr)
         return 2

@@ -81,7 +81,7 @@ def set_scores(
     """
     frechet, kernel, score = extractor.names
     enough = len(truth) > 1
-    scores = {
+    scores: dict[str, float | dict | None] = {
         frechet: frechet_distance(found, truth) if enough else None,
         kernel: kernel_distance(found, truth) if enough else None,
         score: inception_score(extractor.logits(found)) if enough else None,

@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -63,7 +64,7 @@ class CurveSet:
 
     def __init__(self) -> None:
         self.t: np.ndarray | None = None
-        self._curves = defaultdict(list)
+        self._curves: dict[tuple, list] = defaultdict(list)
         self._photos: dict[tuple, list[str]] = defaultdict(list)
 
     def add(self, method: str, photo: str, stored: Mapping[str, np.ndarray]) -> None:
@@ -266,7 +267,7 @@ def measure_all(args: argparse.Namespace) -> dict:
                     path = path.with_suffix(f".curves-{args.runs}.npz")
                     if not path.exists():
                         path.parent.mkdir(parents=True, exist_ok=True)
-                        curves = follow(method, crop, kind, args.runs)
+                        curves: dict[str, Any] = follow(method, crop, kind, args.runs)
                         write_atomic(path, partial(np.savez, **curves))
                     with np.load(path) as stored:
                         collected.add(method.name, crop.key, dict(stored))

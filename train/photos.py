@@ -124,5 +124,5 @@ def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Im
         scale = side / min(photo.size)
         if scale > 1 and index > 0:
             break
-        size = tuple(max(side, round(edge * scale)) for edge in photo.size)
-        yield photo.resize(size, Image.Resampling.LANCZOS)
+        width, height = (max(side, round(edge * scale)) for edge in photo.size)
+        yield photo.resize((width, height), Image.Resampling.LANCZOS)

@@ -11,7 +11,7 @@ import torch
 from train.presets import Preset
 
 
-def autocast(preset: Preset, device: str) -> contextlib.AbstractContextManager:
+def autocast(preset: Preset, device: str | torch.device) -> contextlib.AbstractContextManager:
     """Mixed precision as the preset asks for; "auto" is bf16 where :func:`multiplies_bf16`."""
     wanted = preset.precision
     if wanted == "auto":

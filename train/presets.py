@@ -10,6 +10,7 @@ the tests.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from asyncdsb.denoiser import BridgeConfig
 from asyncdsb.gradient import GradientConfig
@@ -137,7 +138,7 @@ _LARGE = UNetConfig(
 )
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
-_ON_CPU = dict(
+_ON_CPU: dict[str, Any] = dict(
     size=128,
     short_sides=(256, 320, 400, 512),
     mask_canvases=(128, 256, 256),
@@ -152,7 +153,7 @@ _ON_CPU = dict(
 )
 # Trainings that differ in the schedule and in whether the network sees the gradient, and in nothing
 # else: the paper's Tables 1 and 3. Network, target and start of the bridge are I2SB's.
-_MATCHED = dict(
+_MATCHED: dict[str, Any] = dict(
     size=128,
     short_sides=(128, 160, 208, 256),
     mask_canvases=(128,),
@@ -205,7 +206,7 @@ def _matched(shared: dict) -> dict[str, BridgePreset]:
     }
 
 
-_DEBUG = dict(
+_DEBUG: dict[str, Any] = dict(
     size=32,
     short_sides=(64, 96),
     mask_canvases=(64,),

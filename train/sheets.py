@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         if pictures:
             sheet = contact_sheet(pictures, heads)
             path = args.out / f"{kind}.webp"
-            write_atomic(path, lambda p, s=sheet: s.save(p, quality=82, method=6))
+            write_atomic(path, partial(sheet.save, quality=82, method=6))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,6 +19,7 @@ import os
 import random
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from asyncdsb.data import SUFFIXES
@@ -100,7 +101,7 @@ def write_lists(found: Mapping[str, Iterable[Path]], folder: Path) -> dict[str, 
     for part, photos in found.items():
         lines = [f"{os.path.relpath(photo, folder)}\n" for photo in photos]
         text = "".join(lines)
-        write_atomic(folder / f"{part}.txt", lambda p, s=text: p.write_text(s, "utf-8"))
+        write_atomic(folder / f"{part}.txt", partial(Path.write_text, data=text, encoding="utf-8"))
         counts[part] = len(lines)
     return counts
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def _frechet(found: Collected, kind: str, judges: Judges) -> float | None:
     return frechet_distance(tally.matrix(judges.extractors[0]), truth) if len(truth) > 1 else None
 
 
-def _at(table: dict[Pair, np.ndarray | float | None], pair: Pair, pairs: list[Pair]):
+def _at(table: Mapping[Pair, np.ndarray | float | None], pair: Pair, pairs: list[Pair]):
     """Mean at a pair, None where there is none."""
     value = table[pair] if pair in pairs else None
     return None if value is None else float(np.mean(value))

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from asyncdsb.data import iter_photos
-from asyncdsb.gradient import image_gradient, known_gradient
+from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.images import write_atomic
 from asyncdsb.metrics import frechet_distance
 from asyncdsb.perceptual import EfficientNetFeatures, Lpips
@@ -86,7 +85,11 @@ class GradientValidator:
     """
 
     def __init__(
-        self, model: nn.Module, paths: Sequence[str], preset: Preset, device: torch.device | str
+        self,
+        model: GradientCompletion,
+        paths: Sequence[str],
+        preset: Preset,
+        device: torch.device | str,
     ):
         self.model, self.preset, self.device = model, preset, device
         self.crops = _crops(paths, 256)

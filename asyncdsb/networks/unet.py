@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -163,7 +164,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(out, self.config.patch).float()
 
 
-def _run(stage: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
+def _run(stage: Any, h: Tensor, embedding: Tensor) -> Tensor:
     """A residual block, and the attention behind it where the level has one."""
     h = stage[0](h, embedding)
     return stage[1](h) if len(stage) > 1 else h

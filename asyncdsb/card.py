@@ -1,0 +1,115 @@
+"""The model card that lies beside weights: what they are, for people and for the Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncdsb.pipeline import AsyncDSBPipeline
+
+CARD = "README.md"
+"""Name of the card in a folder of weights."""
+
+# The licence is that of the code and the bundled weights; whoever trains others may name another.
+FRONT_MATTER = """---
+license: apache-2.0
+library_name: asyncdsb
+pipeline_tag: image-to-image
+tags:
+- image-inpainting
+- image-restoration
+- schrodinger-bridge
+- diffusion
+---
+"""
+
+USE = """## Use
+
+```python
+from asyncdsb import AsyncDSBPipeline
+from asyncdsb.images import read_image, read_mask
+
+pipe = AsyncDSBPipeline.from_pretrained(".")  # this folder, or its name on the Hub: "user/repo"
+image = read_image("photo.jpg")
+mask = read_mask("mask.png")  # of the photo's size, white = restore
+pipe(image, mask, seed=0).image.save("restored.png")
+```
+"""
+
+INTENDED = """## Intended use
+
+Trying out the method, its sliders and its page, also on a computer without a GPU; restoring thin
+damage and small objects in photographs like those of the training; a starting point for training.
+Not for restoring evidence, and not where an invented texture could mislead somebody.
+"""
+
+
+def model_card(pipe: AsyncDSBPipeline) -> str:
+    """Write the card of a pipeline from what it knows of itself.
+
+    Args:
+        pipe: with the facts of both trainings, as far as they are known.
+
+    Returns:
+        Markdown with the front matter that the Hub reads.
+    """
+    parts = ["# Model card\n", _networks(pipe), USE, INTENDED]
+    if any(pipe.training.values()):
+        parts += ["## Training\n", _training(pipe)]
+    return FRONT_MATTER + "\n" + "\n".join(parts)
+
+
+def read_card(folder: Path) -> str | None:
+    """Read the card beside weights, without paragraphs whose pictures do not travel with it.
+
+    Args:
+        folder: weights folder.
+
+    Returns:
+        Markdown, or None where there is no card.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        return None
+    paragraphs = path.read_text("utf-8", errors="replace").split("\n\n")
+    kept = [text for text in paragraphs if not re.search(r"!\[[^\]]*\]\((?!https?:)", text)]
+    return "\n\n".join(kept).rstrip("\n") + "\n"
+
+
+def _networks(pipe: AsyncDSBPipeline) -> str:
+    sizes = {
+        name: sum(p.numel() for p in network.parameters()) / 1e6
+        for name, network in (("gradient", pipe.completion), ("bridge", pipe.denoiser))
+    }
+    return (
+        f"Two networks: `gradient.*` completes the gradient map of the hole "
+        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
+        f"bridge ({sizes['bridge']:.2f}M), for holes in pictures of about "
+        f"{pipe.config.resolution} x {pipe.config.resolution} pixels. Half-precision safetensors, "
+        "each with a JSON description: configuration, schema version, checksum, facts of its "
+        f"training. Samplers it was trained for: {', '.join(pipe.samplers)}. By default a run's "
+        f"noise is scaled by {pipe.config.temperature:g} (`temperature`).\n"
+    )
+
+
+def _training(pipe: AsyncDSBPipeline) -> str:
+    rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
+    facts = [pipe.training.get(kind, {}) for kind in ("gradient", "bridge")]
+    names = {
+        "preset": "preset",
+        "steps": "steps",
+        "samples": "samples",
+        "crop_size": "side of the crops, pixels",
+        "minutes": "minutes",
+        "device": "hardware",
+        "started_from": "started from",
+    }
+    for key, title in names.items():
+        cells = [f.get(key, "-") for f in facts]
+        if any(cell != "-" for cell in cells):
+            cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
+            rows.append(f"| {title} | " + " | ".join(cells) + " |")
+    text = "\n".join(rows)
+    return f"{text}\n\nAll settings: `train/presets.py`; what was tried: `train/LOG.md`.\n"
