@@ -360,7 +360,7 @@ def test_an_evaluation_that_was_killed_ends_with_the_same_numbers(shard, tiny_we
 
 def test_two_processes_find_what_one_finds(shard, tiny_weights, tmp_path):
     assert main(small(shard, tiny_weights, tmp_path / "one")) == 0
-    launcher = "-m accelerate.commands.launch --cpu --num_processes 2 --main_process_port 29611"
+    launcher = "-m torch.distributed.run --nproc_per_node 2 --master_port 29611"
     process = launched(small(shard, tiny_weights, tmp_path / "two"), *launcher.split())
     _, error = process.communicate()
     assert process.returncode == 0, error.decode()

@@ -1,0 +1,171 @@
+"""Trainers on several processes: the same training as on one, also after one of them was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import train.bridge
+import train.gradient
+from train.draws import Draws
+from train.processes import Processes
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        small = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+        small.resize((120, 96), Image.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+def arguments(program: str, photos: Path, weights: Path, out: Path, *more: str) -> list[str]:
+    common = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--batch", "8"]
+    common += ["--steps", str(STEPS), "--out", str(out), *more]
+    return common + (["--gradient", str(weights)] if program == "bridge" else [])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, photos) -> Path:
+    """Both trainings on one process."""
+    root = tmp_path_factory.mktemp("alone")
+    weights = root / "gradient" / "weights"
+    train.gradient.main(arguments("gradient", photos, weights, root / "gradient"))
+    train.bridge.main(arguments("bridge", photos, weights, root / "bridge"))
+    return root
+
+
+def launched(program: str, *options: str) -> subprocess.Popen:
+    """Two processes that train together."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", str(port), "-m", f"train.{program}", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def workers(launcher: subprocess.Popen) -> list[int]:
+    """The processes that a launcher started."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(first: Path, second: Path, tolerance: float) -> None:
+    states = [load_file(folder / "state.safetensors") for folder in (first, second)]
+    assert states[0].keys() == states[1].keys() and int(states[0]["step"]) == STEPS
+    for key in states[0].keys() - {"seconds"}:
+        torch.testing.assert_close(
+            states[0][key], states[1][key], rtol=0, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, photos, alone) -> Path:
+    """The bridge's training on two processes."""
+    out = tmp_path_factory.mktemp("together")
+    weights = alone / "gradient" / "weights"
+    process = launched("bridge", *arguments("bridge", photos, weights, out))
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return out
+
+
+def test_two_processes_train_like_one(alone, together):
+    ours, theirs = records(alone / "bridge"), records(together)
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs] == list(range(2, 21, 2))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    (start,) = (json.loads(line) for line in (together / "starts.jsonl").open())
+    assert start["processes"] == 2 and "--batch" in start["command"]
+    assert (together / "weights" / "bridge.safetensors").exists()
+
+
+def test_a_killed_process_costs_nothing(tmp_path, photos, alone, together):
+    """kill -9 of either process; the same command again, on two processes or on one."""
+    weights = alone / "gradient" / "weights"
+    options = arguments("bridge", photos, weights, tmp_path)
+    process = launched("bridge", *options)
+    kill_at = int(np.random.default_rng().integers(2, STEPS - 4))
+    deadline = time.monotonic() + 200
+    log = tmp_path / "log.jsonl"
+    while not log.exists() or records(tmp_path)[-1]["step"] < kill_at:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.01)
+    os.kill(workers(process)[kill_at % 2], signal.SIGKILL)
+    process.communicate(timeout=200)
+    assert process.returncode != 0
+    reached = int(load_file(tmp_path / "state.safetensors")["step"])
+    assert reached < STEPS
+    again = launched("bridge", *options)
+    output, _ = again.communicate(timeout=200)
+    assert again.returncode == 0, output
+    assert_same_weights(tmp_path, together, 0)
+
+
+@pytest.mark.parametrize("program", ["gradient", "bridge"])
+def test_a_batch_in_parts_trains_like_a_whole_one(program, tmp_path, photos, alone):
+    weights = alone / "gradient" / "weights"
+    main = {"gradient": train.gradient, "bridge": train.bridge}[program].main
+    main(arguments(program, photos, weights, tmp_path, "--accumulate", "2"))
+    # The discriminator's spectral norm takes a step for every part, and so differs a little.
+    name, tolerance = {"gradient": ("l1", 0.05), "bridge": ("loss", 1e-5)}[program]
+    for one, other in zip(records(alone / program), records(tmp_path), strict=True):
+        assert one[name] == pytest.approx(other[name], abs=tolerance)
+
+
+def test_shares_of_a_batch_are_its_rows():
+    whole = Draws.whole(torch.Generator().manual_seed(3), 8)
+    everything = [whole.rand(2), whole.spread(), whole.randint(0, 99), whole.grouped(2).rand()]
+    for index in range(2):
+        for part in range(2):
+            rows = Processes(index, 2).rows(8, part, 2)
+            mine = Draws(torch.Generator().manual_seed(3), 8, rows)
+            assert len(mine) == 2
+            found = [mine.rand(2), mine.spread(), mine.randint(0, 99)]
+            for values, wanted in zip(found, everything, strict=False):
+                assert torch.equal(values, wanted[rows])
+            half = slice(rows.start // 2, rows.stop // 2)
+            assert torch.equal(mine.grouped(2).rand(), everything[3][half])
+    with pytest.raises(ValueError, match="divides among 2 processes x 2 parts, got 6"):
+        Processes(0, 2).rows(6, 0, 2)
+    with pytest.raises(ValueError, match="multiples of 4, got 2 of 8"):
+        Draws(torch.Generator(), 8, slice(2, 4)).grouped(4)
+
+
+def test_the_log_can_go_to_tensorboard(tmp_path, photos):
+    options = arguments("gradient", photos, tmp_path, tmp_path / "run", "--tracker", "tensorboard")
+    train.gradient.main([*options, "--steps", "2"])
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+def test_a_missing_tracker_is_said(tmp_path, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    options = arguments("gradient", photos, tmp_path, tmp_path / "run", "--tracker", "wandb")
+    with pytest.raises(ValueError, match="expected wandb"):
+        train.gradient.main([*options, "--steps", "2"])
