@@ -364,6 +364,12 @@ def test_added_conditions_change_nothing_and_come_last(run, inputs, seen):
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_files_of_the_older_format_of_torch_are_read(run, tmp_path):
+    torch.save(GOOD, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    denoiser, _ = load_weights(run((tmp_path / "old.pt").read_bytes()), "bridge")
+    assert torch.equal(denoiser.state_dict()["unet.out.2.bias"], GOOD["out.2.bias"])
+
+
 class Foreign:
     pass
 

@@ -8,9 +8,9 @@ Files are read as tensors in plain containers; other Python objects in them are 
 ``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``. ADM's network has not seen a
 bridge yet: it is a start for a training.
 
-Which bridge I2SB trained does not stand in the file. Its published inpainting networks took
-``--ot-ode`` and ``--beta-max 1.0``, which is the default here; where a run had other options,
-give the same again.
+Which bridge I2SB trained does not stand in the file: give the options of its run again. Its
+published inpainting networks took ``--ot-ode`` and ``--beta-max 1.0`` (the default here, 0.3
+there), and the sampler is "ode". An ``--interval`` other than 1000 is not supported.
 
 With tau = 0.5 everywhere sampling is then I2SB's. Equal are the start (the photograph, in the hole
 standard normal noise), what the network sees and is told of the time, its target and the estimate
