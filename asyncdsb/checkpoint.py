@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 import typing
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as dump_tensors
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -46,21 +46,27 @@ def save_weights(
         dtype: floating type on disk.
     """
     kind = next(name for name, (_, cls) in KINDS.items() if isinstance(module, cls))
-    tensors = {name: value.to("cpu", dtype) for name, value in folded_state(module).items()}
-    blob = dump_tensors({name: value.contiguous() for name, value in tensors.items()})
+    tensors = {
+        name: value.to("cpu", dtype).contiguous() for name, value in folded_state(module).items()
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Neither written nor read through a string of bytes: networks may be as large as the memory.
+    written = write_atomic(folder / f"{kind}.safetensors", lambda path: save_file(tensors, path))
     description = {
         "format": f"asyncdsb-{kind}",
         "version": VERSION,
-        "sha256": hashlib.sha256(blob).hexdigest(),
+        "sha256": file_sha256(written),
         "parameters": sum(value.numel() for value in tensors.values()),
         "config": dataclasses.asdict(module.config),
         "training": training,
     }
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{kind}.safetensors", lambda path: Path(path).write_bytes(blob))
-    write_atomic(folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8"))
+    described = write_atomic(
+        folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8")
+    )
+    # safetensors makes files that none but their owner can read.
+    shutil.copymode(described, written)
 
 
 def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
@@ -94,19 +100,24 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
             f"expected {json_path} to be of format asyncdsb-{kind} version {VERSION}, "
             f"got {found[0]} version {found[1]}"
         )
-    blob = tensor_path.read_bytes()
-    if hashlib.sha256(blob).hexdigest() != checksum:
+    if file_sha256(tensor_path) != checksum:
         raise ValueError(
             f"expected {tensor_path} to have the checksum in {json_path.name}, got another: "
             "the file is damaged or belongs to other weights"
         )
     try:
-        tensors = load_tensors(blob)
+        tensors = load_file(tensor_path)
         module = module_class(_from_dict(config_class, config))
     except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
-    load_folded_state(module, {name: value.float() for name, value in tensors.items()})
+    load_folded_state(module, tensors)
     return module.eval(), description.get("training", {})
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folded_state(module: nn.Module) -> dict[str, Tensor]:
@@ -136,17 +147,23 @@ def load_folded_state(module: nn.Module, state: dict[str, Tensor]) -> None:
         if parametrize.is_parametrized(part):
             for name in list(part.parametrizations):
                 parametrize.remove_parametrizations(part, name)
+    problems = misfits(module, state)
+    if problems:
+        raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
+    module.load_state_dict(state)
+
+
+def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
+    """What a state has missing, over, or of another shape than a module's own, one line each."""
     own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in own]
-    problems += [
+    lines = [f"missing {name}" for name in own if name not in state]
+    lines += [f"unexpected {name}" for name in state if name not in own]
+    lines += [
         f"{name}: expected {tuple(own[name].shape)}, got {tuple(state[name].shape)}"
         for name in own
         if name in state and own[name].shape != state[name].shape
     ]
-    if problems:
-        raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
-    module.load_state_dict(state)
+    return lines
 
 
 def _from_dict(cls: type, data: dict) -> Any:
@@ -157,7 +174,17 @@ def _from_dict(cls: type, data: dict) -> Any:
         raise ValueError(f"unknown keys for {cls.__name__}: {', '.join(sorted(unknown))}")
     values = {}
     for name, value in data.items():
-        if dataclasses.is_dataclass(types[name]):
+        kinds = {
+            one.kind: one for one in typing.get_args(types[name]) if dataclasses.is_dataclass(one)
+        }
+        if kinds:
+            rest = dict(value)
+            # The first of them is older than the key.
+            kind = rest.pop("kind", next(iter(kinds)))
+            if kind not in kinds:
+                raise ValueError(f"expected {name} of kind {', '.join(kinds)}, got {kind!r}")
+            value = _from_dict(kinds[kind], rest)
+        elif dataclasses.is_dataclass(types[name]):
             value = _from_dict(types[name], value)
         elif isinstance(value, list):
             value = tuple(value)

@@ -51,7 +51,7 @@ from torch import Tensor, nn
 
 from asyncdsb import bridge
 from asyncdsb.fill import FILLS, fill_hole, hole_depth
-from asyncdsb.networks.unet import UNet, UNetConfig
+from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.schedule import NoiseSchedule, gaussian_blur
 from asyncdsb.tiles import Tiles
 
@@ -79,7 +79,8 @@ class BridgeConfig:
     """Everything that fixes a trained bridge.
 
     Attributes:
-        unet: shape of the network.
+        unet: shape of the network, ours or ADM's. In the score form ADM's is told the time alone,
+            not which bridge it is, and serves one.
         beta_min: see :class:`~asyncdsb.schedule.NoiseSchedule`.
         beta_max: likewise.
         fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.fill.FILLS`.
@@ -101,7 +102,7 @@ class BridgeConfig:
         resolution: side of the pictures it was trained for, in pixels.
     """
 
-    unet: UNetConfig = field(default_factory=UNetConfig)
+    unet: UNetConfig | ADMConfig = field(default_factory=UNetConfig)
     beta_min: float = 0.1
     beta_max: float = 0.433
     fill: str = "harmonic"
@@ -122,6 +123,9 @@ class BridgeConfig:
         _expect_subset("fill", (self.fill,), FILLS)
         if not self.bridges:
             raise ValueError("expected at least one bridge, got none")
+        untold = isinstance(self.unet, ADMConfig) and self.parametrisation == "score"
+        if untold and len(self.bridges) > 1:
+            raise ValueError(f"expected one bridge for an ADM network, got {len(self.bridges)}")
         if not 0 <= self.temperature <= 1:
             raise ValueError(f"expected a temperature in [0, 1], got {self.temperature}")
 
@@ -197,7 +201,7 @@ class BridgeDenoiser(nn.Module):
         self.register_buffer("axes", axes, persistent=False)
         self.register_buffer("prior_var", prior, persistent=False)
         outputs = 6 if config.parametrisation == "wiener" else 3
-        self.unet = UNet(config.unet, channels, outputs, scalars=2)
+        self.unet = config.unet.build(channels, outputs, scalars=2)
 
     def context(
         self, image: Tensor, mask: Tensor, gradient: Tensor, stochastic: Tensor, noise: Tensor

@@ -50,11 +50,10 @@ def count(preset: BridgePreset, size: int) -> Cost:
     with torch.device("meta"), torch.no_grad():
         model = BridgeDenoiser(preset.model)
         completion = GradientCompletion(GRADIENT_PRESETS["shipped"].model)
-        inputs = model.unet.stem.in_channels // preset.model.unet.patch**2
         with FlopCounterMode(display=False) as once:
             completion.companded(torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size))
         with FlopCounterMode(display=False) as forward:
-            model.unet(torch.zeros(1, inputs, size, size), torch.zeros(1, 2))
+            model.unet(torch.zeros(1, model.unet.in_channels, size, size), torch.zeros(1, 2))
     parameters = sum(p.numel() for p in model.parameters())
     samples = preset.samples(preset.steps)
     return Cost(parameters, forward.get_total_flops(), once.get_total_flops(), samples)

@@ -31,6 +31,12 @@ def test_files_are_half_precision_and_described(folder):
     assert description["format"] == "asyncdsb-bridge" and description["version"] == 2
 
 
+def test_both_files_are_as_readable_as_any(folder):
+    modes = {path.stat().st_mode for path in folder.glob("bridge.*")}
+    (folder / "any").write_text("")
+    assert modes == {(folder / "any").stat().st_mode}
+
+
 def test_spectral_normalisation_is_folded_in(tmp_path):
     torch.manual_seed(0)
     net = GradientCompletion(GradientConfig(CompletionConfig(width=4, blocks=1)))

@@ -15,7 +15,7 @@ from typing import Any
 from asyncdsb.denoiser import BridgeConfig
 from asyncdsb.gradient import GradientConfig
 from asyncdsb.losses import CompletionLossWeights
-from asyncdsb.networks import CompletionConfig, UNetConfig
+from asyncdsb.networks import ADMConfig, CompletionConfig, UNetConfig
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,6 @@ class BridgePreset(Preset):
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
 _TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
-_LARGE = UNetConfig(
-    256, (1, 1, 2, 2, 4, 4), 2, (False, False, False, True, True, True), 64, patch=1
-)
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU: dict[str, Any] = dict(
@@ -283,7 +280,7 @@ BRIDGE_PRESETS = {
         synchronous=0.0,
         tau_range=(0.2, 0.5),
         from_start=0.0,
-        model=replace(_I2SB_GRADIENT, unet=_LARGE, resolution=256),
+        model=replace(_I2SB_GRADIENT, unet=ADMConfig(), resolution=256),
     ),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
 }

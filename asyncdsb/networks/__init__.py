@@ -1,7 +1,16 @@
-"""Networks: the bridge's UNet, the gradient-completion generator and its discriminator."""
+"""Networks: the bridge's UNet and ADM, the gradient-completion generator and its discriminator."""
 
+from asyncdsb.networks.adm import ADMConfig, ADMUNet
 from asyncdsb.networks.completion import CompletionConfig, CompletionGenerator
 from asyncdsb.networks.discriminator import PatchDiscriminator
 from asyncdsb.networks.unet import UNet, UNetConfig
 
-__all__ = ["CompletionConfig", "CompletionGenerator", "PatchDiscriminator", "UNet", "UNetConfig"]
+__all__ = [
+    "ADMConfig",
+    "ADMUNet",
+    "CompletionConfig",
+    "CompletionGenerator",
+    "PatchDiscriminator",
+    "UNet",
+    "UNetConfig",
+]

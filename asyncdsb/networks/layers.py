@@ -9,6 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def check_levels(multipliers: tuple[int, ...], attention: tuple[bool, ...]) -> None:
+    """Raise ValueError unless every level says whether it has attention."""
+    if len(multipliers) != len(attention):
+        raise ValueError(
+            "expected as many attention flags as multipliers, "
+            f"got {len(attention)} and {len(multipliers)}"
+        )
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with 32 groups, or with as many as divide the channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from asyncdsb.networks.layers import (
     ResBlock,
     SelfAttention,
+    check_levels,
     group_norm,
     sinusoidal_embedding,
     zero_init,
@@ -32,6 +33,7 @@ class UNetConfig:
             half resolution, which costs a quarter and loses nothing, as all pixels stay in the
             channels.
         dropout: dropout probability of the residual blocks.
+        kind: tells this configuration from others on disk.
     """
 
     width: int = 64
@@ -41,18 +43,19 @@ class UNetConfig:
     head_channels: int = 32
     patch: int = 2
     dropout: float = 0.0
+    kind: ClassVar[str] = "unet"
 
     def __post_init__(self) -> None:
-        if len(self.multipliers) != len(self.attention):
-            raise ValueError(
-                "expected as many attention flags as multipliers, "
-                f"got {len(self.attention)} and {len(self.multipliers)}"
-            )
+        check_levels(self.multipliers, self.attention)
 
     @property
     def stride(self) -> int:
         """Heights and widths of input pictures must be multiples of this."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    def build(self, in_channels: int, out_channels: int, scalars: int) -> UNet:
+        """The network."""
+        return UNet(self, in_channels, out_channels, scalars)
 
 
 class UNet(nn.Module):
@@ -68,6 +71,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, scalars: int = 1):
         super().__init__()
         self.config = config
+        self.in_channels = in_channels
         widths = [config.width * m for m in config.multipliers]
         embedding = 4 * config.width
         self.embed = nn.Sequential(

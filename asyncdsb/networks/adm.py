@@ -1,0 +1,269 @@
+"""The UNet of guided diffusion (ADM; Dhariwal and Nichol 2021), which I2SB starts from.
+
+Layers, order of operations and names of the parameters are those of the published networks, so that
+their files fit as they are (``python -m train.import_adm``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from asyncdsb.networks.layers import check_levels, group_norm, sinusoidal_embedding, zero_init
+
+INTERVALS = 1000
+"""Steps into which I2SB divides the time from 0 to 1."""
+
+FIRST_LEVEL, LAST_LEVEL = 1e-4, 1.0
+"""What I2SB's network is told of the first and of the last of them, in thousands."""
+
+
+@dataclass(frozen=True)
+class ADMConfig:
+    """Shape of an ADM network; the default is the published unconditional one for 256 pixels.
+
+    Attributes:
+        width: channels of the finest level, a multiple of 32 in the published networks.
+        multipliers: channels of each level in multiples of ``width``, finest first.
+        blocks: residual blocks per level on the way down (one more on the way up).
+        attention: for each level, whether its blocks are followed by self-attention; by default
+            where a picture of 256 pixels has 32, 16 or 8.
+        head_channels: channels of an attention head.
+        dropout: dropout probability of the residual blocks.
+        kind: tells this configuration from others on disk.
+    """
+
+    width: int = 256
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    blocks: int = 2
+    attention: tuple[bool, ...] = (False, False, False, True, True, True)
+    head_channels: int = 64
+    dropout: float = 0.0
+    kind: str = field(default="adm", init=False)
+
+    def __post_init__(self) -> None:
+        check_levels(self.multipliers, self.attention)
+
+    @property
+    def stride(self) -> int:
+        """Heights and widths of input pictures must be multiples of this."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    def build(self, in_channels: int, out_channels: int, scalars: int) -> ADMUNet:
+        """The network, which looks at the first of the scalars alone."""
+        return ADMUNet(self, in_channels, out_channels)
+
+
+class ADMUNet(nn.Module):
+    """The ADM network over images and one time per sample.
+
+    Args:
+        config: shape of the network.
+        in_channels: channels of the input, conditions included.
+        out_channels: channels of the output.
+
+    Attributes:
+        checkpointing: whether a backward pass computes the features inside each stage once more
+            instead of keeping them: a third more arithmetic for a fraction of the memory.
+    """
+
+    def __init__(self, config: ADMConfig, in_channels: int, out_channels: int):
+        super().__init__()
+        self.config = config
+        self.in_channels = in_channels
+        self.checkpointing = False
+        widths = [config.width * m for m in config.multipliers]
+        embedding, channels = 4 * config.width, widths[0]
+
+        def block(channels_in: int, channels: int, resize: Callable = _same) -> ADMResBlock:
+            return ADMResBlock(channels_in, channels, embedding, config.dropout, resize)
+
+        def stage(channels_in: int, level: int) -> list[nn.Module]:
+            parts: list[nn.Module] = [block(channels_in, widths[level])]
+            if config.attention[level]:
+                parts.append(ADMAttention(widths[level], config.head_channels))
+            return parts
+
+        # The order in which parts are registered is that of the parameters in I2SB's averages.
+        self.time_embed = nn.Sequential(
+            nn.Linear(config.width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        stem = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.input_blocks, skips = nn.ModuleList([Stage(stem)]), [channels]
+        for level, width in enumerate(widths):
+            for _ in range(config.blocks):
+                self.input_blocks.append(Stage(*stage(channels, level)))
+                channels = width
+                skips.append(channels)
+            if level < len(widths) - 1:
+                self.input_blocks.append(Stage(block(channels, channels, _halve)))
+                skips.append(channels)
+        self.middle_block = Stage(
+            block(channels, channels),
+            ADMAttention(channels, config.head_channels),
+            block(channels, channels),
+        )
+        self.output_blocks = nn.ModuleList()
+        for level in reversed(range(len(widths))):
+            for last in (False,) * config.blocks + (True,):
+                parts = stage(channels + skips.pop(), level)
+                channels = widths[level]
+                if last and level > 0:
+                    parts.append(block(channels, channels, _double))
+                self.output_blocks.append(Stage(*parts))
+        self.out = nn.Sequential(
+            group_norm(channels),
+            nn.SiLU(),
+            zero_init(nn.Conv2d(channels, out_channels, 3, padding=1)),
+        )
+
+    def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
+        """Map an input picture to an output picture of the same size.
+
+        The network is told of a time t what I2SB tells it, see :func:`noise_level`.
+
+        Args:
+            x: (B, in_channels, H, W), H and W multiples of ``config.stride``.
+            scalars: (B, at least 1) in [0, 1]; the first is the time, the others are not used.
+
+        Returns:
+            (B, out_channels, H, W) float32.
+
+        Raises:
+            ValueError: if the size does not divide.
+        """
+        stride = self.config.stride
+        if x.shape[2] % stride or x.shape[3] % stride:
+            raise ValueError(f"expected H and W as multiples of {stride}, got {tuple(x.shape)}")
+        level = noise_level(scalars[:, 0])
+        embedding = self.time_embed(sinusoidal_embedding(level, self.config.width))
+        h, skips = x, []
+        for stage in self.input_blocks:
+            h = self._run(stage, h, embedding)
+            skips.append(h)
+        h = self._run(self.middle_block, h, embedding)
+        for stage in self.output_blocks:
+            h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding)
+        return self.out(h).float()
+
+    def _run(self, stage: Stage, h: Tensor, embedding: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, h, embedding, use_reentrant=False)
+        return stage(h, embedding)
+
+
+def noise_level(t: Tensor) -> Tensor:
+    """What I2SB tells its network of time t, in thousands.
+
+    I2SB numbers the ends of its 1000 intervals n = 0 ... 999, so that t = (n + 1) / 1000 has the
+    variance of step n, and tells the network ``1000 (1e-4 + (1 - 1e-4) n / 999)`` of it. Between
+    steps this is the line through them; below the first, which I2SB never sees, it stays there.
+
+    Args:
+        t: (B,) times in [0, 1].
+
+    Returns:
+        (B,) levels in [1e-4, 1], for :func:`~asyncdsb.networks.layers.sinusoidal_embedding`.
+    """
+    share = (t - 1 / INTERVALS) / (1 - 1 / INTERVALS)
+    return FIRST_LEVEL + (LAST_LEVEL - FIRST_LEVEL) * share.clamp(min=0)
+
+
+class Stage(nn.Sequential):
+    """Layers in a row, of which the residual blocks are given the embedding too."""
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Map (B, C, H, W) and (B, embedding) through all layers."""
+        for layer in self:
+            h = layer(h, embedding) if isinstance(layer, ADMResBlock) else layer(h)
+        return h
+
+
+class ADMResBlock(nn.Module):
+    """Residual block that may also change the resolution of both its branches.
+
+    Args:
+        channels_in: input channels.
+        channels: output channels.
+        embedding: length of the conditioning vector.
+        dropout: probability in [0, 1).
+        resize: how both branches change the resolution, ahead of the first convolution.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        embedding: int,
+        dropout: float,
+        resize: Callable[[Tensor], Tensor],
+    ):
+        super().__init__()
+        self.resize = resize
+        self.in_layers = nn.Sequential(
+            group_norm(channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * channels))
+        self.out_layers = nn.Sequential(
+            group_norm(channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            zero_init(nn.Conv2d(channels, channels, 3, padding=1)),
+        )
+        self.skip_connection = (
+            nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map (B, channels_in, H, W) and (B, embedding) to (B, channels, H', W')."""
+        norm, activation, conv = self.in_layers
+        h = conv(self.resize(activation(norm(x))))
+        scale, shift = self.emb_layers(embedding)[:, :, None, None].chunk(2, dim=1)
+        norm, activation, dropout, conv = self.out_layers
+        h = norm(h) * (1 + scale) + shift
+        return self.skip_connection(self.resize(x)) + conv(dropout(activation(h)))
+
+
+class ADMAttention(nn.Module):
+    """Multi-head self-attention whose channels are ordered by head first, then query, key, value.
+
+    Args:
+        channels: channels, divisible by ``head_channels``.
+        head_channels: channels of a head.
+    """
+
+    def __init__(self, channels: int, head_channels: int):
+        super().__init__()
+        if channels % head_channels:
+            raise ValueError(
+                f"expected channels divisible by head_channels={head_channels}, got {channels}"
+            )
+        self.heads = channels // head_channels
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        flat = x.flatten(2)
+        qkv = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1)).transpose(3, 4)
+        h = F.scaled_dot_product_attention(*qkv.unbind(2))
+        h = self.proj_out(h.transpose(2, 3).flatten(1, 2))
+        return x + h.view_as(flat).unflatten(2, x.shape[2:])
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _halve(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

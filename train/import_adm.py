@@ -1,0 +1,262 @@
+"""Import networks that people have: guided diffusion's ADM, and what I2SB trained from it.
+
+python -m train.import_adm 256x256_diffusion_uncond.pt weights/adm --conditions mask,gradient,clock
+python -m train.import_adm results/inpaint-center/latest.pt weights/i2sb --ot-ode
+
+Files are read as tensors in plain containers; other Python objects in them are refused. Of I2SB's
+``latest.pt`` the averaged weights are taken. The folder that is written is one for
+``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``. ADM's network has not seen a
+bridge yet: it is a start for a training.
+
+Which bridge I2SB trained does not stand in the file: give the options of its run again. Its
+published inpainting networks took ``--ot-ode`` and ``--beta-max 1.0`` (the default here, 0.3
+there), and the sampler is "ode". An ``--interval`` other than 1000 is not supported.
+
+With tau = 0.5 everywhere sampling is then I2SB's. Equal are the start (the photograph, in the hole
+standard normal noise), what the network sees and is told of the time, its target and the estimate
+``x0_hat = x_t - sigma_t output``, the posterior step for given variances, and the law of known
+pixels at each time (in the ODE their values). Not equal:
+
+- variances are integrals where I2SB adds up a table of 1000; sigma^2 differs by up to 6e-5;
+- steps divide t in [0, 1] evenly and the last lands on x0_hat; I2SB rounds to its table and ends at
+  its first entry, at sigma = 0.01, of which known pixels keep the noise in the stochastic bridge;
+- known pixels follow one path of the bridge, where I2SB draws them anew after every step;
+- estimates are always clamped to [-1, 1], as by I2SB's ``--clip-denoise``;
+- a network that sees x1 (``--cond-x1``) is given the start of the run, as in training, where I2SB
+  samples with another draw of the noise;
+- the noise itself, and half precision unless ``--fp32`` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asyncdsb.checkpoint import file_sha256, load_weights, misfits, save_weights
+from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
+from asyncdsb.networks import ADMConfig
+from asyncdsb.pipeline import BUNDLED
+
+PUBLISHED = ADMConfig()
+"""Shape of the network in the files."""
+
+STEM = "input_blocks.0.0.weight"
+HEAD = ("out.2.weight", "out.2.bias")
+BETA_MIN, INTERVALS = 0.1, 1000
+I2SB_KEYS = {"net", "ema", "optimizer", "sched"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network as it lies in a file.
+
+    Attributes:
+        state: parameters by their published names.
+        origin: whose they are, in words.
+    """
+
+    state: dict[str, Tensor]
+    origin: str
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with what was refused on stderr."""
+    options = argparse.ArgumentParser(
+        prog="python -m train.import_adm", description=__doc__.split("\n\n")[0]
+    )
+    options.add_argument("file", type=Path, help="256x256_diffusion_uncond.pt, or I2SB's latest.pt")
+    options.add_argument("out", type=Path, help="weights folder to write")
+    options.add_argument(
+        "--gradient", type=Path, default=BUNDLED, help="weights folder of the gradient completion"
+    )
+    options.add_argument(
+        "--conditions", default="", help="what a training shall add, such as mask,gradient,clock"
+    )
+    options.add_argument("--ot-ode", action="store_true", help="the bridge without noise")
+    options.add_argument(
+        "--beta-max", type=float, default=1.0, help="I2SB's option of that name (default 1.0)"
+    )
+    options.add_argument("--fp32", action="store_true", help="write in single precision")
+    args = options.parse_args(argv)
+    try:
+        added = tuple(name for name in args.conditions.split(",") if name)
+        dtype = torch.float32 if args.fp32 else torch.float16
+        report = import_adm(
+            args.file, args.out, args.gradient, added, args.ot_ode, args.beta_max, dtype
+        )
+    except (ValueError, OSError) as error:
+        print(f"train.import_adm: error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join([*report, f"wrote {args.out}"]))
+    return 0
+
+
+def import_adm(
+    file: Path,
+    out: Path,
+    gradient: Path = BUNDLED,
+    added: tuple[str, ...] = (),
+    ot_ode: bool = False,
+    beta_max: float = 1.0,
+    dtype: torch.dtype = torch.float16,
+) -> list[str]:
+    """Write the network of a file, and a gradient completion, as a weights folder.
+
+    Args:
+        file: of guided diffusion or I2SB.
+        out: folder to write.
+        gradient: weights folder of the completion.
+        added: conditions that the network does not see yet; its first convolution is widened with
+            zeros, so that they change nothing before it is trained.
+        ot_ode: whether the bridge is the one without noise.
+        beta_max: I2SB's option of that name, >= 0.1.
+        dtype: floating type on disk.
+
+    Returns:
+        What was found and done, line by line.
+
+    Raises:
+        ValueError: if the file cannot be read or holds another network, or on options that do not
+            fit it.
+    """
+    completion, facts = load_weights(gradient, "gradient")
+    found = read(file)
+    state, report = found.state, [f"found {found.origin}"]
+    conditions = ("x1",) if _size(state, STEM, 1) == 6 else ()
+    if conditions:
+        report.append("the network sees x1")
+        if ot_ode:
+            raise ValueError(
+                "expected a network that sees the state alone for --ot-ode, got one that sees x1 "
+                "too: without noise both together give the picture away, and it is not given x1"
+            )
+    variances = _size(state, HEAD[0], 0) == 6
+    with torch.device("meta"):
+        network = PUBLISHED.build(6 if conditions else 3, 6 if variances else 3, scalars=2)
+    lines = misfits(network, state)
+    if lines:
+        lines = [f"{file} holds another network:", *lines[:10]]
+        raise ValueError("\n".join(lines))
+    if variances:
+        state = state | {name: state[name][:3] for name in HEAD}
+        report.append("left out the three outputs for the variance")
+    fresh = tuple(name for name in added if name not in conditions)
+    config = BridgeConfig(
+        unet=PUBLISHED,
+        beta_min=BETA_MIN,
+        beta_max=peak(beta_max),
+        fill="zero",
+        hole_noise=1.0,
+        conditions=conditions + fresh,
+        parametrisation="score",
+        bridges=("deterministic" if ot_ode else "stochastic",),
+        resolution=256,
+    )
+    with torch.device("meta"):
+        denoiser = BridgeDenoiser(config)
+    wider = denoiser.unet.in_channels - state[STEM].shape[1]
+    if wider:
+        state = state | {STEM: F.pad(state[STEM], (0, 0, 0, 0, 0, wider))}
+        report.append(f"{wider} more input channels, at zero, for {', '.join(fresh)}")
+    denoiser.unet.load_state_dict(state, assign=True)
+    source = {"started_from": f"{file.name}, {found.origin}", "source_sha256": file_sha256(file)}
+    save_weights(out, denoiser, source, dtype)
+    save_weights(out, completion, facts, dtype)
+    return report
+
+
+def peak(beta_max: float) -> float:
+    """Largest beta of I2SB's schedule in units of t in [0, 1], to four digits.
+
+    sqrt(beta) rises from sqrt(1e-4) towards sqrt(beta_max / 1000) over 1000 steps, of which the
+    first 500 are used, and mirrored.
+
+    Args:
+        beta_max: I2SB's option.
+    """
+    if not beta_max >= BETA_MIN:
+        raise ValueError(f"expected a beta_max of at least {BETA_MIN}, got {beta_max}")
+    low, high = BETA_MIN**0.5, beta_max**0.5
+    return round((low + (high - low) * (INTERVALS // 2 - 1) / (INTERVALS - 1)) ** 2, 4)
+
+
+def read(file: Path) -> Found:
+    """Read the network of a file of guided diffusion or I2SB; tensors stay mapped from the file.
+
+    Args:
+        file: written by torch.save.
+
+    Returns:
+        The network, whose names and shapes are not checked yet.
+
+    Raises:
+        ValueError: if the file cannot be read, or holds more than such files do.
+    """
+    content = _load(file)
+    if "net" not in content:
+        return Found(_tensors(content, "the file"), "guided diffusion's ADM, not a bridge yet")
+    unknown = sorted(set(content) - I2SB_KEYS)
+    if unknown:
+        raise ValueError(f"expected {', '.join(sorted(I2SB_KEYS))} in {file}, got {unknown[0]} too")
+    state = {
+        name.removeprefix("diffusion_model."): value
+        for name, value in _tensors(content["net"], "net").items()
+        if name != "noise_levels"
+    }
+    ema = content.get("ema")
+    if ema is None:
+        return Found(state, "I2SB's network, without averages")
+    averages = ema.get("shadow_params") if isinstance(ema, dict) else None
+    if not isinstance(averages, list) or len(averages) != len(state):
+        got = len(averages) if isinstance(averages, list) else "none"
+        raise ValueError(f"expected an average of each of {len(state)} parameters, got {got}")
+    # They come in the order of the parameters, which is that of their names.
+    averages = _tensors(dict(zip(state, averages, strict=True)), "shadow_params")
+    return Found(averages, "I2SB's network, averaged weights")
+
+
+def _load(file: Path) -> dict:
+    try:
+        content = torch.load(
+            file, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(file)
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"cannot read {file}: it is damaged, or holds other Python objects than tensors in "
+            "plain containers, which are not loaded as they could run any code"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"cannot read {file}: {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected {file} to hold a dict, got {type(content).__name__}")
+    return content
+
+
+def _tensors(values: object, where: str) -> dict[str, Tensor]:
+    if not isinstance(values, dict):
+        raise ValueError(f"expected tensors by name in {where}, got {type(values).__name__}")
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"expected nothing but tensors in {where}, got {type(value).__name__} for {name}"
+            )
+    return values
+
+
+def _size(state: dict[str, Tensor], name: str, axis: int) -> int | None:
+    """Length of a parameter along an axis, or None if there is no such thing."""
+    shape = state[name].shape if name in state else ()
+    return shape[axis] if axis < len(shape) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
