@@ -87,8 +87,8 @@ def find_shards(sources: Iterable[str | Path]) -> list[Source]:
     Args:
         sources: folders of corpora (see :mod:`train.corpus`), paths and ``http(s)://`` addresses of
             tar files or of the ``index.json`` of a corpus, and ``pipe:COMMAND`` whose output is a
-            tar file. Braces are expanded: ``shard-{000000..000099}.tar``. A pipe's command is run
-            by a shell: take it from nobody.
+            tar file. Braces are expanded: ``shard-{000000..000099}.tar``. A shell runs the command
+            of a pipe: use none that you have not read.
 
     Returns:
         At least one shard.
@@ -98,7 +98,8 @@ def find_shards(sources: Iterable[str | Path]) -> list[Source]:
     """
     shards: list[Source] = []
     for source in map(str, sources):
-        for url in [source] if Path(source).exists() else expand_urls(source):
+        plain = not _remote(source) and Path(source).exists()
+        for url in [source] if plain else expand_urls(source):
             if _remote(url):
                 shards += _listed(url) if url.endswith(f"/{INDEX}") else [Source(url)]
                 continue
@@ -295,7 +296,14 @@ class CropStream:
             # What was prepared for crops of another size is made again.
             if self._pending.get(number, (0,))[0] != size:
                 self._pending[number] = size, self._pool.submit(self._load, number, size)
-        pixels = np.stack([self._pending.pop(number)[1].result() for number in wanted[:count]])
+        try:
+            pixels = np.stack([self._pending.pop(number)[1].result() for number in wanted[:count]])
+        except ValueError:
+            # Nobody waits for the rest, each of which might first wait for the network.
+            for _, future in self._pending.values():
+                future.cancel()
+            self._pending.clear()
+            raise
         crops = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             crops = crops.pin_memory()
