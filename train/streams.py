@@ -376,6 +376,8 @@ class CropStream:
                 number, record = next(reading)
                 waiting[number] = record
             yield waiting.pop(ordinal)
+        for _ in reading:  # The end of a shard tells whether it was whole.
+            pass
 
     def _missing(self, order: Sequence[int], passed: bytearray) -> Iterator[tuple[int, Record]]:
         """Records that are not passed yet, with their numbers; shards without any stay closed."""
