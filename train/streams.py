@@ -201,8 +201,10 @@ class CropStream:
     read again, where an index tells how many records they hold (otherwise they are read, and
     nothing in them decoded). A lane is opened once it is needed.
 
-    A process that asks for every P-th sample, P dividing the number of lanes, reads only a P-th of
-    the shards. Keep lanes that hold about the same, see :func:`default_lanes`.
+    Processes should interleave: the r-th of P asks for every P-th sample from r on. What follows in
+    these steps is then prepared in time, which it is not for blocks of a batch; and where P divides
+    the number of lanes, each process reads only a P-th of the shards. Keep lanes that hold about
+    the same, see :func:`default_lanes`.
 
     Args:
         sources: see :func:`find_shards`.
