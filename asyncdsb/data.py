@@ -21,19 +21,23 @@ class Photo:
 
     Attributes:
         key: the file's stem, the same whether a photo lies in a folder or in a tar.
-        read: returns it as an RGB picture; ValueError if it cannot be read.
+        read: returns it as an RGB picture; ValueError if it cannot be read. Other processes can
+            call it too.
+        source: the file's path, or a tar file's path, a slash and the member's name.
     """
 
     key: str
     read: Callable[[], Image.Image]
+    source: str
 
 
 def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
     """List the photos of folders, tar shards, lists and single files, in sorted order.
 
     Args:
-        paths: folders (searched recursively), ``.tar`` files, ``.txt`` files that name one photo a
-            line, relative to their own folder and kept in their order, or picture files.
+        paths: folders (searched recursively; one without pictures for the tar files in it),
+            ``.tar`` files, ``.txt`` files that name one photo a line, relative to their own folder
+            and kept in their order, or picture files.
 
     Returns:
         At least one photo.
@@ -47,8 +51,10 @@ def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
         if not path.exists():
             raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
         if path.is_dir():
-            files = (p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES)
+            files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
             photos += [_from_file(p) for p in files]
+            if not files:
+                photos += [photo for p in sorted(path.glob("[!.]*.tar")) for photo in _from_tar(p)]
         elif path.suffix == ".tar":
             photos += _from_tar(path)
         elif path.suffix == ".txt":
@@ -72,7 +78,7 @@ def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]
 
 
 def _from_file(path: Path) -> Photo:
-    return Photo(path.stem, lambda: read_image(path))
+    return Photo(path.stem, partial(read_image, path), str(path))
 
 
 def _from_tar(path: Path) -> list[Photo]:
@@ -83,10 +89,30 @@ def _from_tar(path: Path) -> list[Photo]:
     except tarfile.TarError as error:
         raise ValueError(f"expected an uncompressed tar file, got {path}: {error}") from None
 
-    def read(member: tarfile.TarInfo) -> Image.Image:
-        with open(path, "rb") as file:
-            file.seek(member.offset_data)
-            return read_image(file.read(member.size))
-
     members.sort(key=lambda m: m.name)
-    return [Photo(Path(m.name).stem, partial(read, m)) for m in members]
+    return [
+        Photo(
+            Path(m.name).stem,
+            partial(_read_member, path, m.offset_data, m.size),
+            f"{path}/{m.name}",
+        )
+        for m in members
+    ]
+
+
+def _read_member(path: Path, offset: int, size: int) -> Image.Image:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return read_image(file.read(size))
+
+
+def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of a picture that is scaled so that its short side has ``side`` pixels."""
+    scale = side / min(size)
+    width, height = (max(side, round(edge * scale)) for edge in size)
+    return width, height
+
+
+def scaled(photo: Image.Image, side: int) -> Image.Image:
+    """The photo scaled so that its short side has ``side`` pixels."""
+    return photo.resize(scaled_size(photo.size, side), Image.Resampling.LANCZOS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from asyncdsb.data import iter_photos
+from asyncdsb.data import find_photos, iter_photos
 from train.draws import Draws
 from train.photos import PhotoBank
 
@@ -43,6 +43,19 @@ def test_folder_and_shard_give_the_same_photos(folder, shard):
     assert list(from_folder) == list(from_shard) == ["a", "b"]
     for key in from_folder:
         assert np.array_equal(from_folder[key], from_shard[key])
+
+
+def test_a_folder_without_pictures_stands_for_its_shards(folder, shard):
+    assert [key for key, _ in iter_photos([shard.parent / "photos"])] == ["a", "b"]
+    alone = folder / "shards"
+    alone.mkdir()
+    for name in ("2.tar", "1.tar", ".unfinished.tar"):
+        (alone / name).write_bytes(shard.read_bytes())
+    found = find_photos([alone])
+    members = [f"{tar}/{name}" for tar in ("1.tar", "2.tar") for name in ("a.png", "deep/b.png")]
+    assert [photo.source for photo in found] == [f"{alone}/{member}" for member in members]
+    # Photographs beside a tar file are what counts.
+    assert len(find_photos([folder])) == 2
 
 
 def test_a_list_names_photos_beside_it_in_its_order(folder):

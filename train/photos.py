@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from asyncdsb.data import iter_photos
+from asyncdsb.data import iter_photos, scaled
 from train.draws import Draws
 
 
@@ -121,8 +121,6 @@ class PhotoBank:
 def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Image]:
     """The photo scaled to each short side that does not enlarge it, or at least to the first."""
     for index, side in enumerate(short_sides):
-        scale = side / min(photo.size)
-        if scale > 1 and index > 0:
+        if side > min(photo.size) and index > 0:
             break
-        width, height = (max(side, round(edge * scale)) for edge in photo.size)
-        yield photo.resize((width, height), Image.Resampling.LANCZOS)
+        yield scaled(photo, side)

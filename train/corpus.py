@@ -1,0 +1,425 @@
+"""Pack photographs into checksummed tar shards, for training from more than fits into memory.
+
+python -m train.corpus pack PHOTOS corpus --size 512
+python -m train.corpus check corpus
+
+The shards are plain tar files in the form of webdataset. Their photographs come in an order that is
+shuffled once, the same every time. ``index.json`` tells what each shard holds and what could not be
+read, ``broken.txt`` repeats the latter. A run that was killed goes on with the shard it was at, and
+ends with the same files, byte for byte, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import sys
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from asyncdsb.data import Photo, find_photos, scaled
+from asyncdsb.images import write_atomic
+from train.options import guarded
+
+FORMAT, VERSION = "asyncdsb-corpus", 1
+
+INDEX = "index.json"
+"""Name of the file that describes a finished corpus."""
+
+_PROGRESS = "progress.jsonl"
+"""Settings, then a line for every shard that is done; kept until the index is written."""
+
+_OTHER = "expected {} to be empty, got a corpus of other photos or settings"
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the index says of one tar file.
+
+    Attributes:
+        name: file name, beside the index.
+        records: photographs in it.
+        bytes: length of the file.
+        sha256: of the file.
+    """
+
+    name: str
+    records: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the bytes of a corpus, besides the photographs.
+
+    Attributes:
+        size: short side in pixels; longer ones are scaled down to it, none is enlarged.
+        quality: of the JPEG files, 1 to 100.
+        shard_mib: a shard is closed once it has so many MiB.
+
+    Raises:
+        ValueError: on values out of range.
+    """
+
+    size: int = 512
+    quality: int = 92
+    shard_mib: float = 64
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or not 1 <= self.quality <= 100 or not self.shard_mib > 0:
+            raise ValueError(
+                "expected a size of at least 1, a quality from 1 to 100 and positive MiB, "
+                f"got {self.size}, {self.quality} and {self.shard_mib:g}"
+            )
+
+
+def pack(paths: Iterable[str | Path], out: Path, settings: Settings, workers: int = 1) -> dict:
+    """Write a corpus, or what an earlier run has left of it to write.
+
+    Args:
+        paths: see :func:`asyncdsb.data.find_photos`.
+        out: folder of the corpus.
+        settings: of the corpus.
+        workers: processes that decode, scale and encode.
+
+    Returns:
+        The index that was written.
+
+    Raises:
+        ValueError: no photo, or none that can be read; a folder that holds something else.
+    """
+    photos = find_photos(paths)
+    # Neighbours in a folder resemble one another, and a training mixes only so far.
+    random.Random(0).shuffle(photos)
+    head = {"format": FORMAT, "version": VERSION, **asdict(settings), "photos": _digest(photos)}
+    out.mkdir(parents=True, exist_ok=True)
+    if (index := _finished(out, head)) is not None:
+        return index
+    done = _resumed(out, head)
+    left = photos[done[-1]["next"] :] if done else photos
+    keys = _unique_keys(photos)[len(photos) - len(left) :]
+    bar = tqdm(total=len(photos), initial=len(photos) - len(left), unit="photo", leave=False)
+    with bar, _in_order(partial(_encoded, settings=settings), left, workers) as encoded:
+        records = zip(left, keys, encoded, strict=True)
+        taken = len(photos) - len(left)
+        while taken < len(photos):
+            line = _write_shard(out / f"shard-{len(done):06d}.tar", records, settings, bar)
+            taken += line["next"]
+            line["next"] = taken
+            done.append(line)
+            if line["shard"]["records"]:
+                with open(out / _PROGRESS, "a", encoding="utf-8") as progress:
+                    progress.write(json.dumps(line) + "\n")
+    return _finish(out, head, done)
+
+
+def _write_shard(
+    path: Path, items: Iterator[tuple[Photo, str, tuple]], settings: Settings, bar: tqdm
+) -> dict:
+    """Write the next photos; return the line of progress, with the photos taken as "next"."""
+    records, taken, broken = 0, 0, []
+
+    def fill(temporary: Path) -> None:
+        nonlocal records, taken
+        with tarfile.open(temporary, "w") as tar:
+            for photo, key, (data, reason) in items:
+                taken += 1
+                bar.update()
+                if data is None:
+                    broken.append({"photo": photo.source, "reason": reason})
+                    continue
+                # Owner, mode and time keep their defaults, which are the same everywhere.
+                member = tarfile.TarInfo(f"{key}.jpg")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+                records += 1
+                if tar.offset >= settings.shard_mib * 2**20:
+                    break
+
+    write_atomic(path, fill)
+    shard = Shard(path.name, records, path.stat().st_size, _sha256(path))
+    return {"shard": asdict(shard), "next": taken, "broken": broken}
+
+
+def _finish(out: Path, head: dict, done: list[dict]) -> dict:
+    """Write index and list of broken files; the last line may stand for broken files alone."""
+    if not done[-1]["shard"]["records"]:
+        (out / done[-1]["shard"]["name"]).unlink()
+    shards = [line["shard"] for line in done if line["shard"]["records"]]
+    if not shards:
+        raise ValueError(f"expected photos, got {done[-1]['next']} files none of which can be read")
+    broken = sorted((e for line in done for e in line["broken"]), key=lambda e: e["photo"])
+    if broken:
+        lines = [" ".join(f"{e['photo']}: {e['reason']}".splitlines()) + "\n" for e in broken]
+        # Names of files need not be text.
+        data = "".join(lines).encode("utf-8", "surrogateescape")
+        write_atomic(out / "broken.txt", lambda p: p.write_bytes(data))
+    records = sum(shard["records"] for shard in shards)
+    index = head | {"records": records, "shards": shards, "broken": broken}
+    text = json.dumps(index, indent=1) + "\n"
+    write_atomic(out / INDEX, lambda p: p.write_text(text, "utf-8"))
+    (out / _PROGRESS).unlink()
+    return index
+
+
+def _finished(out: Path, head: dict) -> dict | None:
+    """The index, if the corpus needs nothing more.
+
+    Raises:
+        ValueError: if the folder holds anything but this corpus.
+    """
+    if (out / _PROGRESS).exists():
+        return None
+    if (out / INDEX).exists():
+        read_index(out)
+        index = json.loads((out / INDEX).read_text("utf-8"))
+        if head.items() <= index.items():
+            return index
+        raise ValueError(_OTHER.format(out))
+    if any(out.iterdir()):
+        raise ValueError(f"expected {out} to be empty or a corpus, got another folder")
+    return None
+
+
+def _resumed(out: Path, head: dict) -> list[dict]:
+    """Lines of progress whose shards are there; starts the file if there is none.
+
+    Raises:
+        ValueError: if what was begun is another corpus.
+    """
+    path = out / _PROGRESS
+    lines = []
+    if path.exists():
+        for text in path.read_text("utf-8", "replace").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:  # The line that the run was killed at.
+                break
+        if lines[:1] != [head]:
+            raise ValueError(_OTHER.format(out))
+    done = []
+    for line in lines[1:]:
+        shard = out / line["shard"]["name"]
+        if not shard.is_file() or shard.stat().st_size != line["shard"]["bytes"]:
+            break
+        done.append(line)
+    for leftover in out.glob(".*"):
+        if re.fullmatch(r"\.[\w-]+-[0-9a-f]{8}\.(tar|jsonl?|txt)", leftover.name):
+            leftover.unlink()
+    text = "".join(json.dumps(line) + "\n" for line in [head, *done])
+    write_atomic(path, lambda p: p.write_text(text, "utf-8"))
+    return done
+
+
+def parse_index(text: str, source: str) -> list[Shard]:
+    """The shards that an index lists.
+
+    Args:
+        text: contents of ``index.json``.
+        source: where it was read, for messages.
+
+    Raises:
+        ValueError: if it is something else, of another version, or damaged.
+    """
+    try:
+        index = json.loads(text)
+        found = index["format"], index["version"]
+        if found == (FORMAT, VERSION):
+            shards = [Shard(**entry) for entry in index["shards"]]
+            # Names are joined to the index's folder or address: nothing may lead out of it.
+            if shards and all(re.fullmatch(r"\w[\w.-]*\.tar", shard.name) for shard in shards):
+                return shards
+            found = "other names of shards"
+    except (ValueError, KeyError, TypeError) as error:
+        found = f"a damaged one ({type(error).__name__}: {error})"
+    raise ValueError(f"expected the index of a corpus, version {VERSION}, in {source}, got {found}")
+
+
+def read_index(folder: Path) -> list[Shard]:
+    """The shards of a finished corpus.
+
+    Raises:
+        ValueError: if the folder holds none.
+    """
+    path = folder / INDEX
+    if (folder / _PROGRESS).exists():
+        raise ValueError(f"expected a finished corpus in {folder}; run its pack command again")
+    if not path.is_file():
+        raise ValueError(f"expected a corpus, found no {path}")
+    return parse_index(path.read_text("utf-8", "replace"), str(path))
+
+
+def check(folder: Path, fast: bool = False, workers: int = 1) -> list[str]:
+    """Say what is wrong with a corpus.
+
+    Args:
+        folder: of the corpus.
+        fast: checksums and counts only; otherwise every photograph is decoded.
+        workers: processes.
+
+    Returns:
+        One line for each thing that is wrong.
+
+    Raises:
+        ValueError: if there is no index to check against.
+    """
+    shards = read_index(folder)
+    names = {shard.name for shard in shards}
+    strangers = sorted(path.name for path in folder.glob("*.tar") if path.name not in names)
+    wrong = [f"{name}: not in {INDEX}" for name in strangers]
+    with _in_order(partial(_check_shard, folder, fast), shards, workers) as found:
+        for lines in tqdm(found, total=len(shards), unit="shard", leave=False):
+            wrong += lines
+    return wrong
+
+
+def _check_shard(folder: Path, fast: bool, shard: Shard) -> list[str]:
+    path = folder / shard.name
+    if not path.is_file():
+        return [f"{shard.name}: missing"]
+    wrong = []
+    size = path.stat().st_size
+    if size != shard.bytes:
+        wrong.append(f"{shard.name}: expected {shard.bytes} bytes, got {size}")
+    elif _sha256(path) != shard.sha256:
+        wrong.append(f"{shard.name}: expected another SHA-256, its contents have changed")
+    try:
+        photos = find_photos([path])
+    except ValueError as error:
+        return [*wrong, f"{shard.name}: {_one_line(error)}"]
+    if len(photos) != shard.records:
+        wrong.append(f"{shard.name}: expected {shard.records} records, got {len(photos)}")
+    for photo in () if fast else photos:
+        try:
+            photo.read()
+        except ValueError as error:
+            wrong.append(f"{shard.name}/{photo.key}: {_one_line(error)}")
+    return wrong
+
+
+@contextmanager
+def _in_order(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Iterator[Iterator[Result]]:
+    """Results in the order of the items, made ahead by so many processes."""
+    if workers == 1:
+        yield map(work, items)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+
+        def results() -> Iterator[Result]:
+            pending: deque[Future[Result]] = deque()
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > 8 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+        try:
+            yield results()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _encoded(photo: Photo, settings: Settings) -> tuple[bytes | None, str]:
+    """The JPEG file of a photo and nothing, or None and the reason in one line."""
+    try:
+        picture = photo.read()
+        if min(picture.size) > settings.size:
+            picture = scaled(picture, settings.size)
+        file = io.BytesIO()
+        # Colours at full resolution: these pixels are what a network learns to paint.
+        picture.save(file, "JPEG", quality=settings.quality, subsampling=0)
+    except (ValueError, OSError) as error:
+        return None, _one_line(error).removeprefix(f"{Path(photo.source).name}: ")
+    return file.getvalue(), ""
+
+
+def _unique_keys(photos: Iterable[Photo]) -> list[str]:
+    """Keys by stem, numbered where a stem comes again; a key has no dot, which would end it."""
+    keys, taken, numbers = [], set(), {}
+    for photo in photos:
+        stem = re.sub(r"[^\w-]+", "_", photo.key)[:80]
+        key = stem
+        while key in taken:
+            numbers[stem] = numbers.get(stem, 1) + 1
+            key = f"{stem}-{numbers[stem]}"
+        taken.add(key)
+        keys.append(key)
+    return keys
+
+
+def _digest(photos: Iterable[Photo]) -> str:
+    """SHA-256 of the photos' names in their order."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        digest.update(photo.source.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, 1 if the check failed, or 2 with one line on stderr."""
+    options = argparse.ArgumentParser(
+        prog="python -m train.corpus", description=__doc__.split("\n\n")[0]
+    )
+    commands = options.add_subparsers(dest="command", required=True)
+    shape = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    packing = commands.add_parser("pack", help="write or finish a corpus", **shape)
+    add = packing.add_argument
+    add("photos", nargs="+", metavar="PHOTOS", help="folders, tar shards, lists")
+    add("out", type=Path, metavar="OUT", help="folder of the corpus; a run that stopped goes on")
+    add("--size", type=int, default=Settings.size, help="short side in pixels; none is enlarged")
+    add("--quality", type=int, default=Settings.quality, help="of the JPEG files")
+    add("--shard-mib", type=float, default=Settings.shard_mib, help="size of a shard in MiB")
+    checking = commands.add_parser("check", help="verify a corpus", **shape)
+    checking.add_argument("out", type=Path, metavar="CORPUS", help="its folder")
+    checking.add_argument("--fast", action="store_true", help="checksums and counts alone")
+    for parser in (packing, checking):
+        parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    args = options.parse_args(argv)
+    wrong: list[str] = []
+
+    def run() -> None:
+        if args.workers < 1:
+            raise ValueError(f"expected --workers of at least 1, got {args.workers}")
+        if args.command == "pack":
+            settings = Settings(args.size, args.quality, args.shard_mib)
+            index = pack(args.photos, args.out, settings, args.workers)
+            broken = f", {len(index['broken'])} broken" if index["broken"] else ""
+            print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")
+        else:
+            wrong.extend(check(args.out, args.fast, args.workers))
+            print("\n".join(wrong) or f"{args.out}: all is well")
+
+    return guarded("train.corpus", run) or int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
