@@ -83,6 +83,7 @@ def measure(preset: BridgePreset, args: argparse.Namespace) -> str:
         init=None,
         val=None,
         accumulate=1,
+        stream=False,
     )
     # Counted without compilation, which hides the operations from torch's counter.
     eager = dataclasses.replace(preset, compile=False, masks=200)

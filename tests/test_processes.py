@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -18,8 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train.bridge
+import train.corpus
 import train.gradient
+from train.batches import Batches
 from train.draws import Draws
+from train.presets import GRADIENT_PRESETS
 from train.processes import Processes
 
 STEPS = 20
@@ -141,7 +145,8 @@ def test_a_batch_in_parts_trains_like_a_whole_one(program, tmp_path, photos, alo
 
 def test_shares_of_a_batch_are_its_rows():
     whole = Draws.whole(torch.Generator().manual_seed(3), 8)
-    everything = [whole.rand(2), whole.spread(), whole.randint(0, 99), whole.grouped(2).rand()]
+    everything = [whole.rand(2), whole.spread(), whole.randint(0, 99), whole.each(2).rand()]
+    seen = []
     for index in range(2):
         for part in range(2):
             rows = Processes(index, 2).rows(8, part, 2)
@@ -150,12 +155,61 @@ def test_shares_of_a_batch_are_its_rows():
             found = [mine.rand(2), mine.spread(), mine.randint(0, 99)]
             for values, wanted in zip(found, everything, strict=False):
                 assert torch.equal(values, wanted[rows])
-            half = slice(rows.start // 2, rows.stop // 2)
-            assert torch.equal(mine.grouped(2).rand(), everything[3][half])
+            twice = mine.each(2)
+            assert torch.equal(twice.rand(), everything[3].view(8, 2)[rows].flatten())
+            seen += rows.tolist()
+    assert sorted(seen) == list(range(8))
     with pytest.raises(ValueError, match="divides among 2 processes x 2 parts, got 6"):
         Processes(0, 2).rows(6, 0, 2)
-    with pytest.raises(ValueError, match="multiples of 4, got 2 of 8"):
-        Draws(torch.Generator(), 8, slice(2, 4)).grouped(4)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("packed")
+    rng = np.random.default_rng(1)
+    for i in range(12):
+        small = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+        (root / "photos").mkdir(exist_ok=True)
+        small.resize((120, 96), Image.BICUBIC).save(root / "photos" / f"{i}.png")
+    command = ["pack", str(root / "photos"), str(root / "corpus"), "--shard-mib", "0.02"]
+    assert train.corpus.main([*command, "--workers", "1"]) == 0
+    return root / "corpus"
+
+
+def streamed(corpus: Path, out: Path, *more: str) -> list[str]:
+    options = ["--preset", "debug", "--device", "cpu", "--data", str(corpus), "--stream"]
+    return [*options, "--batch", "8", "--steps", "6", "--out", str(out), *more]
+
+
+def test_a_stream_of_shards_is_shared_and_resumed(tmp_path, corpus):
+    """In parts, or taken up again after a step, the same samples come."""
+    train.gradient.main(streamed(corpus, tmp_path / "whole"))
+    train.gradient.main(streamed(corpus, tmp_path / "again", "--max-minutes", "0"))
+    train.gradient.main(streamed(corpus, tmp_path / "again"))
+    states = [load_file(tmp_path / n / "state.safetensors") for n in ("whole", "again")]
+    for key in states[0].keys() - {"seconds"}:
+        assert torch.equal(states[0][key], states[1][key]), key
+    order = json.loads((tmp_path / "whole" / "config.json").read_text())["order"]
+    assert order["lanes"] >= 1 and len(order["shards"]) > 1
+    args = train.gradient.parser("x", GRADIENT_PRESETS, "").parse_args(
+        streamed(corpus, tmp_path, "--accumulate", "2", "--batch", "16")
+    )
+    preset = train.gradient.chosen_preset(GRADIENT_PRESETS, args)
+    whole = Batches(preset, argparse.Namespace(**vars(args) | {"accumulate": 1}), Processes())
+    shares = [Batches(preset, args, Processes(index, 2)) for index in range(2)]
+    for step in range(3):
+        _, images, masks = whole.draw(step, 0)
+        for share in shares:
+            for part in range(2):
+                draws, mine, holes = share.draw(step, part)
+                assert torch.equal(mine, images[draws.rows])
+                assert torch.equal(holes, masks[draws.rows])
+    assert torch.equal(whole.sample()[0], shares[0].sample()[0])
+
+
+def test_a_stream_takes_no_shares(tmp_path, corpus):
+    with pytest.raises(ValueError, match="no --shares"):
+        train.gradient.main(streamed(corpus, tmp_path, "--shares", "1"))
 
 
 def test_the_log_can_go_to_tensorboard(tmp_path, photos):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import argparse
 
 import numpy as np
 import torch
@@ -13,15 +13,12 @@ from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
 from train.augment import augmented
 from train.draws import Draws
-from train.photos import PhotoBank
+from train.photos import SAMPLE_STEP, PhotoBank, PhotoStream
 from train.presets import BridgePreset, Preset
+from train.processes import Processes
 
 AREA = (0.01, 0.75)
 """Smallest and largest hole of a training mask, as a share of its window."""
-
-
-SAMPLE_STEP = 2**31
-"""Step whose batch is shown in sample pictures; no training reaches it."""
 
 
 class MaskBank:
@@ -87,22 +84,23 @@ class Batches:
 
     Args:
         preset: sizes and counts.
-        data: folders or tar shards of photos.
-        seed: of everything drawn.
-        device: where photos and masks live.
-        shares: relative frequency of each of ``data``, see :class:`train.photos.PhotoBank`.
+        args: of the command line.
+        processes: that share every batch.
+        draws: samples that share a photo and its mask.
     """
 
     def __init__(
-        self,
-        preset: Preset,
-        data: list[str | Path],
-        seed: int,
-        device: torch.device | str,
-        shares: list[float] | None = None,
+        self, preset: Preset, args: argparse.Namespace, processes: Processes, draws: int = 1
     ):
-        self.preset, self.seed = preset, seed
-        self.photos = PhotoBank(data, preset.short_sides, device, shares)
+        self.preset, self.seed, self.each = preset, args.seed, draws
+        self.processes, self.parts = processes, args.accumulate
+        for step in {0, max(0, preset.large_every - 1)}:
+            processes.rows(preset.shape(step)[0] // draws, 0, self.parts)  # Better now than later.
+        self.photos: PhotoBank | PhotoStream
+        if args.stream:
+            self.photos = PhotoStream(preset, args, processes, draws)
+        else:
+            self.photos = PhotoBank(args.data, preset.short_sides, args.device, args.shares)
         sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
         self.masks = {
             side: MaskBank(
@@ -110,26 +108,26 @@ class Batches:
                 tuple(max(side, canvas) for canvas in preset.mask_canvases),
                 preset.mask_weights,
                 preset.masks,
-                seed,
-                device,
+                args.seed,
+                args.device,
             )
             for side in sides
         }
-        self.device = torch.device(device)
+        self.device = torch.device(args.device)
 
     def generator(self, step: int) -> torch.Generator:
         """CPU generator of a step, for all that is small or picks from host tables."""
         return self._seeded(torch.Generator(), step, 0)
 
-    def noise(self, step: int, rows: slice, *shape: int) -> Tensor:
+    def noise(self, step: int, rows: Tensor, *shape: int) -> Tensor:
         """Standard normal noise of some samples of a step, (len(rows), *shape).
 
         It is drawn on the device, as the bus would be too slow, and for each sample from a seed of
         its own, so that nothing of the others needs to be drawn.
         """
-        noise = torch.empty(rows.stop - rows.start, *shape, device=self.device)
+        noise = torch.empty(len(rows), *shape, device=self.device)
         generator = torch.Generator(self.device)
-        for one, index in zip(noise, range(rows.start, rows.stop), strict=True):
+        for one, index in zip(noise, rows.tolist(), strict=True):
             one.normal_(generator=self._seeded(generator, step, 1, index))
         return noise
 
@@ -138,15 +136,28 @@ class Batches:
         high, low = np.random.SeedSequence([self.seed, *words]).generate_state(2, np.uint32)
         return generator.manual_seed(int(high) << 31 | int(low) >> 1)
 
-    def draw(self, draws: Draws, side: int | None = None) -> tuple[Tensor, Tensor]:
-        """Photos (B, 3, side, side) in [-1, 1] and masks (B, 1, side, side)."""
-        side = side or self.preset.size
-        crops = augmented(self.photos.crops(side, draws), self.preset.augment, draws)
-        return crops, self.masks[side].draw(draws)
+    def draw(self, step: int, part: int) -> tuple[Draws, Tensor, Tensor]:
+        """This process's share of the batch of a step, or a part of that share.
+
+        Returns:
+            Random numbers for its B samples; photos (B / draws, 3, H, H) in [-1, 1] and masks
+            (B / draws, 1, H, H).
+        """
+        count, side = self.preset.shape(step)
+        count //= self.each
+        rows = self.processes.rows(count, part, self.parts)
+        draws = Draws(self.generator(step), count, rows)
+        return draws.each(self.each), *self._drawn(self.photos.crops(side, draws, step), draws)
 
     def sample(self, count: int = 8) -> tuple[Tensor, Tensor]:
         """Photos and masks for the pictures that show a training, always the same."""
-        return self.draw(Draws.whole(self.generator(SAMPLE_STEP), count))
+        draws = Draws.whole(self.generator(SAMPLE_STEP), count)
+        return self._drawn(self.photos.crops(self.preset.size, draws, SAMPLE_STEP), draws)
+
+    def _drawn(self, crops: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Augmented crops, and masks for them."""
+        crops = augmented(crops, self.preset.augment, draws)
+        return crops, self.masks[crops.shape[-1]].draw(draws)
 
 
 def draw_times(preset: BridgePreset, draws: Draws) -> Tensor:

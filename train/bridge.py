@@ -19,8 +19,9 @@ from asyncdsb.perceptual import Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
-from train.batches import SAMPLE_STEP, Batches, draw_tau, draw_times
+from train.batches import Batches, draw_tau, draw_times
 from train.draws import Draws
+from train.photos import SAMPLE_STEP
 from train.precision import autocast, compiles
 from train.presets import BRIDGE_PRESETS, BridgePreset
 from train.processes import Method, Processes
@@ -64,7 +65,7 @@ class BridgeTrainer:
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
-        self.batches = Batches(preset, args.data, args.seed, args.device, args.shares)
+        self.batches = Batches(preset, args, self.processes, preset.draws)
         self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
         self.completion.to(self.device)
         if args.init:
@@ -119,10 +120,7 @@ class BridgeTrainer:
     def prepare(self, step: int, part: int = 0) -> BridgeBatch:
         """Draw a part of the batch of a step: all before the network that is trained."""
         preset = self.preset
-        count, side = preset.shape(step)
-        rows = self.processes.rows(count, part, self.parts)
-        draws = Draws(self.batches.generator(step), count, rows)
-        image, mask = self.batches.draw(draws.grouped(preset.draws), side)
+        draws, image, mask = self.batches.draw(step, part)
         gradient = self._complete(image, mask)
         # A photo, its completed gradient and its fill serve for several times and noises.
         image, mask, gradient = (
@@ -130,9 +128,9 @@ class BridgeTrainer:
         )
         t = draw_times(preset, draws).to(self.device)
         tau = draw_tau(preset, gradient, mask, draws)
-        noise, z = self.batches.noise(step, rows, 2, *image.shape[1:]).unbind(1)
+        noise, z = self.batches.noise(step, draws.rows, 2, *image.shape[1:]).unbind(1)
         context = self.model.context(image, mask, gradient, self._bridges(draws), noise)
-        corners = draws.randint(0, side // 2 + 1, 2).tolist()
+        corners = draws.randint(0, image.shape[-1] // 2 + 1, 2).tolist()
         return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners)
 
     def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
@@ -179,7 +177,7 @@ class BridgeTrainer:
         image, mask = self.batches.sample()
         gradient = self._complete(image, mask)
         tau = tau_map(gradient, 0.2, 0.5, self.config.blur_sigma, mask)
-        noise = self.batches.noise(SAMPLE_STEP, slice(0, len(image)), *image.shape[1:])
+        noise = self.batches.noise(SAMPLE_STEP, torch.arange(len(image)), *image.shape[1:])
         model = self.ema.module.eval()
         rows = [image * (1 - mask), (4 * tau - 1).clamp(-1, 1).expand_as(image)]
         for name in self.config.samplers:

@@ -18,36 +18,26 @@ class Draws:
     Attributes:
         generator: CPU generator in the same state in every process.
         count: samples of the whole batch.
-        rows: samples that are kept.
+        rows: which samples are kept, (kept,) of int64.
     """
 
     generator: torch.Generator
     count: int
-    rows: slice
+    rows: Tensor
 
     @classmethod
     def whole(cls, generator: torch.Generator, count: int) -> Draws:
         """All samples' numbers."""
-        return cls(generator, count, slice(0, count))
+        return cls(generator, count, torch.arange(count))
 
     def __len__(self) -> int:
         """How many samples are kept."""
-        return self.rows.stop - self.rows.start
+        return len(self.rows)
 
-    def grouped(self, size: int) -> Draws:
-        """Numbers for groups of consecutive samples.
-
-        Raises:
-            ValueError: a group would be divided.
-        """
-        ends = (self.count, self.rows.start, self.rows.stop)
-        if any(end % size for end in ends):
-            raise ValueError(
-                f"expected shares of the batch that are multiples of {size}, got {len(self)} of "
-                f"{self.count} samples"
-            )
-        count, start, stop = (end // size for end in ends)
-        return Draws(self.generator, count, slice(start, stop))
+    def each(self, size: int) -> Draws:
+        """Numbers for ``size`` samples in the place of each."""
+        rows = size * self.rows[:, None] + torch.arange(size)
+        return Draws(self.generator, size * self.count, rows.flatten())
 
     def rand(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), (kept, *shape)."""

@@ -18,7 +18,6 @@ from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator
 from train.batches import Batches
-from train.draws import Draws
 from train.precision import autocast
 from train.presets import GRADIENT_PRESETS, GradientPreset
 from train.processes import Method, Processes
@@ -41,7 +40,7 @@ class GradientTrainer:
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
-        self.batches = Batches(preset, args.data, args.seed, args.device, args.shares)
+        self.batches = Batches(preset, args, self.processes)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
         self.model = GradientCompletion(preset.model).to(self.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
@@ -99,9 +98,7 @@ class GradientTrainer:
 
     def _drawn(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Photos of a part of a step's batch, and their :meth:`_maps`."""
-        count, side = self.preset.shape(step)
-        rows = self.processes.rows(count, part, self.parts)
-        image, mask = self.batches.draw(Draws(self.batches.generator(step), count, rows), side)
+        _, image, mask = self.batches.draw(step, part)
         return image, *self._maps(self.joined["model"], image, mask)
 
     def _terms(

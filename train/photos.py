@@ -1,7 +1,8 @@
-"""Training photographs that fit into memory, decoded once and cropped on the device."""
+"""Training photographs: held in memory, or read from shards as the training goes on."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,17 @@ from tqdm import tqdm
 
 from asyncdsb.data import iter_photos, scaled
 from train.draws import Draws
+from train.presets import Preset
+from train.processes import Processes
+
+SAMPLE_STEP = 2**31
+"""Step whose batch is shown in sample pictures; no training reaches it."""
+
+BUFFER = 4096
+"""Encoded photographs of a stream that are mixed, all lanes together."""
+
+SHOWN = 8
+"""Crops that are shown."""
 
 
 class PhotoBank:
@@ -68,7 +80,12 @@ class PhotoBank:
         """Number of photos."""
         return len(self.keys)
 
-    def crops(self, size: int, draws: Draws) -> Tensor:
+    @property
+    def identity(self) -> dict:
+        """What the order of the photographs depends on, beside the seed and the photographs."""
+        return {}
+
+    def crops(self, size: int, draws: Draws, step: int = 0) -> Tensor:
         """Random square crops, each mirrored with probability one half.
 
         Copies of all sizes are equally likely, hence large photos are not preferred; with shares,
@@ -77,6 +94,7 @@ class PhotoBank:
         Args:
             size: side in pixels.
             draws: random numbers of B crops.
+            step: of the training; the random numbers say all.
 
         Returns:
             (B, 3, size, size) float32 in [-1, 1] on the bank's device.
@@ -124,3 +142,66 @@ def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Im
         if side > min(photo.size) and index > 0:
             break
         yield scaled(photo, side)
+
+
+class PhotoStream:
+    """Crops from tar shards, of which this process reads its own samples only.
+
+    Args:
+        preset: sizes and counts.
+        args: of the command line; ``args.data`` are the shards, see :mod:`train.streams`.
+        processes: that share every batch.
+        draws: samples of a batch that share a photo.
+
+    Raises:
+        ValueError: as :class:`train.streams.CropStream`, or on ``args.shares``.
+    """
+
+    def __init__(
+        self, preset: Preset, args: argparse.Namespace, processes: Processes, draws: int = 1
+    ):
+        if args.shares:
+            raise ValueError("expected no --shares with --stream: shards are read in turn")
+        try:
+            from train.streams import CropStream
+        except ImportError:
+            raise ValueError(
+                "expected webdataset for --stream; run `pip install webdataset`"
+            ) from None
+        self.preset, self.processes, self.each = preset, processes, draws
+        self.parts = args.accumulate
+        self.stream = CropStream(
+            args.data, preset.short_sides, args.seed, args.device, buffer=BUFFER
+        )
+        self.held: tuple[int, Tensor] | None = None
+        # Taken now, as a stream is not meant to go back.
+        self.shown = self.stream.crops(0, SHOWN, preset.size) if processes.main else None
+
+    @property
+    def identity(self) -> dict:
+        """What the order of the photographs depends on, beside the seed and the photographs."""
+        stream = self.stream
+        shards = [Path(shard.url).name for shard in stream.shards]
+        return {"lanes": stream.lanes, "buffer": BUFFER, "shards": shards}
+
+    def crops(self, size: int, draws: Draws, step: int) -> Tensor:
+        """The crops of a step that belong to this process, or a part of them.
+
+        Args:
+            size: side in pixels.
+            draws: which samples of the batch.
+            step: of the training, or :data:`SAMPLE_STEP` for the crops that are shown.
+
+        Returns:
+            (B, 3, size, size) float32 in [-1, 1] on the stream's device.
+        """
+        if step == SAMPLE_STEP:
+            return self.shown[: len(draws)]
+        if self.held is None or self.held[0] != step:
+            # All parts at once: what is read ahead is then what comes next.
+            first = self.preset.samples(step) // self.each + self.processes.index
+            each = draws.count // self.processes.count
+            found = self.stream.crops(first, each, size, self.processes.count)
+            self.held = step, found
+        part = int(draws.rows[0]) // self.processes.count
+        return self.held[1][part :: self.parts]

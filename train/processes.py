@@ -73,13 +73,16 @@ class Processes:
         if self.accelerator:
             self.accelerator.wait_for_everyone()
 
-    def rows(self, total: int, part: int = 0, parts: int = 1) -> slice:
-        """Samples of a batch that belong to this process.
+    def rows(self, total: int, part: int = 0, parts: int = 1) -> Tensor:
+        """Samples of a batch that belong to this process: every so-manieth.
 
         Args:
             total: samples of the whole batch.
             part: which of its parts this process works on.
             parts: in how many parts, one after the other, it does its samples.
+
+        Returns:
+            (n,) int64.
 
         Raises:
             ValueError: the batch does not divide evenly.
@@ -90,8 +93,7 @@ class Processes:
                 f"expected a batch that divides among {self.count} processes x {parts} parts, "
                 f"got {total} samples"
             )
-        each, number = total // shares, self.index * parts + part
-        return slice(number * each, (number + 1) * each)
+        return torch.arange(part * self.count + self.index, total, shares)
 
     def joined(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over all processes after every backward pass."""

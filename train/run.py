@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from asyncdsb.images import write_atomic
+from train.batches import Batches
 from train.presets import Preset
 from train.processes import Processes
 from train.validation import keep_scores
@@ -29,6 +30,7 @@ from train.validation import keep_scores
 class Trainer(Protocol):
     """What :func:`run` needs of a trainer."""
 
+    batches: Batches
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
 
@@ -72,11 +74,12 @@ def run(
     processes = Processes.started(args.device)
     args.device = processes.device
     out = Path(args.out)
+    trainer = make(preset, args, processes)
     if processes.main:
         (out / "samples").mkdir(parents=True, exist_ok=True)
-        describe(out, preset, args)
+        describe(out, preset, args, trainer.batches.photos.identity)
         record_start(out, args, processes)
-    trainer = make(preset, args, processes)
+    processes.wait()
     with tracked(args.tracker if processes.main else None, out) as track:
         loop(trainer, preset, args, processes, track)
 
@@ -217,6 +220,11 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
         type=float,
         help="relative frequency of each of --data; without, every photo counts the same",
     )
+    options.add_argument(
+        "--stream",
+        action="store_true",
+        help="read --data, tar shards, as the training goes on, see train.streams",
+    )
     options.add_argument("--val", nargs="+", help="held-out photos, scored at intervals")
     options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
     options.add_argument("--seed", type=int, default=0)
@@ -245,8 +253,14 @@ def chosen_preset(presets: dict, args: argparse.Namespace) -> Preset:
     return dataclasses.replace(presets[args.preset], **given)
 
 
-def describe(out: Path, preset: Preset, args: argparse.Namespace) -> None:
+def describe(out: Path, preset: Preset, args: argparse.Namespace, order: dict) -> None:
     """Write the configuration once; refuse to resume a run with another one.
+
+    Args:
+        out: run folder.
+        preset: with the command line's overrides.
+        args: of the command line.
+        order: what the order of the photographs depends on.
 
     Raises:
         ValueError: if the folder holds a run of another configuration.
@@ -256,6 +270,7 @@ def describe(out: Path, preset: Preset, args: argparse.Namespace) -> None:
         "data": args.data,
         "shares": args.shares,
         "seed": args.seed,
+        **({"order": order} if order else {}),
     }
     # Length may be changed when a run is taken up again; all else would make it another run.
     text = json.dumps(config, indent=2, sort_keys=True)
