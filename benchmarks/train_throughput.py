@@ -84,6 +84,7 @@ def measure(preset: BridgePreset, args: argparse.Namespace) -> str:
         val=None,
         accumulate=1,
         stream=False,
+        shard=False,
     )
     # Counted without compilation, which hides the operations from torch's counter.
     eager = dataclasses.replace(preset, compile=False, masks=200)

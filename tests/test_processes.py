@@ -110,6 +110,28 @@ def test_two_processes_train_like_one(alone, together):
     assert (together / "weights" / "bridge.safetensors").exists()
 
 
+def test_sharded_weights_train_like_copies(tmp_path, photos, alone, together):
+    """Spread over two processes, and taken up again so; the files are those of one process."""
+    weights = alone / "gradient" / "weights"
+    options = arguments("bridge", photos, weights, tmp_path, "--shard")
+    for more in (["--val", str(photos), "--max-minutes", "0.0001"], []):
+        process = launched("bridge", *options, *more)
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+    assert (tmp_path / "best" / "bridge.safetensors").exists()
+    found = {record["step"]: record["loss"] for record in records(tmp_path)}
+    for record in records(together)[1:]:  # The first is cut in two here.
+        assert found[record["step"]] == pytest.approx(record["loss"], abs=1e-4)
+    ours, theirs = (load_file(f / "state.safetensors") for f in (tmp_path, together))
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+def test_sharding_needs_several_processes(tmp_path, photos, alone):
+    options = arguments("bridge", photos, alone / "gradient" / "weights", tmp_path)
+    with pytest.raises(ValueError, match="several processes for --shard, got one"):
+        train.bridge.main([*options, "--shard"])
+
+
 def test_a_killed_process_costs_nothing(tmp_path, photos, alone, together):
     """kill -9 of either process; the same command again, on two processes or on one."""
     weights = alone / "gradient" / "weights"

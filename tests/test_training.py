@@ -175,7 +175,7 @@ def bridge_args(runs, photos) -> argparse.Namespace:
     weights = str(runs / "at_once" / "gradient" / "weights")
     return argparse.Namespace(
         seed=0, data=[str(photos)], shares=None, device="cpu", gradient=weights, init=None,
-        val=None, accumulate=1, stream=False,
+        val=None, accumulate=1, stream=False, shard=False,
     )  # fmt: skip
 
 

@@ -6,15 +6,18 @@ python -m train.bridge --preset cpu --data PHOTOS --gradient runs/gradient/weigh
 from __future__ import annotations
 
 import argparse
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
+from asyncdsb.networks.adm import Stage
+from asyncdsb.networks.layers import ResBlock, SelfAttention
 from asyncdsb.perceptual import Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
@@ -24,7 +27,7 @@ from train.draws import Draws
 from train.photos import SAMPLE_STEP
 from train.precision import autocast, compiles
 from train.presets import BRIDGE_PRESETS, BridgePreset
-from train.processes import Method, Processes
+from train.processes import Method, Processes, whole
 from train.run import average, chosen_preset, parser, run
 from train.validation import RestorationValidator
 
@@ -74,10 +77,18 @@ class BridgeTrainer:
             self.model = with_conditions(self.model, added)
         else:
             self.model = BridgeDenoiser(preset.model)
-        self.model.to(self.device, memory_format=torch.channels_last)
+        # Weights that are spread must lie in memory as they are counted.
+        layout = torch.contiguous_format if args.shard else torch.channels_last
+        self.model.to(self.device, memory_format=layout)
         self.config = self.model.config
         self.schedule = self.config.schedule
         self.ema = average(self.model, preset.ema)
+        # The averaged weights as samples, validation and export use them.
+        self.averaged = self.ema.module
+        if args.shard:
+            self.averaged = copy.deepcopy(self.ema.module) if self.processes.main else None
+            self.processes.sharded(self.ema.module, _blocks(self.ema.module))
+            self.loss = self.processes.sharded(Method(self.model, "loss"), _blocks(self.model))
         self.modules = {"model": self.model, "ema": self.ema}
         self.optimizers = {
             "model": torch.optim.AdamW(
@@ -86,17 +97,18 @@ class BridgeTrainer:
                 fused=True,
             )
         }
-        if compiles(preset, self.device):
+        if compiles(preset, self.device) and not args.shard:
             # One program for each of the two batch shapes: code for any shape is slower.
             self.model.unet.compile(dynamic=False)
-        self.loss = self.processes.joined(Method(self.model, "loss"))
+        if not args.shard:
+            self.loss = self.processes.joined(Method(self.model, "loss"))
         self.perceptual = None
         if preset.perceptual:
             lpips = Lpips.load(device=self.device, network="vgg16")
             self.perceptual = lpips.first(preset.perceptual_stages)
         self.validator = None
         if args.val and self.processes.main:
-            pipe = AsyncDSBPipeline(self.ema.module, self.completion, self.device)
+            pipe = AsyncDSBPipeline(self.averaged, self.completion, self.device)
             self.validator = RestorationValidator(pipe, args.val, preset)
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -114,7 +126,7 @@ class BridgeTrainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
         optimizer.step()
         self.ema.update_parameters(self.model)
-        return sums | {"norm": norm}
+        return sums | {"norm": whole(norm)}
 
     @torch.no_grad()
     def prepare(self, step: int, part: int = 0) -> BridgeBatch:
@@ -171,6 +183,14 @@ class BridgeTrainer:
             chosen = torch.full((len(draws),), self.config.bridges[0] == "stochastic")
         return chosen.to(self.device)
 
+    def gather(self) -> None:
+        """Put the averaged weights together in the main process, if they are spread."""
+        if self.averaged is self.ema.module:
+            return
+        state = {key: whole(value) for key, value in self.ema.module.state_dict().items()}
+        if self.processes.main:
+            self.averaged.load_state_dict(state)
+
     @torch.no_grad()
     def samples(self, path: Path) -> None:
         """Rows of corrupted photo, tau map, restoration by each bridge, and truth."""
@@ -178,7 +198,7 @@ class BridgeTrainer:
         gradient = self._complete(image, mask)
         tau = tau_map(gradient, 0.2, 0.5, self.config.blur_sigma, mask)
         noise = self.batches.noise(SAMPLE_STEP, torch.arange(len(image)), *image.shape[1:])
-        model = self.ema.module.eval()
+        model = self.averaged.eval()
         rows = [image * (1 - mask), (4 * tau - 1).clamp(-1, 1).expand_as(image)]
         for name in self.config.samplers:
             stochastic = torch.full((len(image),), name != "ode", device=self.device)
@@ -209,7 +229,13 @@ class BridgeTrainer:
 
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged denoiser."""
-        save_weights(folder, self.ema.module, training)
+        save_weights(folder, self.averaged, training)
+
+
+def _blocks(model: BridgeDenoiser) -> list[nn.Module]:
+    """The parts that hold nearly all weights, in the order of evaluation."""
+    kinds = (ResBlock, SelfAttention, Stage)
+    return [part for part in model.unet.modules() if isinstance(part, kinds)]
 
 
 def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:
@@ -241,6 +267,11 @@ def main(argv: list[str] | None = None) -> None:
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
     options.add_argument("--gradient", required=True, help="weights folder of train.gradient")
     options.add_argument("--init", help="weights folder of a bridge to start from")
+    options.add_argument(
+        "--shard",
+        action="store_true",
+        help="spread weights and optimiser state over all processes instead of copying them",
+    )
     args = options.parse_args(argv)
     run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
 

@@ -123,6 +123,9 @@ class GradientTrainer:
             predicted = companded(image, mask)
         return truth, torch.where(unknown > 0.5, predicted, gradient.sqrt()), unknown
 
+    def gather(self) -> None:
+        """Every process holds all weights."""
+
     @torch.no_grad()
     def samples(self, path: Path) -> None:
         """Rows of corrupted photo, true map and completed map for eight training crops."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -99,11 +100,33 @@ class Processes:
         """The module with its gradients averaged over all processes after every backward pass."""
         return self.accelerator.prepare_model(module) if self.accelerator else module
 
+    def sharded(self, module: nn.Module, parts: Iterable[nn.Module]) -> nn.Module:
+        """The module with its weights, gradients and optimiser state spread over all processes.
+
+        Each process holds a part of every weight; whole weights exist only while they are used.
+
+        Args:
+            module: changed in place; its gradients are then averaged as by :meth:`joined`.
+            parts: of the module, each of which is put together on its own.
+
+        Raises:
+            ValueError: there are no other processes.
+        """
+        if self.accelerator is None:
+            raise ValueError("expected several processes for --shard, got one")
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(torch.device(self.device).type, (self.count,))
+        for one in (*parts, module):
+            fully_shard(one, mesh=mesh)
+        return module
+
     def alone(self, module: nn.Module, alone: bool = True) -> contextlib.AbstractContextManager:
         """Keep gradients to this process while more of a batch is to come."""
-        if self.accelerator is None or not alone:
+        if not alone or not isinstance(module, nn.parallel.DistributedDataParallel):
             return contextlib.nullcontext()
-        return self.accelerator.no_sync(module)
+        return module.no_sync()
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each value over all processes."""
@@ -120,6 +143,20 @@ class Processes:
         from accelerate.utils import broadcast
 
         return bool(broadcast(torch.tensor(float(flag), device=self.device)))
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be spread over all processes, put together in each of them."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def spread(value: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`whole`: ``value`` spread as ``like`` is."""
+    if not hasattr(like, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
 class Method(nn.Module):

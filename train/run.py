@@ -23,7 +23,7 @@ from tqdm import tqdm
 from asyncdsb.images import write_atomic
 from train.batches import Batches
 from train.presets import Preset
-from train.processes import Processes
+from train.processes import Processes, spread, whole
 from train.validation import keep_scores
 
 
@@ -36,6 +36,9 @@ class Trainer(Protocol):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on this process's share of the batch of a step; return scalar tensors to log."""
+
+    def gather(self) -> None:
+        """Bring the averaged weights to the main process; called by all, before what follows."""
 
     def samples(self, path: Path) -> None:
         """Write a picture of the present state."""
@@ -127,14 +130,19 @@ def loop(
                     add_line(out / "log.jsonl", record | means)
                     track({"samples_per_s": rate} | means, step)
                 sums, since, last = {}, 0, now
+            drawing = step % preset.samples_every == 0 or step == preset.steps
+            judging = step % preset.validate_every == 0 or ended
+            if drawing or saving or judging:
+                trainer.gather()
+            if saving:
+                save_state(out, trainer, step, seconds + elapsed, processes)
             if processes.main:
-                if step % preset.samples_every == 0 or step == preset.steps:
+                if drawing:
                     trainer.samples(out / "samples" / f"{step:07d}.png")
                 if saving:
-                    save_state(out, trainer, step, seconds + elapsed)
                     trained = facts(preset, args, step, seconds + elapsed)
                     trainer.export(out / "weights", trained)
-                if step % preset.validate_every == 0 or ended:
+                if judging:
                     scores = trainer.validate()
                     if scores is not None:
                         track({f"held-out/{name}": value for name, value in scores.items()}, step)
@@ -322,8 +330,13 @@ def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
             group["lr"] = preset.lr * factor * group.get("lr_scale", 1.0)
 
 
-def save_state(out: Path, trainer: Trainer, step: int, seconds: float) -> None:
-    """Write the checkpoint: modules and optimisers as safetensors, counters in its metadata."""
+def save_state(
+    out: Path, trainer: Trainer, step: int, seconds: float, processes: Processes
+) -> None:
+    """Write the checkpoint: modules and optimisers as safetensors, counters in its metadata.
+
+    Called by all processes, as each may hold a part of the weights; the main one writes.
+    """
     tensors = {}
     for name, module in trainer.modules.items():
         for key, value in module.state_dict().items():
@@ -332,9 +345,12 @@ def save_state(out: Path, trainer: Trainer, step: int, seconds: float) -> None:
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer/{name}/{index}/{key}"] = value
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    for key, value in tensors.items():
+        value = whole(value.detach())
+        tensors[key] = value.cpu().contiguous() if processes.main else torch.empty(0)
     tensors["step"], tensors["seconds"] = torch.tensor(step), torch.tensor(float(seconds))
-    write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
+    if processes.main:
+        write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
 
 
 def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
@@ -345,12 +361,12 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
     tensors = load_file(path)
     for name, module in trainer.modules.items():
         prefix = f"module/{name}/"
-        module.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        own = module.state_dict()
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict({k: spread(v, own[k]) if k in own else v for k, v in state.items()})
     for name, optimizer in trainer.optimizers.items():
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
+        found: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith(f"optimizer/{name}/"):
                 _, _, index, entry = key.split("/")
@@ -358,7 +374,8 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
                 if value.shape == parameter.shape:
                     # Files hold contiguous tensors, fused optimisers walk memory in step with the
                     # parameter: the state must have its strides.
-                    value = torch.empty_like(parameter, requires_grad=False).copy_(value)
-                state.setdefault(int(index), {})[entry] = value
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+                    like = torch.empty_like(parameter, requires_grad=False)
+                    value = like.copy_(spread(value, parameter))
+                found.setdefault(int(index), {})[entry] = value
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": found})
     return int(tensors["step"]), float(tensors["seconds"])
