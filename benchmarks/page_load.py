@@ -119,6 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"| wait for an answer, worst | {max(seconds):.1f} s |")
     print(f"| memory, first half, median | {early:.0f} MiB |")
     print(f"| memory, second half, median | {late:.0f} MiB ({late / early - 1:+.1%}) |")
+    print(f"| memory, most | {max(mib for _, mib in samples):.0f} MiB |")
     print(f"| page answers afterwards | {'yes' if live else 'no'} |")
 
 

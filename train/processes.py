@@ -150,7 +150,7 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
+def spread(value: Tensor, like: Any) -> Tensor:
     """The inverse of :func:`whole`: ``value`` spread as ``like`` is."""
     if not hasattr(like, "full_tensor"):
         return value
