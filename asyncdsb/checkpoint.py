@@ -174,9 +174,7 @@ def _from_dict(cls: type, data: dict) -> Any:
         raise ValueError(f"unknown keys for {cls.__name__}: {', '.join(sorted(unknown))}")
     values = {}
     for name, value in data.items():
-        kinds = {
-            one.kind: one for one in typing.get_args(types[name]) if dataclasses.is_dataclass(one)
-        }
+        kinds = {one.kind: one for one in typing.get_args(types[name]) if hasattr(one, "kind")}
         if kinds:
             rest = dict(value)
             # The first of them is older than the key.

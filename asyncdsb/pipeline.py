@@ -113,7 +113,7 @@ class AsyncDSBPipeline:
             torch.manual_seed(seed)
             unet = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
             denoiser = BridgeDenoiser(BridgeConfig(unet=unet))
-            for parameter in denoiser.unet.head.parameters():
+            for parameter in denoiser.unet.get_submodule("head").parameters():
                 torch.nn.init.normal_(parameter, std=0.02)
             generator = CompletionConfig(width=4, blocks=1)
             return cls(denoiser, GradientCompletion(GradientConfig(generator)), device)

@@ -45,7 +45,8 @@ _PROGRESS = "progress.jsonl"
 
 _OTHER = "expected {} to be empty, got a corpus of other photos or settings"
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def parse_index(text: str, source: str) -> list[Shard]:
     """
     try:
         index = json.loads(text)
-        found = index["format"], index["version"]
+        found: object = (index["format"], index["version"])
         if found == (FORMAT, VERSION):
             shards = [Shard(**entry) for entry in index["shards"]]
             # Names are joined to the index's folder or address: nothing may lead out of it.
@@ -355,7 +356,9 @@ def _encoded(photo: Photo, settings: Settings) -> tuple[bytes | None, str]:
 
 def _unique_keys(photos: Iterable[Photo]) -> list[str]:
     """Keys by stem, numbered where a stem comes again; a key has no dot, which would end it."""
-    keys, taken, numbers = [], set(), {}
+    keys: list[str] = []
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}
     for photo in photos:
         stem = re.sub(r"[^\w-]+", "_", photo.key)[:80]
         key = stem
@@ -390,15 +393,15 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m train.corpus", description=__doc__.split("\n\n")[0]
     )
     commands = options.add_subparsers(dest="command", required=True)
-    shape = dict(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    packing = commands.add_parser("pack", help="write or finish a corpus", **shape)
+    command = partial(commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    packing = command("pack", help="write or finish a corpus")
     add = packing.add_argument
     add("photos", nargs="+", metavar="PHOTOS", help="folders, tar shards, lists")
     add("out", type=Path, metavar="OUT", help="folder of the corpus; a run that stopped goes on")
     add("--size", type=int, default=Settings.size, help="short side in pixels; none is enlarged")
     add("--quality", type=int, default=Settings.quality, help="of the JPEG files")
     add("--shard-mib", type=float, default=Settings.shard_mib, help="size of a shard in MiB")
-    checking = commands.add_parser("check", help="verify a corpus", **shape)
+    checking = command("check", help="verify a corpus")
     checking.add_argument("out", type=Path, metavar="CORPUS", help="its folder")
     checking.add_argument("--fast", action="store_true", help="checksums and counts alone")
     for parser in (packing, checking):

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -167,13 +168,14 @@ def window(photo: Image.Image, side: int, corner: Sequence[float], size: int) ->
         Picture of ``size`` by ``size`` pixels.
     """
     edges = scaled_size(photo.size, side)
-    low = [int(share * (edge - size + 1)) for share, edge in zip(corner, edges, strict=True)]
+    left, top = (int(share * (edge - size + 1)) for share, edge in zip(corner, edges, strict=True))
     if edges == photo.size:
-        return photo.crop((*low, low[0] + size, low[1] + size))
+        return photo.crop((left, top, left + size, top + size))
     # Pillow's filter sees beyond the box, so there is no seam at its border.
-    scales = [edge / to for edge, to in zip(photo.size, edges, strict=True)]
-    ends = [min((x + size) * s, e) for x, s, e in zip(low, scales, photo.size, strict=True)]
-    box = (low[0] * scales[0], low[1] * scales[1], *ends)
+    across, down = (edge / to for edge, to in zip(photo.size, edges, strict=True))
+    right = min((left + size) * across, photo.width)
+    bottom = min((top + size) * down, photo.height)
+    box = (left * across, top * down, right, bottom)
     return photo.resize((size, size), Image.Resampling.LANCZOS, box)
 
 
@@ -246,7 +248,7 @@ class CropStream:
         # Without counts, a new start reads all that lies before it, so reading on is never worse.
         counted = all(shard.records is not None for shard in self.shards)
         reach = self._held if counted else None
-        self._lanes = [_Lane(lambda p, i=i: self.records(i, p), reach) for i in range(self.lanes)]
+        self._lanes = [_Lane(partial(self.records, i), reach) for i in range(self.lanes)]
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
         self._pending: dict[int, tuple[int, Future[np.ndarray]]] = {}
         self._broken: set[tuple[int, int]] = set()
@@ -397,7 +399,7 @@ class CropStream:
         position, lane = divmod(number, self.lanes)
         rng = self._rng(lane, position, _CROP)
         ranks = dict(zip(self.short_sides, rng.random(len(self.short_sides)), strict=True))
-        corner, mirrored = rng.random(2), rng.random() < 0.5
+        corner, mirrored = rng.random(2).tolist(), rng.random() < 0.5
         for place in range(position, position + BROKEN_IN_A_ROW):
             record = self._lanes[lane].record(place)
             try:

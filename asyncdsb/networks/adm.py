@@ -94,19 +94,21 @@ class ADMUNet(nn.Module):
             nn.Linear(config.width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         stem = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.input_blocks, skips = nn.ModuleList([Stage(stem)]), [channels]
+        self.input_blocks, skips = nn.ModuleList([Stage([stem])]), [channels]
         for level, width in enumerate(widths):
             for _ in range(config.blocks):
-                self.input_blocks.append(Stage(*stage(channels, level)))
+                self.input_blocks.append(Stage(stage(channels, level)))
                 channels = width
                 skips.append(channels)
             if level < len(widths) - 1:
-                self.input_blocks.append(Stage(block(channels, channels, _halve)))
+                self.input_blocks.append(Stage([block(channels, channels, _halve)]))
                 skips.append(channels)
         self.middle_block = Stage(
-            block(channels, channels),
-            ADMAttention(channels, config.head_channels),
-            block(channels, channels),
+            [
+                block(channels, channels),
+                ADMAttention(channels, config.head_channels),
+                block(channels, channels),
+            ]
         )
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
@@ -115,7 +117,7 @@ class ADMUNet(nn.Module):
                 channels = widths[level]
                 if last and level > 0:
                     parts.append(block(channels, channels, _double))
-                self.output_blocks.append(Stage(*parts))
+                self.output_blocks.append(Stage(parts))
         self.out = nn.Sequential(
             group_norm(channels),
             nn.SiLU(),
@@ -151,7 +153,7 @@ class ADMUNet(nn.Module):
             h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding)
         return self.out(h).float()
 
-    def _run(self, stage: Stage, h: Tensor, embedding: Tensor) -> Tensor:
+    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(stage, h, embedding, use_reentrant=False)
         return stage(h, embedding)
@@ -174,7 +176,7 @@ def noise_level(t: Tensor) -> Tensor:
     return FIRST_LEVEL + (LAST_LEVEL - FIRST_LEVEL) * share.clamp(min=0)
 
 
-class Stage(nn.Sequential):
+class Stage(nn.ModuleList):
     """Layers in a row, of which the residual blocks are given the embedding too."""
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
