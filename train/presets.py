@@ -117,6 +117,8 @@ class BridgePreset(Preset):
         perceptual: weight of the LPIPS distance (on VGG16, not the network that evaluation uses)
             between x0_hat and the truth; 0 for none. Not in the paper.
         perceptual_stages: how many of the five stages of that network count.
+        checkpointing: whether the backward pass computes features once more instead of keeping
+            them, which only ADM networks can, see :class:`asyncdsb.networks.adm.ADMUNet`.
     """
 
     model: BridgeConfig = field(default_factory=BridgeConfig)
@@ -128,6 +130,14 @@ class BridgePreset(Preset):
     draws: int = 1
     perceptual: float = 0.0
     perceptual_stages: int = 3
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpointing and not isinstance(self.model.unet, ADMConfig):
+            raise ValueError(
+                f"expected an ADM network for checkpointing, got {self.model.unet.kind}"
+            )
 
 
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
@@ -280,6 +290,7 @@ BRIDGE_PRESETS = {
         synchronous=0.0,
         tau_range=(0.2, 0.5),
         from_start=0.0,
+        checkpointing=True,
         model=replace(_I2SB_GRADIENT, unet=ADMConfig(), resolution=256),
     ),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
