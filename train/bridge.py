@@ -82,6 +82,8 @@ class BridgeTrainer:
         self.model.to(self.device, memory_format=layout)
         self.config = self.model.config
         self.schedule = self.config.schedule
+        if preset.checkpointing:
+            self.model.unet.checkpointing = True
         self.ema = average(self.model, preset.ema)
         # The averaged weights as samples, validation and export use them.
         self.averaged = self.ema.module
