@@ -63,6 +63,20 @@ def smooth_photo(seed: int, size: tuple[int, int] = (110, 80)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
+def photo_folder(folder: Path, count: int) -> Path:
+    """A new folder with so many small photographs."""
+    folder.mkdir()
+    for number in range(count):
+        smooth_photo(number, (120, 96)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with four photographs to train on."""
+    return photo_folder(tmp_path_factory.mktemp("training") / "photos", 4)
+
+
 PHOTOS = [(f"photo-{index}", smooth_photo(index)) for index in range(3)]
 """Three small photographs with their keys."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from conftest import photo_folder
 from safetensors.torch import load_file
 
 import train.bridge
@@ -27,16 +27,6 @@ from train.presets import GRADIENT_PRESETS
 from train.processes import Processes
 
 STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(4):
-        small = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
-        small.resize((120, 96), Image.BICUBIC).save(folder / f"{i}.png")
-    return folder
 
 
 def arguments(program: str, photos: Path, weights: Path, out: Path, *more: str) -> list[str]:
@@ -188,12 +178,8 @@ def test_shares_of_a_batch_are_its_rows():
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("packed")
-    rng = np.random.default_rng(1)
-    for i in range(12):
-        small = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
-        (root / "photos").mkdir(exist_ok=True)
-        small.resize((120, 96), Image.BICUBIC).save(root / "photos" / f"{i}.png")
-    command = ["pack", str(root / "photos"), str(root / "corpus"), "--shard-mib", "0.02"]
+    photos = photo_folder(root / "photos", 12)
+    command = ["pack", str(photos), str(root / "corpus"), "--shard-mib", "0.02"]
     assert train.corpus.main([*command, "--workers", "1"]) == 0
     return root / "corpus"
 

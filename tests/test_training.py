@@ -19,16 +19,6 @@ from train.presets import BRIDGE_PRESETS
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        small = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
-        small.resize((120, 96), Image.BICUBIC).save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def runs(tmp_path_factory, photos):
     """Both trainers at their debug preset: four steps at once, and two plus two."""
     root = tmp_path_factory.mktemp("runs")

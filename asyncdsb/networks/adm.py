@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from asyncdsb.networks.layers import check_levels, group_norm, sinusoidal_embedding, zero_init
+from asyncdsb.networks.layers import (
+    attend,
+    check_levels,
+    check_size,
+    count_heads,
+    group_norm,
+    sinusoidal_embedding,
+    zero_init,
+)
 
 INTERVALS = 1000
 """Steps into which I2SB divides the time from 0 to 1."""
@@ -139,9 +147,7 @@ class ADMUNet(nn.Module):
         Raises:
             ValueError: if the size does not divide.
         """
-        stride = self.config.stride
-        if x.shape[2] % stride or x.shape[3] % stride:
-            raise ValueError(f"expected H and W as multiples of {stride}, got {tuple(x.shape)}")
+        check_size(x, self.config.stride)
         level = noise_level(scalars[:, 0])
         embedding = self.time_embed(sinusoidal_embedding(level, self.config.width))
         h, skips = x, []
@@ -241,11 +247,7 @@ class ADMAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        if channels % head_channels:
-            raise ValueError(
-                f"expected channels divisible by head_channels={head_channels}, got {channels}"
-            )
-        self.heads = channels // head_channels
+        self.heads = count_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))
@@ -253,9 +255,8 @@ class ADMAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         flat = x.flatten(2)
-        qkv = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1)).transpose(3, 4)
-        h = F.scaled_dot_product_attention(*qkv.unbind(2))
-        h = self.proj_out(h.transpose(2, 3).flatten(1, 2))
+        qkv = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1))
+        h = self.proj_out(attend(*qkv.unbind(2)))
         return x + h.view_as(flat).unflatten(2, x.shape[2:])
 
 

@@ -47,6 +47,36 @@ def sinusoidal_embedding(x: Tensor, channels: int, max_period: float = 10_000.0)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def check_size(x: Tensor, stride: int) -> None:
+    """Raise ValueError unless height and width of (B, C, H, W) are multiples of ``stride``."""
+    if x.shape[2] % stride or x.shape[3] % stride:
+        raise ValueError(f"expected H and W as multiples of {stride}, got {tuple(x.shape)}")
+
+
+def count_heads(channels: int, head_channels: int) -> int:
+    """Number of attention heads; raise ValueError unless the channels divide among them."""
+    if channels % head_channels:
+        raise ValueError(
+            f"expected channels divisible by head_channels={head_channels}, got {channels}"
+        )
+    return channels // head_channels
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Let every one of N positions look at all, in each of h heads.
+
+    Args:
+        query: (B, h, c, N).
+        key: likewise.
+        value: likewise.
+
+    Returns:
+        (B, h c, N), laid out channels last.
+    """
+    q, k, v = (x.transpose(2, 3) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).transpose(1, 2)
+
+
 class ResBlock(nn.Module):
     """Residual block with two 3x3 convolutions, scaled and shifted by an embedding.
 
@@ -87,20 +117,13 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int = 32):
         super().__init__()
-        if channels % head_channels:
-            raise ValueError(
-                f"expected channels divisible by head_channels={head_channels}, got {channels}"
-            )
-        self.heads = channels // head_channels
+        self.heads = count_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        batch, channels, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
-        q, k, v = qkv.view(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v)
-        h = h.transpose(1, 2).reshape(batch, height * width, channels)
-        return x + self.out(h.transpose(1, 2).reshape(batch, channels, height, width))
+        qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
+        h = attend(*qkv.unbind(1)).unflatten(2, x.shape[2:])
+        return x + self.out(h)

@@ -13,6 +13,7 @@ from asyncdsb.networks.layers import (
     ResBlock,
     SelfAttention,
     check_levels,
+    check_size,
     group_norm,
     sinusoidal_embedding,
     zero_init,
@@ -139,9 +140,7 @@ class UNet(nn.Module):
         Raises:
             ValueError: if the size does not divide.
         """
-        stride = self.config.stride
-        if x.shape[2] % stride or x.shape[3] % stride:
-            raise ValueError(f"expected H and W as multiples of {stride}, got {tuple(x.shape)}")
+        check_size(x, self.config.stride)
         embedding = self.embed(
             torch.cat([sinusoidal_embedding(v, self.config.width) for v in scalars.unbind(1)], 1)
         )
