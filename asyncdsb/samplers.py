@@ -93,7 +93,7 @@ def sample(
     steps: int,
     sampler: str = "posterior",
     eta: float = 1.0,
-    grid: str = "uniform",
+    grid: str | Tensor = "uniform",
     temperature: float = 1.0,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Iterator[SamplerState]:
@@ -113,7 +113,8 @@ def sample(
         sampler: "posterior" (exact posterior), "ode" (no noise), "implicit" (eta), or "multistep"
             (implicit with eta = 0, second order inside the bridge).
         eta: share of fresh noise of the implicit sampler, in [0, 1].
-        grid: "uniform" or "clock", see :func:`time_grid`.
+        grid: "uniform" or "clock", see :func:`time_grid`, with which every sample has its own
+            times; or (steps + 1,) float64 times for all, strictly falling, first 1 and last 0.
         temperature: what the noise of every step is multiplied by, in [0, 1]. At 1 the run follows
             the bridge. Below, the denoiser is told of more noise than there is and smooths
             accordingly: variety is given up for likelihood, which helps where a denoiser cannot
@@ -125,7 +126,7 @@ def sample(
 
     Raises:
         ValueError: on an unknown sampler, eta, tau or temperature outside [0, 1], or a wrong number
-            of generators.
+            of generators or times.
 
     >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     >>> mask[..., 2:6, 2:6] = 1
@@ -154,10 +155,14 @@ def sample(
             f"expected {batch} generators for sampler {sampler!r}, "
             f"got {0 if generators is None else len(generators)}"
         )
+    if isinstance(grid, Tensor) and grid.shape != (steps + 1,):
+        raise ValueError(f"expected {steps + 1} times, got shape {tuple(grid.shape)}")
     hole = mask > 0.5
-    times = torch.stack(
-        [time_grid(grid, steps, tau[i], hole[i], schedule) for i in range(batch)], dim=1
-    )
+    grids = [
+        grid if isinstance(grid, Tensor) else time_grid(grid, steps, tau[i], hole[i], schedule)
+        for i in range(batch)
+    ]
+    times = torch.stack(grids, dim=1)
     at = times.to(x1.device, x1.dtype).view(steps + 1, batch, 1, 1, 1)
 
     before = None
