@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import typing
 from pathlib import Path
 from typing import Any
@@ -62,11 +61,7 @@ def save_weights(
         "training": training,
     }
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    described = write_atomic(
-        folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8")
-    )
-    # safetensors makes files that none but their owner can read.
-    shutil.copymode(described, written)
+    write_atomic(folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8"))
 
 
 def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,11 +148,10 @@ def sample(
             f"expected a tau map of shape {tuple(mask.shape)} in [0, 1], got shape "
             f"{tuple(tau.shape)} and range {float(tau.min()):.3g} to {float(tau.max()):.3g}"
         )
-    noisy = sampler != "ode"
-    if noisy and (generators is None or len(generators) != batch):
+    sources = () if sampler == "ode" else generators or ()
+    if sampler != "ode" and len(sources) != batch:
         raise ValueError(
-            f"expected {batch} generators for sampler {sampler!r}, "
-            f"got {0 if generators is None else len(generators)}"
+            f"expected {batch} generators for sampler {sampler!r}, got {len(sources)}"
         )
     if isinstance(grid, Tensor) and grid.shape != (steps + 1,):
         raise ValueError(f"expected {steps + 1} times, got shape {tuple(grid.shape)}")
@@ -173,17 +171,17 @@ def sample(
         if i == steps - 1:
             break
         s_next = schedule.clock(at[i + 1], tau)
-        z: Any = temperature * _noise(x, generators or ()) if noisy else None
-        if sampler == "implicit":
+        z = temperature * _noise(x, sources) if sources else None
+        if z is None or sampler == "posterior":
+            x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
+        elif sampler == "implicit":
             x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
-        elif sampler == "multistep":
+        else:
             ahead = (
                 x0_hat if before is None else extrapolated(x0_hat, before[0], s_next, s, before[1])
             )
             x = implicit_step(x, ahead, x1, s, s_next, schedule.total_var, 0.0, z)
             before = x0_hat, s
-        else:
-            x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
         s = s_next
     # Every clock is 0 at t = 0, where all three steps land on x0_hat.
     yield SamplerState(steps, steps, times[steps], x0_hat, x0_hat)

@@ -75,7 +75,7 @@ class Processes:
             self.accelerator.wait_for_everyone()
 
     def rows(self, total: int, part: int = 0, parts: int = 1) -> Tensor:
-        """Samples of a batch that belong to this process: every so-manieth.
+        """Samples of a batch that belong to this process: every ``count``-th.
 
         Args:
             total: samples of the whole batch.
