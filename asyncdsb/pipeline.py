@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from asyncdsb import hub
-from asyncdsb.card import CARD, model_card, read_card
+from asyncdsb.card import CARD, model_card, read_card, without_pictures
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import (
@@ -128,6 +128,8 @@ class AsyncDSBPipeline:
         save_weights(folder, self.denoiser, self.training.get("bridge", {}))
         save_weights(folder, self.completion, self.training.get("gradient", {}))
         card = self.card or model_card(self)
+        if read_card(Path(folder)) != card:
+            card = without_pictures(card)
         write_atomic(Path(folder) / CARD, lambda path: Path(path).write_text(card, "utf-8"))
 
     def push_to_hub(
@@ -135,8 +137,9 @@ class AsyncDSBPipeline:
     ) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub, in one commit.
 
-        The card that was found beside the weights goes with them; its front matter names the
-        licence, so look at it before you publish weights of your own.
+        The card that was found beside the weights goes with them. Without one, what is written
+        leaves the licence open: it depends on the photographs and on the weights that a training
+        started from.
 
         Args:
             repo: "user/repo", made if need be.

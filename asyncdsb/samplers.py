@@ -150,9 +150,7 @@ def sample(
         )
     sources = () if sampler == "ode" else generators or ()
     if sampler != "ode" and len(sources) != batch:
-        raise ValueError(
-            f"expected {batch} generators for sampler {sampler!r}, got {len(sources)}"
-        )
+        raise ValueError(f"expected {batch} generators for sampler {sampler!r}, got {len(sources)}")
     if isinstance(grid, Tensor) and grid.shape != (steps + 1,):
         raise ValueError(f"expected {steps + 1} times, got shape {tuple(grid.shape)}")
     hole = mask > 0.5
