@@ -183,6 +183,7 @@ def main(argv: list[str] | None = None) -> None:
         rows["one step"] = steps
         values = [round(0.55 + 0.02 * i, 2) for i in range(4 * repeat)]
         rows["slider to heatmap"] = page.evaluate(SLIDE, values)
+        memory = server.resident_mib()
     library = min(import_seconds() for _ in range(3))
     print("| what | median | worst |\n| --- | ---: | ---: |")
     for name, times in rows.items():
@@ -190,6 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     extra = statistics.median(first - step for first, step in zip(firsts, steps, strict=True))
     print(f"| start of the server, more than importing gradio | {started - library:.3f} s | |")
     print(f"| first frame, more than one step | {extra:.3f} s | |")
+    print(f"| memory of the server after {repeat} restorations | {memory:.0f} MiB | |")
 
 
 if __name__ == "__main__":
