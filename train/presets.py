@@ -1,10 +1,10 @@
 """Named training presets.
 
-``shipped`` is meant for one large GPU, for less than an hour; ``workstation`` for a day on a GPU with
-24 GB; ``cpu`` for an hour or two on a desktop processor, and ``cpu-finish`` for half an hour after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm``
-to compare schedules with everything else equal (with ``-cpu`` at the end in ten minutes each);
-``paper`` for the setting of the paper, of which one GPU holds a part of a batch only; ``debug`` for
-the tests.
+``shipped`` is meant for one large GPU, for less than an hour; ``workstation`` for a day on a GPU
+with 24 GB; ``cpu`` for an hour or two on a desktop processor, and ``cpu-finish`` for half an hour
+after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm`` to compare schedules with
+everything else equal (with ``-cpu`` at the end in ten minutes each); ``paper`` for the setting of
+the paper, of which one GPU holds a part of a batch only; ``debug`` for the tests.
 """
 
 from __future__ import annotations
