@@ -33,7 +33,8 @@ def commands(page: str) -> list[str]:
     lines = "".join(pieces[1::2]).replace("\\\n", " ").splitlines()
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", "".join(pieces[::2]))]
     starts = ("python -m ", "python app.py ", *(f"{name} " for name in LAUNCHERS))
-    found = [" ".join(shlex.split(line, comments=True)) for line in lines if line.startswith(starts)]
+    lines = [line for line in lines if line.startswith(starts)]
+    found = [" ".join(shlex.split(line, comments=True)) for line in lines]
     # A program that is only named has nothing to parse.
     return [line for line in dict.fromkeys(found) if not re.fullmatch(r"python -m \S+", line)]
 
@@ -87,9 +88,10 @@ def test_a_command_is_understood_by_its_program(line, monkeypatch):
 
 
 def test_every_kind_of_command_is_found():
-    """What is looked for is there at all, so that a change of form does not empty the test above."""
-    starts = {" ".join(line.split()[:2]) for line in LINES}
-    assert starts == {"python -m", "python app.py", "accelerate launch", "torchrun --nproc_per_node"}
+    """What is looked for is there, so that a change of form does not empty the test above."""
+    starts = {tuple(line.split()[:2]) for line in LINES}
+    assert starts >= {("python", "-m"), ("python", "app.py"), ("accelerate", "launch")}
+    assert any(start[0] == "torchrun" for start in starts)
     named = {program(line.split())[0] for line in LINES}
     steps = ("splits", "corpus", "import_adm", "gradient", "bridge", "export", "evaluate")
     assert named >= {"app", "asyncdsb", "benchmarks.training_cost"} | {f"train.{s}" for s in steps}
