@@ -24,7 +24,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from asyncdsb import viz
-from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
@@ -217,7 +217,7 @@ def restore_pane(parts: dict[str, Any]) -> None:
         parts["status"] = gr.HTML(payload.message(handlers.WELCOME), elem_id="status")
         gr.HTML('<p class="estimate"></p>', elem_id="estimate")
     parts["view"] = gr.Radio(
-        list(handlers.VIEWS), value=handlers.VIEWS[0], show_label=False, container=False,
+        list(updates.VIEWS), value=updates.VIEWS[0], show_label=False, container=False,
         elem_id="view", elem_classes="segments",
     )  # fmt: skip
     with gr.Column(elem_id="views", elem_classes="view-0"):
@@ -290,7 +290,7 @@ def wire(
         on(taken.success, handlers.on_canvas, "photo layer", "editor status")
         follow(taken.success)
 
-    def on_example(tiles: float, event: gr.EventData) -> handlers.Update:
+    def on_example(tiles: float, event: gr.EventData) -> updates.Update:
         return handlers.on_example(engine, examples, event.index, tiles)
 
     on(parts["editor"].clear, handlers.on_clear, "", fresh)
@@ -310,9 +310,11 @@ def wire(
         """
         js = "(...shown) => [asyncdsb.paintedLayer(...shown), asyncdsb.paintedOrder()]"
         shown, outputs = ("editor", "layer"), ("layer", "painted")
-        return parts[button].click(
-            None, [parts[name] for name in shown], [parts[name] for name in outputs], js=js
-        ).then
+        return (
+            parts[button]
+            .click(None, [parts[name] for name in shown], [parts[name] for name in outputs], js=js)
+            .then
+        )
 
     follow(painted("preview"))
     follow(parts["tiles"].release)
@@ -330,7 +332,7 @@ def wire(
         # Says how many visitors are before this one.
         show_progress="minimal",
     )
-    on(started.failure, lambda: handlers.IDLE, "", "restore stop")
+    on(started.failure, lambda: updates.IDLE, "", "restore stop")
     stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")
     on(stopped.then, handlers.on_stopped, "", "restore stop status")
 
@@ -363,12 +365,12 @@ def wire(
         concurrency_limit=1,
     )
 
-    def on_load(request: gr.Request) -> Iterator[handlers.Update]:
+    def on_load(request: gr.Request) -> Iterator[updates.Update]:
         yield from handlers.on_load(model, dict(request.query_params))
 
     on(demo.load, on_load, "", "model status sampler temperature")
 
-    def on_link(request: gr.Request) -> handlers.Update:
+    def on_link(request: gr.Request) -> updates.Update:
         return handlers.on_link(examples, dict(request.query_params))
 
     show(on(demo.load, on_link, "", f"{fresh} {settings}"))
@@ -388,7 +390,7 @@ def wire_browser(parts: dict[str, Any]) -> None:
     work = [parts[name] for name in ("steps", "beside", "seeds")]
     for part in work:
         part.change(None, work, None, js="(...work) => asyncdsb.estimate(...work)")
-    views = list(handlers.VIEWS)
+    views = list(updates.VIEWS)
     parts["view"].change(
         None, parts["view"], None, js=f"(view) => asyncdsb.show({views}.indexOf(view))"
     )
@@ -402,12 +404,12 @@ def wire_browser(parts: dict[str, Any]) -> None:
     )
 
 
-def named(update: handlers.Update, parts: dict[str, Any]) -> Any:
+def named(update: updates.Update, parts: dict[str, Any]) -> Any:
     """Turn the names in a handler's answer into components."""
     if not update:
         return gr.skip()
     return {
-        parts[name]: gr.update(**value) if isinstance(value, handlers.Props) else value
+        parts[name]: gr.update(**value) if isinstance(value, updates.Props) else value
         for name, value in update.items()
     }
 

@@ -18,9 +18,10 @@ Pixels are sorted into terciles of the true gradient: ``low``, ``middle`` and ``
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -141,10 +142,11 @@ def progress(
     for what, got, allowed in (("measure", measure, MEASURES), ("signal", signal, SIGNALS)):
         if got not in allowed:
             raise ValueError(f"expected a {what} out of {', '.join(allowed)}, got {got!r}")
+    run = iter(states)
+    first = next(run)
+    x1 = first.x_t
     times, rows = [], []
-    x1: Any = None
-    for state in states:
-        x1 = state.x_t if x1 is None else x1
+    for state in itertools.chain([first], run):
         times.append(float(state.t[0]))
         rows.append(_values(getattr(state, signal), x0, x1, parts, measure))
     t = np.array(times)

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 CARD = "README.md"
 """Name of the card in a folder of weights."""
 
-# The licence is that of the code and the bundled weights; whoever trains others may name another.
 FRONT_MATTER = """---
-license: apache-2.0
 library_name: asyncdsb
 pipeline_tag: image-to-image
 tags:
@@ -46,11 +44,13 @@ Not for restoring evidence, and not where an invented texture could mislead some
 """
 
 
-def model_card(pipe: AsyncDSBPipeline) -> str:
+def model_card(pipe: AsyncDSBPipeline, licence: str | None = None) -> str:
     """Write the card of a pipeline from what it knows of itself.
 
     Args:
         pipe: with the facts of both trainings, as far as they are known.
+        licence: of the weights, by the Hub's name for it ("apache-2.0"); None leaves it open, as
+            it depends on what they were trained on and started from.
 
     Returns:
         Markdown with the front matter that the Hub reads.
@@ -58,11 +58,14 @@ def model_card(pipe: AsyncDSBPipeline) -> str:
     parts = ["# Model card\n", _networks(pipe), USE, INTENDED]
     if any(pipe.training.values()):
         parts += ["## Training\n", _training(pipe)]
-    return FRONT_MATTER + "\n" + "\n".join(parts)
+    front = FRONT_MATTER
+    if licence is not None:
+        front = front.replace("---\n", f"---\nlicense: {licence}\n", 1)
+    return front + "\n" + "\n".join(parts)
 
 
 def read_card(folder: Path) -> str | None:
-    """Read the card beside weights, without paragraphs whose pictures do not travel with it.
+    """Read the card beside weights.
 
     Args:
         folder: weights folder.
@@ -71,9 +74,12 @@ def read_card(folder: Path) -> str | None:
         Markdown, or None where there is no card.
     """
     path = folder / CARD
-    if not path.is_file():
-        return None
-    paragraphs = path.read_text("utf-8", errors="replace").split("\n\n")
+    return path.read_text("utf-8", errors="replace") if path.is_file() else None
+
+
+def without_pictures(card: str) -> str:
+    """A card without the paragraphs that show pictures of its own folder, which stay there."""
+    paragraphs = card.split("\n\n")
     kept = [text for text in paragraphs if not re.search(r"!\[[^\]]*\]\((?!https?:)", text)]
     return "\n\n".join(kept).rstrip("\n") + "\n"
 
@@ -87,7 +93,7 @@ def _networks(pipe: AsyncDSBPipeline) -> str:
         f"Two networks: `gradient.*` completes the gradient map of the hole "
         f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
         f"bridge ({sizes['bridge']:.2f}M), for holes in pictures of about "
-        f"{pipe.config.resolution} x {pipe.config.resolution} pixels. Half-precision safetensors, "
+        f"{pipe.config.resolution} x {pipe.config.resolution} pixels. Safetensors, "
         "each with a JSON description: configuration, schema version, checksum, facts of its "
         f"training. Samplers it was trained for: {', '.join(pipe.samplers)}. By default a run's "
         f"noise is scaled by {pipe.config.temperature:g} (`temperature`).\n"
@@ -111,5 +117,4 @@ def _training(pipe: AsyncDSBPipeline) -> str:
         if any(cell != "-" for cell in cells):
             cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
             rows.append(f"| {title} | " + " | ".join(cells) + " |")
-    text = "\n".join(rows)
-    return f"{text}\n\nAll settings: `train/presets.py`; what was tried: `train/LOG.md`.\n"
+    return "\n".join(rows) + "\n"

@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from safetensors import SafetensorError
@@ -26,14 +25,15 @@ from asyncdsb.gradient import GradientCompletion, GradientConfig
 from asyncdsb.images import write_atomic
 
 VERSION = 2
-KINDS = {
+Network = BridgeDenoiser | GradientCompletion
+KINDS: dict[str, tuple[type, type[Network]]] = {
     "bridge": (BridgeConfig, BridgeDenoiser),
     "gradient": (GradientConfig, GradientCompletion),
 }
 
 
 def save_weights(
-    folder: str | Path, module: Any, training: dict, dtype: torch.dtype = torch.float16
+    folder: str | Path, module: Network, training: dict, dtype: torch.dtype = torch.float16
 ) -> None:
     """Write one network of the pair into a weights folder.
 
@@ -41,7 +41,7 @@ def save_weights(
 
     Args:
         folder: created if need be.
-        module: a :class:`BridgeDenoiser` or a :class:`GradientCompletion`.
+        module: either of them.
         training: facts for the JSON (steps, samples, data, hardware, ...), JSON-serialisable.
         dtype: floating type on disk.
     """
@@ -62,14 +62,24 @@ def save_weights(
         "training": training,
     }
     text = json.dumps(description, indent=2, sort_keys=True) + "\n"
-    described = write_atomic(
-        folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8")
-    )
-    # safetensors makes files that none but their owner can read.
-    shutil.copymode(described, written)
+    write_atomic(folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8"))
 
 
-def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
+@overload
+def load_weights(folder: str | Path, kind: Literal["bridge"]) -> tuple[BridgeDenoiser, dict]: ...
+
+
+@overload
+def load_weights(
+    folder: str | Path, kind: Literal["gradient"]
+) -> tuple[GradientCompletion, dict]: ...
+
+
+@overload
+def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]: ...
+
+
+def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]:
     """Read one network of the pair, in float32 on the CPU and in evaluation mode.
 
     Args:

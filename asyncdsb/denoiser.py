@@ -79,8 +79,8 @@ class BridgeConfig:
     """Everything that fixes a trained bridge.
 
     Attributes:
-        unet: shape of the network, ours or ADM's. In the score form ADM's is told the time alone,
-            not which bridge it is, and serves one.
+        unet: shape of the network, ours or ADM's. ADM's is told the time alone: not the noise
+            level of the Wiener form, nor which of two bridges it is.
         beta_min: see :class:`~asyncdsb.schedule.NoiseSchedule`.
         beta_max: likewise.
         fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.fill.FILLS`.
@@ -123,9 +123,13 @@ class BridgeConfig:
         _expect_subset("fill", (self.fill,), FILLS)
         if not self.bridges:
             raise ValueError("expected at least one bridge, got none")
-        untold = isinstance(self.unet, ADMConfig) and self.parametrisation == "score"
-        if untold and len(self.bridges) > 1:
-            raise ValueError(f"expected one bridge for an ADM network, got {len(self.bridges)}")
+        if isinstance(self.unet, ADMConfig) and (
+            self.parametrisation != "score" or len(self.bridges) > 1
+        ):
+            raise ValueError(
+                "expected the score form and one bridge for an ADM network, which is told the time "
+                f"alone, got {self.parametrisation} and {len(self.bridges)}"
+            )
         if not 0 <= self.temperature <= 1:
             raise ValueError(f"expected a temperature in [0, 1], got {self.temperature}")
 

@@ -6,16 +6,19 @@ unpickled.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from asyncdsb.card import CARD
 from asyncdsb.checkpoint import KINDS
 
 FILES = tuple(f"{kind}.{end}" for kind in KINDS for end in ("json", "safetensors"))
 """Names of the files that make up a folder of weights."""
+
+LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+"""Errors of this machine's own disk, where files are kept on their way."""
 
 LOG_IN = "log in with `hf auth login`"
 
@@ -76,11 +79,13 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
     """Turn what goes wrong on the way to the Hub into one line that says what to do."""
     from huggingface_hub import constants, errors
 
-    # The base of all errors of whichever HTTP library the Hub's client uses.
-    http_error: Any = errors.HfHubHTTPError.__mro__[1]
+    # The base of all errors of the HTTP library that the Hub's client uses: by now its third.
+    http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         yield
     except (http_error, errors.HFValidationError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in LOCAL:
+            raise ValueError(f"{told} {error.strerror}: {error.filename}") from error
         # The client wraps what the Hub answered where it looks into its cache afterwards.
         answers = [getattr(e, "response", None) for e in (error, error.__cause__)]
         status = next((answer.status_code for answer in answers if answer is not None), None)

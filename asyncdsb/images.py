@@ -203,10 +203,19 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     temporary = target.with_name(f".{target.stem[:80]}-{secrets.token_hex(4)}{target.suffix}")
     try:
         write(temporary)
+        # Some libraries make files that none but their owner can read.
+        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     return asked
+
+
+def _umask() -> int:
+    """Permissions that new files shall not have; there is no way to ask but to set them."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _decode(source: ImageSource) -> tuple[Image.Image, str]:

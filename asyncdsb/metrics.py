@@ -10,7 +10,6 @@ A Frechet distance is biased upwards in small sets: compare it at equal n only, 
 """
 
 import math
-from typing import Any
 
 import cv2
 import numpy as np
@@ -187,8 +186,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 def _thin(matrix: np.ndarray) -> np.ndarray:
     """Return R with R^T R = M^T M and at most as many rows as columns."""
-    triangle: Any = np.linalg.qr(matrix, mode="r") if len(matrix) > matrix.shape[1] else matrix
-    return triangle
+    return matrix if len(matrix) <= matrix.shape[1] else np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from asyncdsb import hub
-from asyncdsb.card import CARD, model_card, read_card
+from asyncdsb.card import CARD, model_card, read_card, without_pictures
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import (
@@ -25,8 +25,9 @@ from asyncdsb.gradient import (
 )
 from asyncdsb.images import check_pair, read_image, read_mask, to_tensor, write_atomic
 from asyncdsb.networks import CompletionConfig, UNetConfig
+from asyncdsb.regions import windows_over
 from asyncdsb.restoration import Frame, Job, Result, Settings, check_painted
-from asyncdsb.samplers import SamplerState, sample
+from asyncdsb.samplers import SamplerState, sample, time_grid
 from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 from asyncdsb.tiles import Tiles
 from asyncdsb.window import Window, resize
@@ -127,6 +128,8 @@ class AsyncDSBPipeline:
         save_weights(folder, self.denoiser, self.training.get("bridge", {}))
         save_weights(folder, self.completion, self.training.get("gradient", {}))
         card = self.card or model_card(self)
+        if read_card(Path(folder)) != card:
+            card = without_pictures(card)
         write_atomic(Path(folder) / CARD, lambda path: Path(path).write_text(card, "utf-8"))
 
     def push_to_hub(
@@ -134,8 +137,9 @@ class AsyncDSBPipeline:
     ) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub, in one commit.
 
-        The card that was found beside the weights goes with them; its front matter names the
-        licence, so look at it before you publish weights of your own.
+        The card that was found beside the weights goes with them. Without one, what is written
+        leaves the licence open: it depends on the photographs and on the weights that a training
+        started from.
 
         Args:
             repo: "user/repo", made if need be.
@@ -209,20 +213,44 @@ class AsyncDSBPipeline:
 
     @torch.no_grad()
     def _frames(self, job: Job, chosen: Settings) -> Iterator[Frame]:
-        job.gradient = self._complete(job)
-        tau = self._tau(job, job.gradient, chosen.tau_min, chosen.tau_max, chosen.strategy)
-        states = self._run(
-            job.image,
-            job.mask,
-            job.window.shrink(job.gradient).to(self.device),
-            job.window.shrink(tau).to(self.device).clamp(0, 1),
-            [chosen.seed],
-            chosen,
-            job.window.tiles,
+        gradient = self._complete(job)
+        tau = self._tau(
+            job.hole, job.windows, gradient, chosen.tau_min, chosen.tau_max, chosen.strategy
         )
-        for state in states:
-            t = float(state.t[0])
-            yield Frame(job, tau, t, state.step, state.steps, state.x_t, state.x0_hat)
+        gradients = [window.shrink(gradient).to(self.device) for window in job.windows]
+        taus = [window.shrink(tau).to(self.device).clamp(0, 1) for window in job.windows]
+        times = time_grid(
+            chosen.grid,
+            chosen.steps,
+            # One grid for all windows, so that their states belong together.
+            torch.cat([values.flatten() for values in taus]),
+            torch.cat([mask.flatten() for mask in job.masks]),
+            self.config.schedule,
+        )
+        batches = job.batches()
+        runs = [
+            self._run(
+                torch.cat([job.images[number] for number in numbers]),
+                torch.cat([job.masks[number] for number in numbers]),
+                torch.cat([gradients[number] for number in numbers]),
+                torch.cat([taus[number] for number in numbers]),
+                [_seed_of(chosen.seed, number) for number in numbers],
+                chosen,
+                times,
+                job.windows[numbers[0]].tiles,
+            )
+            for numbers in batches
+        ]
+        for now in zip(*runs, strict=True):
+            parts = {
+                number: (state.x_t[i : i + 1], state.x0_hat[i : i + 1])
+                for numbers, state in zip(batches, now, strict=True)
+                for i, number in enumerate(numbers)
+            }
+            states, estimates = zip(*(parts[number] for number in sorted(parts)), strict=True)
+            first = now[0]
+            t = float(first.t[0])
+            yield Frame(job, gradient, tau, t, first.step, first.steps, states, estimates)
 
     @torch.no_grad()
     def restore_batch(
@@ -267,7 +295,7 @@ class AsyncDSBPipeline:
         with torch.no_grad():
             gradient = self.completion(images, masks)
             tau = self._layout(chosen.strategy, gradient, masks, chosen.tau_min, chosen.tau_max)
-        return tau, self._run(images, masks, gradient, tau, seeds, chosen)
+        return tau, self._run(images, masks, gradient, tau, seeds, chosen, chosen.grid)
 
     @torch.no_grad()
     def predict_gradient(self, image, mask, tiles: int = Settings.tiles) -> np.ndarray:
@@ -317,7 +345,8 @@ class AsyncDSBPipeline:
         if gradient.shape != hole.shape:
             raise ValueError(f"expected a gradient map of shape {hole.shape}, got {gradient.shape}")
         check_pair(gradient[..., None], hole)
-        return self._tau(self._plan(hole, tiles), gradient, tau_min, tau_max, strategy)
+        windows = self._windows(hole, tiles)
+        return self._tau(hole, windows, gradient, tau_min, tau_max, strategy)
 
     def work(self, mask, tiles: int = Settings.tiles) -> int:
         """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo.
@@ -326,61 +355,69 @@ class AsyncDSBPipeline:
             mask: (H, W), see :meth:`__call__`.
             tiles: see :class:`Settings`.
         """
-        return self._plan(read_mask(mask), tiles).window.evaluated
+        return sum(window.evaluated for window in self._windows(read_mask(mask), tiles))
 
-    def _plan(self, hole: np.ndarray, tiles: int) -> Job:
+    def _windows(self, hole: np.ndarray, tiles: int) -> tuple[Window, ...]:
         stride = math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
-        return Job(hole, Window.around(hole, self.config.resolution, stride, tiles))
+        return windows_over(hole, self.config.resolution, stride, tiles)
 
     def _job(self, image, mask, tiles: int) -> Job:
         photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
         to_tensor(photo[:1, :1])  # refuses arrays of another kind
         hole = read_mask(mask)
         check_pair(photo, hole)
-        job = self._plan(hole, tiles)
-        job.photo = photo
-        picture, missing = job.window.cut(photo, hole)
-        job.image, job.mask = picture.to(self.device), missing.to(self.device)
-        return job
+        windows = self._windows(hole, tiles)
+        images, masks = zip(*(window.cut(photo, hole) for window in windows), strict=True)
+        return Job(
+            photo,
+            hole,
+            windows,
+            tuple(image.to(self.device) for image in images),
+            tuple(mask.to(self.device) for mask in masks),
+        )
 
     def _complete(self, job: Job) -> np.ndarray:
-        """Gradient map of the whole photo at the window's scale, completed in the window."""
-        window = job.window
-        photo = job.photo
-        if not window.native:
-            height, width = window.photo_at_work_scale()
+        """Gradient map of the whole photo at the finest window's scale, completed in each."""
+        photo, finest = job.photo, _finest(job.windows)
+        if not finest.native:
+            height, width = finest.photo_at_work_scale()
             photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
-        whole = resize(torch.from_numpy(_gradient_of(photo))[None, None], window.photo)
-        around = whole[0, 0].numpy()
-        if window.tiles is None:
-            completed = self.completion(job.image, job.mask)
-        else:
-            found = window.tiles.blend(
-                lambda some: self.completion(some.cut(job.image), some.cut(job.mask))
-            )
-            known, unknown = known_gradient(job.image, job.mask)
-            completed = torch.where(unknown > 0.5, found, known)
-        completed = window.enlarge(completed)
-        around[window.slices] = completed[0, 0].cpu().numpy()
+        whole = resize(torch.from_numpy(_gradient_of(photo))[None, None], finest.photo)[0, 0]
+        around = whole.numpy()
+        for window, image, mask in zip(job.windows, job.images, job.masks, strict=True):
+            if window.tiles is None:
+                completed = self.completion(image, mask)
+            else:
+
+                def on(some: Tiles, image: Tensor = image, mask: Tensor = mask) -> Tensor:
+                    return self.completion(some.cut(image), some.cut(mask))
+
+                found = window.tiles.blend(on)
+                known, unknown = known_gradient(image, mask)
+                completed = torch.where(unknown > 0.5, found, known)
+            part = window.enlarge(completed)[0, 0].cpu().numpy()
+            # What another window completes is left to it.
+            settled = window.own | ~job.hole[window.slices]
+            np.copyto(around[window.slices], part, where=settled)
         return around.clip(0, 1)
 
     def _tau(
         self,
-        job: Job,
+        hole: np.ndarray,
+        windows: Sequence[Window],
         gradient: np.ndarray,
         tau_min: float,
         tau_max: float,
         strategy: str | np.ndarray,
     ) -> np.ndarray:
-        """Tau map of the whole photo, laid out at the window's scale."""
+        """Tau map of the whole photo, laid out at the finest window's scale."""
         if not isinstance(strategy, str):
             return np.asarray(strategy, np.float32)
-        size = job.window.photo_at_work_scale()
-        hole = torch.from_numpy(job.hole)[None, None].float()
-        small = (resize(hole, size) > 1e-3).float()
+        size = _finest(windows).photo_at_work_scale()
+        small = (resize(torch.from_numpy(hole)[None, None].float(), size) > 1e-3).float()
         values = resize(torch.from_numpy(gradient)[None, None], size)
         tau = self._layout(strategy, values, small, tau_min, tau_max)
-        return resize(tau, job.window.photo)[0, 0].clamp(tau_min, tau_max).numpy()
+        return resize(tau, hole.shape)[0, 0].clamp(tau_min, tau_max).numpy()
 
     def _layout(
         self, strategy: str, gradient: Tensor, hole: Tensor, tau_min: float, tau_max: float
@@ -399,11 +436,13 @@ class AsyncDSBPipeline:
         tau: Tensor,
         seeds: Sequence[int],
         chosen: Settings,
+        grid: str | Tensor,
         tiles: Tiles | None = None,
     ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution."""
-        temperature = self.resolved(chosen).temperature
-        assert temperature is not None  # the weights' own at the least
+        temperature = chosen.temperature
+        if temperature is None:
+            temperature = self.config.temperature
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
         noise = temperature * noise
@@ -419,10 +458,21 @@ class AsyncDSBPipeline:
             steps=chosen.steps,
             sampler=chosen.sampler,
             eta=chosen.eta,
-            grid=chosen.grid,
+            grid=grid,
             temperature=temperature,
             generators=generators,
         )
+
+
+def _finest(windows: Sequence[Window]) -> Window:
+    return max(windows, key=lambda window: window.scale)
+
+
+def _seed_of(seed: int, number: int) -> int:
+    """Seed of a window's noise: the run's for the first, and one derived from it for others."""
+    if number == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor
 from asyncdsb.images import to_pil
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES, check_tau_range
+from asyncdsb.tiles import TOGETHER
 from asyncdsb.window import Window
 
 PREVIEW = 512
@@ -88,37 +89,47 @@ class Settings:
         return values | ({"strategy": "painted"} if painted else {})
 
 
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One moment of a restoration, with its pictures made when they are asked for.
 
     Attributes:
+        job: what is restored.
+        gradient: (H, W) float32 completed gradient map in [0, 1].
+        tau: (H, W) float32 peak times in [0, 1].
         t: time, falling from 1 to 0.
         step: steps done, 0 to ``steps``.
         steps: steps of the run.
-        gradient: (H, W) float32 completed gradient map in [0, 1].
-        tau: (H, W) float32 peak times in [0, 1].
+        states: (1, 3, h, w) state of the bridge in each window of the job.
+        estimates: (1, 3, h, w) estimate of the clean image in each.
     """
 
-    def __init__(self, job: Job, tau: np.ndarray, t: float, step: int, steps: int, x_t, x0_hat):
-        self.t, self.step, self.steps = t, step, steps
-        self.gradient, self.tau = job.gradient, tau
-        self._job, self._x_t, self._x0_hat = job, x_t, x0_hat
+    job: Job = field(repr=False)
+    gradient: np.ndarray = field(repr=False)
+    tau: np.ndarray = field(repr=False)
+    t: float
+    step: int
+    steps: int
+    states: Sequence[Tensor] = field(repr=False)
+    estimates: Sequence[Tensor] = field(repr=False)
 
     @cached_property
     def x_t(self) -> Image.Image:
         """State of the bridge in the hole, in the photo at preview size (long side <= 512)."""
-        return self._job.preview(self._x_t)
+        return self.job.preview(self.states)
 
     @cached_property
     def x0_hat(self) -> Image.Image:
         """Present estimate of the clean image in the hole, at preview size."""
-        return self._job.preview(self._x0_hat)
+        return self.job.preview(self.estimates)
 
     @property
     def image(self) -> Image.Image:
         """The estimate set into the photo at its own size; known pixels bit-identical."""
-        job = self._job
-        return Image.fromarray(job.window.paste(job.photo, job.hole, self._x0_hat))
+        picture = self.job.photo
+        for window, estimate in zip(self.job.windows, self.estimates, strict=True):
+            picture = window.paste(picture, self.job.hole, estimate)
+        return Image.fromarray(picture)
 
 
 @dataclass(frozen=True)
@@ -140,43 +151,68 @@ class Result:
     settings: dict
 
 
+@dataclass(frozen=True, eq=False)
 class Job:
-    """A photo on its way: the window around the hole, the networks' inputs, the preview."""
+    """A photo on its way: the windows over its hole, the networks' inputs, the preview.
 
-    # Set as the photo goes on; a job that is only planned has none of them.
+    Attributes:
+        photo: (H, W, 3) uint8.
+        hole: (H, W) bool.
+        windows: of :func:`asyncdsb.regions.windows_over`.
+        images: (1, 3, h, w) in [-1, 1] for each window, nothing but a smooth fill in its hole.
+        masks: (1, 1, h, w) float for each window, 1 = missing.
+    """
+
     photo: np.ndarray
-    image: Tensor
-    mask: Tensor
-    gradient: np.ndarray
+    hole: np.ndarray
+    windows: tuple[Window, ...]
+    images: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
 
-    def __init__(self, hole: np.ndarray, window: Window):
-        self.hole, self.window = hole, window
+    def batches(self) -> list[list[int]]:
+        """Numbers of the windows that the networks can take together: of one size, not tiled."""
+        alike: dict[tuple, list[int]] = {}
+        for number, (window, image) in enumerate(zip(self.windows, self.images, strict=True)):
+            key = (number,) if window.tiles else (-1, *image.shape)
+            alike.setdefault(key, []).append(number)
+        return [
+            numbers[first : first + TOGETHER]
+            for numbers in alike.values()
+            for first in range(0, len(numbers), TOGETHER)
+        ]
 
     @cached_property
-    def _small(self) -> tuple[Image.Image, Image.Image, tuple[int, int, int, int]]:
-        """Photo and hole at preview size, and the window's box there."""
+    def _small(self) -> tuple[Image.Image, list[tuple[Image.Image, tuple[int, int, int, int]]]]:
+        """Photo at preview size, and the mask and the box of each window there."""
         height, width = self.hole.shape
         scale = min(1.0, PREVIEW / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         photo = Image.fromarray(self.photo)
-        hole = Image.fromarray(self.hole.astype(np.uint8) * 255)
         if size != photo.size:
             photo = photo.resize(size, Image.Resampling.LANCZOS)
-            hole = hole.resize(size, Image.Resampling.BOX)
-        left, top = round(self.window.left * scale), round(self.window.top * scale)
-        right = max(left + 1, round((self.window.left + self.window.width) * scale))
-        bottom = max(top + 1, round((self.window.top + self.window.height) * scale))
-        return photo, hole, (left, top, right, bottom)
+        places = []
+        for window in self.windows:
+            left, top = round(window.left * scale), round(window.top * scale)
+            right = max(left + 1, round((window.left + window.width) * scale))
+            bottom = max(top + 1, round((window.top + window.height) * scale))
+            own = np.zeros(self.hole.shape, np.uint8)
+            own[window.slices] = 255 * window.own
+            mask = Image.fromarray(own)
+            if size != mask.size:
+                mask = mask.resize(size, Image.Resampling.BOX)
+            box = left, top, right, bottom
+            places.append((mask.crop(box), box))
+        return photo, places
 
-    def preview(self, x: Tensor) -> Image.Image:
-        """A working-size picture set into the hole of the photo, at preview size."""
-        photo, hole, (left, top, right, bottom) = self._small
-        part = to_pil(self.window.crop(x))
-        size = right - left, bottom - top
-        if part.size != size:
-            part = part.resize(size, Image.Resampling.BILINEAR)
+    def preview(self, parts: Sequence[Tensor]) -> Image.Image:
+        """Working-size pictures of the windows set into the hole of the photo, at preview size."""
+        photo, places = self._small
         shown = photo.copy()
-        shown.paste(part, (left, top), hole.crop((left, top, right, bottom)))
+        for window, x, (mask, box) in zip(self.windows, parts, places, strict=True):
+            part = to_pil(window.crop(x))
+            if part.size != mask.size:
+                part = part.resize(mask.size, Image.Resampling.BILINEAR)
+            shown.paste(part, box, mask)
         return shown
 
 

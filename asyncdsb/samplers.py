@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +92,7 @@ def sample(
     steps: int,
     sampler: str = "posterior",
     eta: float = 1.0,
-    grid: str = "uniform",
+    grid: str | Tensor = "uniform",
     temperature: float = 1.0,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Iterator[SamplerState]:
@@ -113,7 +112,8 @@ def sample(
         sampler: "posterior" (exact posterior), "ode" (no noise), "implicit" (eta), or "multistep"
             (implicit with eta = 0, second order inside the bridge).
         eta: share of fresh noise of the implicit sampler, in [0, 1].
-        grid: "uniform" or "clock", see :func:`time_grid`.
+        grid: "uniform" or "clock", see :func:`time_grid`, with which every sample has its own
+            times; or (steps + 1,) float64 times for all, strictly falling, first 1 and last 0.
         temperature: what the noise of every step is multiplied by, in [0, 1]. At 1 the run follows
             the bridge. Below, the denoiser is told of more noise than there is and smooths
             accordingly: variety is given up for likelihood, which helps where a denoiser cannot
@@ -125,7 +125,7 @@ def sample(
 
     Raises:
         ValueError: on an unknown sampler, eta, tau or temperature outside [0, 1], or a wrong number
-            of generators.
+            of generators or times.
 
     >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     >>> mask[..., 2:6, 2:6] = 1
@@ -148,16 +148,17 @@ def sample(
             f"expected a tau map of shape {tuple(mask.shape)} in [0, 1], got shape "
             f"{tuple(tau.shape)} and range {float(tau.min()):.3g} to {float(tau.max()):.3g}"
         )
-    noisy = sampler != "ode"
-    if noisy and (generators is None or len(generators) != batch):
-        raise ValueError(
-            f"expected {batch} generators for sampler {sampler!r}, "
-            f"got {0 if generators is None else len(generators)}"
-        )
+    sources = () if sampler == "ode" else generators or ()
+    if sampler != "ode" and len(sources) != batch:
+        raise ValueError(f"expected {batch} generators for sampler {sampler!r}, got {len(sources)}")
+    if isinstance(grid, Tensor) and grid.shape != (steps + 1,):
+        raise ValueError(f"expected {steps + 1} times, got shape {tuple(grid.shape)}")
     hole = mask > 0.5
-    times = torch.stack(
-        [time_grid(grid, steps, tau[i], hole[i], schedule) for i in range(batch)], dim=1
-    )
+    grids = [
+        grid if isinstance(grid, Tensor) else time_grid(grid, steps, tau[i], hole[i], schedule)
+        for i in range(batch)
+    ]
+    times = torch.stack(grids, dim=1)
     at = times.to(x1.device, x1.dtype).view(steps + 1, batch, 1, 1, 1)
 
     before = None
@@ -168,17 +169,17 @@ def sample(
         if i == steps - 1:
             break
         s_next = schedule.clock(at[i + 1], tau)
-        z: Any = temperature * _noise(x, generators or ()) if noisy else None
-        if sampler == "implicit":
+        z = temperature * _noise(x, sources) if sources else None
+        if z is None or sampler == "posterior":
+            x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
+        elif sampler == "implicit":
             x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
-        elif sampler == "multistep":
+        else:
             ahead = (
                 x0_hat if before is None else extrapolated(x0_hat, before[0], s_next, s, before[1])
             )
             x = implicit_step(x, ahead, x1, s, s_next, schedule.total_var, 0.0, z)
             before = x0_hat, s
-        else:
-            x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
         s = s_next
     # Every clock is 0 at t = 0, where all three steps land on x0_hat.
     yield SamplerState(steps, steps, times[steps], x0_hat, x0_hat)

@@ -259,6 +259,14 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return image
     radius = max(1, round(4 * sigma))
+    if image.device.type == "cpu" and not image.requires_grad:
+        # Many times faster there than a convolution of a single channel.
+        size = 2 * radius + 1, 2 * radius + 1
+        blurred = [
+            cv2.GaussianBlur(one, size, sigma, borderType=cv2.BORDER_REPLICATE)
+            for one in image[:, 0].numpy()
+        ]
+        return torch.from_numpy(np.stack(blurred)[:, None])
     x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     kernel = kernel / kernel.sum()

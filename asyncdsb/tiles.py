@@ -52,8 +52,8 @@ class Tiles:
         """
         height, width = (min(side, edge) for edge in hole.shape)
         corners = []
-        for top in _places(hole.max(1), height, hole.shape[0]):
-            band = hole[top : top + height].max(0)
+        for top in _places(np.flatnonzero(hole.any(1)), height, hole.shape[0]):
+            band = np.flatnonzero(hole[top : top + height].any(0))
             corners += [(top, left) for left in _places(band, width, hole.shape[1])]
         return cls(hole.shape, (height, width), tuple(corners))
 
@@ -76,8 +76,7 @@ class Tiles:
             (1, C, H, W), zero where there is no tile.
         """
         height, width = self.size
-        weight = self._weight()
-        total = torch.zeros(())
+        weight, total = self._weight(), torch.zeros(())
         for first in range(0, len(self), TOGETHER):
             some = Tiles(self.canvas, self.size, self.corners[first : first + TOGETHER])
             values = function(some)
@@ -102,13 +101,12 @@ class Tiles:
         return height[:, None] * width[None, :]
 
 
-def _places(used: np.ndarray, length: int, limit: int) -> list[int]:
-    """Where spans of ``length`` start that cover all used places, kept within [0, limit)."""
+def _places(marks: np.ndarray, length: int, limit: int) -> list[int]:
+    """Where spans of ``length`` start that cover all marks, rising, and lie within [0, limit)."""
     # Of each span, all but half an overlap at either end counts as covered.
     rim = round(length * OVERLAP / 2)
     inner = max(1, length - 2 * rim)
     places: list[int] = []
-    marks = np.flatnonzero(used)
     while len(marks):
         start, reach = int(marks[0]), int(marks[-1])
         # What fits into one span is put into its middle.

@@ -10,7 +10,7 @@ Nothing that the photo holds under the mask reaches the networks or the result.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -54,6 +54,8 @@ class Window:
         width: columns, in photo pixels.
         work: (h, w) at the networks' resolution, before padding.
         stride: padded sizes are multiples of this.
+        own: (height, width) bool, the pixels that are restored here. There may be others missing,
+            which another window restores.
         tiles: over the padded canvas; None where the networks take all of it at once.
     """
 
@@ -64,6 +66,7 @@ class Window:
     width: int
     work: tuple[int, int]
     stride: int
+    own: np.ndarray = field(compare=False, repr=False)
     tiles: Tiles | None = None
 
     @classmethod
@@ -90,7 +93,8 @@ class Window:
         spans = [_span(*edge, side, limit) for edge, limit in zip(box, hole.shape, strict=True)]
         (top, height), (left, width) = spans
         least = min(1.0, resolution / max(height, width))
-        part = hole[top : top + height, left : left + width].astype(np.uint8)
+        own = hole[top : top + height, left : left + width]
+        part = own.astype(np.uint8)
         scale = 1.0
         if tiles > 1 and least < 1:
             depth = float(cv2.distanceTransform(part, cv2.DIST_C, 3).max())
@@ -100,10 +104,15 @@ class Window:
             if math.prod(work) <= MAX_CANVAS:
                 chosen = _tiled(part, work, resolution, stride)
                 if len(chosen) <= tiles:
-                    return cls(hole.shape, top, left, height, width, work, stride, chosen)
+                    return cls(hole.shape, top, left, height, width, work, stride, own, chosen)
             scale /= FINER
         work = max(1, round(height * least)), max(1, round(width * least))
-        return cls(hole.shape, top, left, height, width, work, stride)
+        return cls(hole.shape, top, left, height, width, work, stride, own)
+
+    @property
+    def fields(self) -> int:
+        """How many times the networks are evaluated in one step."""
+        return 1 if self.tiles is None else len(self.tiles)
 
     @property
     def evaluated(self) -> int:
@@ -181,7 +190,7 @@ class Window:
         return resize(self.crop(x), (self.height, self.width))
 
     def paste(self, image: np.ndarray, hole: np.ndarray, restored: Tensor) -> np.ndarray:
-        """Set a restored window into the hole of the photo.
+        """Set what a window restores into the photo.
 
         A window that was scaled down comes back without the photo's finest detail, and may miss its
         colour at the border by a little. The difference on the known side is therefore continued
@@ -193,19 +202,18 @@ class Window:
             restored: (1, 3, h, w) padded working-size picture in [-1, 1].
 
         Returns:
-            (H, W, 3) uint8, equal to ``image`` outside the hole.
+            (H, W, 3) uint8, equal to ``image`` but for the window's own pixels.
         """
         part = self.enlarge(restored.float().cpu())
-        inside = hole[self.slices]
         original = image[self.slices]
         if not self.native:
-            missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
+            missing = torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
             gap = to_tensor(np.ascontiguousarray(original)) - part
             gap = torch.where(missing, torch.zeros(()), gap)
             part = part + harmonic_fill(gap, missing, sweeps=SWEEPS)
         pixels = ((part[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
         result = image.copy()
-        result[self.slices] = np.where(inside[..., None], pixels, original)
+        result[self.slices] = np.where(self.own[..., None], pixels, original)
         return result
 
 

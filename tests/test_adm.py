@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import train.import_adm
 from asyncdsb.checkpoint import load_weights, misfits, save_weights
-from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
+from asyncdsb.denoiser import BRIDGES, BridgeConfig, BridgeDenoiser
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.adm import noise_level
 from asyncdsb.networks.layers import sinusoidal_embedding
@@ -276,14 +276,18 @@ def test_sizes_and_heads_that_do_not_divide_are_refused():
         replace(SMALL, attention=(True,))
 
 
-def test_in_the_score_form_it_serves_one_bridge():
-    with pytest.raises(ValueError, match="expected one bridge for an ADM network, got 2"):
-        BridgeConfig(unet=SMALL, parametrisation="score")
+def test_it_serves_one_bridge_in_the_score_form():
+    for form, bridges in {"score": BRIDGES, "wiener": BRIDGES[:1]}.items():
+        with pytest.raises(ValueError, match="score form and one bridge for an ADM network"):
+            BridgeConfig(unet=SMALL, parametrisation=form, bridges=bridges)
 
 
 def test_both_kinds_of_network_come_back_from_disk(tmp_path):
     for unet in (SMALL, UNetConfig(16, (1,), 1, (False,), 16)):
-        saved = BridgeDenoiser(BridgeConfig(unet=unet, conditions=("mask",)))
+        config = BridgeConfig(
+            unet=unet, conditions=("mask",), parametrisation="score", bridges=("stochastic",)
+        )
+        saved = BridgeDenoiser(config)
         save_weights(tmp_path, saved, {}, torch.float32)
         loaded, _ = load_weights(tmp_path, "bridge")
         assert loaded.config == saved.config

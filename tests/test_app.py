@@ -20,7 +20,7 @@ from PIL import Image, ImageCms
 import app
 from asyncdsb import cli
 from asyncdsb.masks import make_mask
-from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
 from asyncdsb.record import load_map
 from asyncdsb.restoration import Settings
@@ -294,7 +294,7 @@ def test_examples_are_ready_to_use(engine):
     maps = handlers.on_preview(engine, shown["photo"], shown["layer"], None)
     assert maps["tau"]["orders"]
     bare = handlers.on_example(engine, examples, len(examples) - 1)
-    assert handlers.on_preview(engine, bare["photo"], bare["layer"], None) == handlers.NO_MAPS
+    assert handlers.on_preview(engine, bare["photo"], bare["layer"], None) == updates.NO_MAPS
 
 
 @pytest.mark.parametrize("index", [-1, 99, None, "0"])
@@ -336,7 +336,7 @@ def test_preview_follows_the_mask(engine, tmp_path):
     assert update["gradient"] and update["tau"]
     assert handlers.on_preview(engine, photo, value, update["seen"]) == {}
     blank = painted(image)
-    assert handlers.on_preview(engine, photo, blank, update["seen"]) == handlers.NO_MAPS
+    assert handlers.on_preview(engine, photo, blank, update["seen"]) == updates.NO_MAPS
     assert handlers.on_clear()["photo"] is None
 
 
@@ -619,9 +619,9 @@ def test_stopped_run_leaves_no_files(engine, tmp_path, monkeypatch):
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     # Closed in the middle, then with the result on its way.
-    for updates, files in ((3, 1), (5, 1)):
+    for answers, files in ((3, 1), (5, 1)):
         run = restore(engine, photo, layer, steps=2, strategy="uniform")
-        for _ in range(updates):
+        for _ in range(answers):
             next(run)
         assert len(list(scratch.iterdir())) == files
         run.close()
@@ -711,7 +711,7 @@ def test_value_errors_become_messages():
 
 def test_answers_name_components():
     parts = {"status": object(), "restore": object()}
-    update = {"status": "text", "restore": handlers.Props(interactive=False)}
+    update = {"status": "text", "restore": updates.Props(interactive=False)}
     answer = app.named(update, parts)
     assert answer[parts["status"]] == "text"
     assert answer[parts["restore"]]["interactive"] is False

@@ -53,10 +53,10 @@ def test_the_card_tells_networks_training_and_licences(runs):
     manifest.write_text(
         "key,split,source,licence\n1,a-set,one,CC0\n2,a-set,one,CC0\n3,other,two,GPL\n"
     )
-    assert main(command(runs, "--manifest", str(manifest))) == 0
+    assert main(command(runs, "--manifest", str(manifest), "--licence", "cc0-1.0")) == 0
     card = (runs / "out" / "README.md").read_text()
     assert "| one | 2 | CC0 |" in card and "GPL" not in card
-    assert "| steps | 40 | 40 |" in card
+    assert "| steps | 40 | 40 |" in card and "\nlicense: cc0-1.0\n" in card
     assert "Intended use" in card
 
 

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from asyncdsb import AsyncDSBPipeline
-from asyncdsb.card import CARD
+from asyncdsb.card import CARD, model_card
 from asyncdsb.hub import FILES
 
 
@@ -175,7 +175,7 @@ def test_round_trip_and_refusals(hub, tmp_path):
 
 def test_the_card_has_what_the_hub_reads_and_is_kept(tmp_path, tiny_weights):
     card = ModelCard.load(tiny_weights / CARD)
-    assert card.data.license == "apache-2.0" and card.data.pipeline_tag == "image-to-image"
+    assert card.data.license is None and card.data.pipeline_tag == "image-to-image"
     assert card.data.library_name == "asyncdsb" and "image-inpainting" in card.data.tags
     assert "from_pretrained" in card.text and "## Training" not in card.text
     pipe = AsyncDSBPipeline.from_pretrained(tiny_weights)
@@ -187,3 +187,11 @@ def test_the_card_has_what_the_hub_reads_and_is_kept(tmp_path, tiny_weights):
     kept = text.replace("The worst:\n![worst](worst.webp)\n\n", "")
     assert (tmp_path / "again" / CARD).read_text() == kept
     assert {path.name for path in (tmp_path / "again").iterdir()} == {CARD, *FILES}
+    # Beside its pictures a card stays whole.
+    AsyncDSBPipeline.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    assert (tmp_path / CARD).read_text() == text
+
+
+def test_a_card_names_a_licence_that_is_known(tiny_pipe):
+    (line,) = (x for x in model_card(tiny_pipe, "mit").splitlines() if x.startswith("license"))
+    assert line == "license: mit"

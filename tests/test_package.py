@@ -39,7 +39,9 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("build")
     # A copy, as building leaves files beside the sources; old ones there would get into the wheel.
     source = folder / "source"
-    left = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "runs", "__pycache__")
+    left = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "runs", "data", "outputs", "__pycache__"
+    )
     shutil.copytree(ROOT, source, ignore=left)
     sdist = "from setuptools.build_meta import build_sdist; build_sdist('..')"
     run("-c", sdist, cwd=source)

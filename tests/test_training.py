@@ -273,3 +273,21 @@ def test_the_bbdm_preset_has_a_constant_schedule_and_no_noise_in_its_start():
             hole_noise=1.0,
         )
         assert dataclasses.replace(other, model=plain) == first
+
+
+@pytest.mark.parametrize(
+    ("batch", "draws", "large_every"), [(0, 1, 0), (6, 4, 0), (4, 2, 3), (20, 2, 3)]
+)
+def test_batches_that_do_not_divide_are_refused(batch, draws, large_every):
+    with pytest.raises(ValueError, match=f"batch .*, got {batch}"):
+        dataclasses.replace(
+            BRIDGE_PRESETS["debug"], batch=batch, draws=draws, large_every=large_every
+        )
+
+
+def test_checkpointing_is_not_dropped_without_a_word(tmp_path, photos, runs):
+    weights = [str(runs / "at_once" / kind / "weights") for kind in ("gradient", "bridge")]
+    options = ["--preset", "paper", "--size", "64", "--batch", "1", "--device", "cpu"]
+    options += ["--gradient", weights[0], "--init", weights[1], "--data", str(photos)]
+    with pytest.raises(ValueError, match="ADM network for a preset with checkpointing, got unet"):
+        train.bridge.main([*options, "--out", str(tmp_path)])

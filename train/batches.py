@@ -13,7 +13,7 @@ from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
 from train.augment import augmented
 from train.draws import Draws
-from train.photos import SAMPLE_STEP, PhotoBank, PhotoStream
+from train.photos import SAMPLE_STEP, SHOWN, PhotoBank, PhotoStream
 from train.presets import BridgePreset, Preset
 from train.processes import Processes
 
@@ -149,9 +149,14 @@ class Batches:
         draws = Draws(self.generator(step), count, rows)
         return draws.each(self.each), *self._drawn(self.photos.crops(side, draws, step), draws)
 
-    def sample(self, count: int = 8) -> tuple[Tensor, Tensor]:
+    def close(self) -> None:
+        """End what reads ahead, if anything does."""
+        if isinstance(self.photos, PhotoStream):
+            self.photos.close()
+
+    def sample(self) -> tuple[Tensor, Tensor]:
         """Photos and masks for the pictures that show a training, always the same."""
-        draws = Draws.whole(self.generator(SAMPLE_STEP), count)
+        draws = Draws.whole(self.generator(SAMPLE_STEP), SHOWN)
         return self._drawn(self.photos.crops(self.preset.size, draws, SAMPLE_STEP), draws)
 
     def _drawn(self, crops: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

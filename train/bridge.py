@@ -9,6 +9,7 @@ import argparse
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
-from asyncdsb.networks.adm import Stage
+from asyncdsb.networks.adm import ADMUNet, Stage
 from asyncdsb.networks.layers import ResBlock, SelfAttention
 from asyncdsb.perceptual import Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
@@ -79,20 +80,26 @@ class BridgeTrainer:
             self.model = BridgeDenoiser(preset.model)
         # Weights that are spread must lie in memory as they are counted.
         layout = torch.contiguous_format if args.shard else torch.channels_last
-        self.model.to(self.device, memory_format=layout)
+        self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.config = self.model.config
         self.schedule = self.config.schedule
         if preset.checkpointing:
+            if not isinstance(self.model.unet, ADMUNet):
+                raise ValueError(
+                    "expected weights of an ADM network for a preset with checkpointing, got "
+                    f"{self.config.unet.kind} in {args.init}"
+                )
             self.model.unet.checkpointing = True
         self.ema = average(self.model, preset.ema)
         # The averaged weights as samples, validation and export use them.
-        self.averaged = self.ema.module
+        self.averaged: BridgeDenoiser | None = cast(BridgeDenoiser, self.ema.module)
         if args.shard:
-            self.averaged = copy.deepcopy(self.ema.module) if self.processes.main else None
-            self.processes.sharded(self.ema.module, _blocks(self.ema.module))
+            spread = self.averaged
+            self.averaged = copy.deepcopy(spread) if self.processes.main else None
+            self.processes.sharded(spread, _blocks(spread))
             self.loss = self.processes.sharded(Method(self.model, "loss"), _blocks(self.model))
-        self.modules = {"model": self.model, "ema": self.ema}
-        self.optimizers = {
+        self.modules: dict[str, nn.Module] = {"model": self.model, "ema": self.ema}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
             "model": torch.optim.AdamW(
                 self.model.parameters(),
                 weight_decay=preset.weight_decay,
@@ -189,9 +196,12 @@ class BridgeTrainer:
         """Put the averaged weights together in the main process, if they are spread."""
         if self.averaged is self.ema.module:
             return
-        state = {key: whole(value) for key, value in self.ema.module.state_dict().items()}
-        if self.processes.main:
-            self.averaged.load_state_dict(state)
+        mine = self.averaged.state_dict() if self.processes.main else {}
+        # One at a time: no device need hold all of them whole.
+        for key, value in self.ema.module.state_dict().items():
+            value = whole(value)
+            if self.processes.main:
+                mine[key].copy_(value)
 
     @torch.no_grad()
     def samples(self, path: Path) -> None:
@@ -207,8 +217,8 @@ class BridgeTrainer:
             context = model.context(image, mask, gradient, stochastic, noise)
             rows.append(self._sampled(model, context, tau, name))
         model.train()
-        rows = torch.cat([torch.cat(list(part), 2) for part in (*rows, image)], 1)
-        write_atomic(path, lambda p: to_pil(rows.cpu()).save(p))
+        sheet = torch.cat([torch.cat(list(part), 2) for part in (*rows, image)], 1)
+        write_atomic(path, lambda p: to_pil(sheet.cpu()).save(p))
 
     def _sampled(self, model: BridgeDenoiser, context: Context, tau: Tensor, name: str) -> Tensor:
         generators = [torch.Generator().manual_seed(i) for i in range(len(tau))]

@@ -17,7 +17,11 @@ WORST = "worst.webp"
 
 
 def measured_card(
-    pipe: AsyncDSBPipeline, manifest: Path | None, results: Path | None, notes: str = ""
+    pipe: AsyncDSBPipeline,
+    manifest: Path | None,
+    results: Path | None,
+    notes: str = "",
+    licence: str | None = None,
 ) -> str:
     """Write the card of a pipeline with what it was trained on and what it reaches.
 
@@ -28,11 +32,15 @@ def measured_card(
             table of photos out.
         results: folder that :mod:`train.evaluate` wrote; None leaves the measurements out.
         notes: Markdown on where the weights fail.
+        licence: see :func:`asyncdsb.card.model_card`.
 
     Returns:
         Markdown.
     """
-    parts = [model_card(pipe)]
+    parts = [
+        model_card(pipe, licence),
+        "All settings: `train/presets.py`; what was tried: `train/LOG.md`.\n",
+    ]
     if manifest is not None:
         parts.append(_photos(pipe, manifest))
     if results is not None:

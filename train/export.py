@@ -16,6 +16,7 @@ from PIL import Image
 
 from asyncdsb.card import CARD
 from asyncdsb.checkpoint import load_weights, save_weights
+from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.card import WORST, measured_card
@@ -47,7 +48,7 @@ def export(run: Path, kind: str, choice: str, out: Path, temperature: float | No
         records = json.loads(path.read_text("utf-8"))
         held_out = [record for record in records if record["step"] == training["steps"]]
         training = training | {"held_out": held_out[0] if held_out else None}
-    if temperature is not None and kind == "bridge":
+    if temperature is not None and isinstance(module, BridgeDenoiser):
         module.config = dataclasses.replace(module.config, temperature=temperature)
     save_weights(out, module, training)
     return training
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
     options.add_argument("--results", type=Path, help="folder that train.evaluate wrote")
     options.add_argument("--notes", type=Path, help="Markdown on where it fails, for the card")
+    options.add_argument("--licence", help="of the weights, such as apache-2.0, for the card")
     args = options.parse_args(argv)
     try:
         for kind in ("gradient", "bridge"):
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             sheet = Image.open(worst)
             write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
         notes = "" if args.notes is None else args.notes.read_text("utf-8")
-        card = measured_card(pipe, args.manifest, args.results, notes)
+        card = measured_card(pipe, args.manifest, args.results, notes, args.licence)
         write_atomic(args.out / CARD, lambda p: Path(p).write_text(card, "utf-8"))
     except (ValueError, OSError) as error:
         print(f"train.export: error: {error}", file=sys.stderr)

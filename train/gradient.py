@@ -8,9 +8,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from asyncdsb.checkpoint import save_weights
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
@@ -45,13 +46,14 @@ class GradientTrainer:
         self.model = GradientCompletion(preset.model).to(self.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
         self.ema = average(self.model, preset.ema)
-        self.modules = {
+        self.averaged = cast(GradientCompletion, self.ema.module)
+        self.modules: dict[str, nn.Module] = {
             "model": self.model,
             "ema": self.ema,
             "discriminator": self.discriminator,
         }
         # EdgeConnect's Adam, without first-moment momentum as is usual against a discriminator.
-        self.optimizers = {
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
             "model": torch.optim.Adam(self.model.parameters(), betas=(0.0, 0.9)),
             "discriminator": torch.optim.Adam(
                 [
@@ -70,7 +72,7 @@ class GradientTrainer:
         }
         self.validator = None
         if args.val and self.processes.main:
-            self.validator = GradientValidator(self.ema.module, args.val, preset, self.device)
+            self.validator = GradientValidator(self.averaged, args.val, preset, self.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""
@@ -109,9 +111,7 @@ class GradientTrainer:
             if name == "discriminator":
                 loss = discriminator_loss(self.joined["discriminator"], image, truth, fake)
                 return {"discriminator": loss}
-            return generator_loss(
-                self.discriminator, image, truth, fake, unknown, self.preset.loss
-            )
+            return generator_loss(self.discriminator, image, truth, fake, unknown, self.preset.loss)
 
     def _maps(
         self, companded: Callable[..., Tensor], image: Tensor, mask: Tensor
@@ -131,7 +131,7 @@ class GradientTrainer:
         """Rows of corrupted photo, true map and completed map for eight training crops."""
         image, mask = self.batches.sample()
         self.ema.eval()
-        truth, fake, _ = self._maps(self.ema.module.companded, image, mask)
+        truth, fake, _ = self._maps(self.averaged.companded, image, mask)
         self.ema.train()
         maps = [(2 * m - 1).expand(-1, 3, -1, -1) for m in (truth, fake)]
         rows = torch.cat([torch.cat(list(part), 2) for part in (image * (1 - mask), *maps)], 1)
@@ -144,7 +144,7 @@ class GradientTrainer:
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged generator."""
         self.ema.eval()
-        save_weights(folder, self.ema.module, training)
+        save_weights(folder, self.averaged, training)
         self.ema.train()
 
 

@@ -184,6 +184,10 @@ class PhotoStream:
         shards = [Path(shard.url).name for shard in stream.shards]
         return {"lanes": stream.lanes, "buffer": BUFFER, "shards": shards}
 
+    def close(self) -> None:
+        """End what reads ahead."""
+        self.stream.close()
+
     def crops(self, size: int, draws: Draws, step: int) -> Tensor:
         """The crops of a step that belong to this process, or a part of them.
 

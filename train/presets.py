@@ -10,7 +10,7 @@ the paper, of which one GPU holds a part of a batch only; ``debug`` for the test
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from asyncdsb.denoiser import BridgeConfig
 from asyncdsb.gradient import GradientConfig
@@ -68,6 +68,8 @@ class Preset:
     validate_every: int = 1_000
 
     def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"expected a batch of at least one sample, got {self.batch}")
         if self.large_every and self.batch % 4:
             raise ValueError(f"expected a batch that is a multiple of 4, got {self.batch}")
 
@@ -81,6 +83,9 @@ class Preset:
         """How many samples the first so many steps have."""
         large = steps // self.large_every if self.large_every else 0
         return (steps - large) * self.batch + large * (self.batch // 4)
+
+
+AnyPreset = TypeVar("AnyPreset", bound=Preset)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class BridgePreset(Preset):
         tau_range: (tau_min, tau_max) of the other samples; None draws a range for each.
         from_start: share of samples at t = 1 exactly, where every run takes its first step.
         draws: samples of a batch that share a photo and its mask, at different times and noises;
-            ``batch`` must be a multiple of it.
+            ``batch``, and with ``large_every`` a quarter of it, must be a multiple of it.
         perceptual: weight of the LPIPS distance (on VGG16, not the network that evaluation uses)
             between x0_hat and the truth; 0 for none. Not in the paper.
         perceptual_stages: how many of the five stages of that network count.
@@ -134,6 +139,10 @@ class BridgePreset(Preset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        least = self.batch // 4 if self.large_every else self.batch
+        if self.draws < 1 or any(n < self.draws or n % self.draws for n in (self.batch, least)):
+            parts = f"{self.draws} samples a photo" + (", and a quarter too" * (least < self.batch))
+            raise ValueError(f"expected a batch that divides into {parts}, got {self.batch}")
         if self.checkpointing and not isinstance(self.model.unet, ADMConfig):
             raise ValueError(
                 f"expected an ADM network for checkpointing, got {self.model.unet.kind}"

@@ -74,8 +74,13 @@ class Processes:
         if self.accelerator:
             self.accelerator.wait_for_everyone()
 
+    def end(self) -> None:
+        """Part from the others; there is nothing to be said after it."""
+        if self.accelerator:
+            self.accelerator.end_training()
+
     def rows(self, total: int, part: int = 0, parts: int = 1) -> Tensor:
-        """Samples of a batch that belong to this process: every so-manieth.
+        """Samples of a batch that belong to this process: every ``count``-th.
 
         Args:
             total: samples of the whole batch.

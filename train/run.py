@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from asyncdsb.images import write_atomic
 from train.batches import Batches
-from train.presets import Preset
+from train.presets import AnyPreset, Preset
 from train.processes import Processes, spread, whole
 from train.validation import keep_scores
 
@@ -50,6 +50,8 @@ class Trainer(Protocol):
         """Write the averaged weights in the form that the pipeline loads."""
 
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 TRACKERS = ("tensorboard", "wandb")
 """Programs that can be told the log as well."""
 
@@ -58,8 +60,8 @@ LOG_EVERY = 50
 
 
 def run(
-    make: Callable[[Preset, argparse.Namespace, Processes], Trainer],
-    preset: Preset,
+    make: Callable[[AnyPreset, argparse.Namespace, Processes], Trainer],
+    preset: AnyPreset,
     args: argparse.Namespace,
 ) -> None:
     """Train from the last checkpoint in ``args.out``, or from the start, to ``preset.steps``.
@@ -83,8 +85,10 @@ def run(
         describe(out, preset, args, trainer.batches.photos.identity)
         record_start(out, args, processes)
     processes.wait()
-    with tracked(args.tracker if processes.main else None, out) as track:
+    tracker = args.tracker if processes.main else None
+    with contextlib.closing(trainer.batches), tracked(tracker, out) as track:
         loop(trainer, preset, args, processes, track)
+    processes.end()
 
 
 def loop(
@@ -254,7 +258,7 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     return options
 
 
-def chosen_preset(presets: dict, args: argparse.Namespace) -> Preset:
+def chosen_preset(presets: dict[str, AnyPreset], args: argparse.Namespace) -> AnyPreset:
     """The preset with the command line's overrides."""
     names = ("steps", "batch", "size", "lr")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -312,7 +316,7 @@ def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -
 def average(module: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``."""
 
-    def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
         n = float(count)
         weight = 1 - min(decay, (1 + n) / (10 + n))
         torch._foreach_lerp_(averages, current, weight)

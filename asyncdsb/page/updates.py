@@ -1,0 +1,48 @@
+"""Answers to the browser: by name of a part of the page, its new value or properties."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from asyncdsb.page import payload
+from asyncdsb.page.engine import Maps, Pace
+
+
+class Props(dict):
+    """New properties of a part, beside or in place of its value."""
+
+
+Update = dict[str, Any]
+
+VIEWS = ("Live", "Compare", "Film", "Timing", "Seeds")
+"""What the restoration can be looked at as."""
+
+# The parts that belong to a run, emptied when another photograph or mask comes.
+NO_RUN: Update = {
+    "frame": None,
+    "compare": None,
+    "film": None,
+    "timing": None,
+    "seeds_view": None,
+    "view": VIEWS[0],
+    "run": None,
+    "result": Props(value=None, interactive=False),
+    "animation": Props(value=None, interactive=False),
+    "files": Props(interactive=False),
+    "reuse": Props(interactive=False),
+}
+
+NO_MAPS: Update = {"gradient": None, "tau": None, "seen": None}
+IDLE: Update = {"restore": Props(interactive=True), "stop": Props(interactive=False)}
+BUSY: Update = {"restore": Props(interactive=False), "stop": Props(interactive=True)}
+
+
+def format_maps(maps: Maps, mask: np.ndarray, pace: Pace) -> Update:
+    """Format the heatmaps."""
+    order = payload.order_payload(maps.orders, mask, maps.schedule)
+    return {
+        "gradient": payload.gradient_payload(maps.gradient),
+        "tau": order | {"step_seconds": pace.of_step(maps.work)},
+    }

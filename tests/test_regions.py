@@ -1,0 +1,110 @@
+"""Holes that lie far apart are restored in windows of their own, in one run."""
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import synthetic_photo
+
+from asyncdsb.regions import separate, windows_over
+
+SIDE = 1500
+"""Photographs of this many pixels a side are larger than what is worked on at once."""
+
+
+def specks(*places: tuple[int, int], size: int = 20, side: int = SIDE) -> np.ndarray:
+    """A hole of squares at (row, column)."""
+    hole = np.zeros((side, side), bool)
+    for row, column in places:
+        hole[row : row + size, column : column + size] = True
+    return hole
+
+
+CORNERS = ((60, 70), (50, 1400), (1410, 80))
+
+
+def test_groups_are_what_lies_apart():
+    hole = specks(*CORNERS, (60, 110))
+    groups = separate(hole, 8)
+    assert sorted(group.sum() for group in groups) == [400, 400, 800]
+    assert (np.sum(groups, axis=0) == hole).all()
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 40])
+def test_the_nearest_are_joined_where_there_are_too_many(most):
+    places = list(itertools.product(range(0, SIDE, 180), range(0, SIDE, 300)))
+    hole = specks(*places)
+    groups = separate(hole, most)
+    assert 1 <= len(groups) <= most
+    assert (np.sum(groups, axis=0) == hole).all()
+    # A column of neighbours is nearer than a row of them.
+    rows = [np.flatnonzero(group.any(1)) for group in separate(specks(*CORNERS), 2)]
+    assert sorted(int(found[-1] - found[0]) for found in rows) in ([19, 29], [19, 1369])
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 3, 8, 20])
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_share_the_hole_and_keep_to_the_number_of_fields(tiles, seed):
+    rng = np.random.default_rng(seed)
+    hole = specks(*rng.integers(0, SIDE - 200, (rng.integers(2, 12), 2)), size=20 + 60 * seed)
+    windows = windows_over(hole, 256, 16, tiles)
+    assert sum(window.fields for window in windows) <= tiles
+    owned = np.zeros(hole.shape, int)
+    for window in windows:
+        owned[window.slices] += window.own
+    assert (owned == hole).all()
+
+
+def test_far_specks_are_worked_on_pixel_by_pixel():
+    windows = windows_over(specks(*CORNERS), 256, 16, 8)
+    assert len(windows) == 3
+    assert all(window.native and window.fields == 1 for window in windows)
+    # Where one field must do, and where the photograph is small, one window holds all.
+    assert len(windows_over(specks(*CORNERS), 256, 16, 1)) == 1
+    assert len(windows_over(specks((60, 70), (500, 600), side=700), 256, 16, 8)) == 1
+
+
+def test_what_is_left_of_the_fields_goes_to_the_coarsest_window():
+    hole = specks((60, 70))
+    hole[1300:1306, 100:1000] = True
+    speck, stroke = sorted(windows_over(hole, 256, 16, 8), key=lambda window: window.fields)
+    assert speck.native and speck.fields == 1
+    assert stroke.native and 1 < stroke.fields <= 7
+
+
+@pytest.mark.parametrize("sampler", ["posterior", "ode"])
+def test_a_hole_is_restored_as_if_it_were_alone(tiny_pipe, sampler):
+    photo = np.asarray(synthetic_photo(SIDE, SIDE))
+    hole = specks(*CORNERS)
+    run = {"steps": 3, "sampler": sampler, "strategy": "uniform", "trajectory": False}
+    together = tiny_pipe(photo, hole, **run)
+    picture = np.asarray(together.image)
+    np.testing.assert_array_equal(picture[~hole], photo[~hole])
+    first = separate(hole, 8)[0]
+    alone = tiny_pipe(photo, first, **run)
+    difference = picture[first].astype(int) - np.asarray(alone.image)[first]
+    # In a batch, sums are rounded otherwise.
+    assert np.abs(difference).max() <= 1
+    np.testing.assert_allclose(together.gradient[first], alone.gradient[first], atol=1e-4)
+    assert (picture[hole] != photo[hole]).any()
+
+
+@pytest.mark.parametrize("grid", ["uniform", "clock"])
+def test_windows_of_any_size_go_through_one_run(tiny_pipe, grid):
+    photo = np.asarray(synthetic_photo(SIDE, SIDE))
+    hole = specks(*CORNERS[:2])
+    hole[1300:1306, 100:1000] = True
+    frames = list(tiny_pipe.stream(photo, hole, steps=3, grid=grid))
+    assert [frame.step for frame in frames] == [0, 1, 2, 3]
+    times = [frame.t for frame in frames]
+    assert times[0] == 1 and times[-1] == 0 and all(a > b for a, b in itertools.pairwise(times))
+    final = np.asarray(frames[-1].image)
+    np.testing.assert_array_equal(final[~hole], photo[~hole])
+    # The preview shows every window's part.
+    shown = np.asarray(frames[0].x_t).astype(int)
+    small = np.asarray(frames[0].job._small[0]).astype(int)
+    scale = len(shown) / SIDE
+    for row, column in ((60, 70), (50, 1400), (1300, 700)):
+        y, x = round((row + 3) * scale), round((column + 10) * scale)
+        assert np.abs(shown[y, x] - small[y, x]).max() > 0
+    assert tiny_pipe.work(hole) == sum(w.evaluated for w in frames[0].job.windows)
