@@ -69,8 +69,7 @@ def work(args: argparse.Namespace) -> None:
     if processes.main:
         found = {"samples/s": preset.batch / steps, "bytes": each, "all-reduce": alone}
         print(json.dumps(found), flush=True)
-    if processes.count > 1:
-        processes.accelerator.end_training()
+    processes.end()
 
 
 def timed(call: Callable[[], object], repeats: int, processes: Processes) -> float:
