@@ -72,9 +72,9 @@ def _times(call: Callable[[], object], repeats: int, device: str) -> list[float]
     return seconds
 
 
-def measure(preset: BridgePreset, args: argparse.Namespace) -> str:
-    """One row of the table."""
-    trainer_args = argparse.Namespace(
+def trainer_arguments(args: argparse.Namespace) -> argparse.Namespace:
+    """What a trainer is given: photographs, completion and device of ``args``, defaults beside."""
+    return argparse.Namespace(
         seed=0,
         data=args.data,
         shares=None,
@@ -86,6 +86,11 @@ def measure(preset: BridgePreset, args: argparse.Namespace) -> str:
         stream=False,
         shard=False,
     )
+
+
+def measure(preset: BridgePreset, args: argparse.Namespace) -> str:
+    """One row of the table."""
+    trainer_args = trainer_arguments(args)
     # Counted without compilation, which hides the operations from torch's counter.
     eager = dataclasses.replace(preset, compile=False, masks=200)
     per_sample = operations(BridgeTrainer(eager, trainer_args))

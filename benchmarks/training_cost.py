@@ -5,13 +5,16 @@ cannot be counted is given: the rate of a device in TFLOP/s and the bandwidth of
 
 - Operations: a step of training counts three times the bridge's forward pass for every sample, four
   times where its features are computed once more (checkpointing), plus the completion of the
-  gradient. A restoration counts one forward pass a step.
+  gradient, once for all samples that share a photograph. A perceptual term is not counted. Steps
+  with larger crops count like the others, as they have fewer. A restoration counts one forward pass
+  a step. The training of the completion itself, both networks and all passes, is a line of its own.
 - Memory: weights, their average, both moments of the optimiser and the gradients, 4 bytes each, the
   gradients twice where several devices exchange them; and what the backward pass needs of every
   sample, counted in float32. Mixed precision and compilation keep less, libraries take workspace.
 - Time: operations at the rate. Devices exchange gradients in a ring, 4 bytes a parameter times
   2 (P - 1) / P, after the last part of a step, in the best case during its backward pass. Reading
-  photographs, validation and checkpoints are not counted.
+  photographs, validation and checkpoints are not counted. With ``--price`` the last column is what
+  the device hours cost.
 - Disk, with ``--records``: pictures of so many pixels a side, at the bytes a pixel that packing the
   bundled photographs with :mod:`train.corpus` gives.
 """
@@ -34,10 +37,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from asyncdsb.data import iter_photos
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
+from asyncdsb.losses import discriminator_loss, generator_loss
+from asyncdsb.networks import PatchDiscriminator
 from asyncdsb.networks.adm import Stage
 from asyncdsb.pipeline import BUNDLED
 from train.corpus import Settings, pack
-from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS, BridgePreset
+from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS, BridgePreset, GradientPreset
 
 PHOTOS = (BUNDLED.parent / "examples", BUNDLED.parent / "heldout")
 
@@ -49,9 +54,9 @@ class Cost:
     Attributes:
         parameters: of the bridge's network.
         forward: floating-point operations of one evaluation of it.
-        completion: of the completion network.
+        completion: of the completion network, a sample's share of it.
         passes: forward passes that the arithmetic of a training step amounts to.
-        samples: of the whole training.
+        samples: of the whole training, as if all crops had the usual size.
         kept: bytes that the backward pass needs of a sample.
     """
 
@@ -90,12 +95,71 @@ class Cost:
         return self.step(batch, devices, rate) / parts * backward
 
 
-def count(preset: BridgePreset) -> Cost:
-    """Count the work of a preset, a sample at a time."""
+@dataclass(frozen=True)
+class CompletionCost:
+    """Counted work of training the completion of gradients.
+
+    Attributes:
+        parameters: of the completion and of the discriminator.
+        sample: floating-point operations of training both on a sample.
+        samples: of the whole training.
+        memory: bytes at the preset's batch.
+    """
+
+    parameters: int
+    sample: float
+    samples: int
+    memory: int
+
+    @property
+    def training(self) -> float:
+        """Operations of the whole training."""
+        return self.samples * self.sample
+
+
+class CompletionLosses(nn.Module):
+    """Both losses of a step of :mod:`train.gradient`."""
+
+    def __init__(self, preset: GradientPreset):
+        super().__init__()
+        self.weights = preset.loss
+        self.completion = GradientCompletion(preset.model)
+        self.discriminator = PatchDiscriminator(4, preset.discriminator_width)
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        truth, fake = torch.zeros_like(mask), self.completion.companded(image, mask)
+        terms = generator_loss(self.discriminator, image, truth, fake, mask, self.weights)
+        return discriminator_loss(self.discriminator, image, truth, fake), sum(terms.values())
+
+
+def count_completion(preset: GradientPreset) -> CompletionCost:
+    """Count the work of training the completion of gradients, a sample at a time."""
+    with torch.device("meta"):
+        losses = CompletionLosses(preset)
+        inputs = [torch.zeros(1, channels, preset.size, preset.size) for channels in (3, 1)]
+    with FlopCounterMode(display=False) as step:
+        for loss in losses(*inputs):
+            loss.backward()
+    parameters = sum(p.numel() for p in losses.parameters())
+    return CompletionCost(
+        parameters=parameters,
+        sample=step.get_total_flops(),
+        samples=preset.samples(preset.steps),
+        memory=20 * parameters + preset.batch * kept(losses, inputs),
+    )
+
+
+def count(preset: BridgePreset, completed: GradientPreset) -> Cost:
+    """Count the work of a preset, a sample at a time.
+
+    Args:
+        preset: of the bridge.
+        completed: of the completion of its gradients.
+    """
     size = preset.size
     with torch.device("meta"), torch.no_grad():
         model = BridgeDenoiser(preset.model)
-        completion = GradientCompletion(GRADIENT_PRESETS["shipped"].model)
+        completion = GradientCompletion(completed.model)
         inputs = torch.zeros(1, model.unet.in_channels, size, size), torch.zeros(1, 2)
         with FlopCounterMode(display=False) as once:
             completion.companded(torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size))
@@ -104,9 +168,9 @@ def count(preset: BridgePreset) -> Cost:
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         forward=forward.get_total_flops(),
-        completion=once.get_total_flops(),
+        completion=once.get_total_flops() / preset.draws,
         passes=4 if preset.checkpointing else 3,
-        samples=preset.samples(preset.steps),
+        samples=preset.steps * preset.batch,
         kept=kept(model.unet, inputs, preset.checkpointing),
     )
 
@@ -160,18 +224,27 @@ def mean_record(size: int) -> float:
     return size**2 * sum(shard["bytes"] for shard in index["shards"]) / pixels
 
 
-def counted(preset: BridgePreset, cost: Cost, args: argparse.Namespace) -> list[tuple[str, str]]:
-    """What does not depend on a machine."""
+def counted(
+    preset: BridgePreset, cost: Cost, first: CompletionCost, args: argparse.Namespace
+) -> list[tuple[str, str]]:
+    """What does not depend on the number of devices."""
     restoration = args.steps * cost.forward
     rows = [
         ("parameters", f"{cost.parameters / 1e6:.1f} million"),
         ("one evaluation", f"{cost.forward / 1e9:.1f} GFLOP"),
         ("completion of a gradient", f"{cost.completion / 1e9:.1f} GFLOP"),
-        ("training", f"{cost.samples:,} samples, {cost.training:.2e} FLOP"),
+        ("training", f"{preset.samples(preset.steps):,} samples, {cost.training:.2e} FLOP"),
         (f"a restoration, {args.steps} steps", f"{restoration / 1e12:.1f} TFLOP"),
         ("memory, whatever the batch", f"{cost.state() / 1e9:.1f} GB"),
         ("memory, a sample", f"{cost.kept / 1e9:.2f} GB"),
+        (
+            "training of the completion",
+            f"{first.samples:,} samples, {first.training:.2e} FLOP, {first.memory / 1e9:.1f} GB",
+        ),
     ]
+    if args.rate:
+        hours = first.training / (1e12 * args.rate) / 3600
+        rows.append(("hours of that, one device", f"{hours:.2g}"))
     if args.records:
         record = mean_record(preset.size)
         total = args.records * record / 1e9
@@ -181,10 +254,11 @@ def counted(preset: BridgePreset, cost: Cost, args: argparse.Namespace) -> list[
 
 def timed(preset: BridgePreset, cost: Cost, args: argparse.Namespace) -> list[str]:
     """A table with a row for each number of devices."""
+    price = args.price is not None
     lines = [
         "| devices | parts | memory a device | arithmetic | exchange | samples/s | overlapped "
-        "| hours | device hours |",
-        "| ---: " * 9 + "|",
+        "| hours | device hours |" + " price |" * price,
+        "| ---: " * (9 + price) + "|",
     ]
     for devices, link, parts in zip(args.devices, args.link, args.accumulate, strict=True):
         step = cost.step(preset.batch, devices, 1e12 * args.rate)
@@ -193,6 +267,7 @@ def timed(preset: BridgePreset, cost: Cost, args: argparse.Namespace) -> list[st
         best = step + max(0.0, exchange - hidden)
         memory = cost.state(devices) + preset.batch / devices / parts * cost.kept
         hours = cost.samples / preset.batch * best / 3600
+        spent = (hours, hours * devices) + ((hours * devices * args.price,) if price else ())
         cells = [
             f"{devices} at {link:g} GB/s" if devices > 1 else "1",
             f"{parts}",
@@ -201,8 +276,7 @@ def timed(preset: BridgePreset, cost: Cost, args: argparse.Namespace) -> list[st
             f"{exchange:.3g} s",
             f"{preset.batch / (step + exchange):.3g}",
             f"{preset.batch / best:.3g}",
-            f"{hours:,.3g}" if hours < 100 else f"{hours:,.0f}",
-            f"{hours * devices:,.3g}" if hours * devices < 100 else f"{hours * devices:,.0f}",
+            *(f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in spent),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -214,7 +288,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--preset", choices=BRIDGE_PRESETS, default="paper")
+    add("--completion", choices=GRADIENT_PRESETS, help="of the gradients; without, the same name")
     add("--rate", type=float, help="TFLOP/s that each device sustains")
+    add("--price", type=float, help="of an hour of a device")
     add("--devices", type=int, nargs="+", default=[1], help="one or more numbers of them")
     add("--link", type=float, nargs="+", default=[math.inf], help="GB/s of each, for each number")
     add("--accumulate", type=int, nargs="+", default=[1], help="parts of a batch, for each number")
@@ -222,6 +298,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--steps", type=int, default=1000, help="of a restoration")
     add("--batch", type=int, help="instead of the preset's")
     add("--training-steps", type=int, help="instead of the preset's")
+    add("--checkpointing", action=argparse.BooleanOptionalAction, help="instead of the preset's")
     args = parser.parse_args(argv)
     for name in ("link", "accumulate"):
         given = getattr(args, name)
@@ -229,13 +306,18 @@ def main(argv: list[str] | None = None) -> None:
             setattr(args, name, given * len(args.devices))
         elif len(given) != len(args.devices):
             parser.error(f"expected {len(args.devices)} values of --{name}, got {len(given)}")
-    given = {"batch": args.batch, "steps": args.training_steps}
-    preset = dataclasses.replace(
-        BRIDGE_PRESETS[args.preset], **{name: value for name, value in given.items() if value}
-    )
-    cost = count(preset)
+    given = {
+        "batch": args.batch,
+        "steps": args.training_steps,
+        "checkpointing": args.checkpointing,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    preset = dataclasses.replace(BRIDGE_PRESETS[args.preset], **given)
+    default = args.preset if args.preset in GRADIENT_PRESETS else "shipped"
+    completion = GRADIENT_PRESETS[args.completion or default]
+    cost = count(preset, completion)
     print("| | |\n| --- | --- |")
-    for name, value in counted(preset, cost, args):
+    for name, value in counted(preset, cost, count_completion(completion), args):
         print(f"| {name} | {value} |")
     if args.rate:
         print("\n" + "\n".join(timed(preset, cost, args)))

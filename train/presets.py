@@ -1,10 +1,10 @@
 """Named training presets.
 
-``shipped`` is meant for one large GPU; ``cpu`` for an hour or two on a desktop processor, and
-``cpu-finish`` for half an hour after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm``
-to compare schedules with everything else equal (with ``-cpu`` at the end in ten minutes each);
-``paper`` for the setting of the paper, of which one GPU holds a part of a batch only; ``debug`` for
-the tests.
+``shipped`` is meant for one large GPU, for less than an hour; ``workstation`` for a day on a GPU
+with 24 GB; ``cpu`` for an hour or two on a desktop processor, and ``cpu-finish`` for half an hour
+after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm`` to compare schedules with
+everything else equal (with ``-cpu`` at the end in ten minutes each); ``paper`` for the setting of
+the paper, of which one GPU holds a part of a batch only; ``debug`` for the tests.
 """
 
 from __future__ import annotations
@@ -150,6 +150,8 @@ class BridgePreset(Preset):
 
 
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
+# Seven times the parameters of _SMALL; wide rather than deep, as features are what memory goes to.
+_WIDE = UNetConfig(128, (1, 2, 3, 4), 1, (False, False, False, True), head_channels=64)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
 _TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
@@ -259,6 +261,17 @@ GRADIENT_PRESETS = {
 
 BRIDGE_PRESETS = {
     "shipped": BridgePreset(model=BridgeConfig(unet=_SMALL), batch=64, lr=3e-4),
+    "workstation": BridgePreset(
+        model=BridgeConfig(unet=_WIDE),
+        batch=32,
+        steps=300_000,
+        lr=2e-4,
+        warmup=1_000,
+        ema=0.9995,
+        checkpoint_every=5_000,
+        samples_every=5_000,
+        validate_every=10_000,
+    ),
     "cpu": BridgePreset(
         **_ON_CPU,
         model=BridgeConfig(unet=_CPU),
