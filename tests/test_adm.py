@@ -14,6 +14,7 @@ from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.adm import noise_level
 from asyncdsb.networks.layers import sinusoidal_embedding
 from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
+from train.bridge import with_conditions
 from train.import_adm import main, peak
 from train.presets import BRIDGE_PRESETS
 
@@ -350,7 +351,8 @@ def test_by_default_half_precision_and_the_bundled_completion_are_written(small,
 @pytest.mark.parametrize("inputs, seen", [(3, ()), (6, ("x1",))])
 def test_added_conditions_change_nothing_and_come_last(run, inputs, seen):
     state = random_state(SMALL, inputs=inputs)
-    denoiser, _ = load_weights(run(state, "--conditions", "mask,gradient,clock"), "bridge")
+    denoiser, _ = load_weights(run(state), "bridge")
+    denoiser = with_conditions(denoiser, ["mask", "gradient", "clock"])
     assert denoiser.config.conditions == (*seen, "mask", "gradient", "clock")
     g = torch.Generator().manual_seed(0)
     image, noise, x_t = torch.randn(3, 2, 3, 32, 32, generator=g).clamp(-1, 1)
@@ -421,7 +423,6 @@ def test_another_network_names_ten_differences(run, capsys):
     "options, inputs, message",
     [
         (["--ot-ode"], 6, "sees the state alone for --ot-ode"),
-        (["--conditions", "mask,depth"], 3, "got depth"),
         (["--beta-max", "0.05"], 3, "at least 0.1, got 0.05"),
         (["--beta-max", "nan"], 3, "at least 0.1, got nan"),
     ],

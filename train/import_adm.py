@@ -1,12 +1,13 @@
 """Import networks that people have: guided diffusion's ADM, and what I2SB trained from it.
 
-python -m train.import_adm 256x256_diffusion_uncond.pt weights/adm --conditions mask,gradient,clock
+python -m train.import_adm 256x256_diffusion_uncond.pt weights/adm
 python -m train.import_adm results/inpaint-center/latest.pt weights/i2sb --ot-ode
 
 Files are read as tensors in plain containers; other Python objects in them are refused. Of I2SB's
 ``latest.pt`` the averaged weights are taken. The folder that is written is one for
-``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``. ADM's network has not seen a
-bridge yet: it is a start for a training.
+``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``, which adds the conditions that
+its preset has and the network does not see. ADM's network has not seen a bridge yet: it is a start
+for a training.
 
 Which bridge I2SB trained does not stand in the file: give the options of its run again. Its
 published inpainting networks took ``--ot-ode`` and ``--beta-max 1.0`` (the default here, 0.3
@@ -37,12 +38,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.checkpoint import file_sha256, load_weights, misfits, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.networks import ADMConfig
+from asyncdsb.networks.adm import INTERVALS
 from asyncdsb.pipeline import BUNDLED
 
 PUBLISHED = ADMConfig()
@@ -50,7 +51,7 @@ PUBLISHED = ADMConfig()
 
 STEM = "input_blocks.0.0.weight"
 HEAD = ("out.2.weight", "out.2.bias")
-BETA_MIN, INTERVALS = 0.1, 1000
+BETA_MIN = 0.1
 I2SB_KEYS = {"net", "ema", "optimizer", "sched"}
 
 
@@ -77,9 +78,6 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument(
         "--gradient", type=Path, default=BUNDLED, help="weights folder of the gradient completion"
     )
-    options.add_argument(
-        "--conditions", default="", help="what a training shall add, such as mask,gradient,clock"
-    )
     options.add_argument("--ot-ode", action="store_true", help="the bridge without noise")
     options.add_argument(
         "--beta-max", type=float, default=1.0, help="I2SB's option of that name (default 1.0)"
@@ -87,11 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--fp32", action="store_true", help="write in single precision")
     args = options.parse_args(argv)
     try:
-        added = tuple(name for name in args.conditions.split(",") if name)
         dtype = torch.float32 if args.fp32 else torch.float16
-        report = import_adm(
-            args.file, args.out, args.gradient, added, args.ot_ode, args.beta_max, dtype
-        )
+        report = import_adm(args.file, args.out, args.gradient, args.ot_ode, args.beta_max, dtype)
     except (ValueError, OSError) as error:
         print(f"train.import_adm: error: {error}", file=sys.stderr)
         return 2
@@ -103,7 +98,6 @@ def import_adm(
     file: Path,
     out: Path,
     gradient: Path = BUNDLED,
-    added: tuple[str, ...] = (),
     ot_ode: bool = False,
     beta_max: float = 1.0,
     dtype: torch.dtype = torch.float16,
@@ -114,8 +108,6 @@ def import_adm(
         file: of guided diffusion or I2SB.
         out: folder to write.
         gradient: weights folder of the completion.
-        added: conditions that the network does not see yet; its first convolution is widened with
-            zeros, so that they change nothing before it is trained.
         ot_ode: whether the bridge is the one without noise.
         beta_max: I2SB's option of that name, >= 0.1.
         dtype: floating type on disk.
@@ -148,24 +140,19 @@ def import_adm(
     if variances:
         state = state | {name: state[name][:3] for name in HEAD}
         report.append("left out the three outputs for the variance")
-    fresh = tuple(name for name in added if name not in conditions)
     config = BridgeConfig(
         unet=PUBLISHED,
         beta_min=BETA_MIN,
         beta_max=peak(beta_max),
         fill="zero",
         hole_noise=1.0,
-        conditions=conditions + fresh,
+        conditions=conditions,
         parametrisation="score",
         bridges=("deterministic" if ot_ode else "stochastic",),
         resolution=256,
     )
     with torch.device("meta"):
         denoiser = BridgeDenoiser(config)
-    wider = denoiser.unet.in_channels - state[STEM].shape[1]
-    if wider:
-        state = state | {STEM: F.pad(state[STEM], (0, 0, 0, 0, 0, wider))}
-        report.append(f"{wider} more input channels, at zero, for {', '.join(fresh)}")
     denoiser.unet.load_state_dict(state, assign=True)
     source = {"started_from": f"{file.name}, {found.origin}", "source_sha256": file_sha256(file)}
     save_weights(out, denoiser, source, dtype)
