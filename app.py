@@ -1,6 +1,7 @@
 """The page: paint a hole into a photograph and watch it being restored.
 
     python app.py [--host HOST] [--port PORT] [--share] [--weights DIR] [--device DEVICE]
+                  [--precision PRECISION]
 
 Here the parts of the page are laid out and connected; what they do is in ``asyncdsb.page``.
 """
@@ -447,6 +448,8 @@ def limit_arenas() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Start the server; see the module's first lines for the options."""
+    from asyncdsb.pipeline import PRECISIONS
+
     parser = argparse.ArgumentParser(description="Restore holes in photographs, in the browser.")
     parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1)")
     parser.add_argument(
@@ -458,6 +461,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--share", action="store_true", help="open a public link through gradio")
     parser.add_argument("--weights", default=None, metavar="DIR", help="folder or Hub repository")
     parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: the best one)")
+    parser.add_argument(
+        "--precision", default="fp32", choices=PRECISIONS,
+        help="type in which the networks multiply (default fp32)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     limit_arenas()
 
@@ -466,7 +473,9 @@ def main(arguments: list[str] | None = None) -> None:
 
         # A hosted page takes its weights from a variable of its settings.
         source = options.weights or os.environ.get("ASYNCDSB_WEIGHTS")
-        return AsyncDSBPipeline.from_pretrained(source, device=options.device)
+        return AsyncDSBPipeline.from_pretrained(
+            source, device=options.device, precision=options.precision
+        )
 
     if options.mcp and not importlib.util.find_spec("mcp"):
         parser.error("--mcp needs the package mcp: pip install 'gradio[mcp]'")

@@ -153,6 +153,13 @@ def _parser() -> argparse.ArgumentParser:
     running = inpaint.add_argument_group("running")
     running.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (a GPU if there is one)")
     running.add_argument(
+        "--precision",
+        metavar="TYPE",
+        default="fp32",
+        help="fp32, bf16 or fp16, in which the networks multiply: half precision is faster where "
+        "the device has instructions for it, and gives slightly other pictures",
+    )
+    running.add_argument(
         "--weights", metavar="DIR", help="folder of weights, or user/repo on the Hugging Face Hub"
     )
     running.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -327,7 +334,9 @@ def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:
 def _load(arguments: argparse.Namespace) -> AsyncDSBPipeline:
     from asyncdsb.pipeline import AsyncDSBPipeline
 
-    return AsyncDSBPipeline.from_pretrained(arguments.weights, device=arguments.device)
+    return AsyncDSBPipeline.from_pretrained(
+        arguments.weights, device=arguments.device, precision=arguments.precision
+    )
 
 
 def _bar(label: str, quiet: bool) -> tqdm:

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from conftest import box_mask, synthetic_photo
 from PIL import Image
 
 from asyncdsb.gradient import image_gradient
@@ -151,3 +152,17 @@ def test_the_gradient_of_a_whole_photo_does_not_depend_on_its_strips(rows):
     photo = np.random.default_rng(0).integers(0, 256, (65, 40, 3), dtype=np.uint8)
     expected = image_gradient(to_tensor(photo))[0, 0].numpy()
     np.testing.assert_allclose(_gradient_of(photo, rows), expected, atol=1e-7)
+
+
+def test_half_precision_gives_nearly_the_same_picture(tiny_weights):
+    photo, mask = np.asarray(synthetic_photo(96, 64)), box_mask(96, 64)
+    pictures = {}
+    for precision in ("fp32", "bf16"):
+        pipe = AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision=precision)
+        restored = np.asarray(pipe(photo, mask, steps=3, seed=1).image).astype(int)
+        np.testing.assert_array_equal(restored[~mask], photo[~mask])
+        pictures[precision] = restored[mask]
+    difference = np.abs(pictures["fp32"] - pictures["bf16"])
+    assert 0 < difference.max() and difference.mean() < 2
+    with pytest.raises(ValueError, match="precision out of fp32, bf16, fp16, got 'fp64'"):
+        AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision="fp64")

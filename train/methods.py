@@ -182,11 +182,21 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         if folder and not (Path(folder) / "gradient.json").exists():
             denoiser, training = load_weights(Path(folder), "bridge")
             own = pipeline("")[0]
-            pipe = AsyncDSBPipeline(denoiser, own.completion, args.device, {"bridge": training})
+            pipe = AsyncDSBPipeline(
+                denoiser,
+                own.completion,
+                args.device,
+                {"bridge": training},
+                precision=args.precision,
+            )
         else:
             source = folder or (None if args.weights == "bundled" else args.weights)
-            pipe = AsyncDSBPipeline.from_pretrained(source, device=args.device)
-        return pipe, weights_checksum(pipe)
+            pipe = AsyncDSBPipeline.from_pretrained(
+                source, device=args.device, precision=args.precision
+            )
+        checksum = weights_checksum(pipe)
+        # Restorations in another precision are not taken for these.
+        return pipe, checksum if args.precision == "fp32" else f"{checksum}-{args.precision}"
 
     methods: list[Method] = []
     for spec in specs:

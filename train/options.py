@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from asyncdsb.data import find_photos
+from asyncdsb.pipeline import PRECISIONS
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES
@@ -45,6 +46,7 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--batch", type=int, default=8, help="crops per batch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=device, help="cpu, cuda, ...")
+    add("--precision", default="fp32", choices=PRECISIONS, help="in which networks multiply")
     default = Settings()
     add("--steps", type=int, default=default.steps, help="network evaluations per crop")
     add("--sampler", default=default.sampler, help="posterior, ode, implicit or multistep")
