@@ -2,8 +2,8 @@
 
 Every figure is a ratio of two times, or a size, taken in this one run:
 
-- wall time of a run against its network evaluations and the completion of the gradient, alone and
-  with every frame encoded for the page;
+- wall time of a run against what its network evaluations and the completion of the gradient take in
+  it, alone and with every frame encoded for the page; the same in half precision;
 - the network's arithmetic against the device's own matrix product;
 - the schedule by closed forms against the straightforward way, tables over time for every pixel as
   I2SB keeps them over time alone: memory, time per step, and whether both give the same picture;
@@ -41,6 +41,7 @@ from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule
 from benchmarks.train_throughput import matmul_rate
+from train.precision import multiplies_bf16
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = BUNDLED.parent / "examples" / "colosseum.jpg"
@@ -100,29 +101,32 @@ def photo_and_mask(side: int = SIDE, kind: str = "wide") -> tuple[np.ndarray, np
     return np.array(square), make_mask(kind, side, seed=1)
 
 
-def network_seconds(pipe: AsyncDSBPipeline, repeats: int) -> tuple[float, float, float]:
-    """Seconds of an evaluation of the denoiser and of a completion, operations of the former."""
-    photo, mask = photo_and_mask()
-    image = torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 127.5 - 1
-    hole = torch.from_numpy(mask)[None, None].float()
+def network_seconds(pipe: AsyncDSBPipeline, repeats: int) -> tuple[float, float]:
+    """Seconds of an evaluation of the denoiser's network, and its operations."""
+    network = pipe.denoiser.unet
+    inputs = torch.randn(1, network.in_channels, SIDE, SIDE), torch.full((1, 2), 0.5)
+    inputs = inputs[0].to(memory_format=torch.channels_last), inputs[1]
     with torch.no_grad():
-        gradient = pipe.completion(image, hole)
-        context = pipe.denoiser.context(
-            image, hole, gradient, torch.ones(1).bool(), torch.randn(image.shape)
-        )
-        t, s = torch.full((1, 1, 1, 1), 0.5), torch.full_like(hole, 0.5)
-        denoise = pipe.denoiser.bind(context, pipe.config.schedule.total_var)
-        each = median_seconds(lambda: denoise(context.x1, t, s), repeats)
-        completion = median_seconds(lambda: pipe.completion(image, hole), repeats)
+        each = median_seconds(lambda: network(*inputs), repeats)
         with FlopCounterMode(display=False) as counter:
-            denoise(context.x1, t, s)
-    return each, completion, counter.get_total_flops()
+            network(*inputs)
+    return each, counter.get_total_flops()
 
 
-def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float, float]:
-    """Seconds of a run, and of one whose frames are encoded as for the page."""
+def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float, float, float]:
+    """Seconds of a run, and it and one with frames encoded for the page against their networks.
+
+    Time in the networks is taken within the same runs, as another program may come between two.
+    """
     photo, mask = photo_and_mask()
     image = Image.fromarray(photo)
+    spent: list[float] = []
+    hooks = []
+    for network in (pipe.denoiser.unet, pipe.completion):
+        hooks += [
+            network.register_forward_pre_hook(lambda *_: spent.append(-time.perf_counter())),
+            network.register_forward_hook(lambda *_: spent.append(time.perf_counter())),
+        ]
 
     def run() -> None:
         for _ in pipe.stream(photo, mask, steps=steps):
@@ -133,7 +137,34 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
         for state in run_steps(pipe, image, mask, settings):
             payload.frame_payload(state.step, state.steps, Moment.of(state))
 
-    return median_seconds(run, repeats), median_seconds(streamed, repeats)
+    whole, ratios = [], []
+    for work in (run, streamed):
+        work()
+        found = []
+        for _ in range(repeats):
+            spent.clear()
+            started = time.perf_counter()
+            work()
+            seconds = time.perf_counter() - started
+            whole.append(seconds)
+            found.append(seconds / sum(spent))
+        ratios.append(statistics.median(found))
+    for hook in hooks:
+        hook.remove()
+    return statistics.median(whole[:repeats]), *ratios
+
+
+def half_precision(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str, str]]:
+    """A run in bf16 against one in float32, where the device multiplies it."""
+    if not multiplies_bf16(pipe.device):
+        return []
+    half = AsyncDSBPipeline(pipe.denoiser, pipe.completion, pipe.device, precision="bf16")
+    photo, mask = photo_and_mask()
+    ratios = []
+    for _ in range(repeats):
+        seconds = [median_seconds(lambda p=p: p(photo, mask, steps=steps), 1) for p in (half, pipe)]
+        ratios.append(seconds[0] / seconds[1])
+    return [("a run in bf16 against float32", f"{statistics.median(ratios):.2f}")]
 
 
 def schedules(times: int, steps: int, repeats: int) -> list[tuple[str, str]]:
@@ -200,6 +231,13 @@ def scaling(pipe: AsyncDSBPipeline, base: float) -> list[tuple[str, str]]:
             lambda p=photo, s=side: pipe(p, make_mask("center", s), steps=10), 1
         )
         rows.append((f"{side} x {side}, a quarter missing", f"{seconds / base:.2f}"))
+    side = 4000
+    photo, _ = photo_and_mask(side)
+    mask = np.zeros((side, side), bool)
+    for row, column in ((100, 150), (200, 3700), (3600, 100), (3700, 3800), (1900, 2000)):
+        mask[row : row + 60, column : column + 60] = True
+    seconds = median_seconds(lambda: pipe(photo, mask, steps=10, trajectory=False), 1)
+    rows.append((f"{side} x {side}, five such holes far apart", f"{seconds / base:.2f}"))
     return rows
 
 
@@ -249,16 +287,16 @@ def main(argv: list[str] | None = None) -> None:
     rows = command_line(12)
     pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, device="cpu")
     steps, repeats = arguments.steps, arguments.repeats
-    each, completion, operations = network_seconds(pipe, repeats)
-    whole, streamed = run_seconds(pipe, steps, repeats)
-    least = steps * each + completion
+    each, operations = network_seconds(pipe, repeats)
+    whole, alone, streamed = run_seconds(pipe, steps, repeats)
     rows += [
         ("one evaluation of the network, 256 x 256", f"{1000 * each:.0f} ms"),
         ("its arithmetic against the matrix product",
          f"{operations / each / matmul_rate('cpu', torch.float32):.0%}"),
-        (f"run of {steps} steps against evaluations + completion", f"{whole / least:.2f}"),
-        ("the same, frames encoded for the page", f"{streamed / least:.2f}"),
+        (f"run of {steps} steps against the networks in it", f"{alone:.2f}"),
+        ("the same, frames encoded for the page", f"{streamed:.2f}"),
     ]  # fmt: skip
+    rows += half_precision(pipe, steps, repeats)
     rows += schedules(1000, steps, repeats)
     photo, mask = photo_and_mask()
     for method in METHODS:

@@ -59,11 +59,15 @@ def head() -> str:
     return f"<style>{asset('style.css')}</style><script>{script}</script>"
 
 
-def data_uri(picture: Image.Image, quality: int = 82) -> str:
-    """Encode a picture as a WebP data URI; quality 100 is lossless."""
+def data_uri(picture: Image.Image, lossless: bool = False) -> str:
+    """Encode a picture as a data URI: JPEG, in a tenth of WebP's time, or lossless WebP."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=quality, lossless=quality == 100, method=0)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    if lossless:
+        picture.save(buffer, "WEBP", lossless=True, method=0)
+    else:
+        picture.save(buffer, "JPEG", quality=88)
+    kind = "webp" if lossless else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def gradient_payload(gradient: np.ndarray) -> dict[str, Any]:
@@ -73,7 +77,8 @@ def gradient_payload(gradient: np.ndarray) -> dict[str, Any]:
         gradient: float (H, W) in [0, 1].
     """
     small = viz.shrink_map(gradient, 2 * MAP_SIDE)
-    return {"picture": data_uri(viz.heatmap(small, viz.GRADIENT_COLOURS, compand=True), 100)}
+    heatmap = viz.heatmap(small, viz.GRADIENT_COLOURS, compand=True)
+    return {"picture": data_uri(heatmap, lossless=True)}
 
 
 def order_payload(
