@@ -8,12 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+PATIENCE = 60
+"""Seconds in which the page must answer; the machine may be busy."""
 
 FLAGS = [
     "--no-sandbox",
@@ -48,20 +51,30 @@ class Server:
 
 
 @contextmanager
-def served() -> Iterator[Server]:
-    """Start ``python app.py`` with the bundled weights on the CPU; stop it afterwards."""
+def served(variables: Mapping[str, str] = os.environ) -> Iterator[Server]:
+    """Start ``python app.py`` with the bundled weights on the CPU; stop it afterwards.
+
+    Args:
+        variables: of its environment.
+
+    Raises:
+        RuntimeError: it ended, or did not answer within a minute; with what it said.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {"GRADIO_TEMP_DIR": cache}
+    with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile("w+") as said:
+        environment = {**variables, "GRADIO_TEMP_DIR": cache}
         command = [sys.executable, "app.py", "--device", "cpu", "--port", str(port)]
         begun = time.monotonic()
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT
+        )
         try:
             while True:
-                if process.poll() is not None:
-                    raise SystemExit("the page did not start")
+                if process.poll() is not None or time.monotonic() > begun + PATIENCE:
+                    said.seek(0)
+                    raise RuntimeError(f"the page did not start:\n{said.read()}")
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=1).close()
                     break

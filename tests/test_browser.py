@@ -12,8 +12,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -29,7 +27,7 @@ from PIL import Image
 
 from asyncdsb import viz
 from asyncdsb.page.canvas import CANVAS, fit_box
-from benchmarks.page_server import FLAGS
+from benchmarks.page_server import FLAGS, served
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60_000  # milliseconds: the machine may be busy
@@ -46,12 +44,6 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     pytest.fail(INSTALL, pytrace=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -76,50 +68,20 @@ def outside() -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture(scope="module")
-def server(outside: SimpleNamespace, tmp_path_factory) -> Iterator[str]:
+def server(outside: SimpleNamespace) -> Iterator[str]:
     """Start ``python app.py`` with the bundled weights and give its address."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    hidden = ("GRADIO_", "http_", "https_", "all_proxy", "no_proxy")
+    hidden = ("gradio_", "http_", "https_", "all_proxy", "no_proxy")
     environment = {
-        name: value for name, value in os.environ.items()
-        if not name.lower().startswith(tuple(prefix.lower() for prefix in hidden))
-    }  # fmt: skip
+        name: value for name, value in os.environ.items() if not name.lower().startswith(hidden)
+    }
     environment |= {
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("cache")),
         "HTTP_PROXY": outside.address,
         "HTTPS_PROXY": outside.address,
         "NO_PROXY": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "app.py", "--device", "cpu"]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        deadline = time.monotonic() + PATIENCE / 1000
-        while not answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the server did not start:\n{log.read_text()}")
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+    with served(environment) as server:
+        yield server.address
 
 
 @pytest.fixture(scope="module")
