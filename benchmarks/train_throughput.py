@@ -23,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.pipeline import BUNDLED
-from train.bridge import BridgeTrainer
+from train.bridge import BridgeTrainer, arguments
 from train.precision import autocast, multiplies_bf16
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
@@ -74,18 +74,9 @@ def _times(call: Callable[[], object], repeats: int, device: str) -> list[float]
 
 def trainer_arguments(args: argparse.Namespace) -> argparse.Namespace:
     """What a trainer is given: photographs, completion and device of ``args``, defaults beside."""
-    return argparse.Namespace(
-        seed=0,
-        data=args.data,
-        shares=None,
-        device=args.device,
-        gradient=args.gradient,
-        init=None,
-        val=None,
-        accumulate=1,
-        stream=False,
-        shard=False,
-    )
+    # The preset is handed to the trainer itself, and nothing is written.
+    options = ["--preset", "debug", "--out", "none", "--device", args.device]
+    return arguments([*options, "--gradient", args.gradient, "--data", *args.data])
 
 
 def measure(preset: BridgePreset, args: argparse.Namespace) -> str:

@@ -163,10 +163,8 @@ def draws(count: int, seed: int = 0) -> Draws:
 
 def bridge_args(runs, photos) -> argparse.Namespace:
     weights = str(runs / "at_once" / "gradient" / "weights")
-    return argparse.Namespace(
-        seed=0, data=[str(photos)], shares=None, device="cpu", gradient=weights, init=None,
-        val=None, accumulate=1, stream=False, shard=False,
-    )  # fmt: skip
+    options = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--out", "none"]
+    return train.bridge.arguments([*options, "--gradient", weights])
 
 
 def test_trained_weights_load_into_the_pipeline(runs, tmp_path):

@@ -274,8 +274,8 @@ def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:
     return wider
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; see :func:`train.run.parser` for what it has in common."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
     options.add_argument("--gradient", required=True, help="weights folder of train.gradient")
     options.add_argument("--init", help="weights folder of a bridge to start from")
@@ -284,7 +284,12 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="spread weights and optimiser state over all processes instead of copying them",
     )
-    args = options.parse_args(argv)
+    return options.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    args = arguments(argv)
     run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
 
 
