@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
             if len(loads) < repeat:
                 page.close()
         rows["page load to usable"] = loads
-        maps, strokes, firsts, steps = [], [], [], []
+        maps, strokes, firsts, steps, memory = [], [], [], [], []
         for number in range(repeat):
             small = Image.fromarray(rng.integers(0, 256, (12, 18, 3), dtype=np.uint8))
             photo = Path(folder, f"photo-{number}.png")
@@ -177,13 +177,13 @@ def main(argv: list[str] | None = None) -> None:
             first, step = first_frame(page)
             firsts.append(first)
             steps.append(step)
+            memory.append(server.resident_mib())
         rows["hole to gradient and tau, 768 x 512"] = maps
         rows["stroke to gradient and tau"] = strokes
         rows["Restore to the first frame"] = firsts
         rows["one step"] = steps
-        values = [round(0.55 + 0.02 * i, 2) for i in range(4 * repeat)]
+        values = [round(0.55 + 0.02 * (i % 20), 2) for i in range(4 * repeat)]
         rows["slider to heatmap"] = page.evaluate(SLIDE, values)
-        memory = server.resident_mib()
     library = min(import_seconds() for _ in range(3))
     print("| what | median | worst |\n| --- | ---: | ---: |")
     for name, times in rows.items():
@@ -191,7 +191,9 @@ def main(argv: list[str] | None = None) -> None:
     extra = statistics.median(first - step for first, step in zip(firsts, steps, strict=True))
     print(f"| start of the server, more than importing gradio | {started - library:.3f} s | |")
     print(f"| first frame, more than one step | {extra:.3f} s | |")
-    print(f"| memory of the server after {repeat} restorations | {memory:.0f} MiB | |")
+    for number in (1, repeat // 2, repeat):
+        what = f"memory of the server after {number} restorations"
+        print(f"| {what} | {memory[number - 1]:.0f} MiB | |")
 
 
 if __name__ == "__main__":
