@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import functools
 import importlib.util
 import inspect
@@ -25,6 +24,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from asyncdsb import viz
+from asyncdsb.allocator import keep_freed
 from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.restoration import Settings
@@ -38,9 +38,6 @@ except ImportError:
 
 MAX_FILE_SIZE = "32mb"
 EXAMPLES = Path(__file__).parent / "assets" / "examples"
-M_ARENA_MAX = -8
-"""The GNU C library's name for the number of heaps, see mallopt(3)."""
-
 ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
@@ -436,16 +433,6 @@ def listener(handler: Callable, convert: Callable = lambda answer: answer) -> Ca
     return stream if inspect.isgeneratorfunction(handler) else call
 
 
-def limit_arenas() -> None:
-    """Keep the C library from giving every thread a heap of its own.
-
-    Requests are served by dozens of threads in turn, each of whose heaps would keep the largest
-    piece that it ever held. Only the GNU library has such heaps.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 2)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Start the server; see the module's first lines for the options."""
     from asyncdsb.pipeline import PRECISIONS
@@ -466,7 +453,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="type in which the networks multiply (default fp32)",
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    limit_arenas()
+    keep_freed(arenas=2)
 
     def load() -> Any:
         from asyncdsb.pipeline import AsyncDSBPipeline

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from asyncdsb import __version__
+from asyncdsb.allocator import keep_freed
 from asyncdsb.jobs import LOSSY, SAVE_OPTIONS, output_file, plan, write_files
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 refused.
     """
     arguments = _parser().parse_args(argv)
+    keep_freed()
     # What else is told on standard error is for developers; users get one line.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     previous = _exit_on_sigterm()

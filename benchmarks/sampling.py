@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -32,6 +33,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from asyncdsb.allocator import keep_freed
 from asyncdsb.baselines import METHODS, restore
 from asyncdsb.images import read_image
 from asyncdsb.masks import make_mask
@@ -264,7 +266,8 @@ def command_line(megapixels: int) -> list[tuple[str, str]]:
         first, seen = None, b""
         while part := process.stderr.read(64):
             seen += part
-            if first is None and (b" 1/" in seen or b" 2/" in seen):
+            # The bar is drawn ten times a second, not at every step.
+            if first is None and re.search(rb" [1-9]\d*/\d+ \[", seen):
                 first = time.perf_counter() - started
         process.wait()
         whole = time.perf_counter() - started
@@ -285,6 +288,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = options.parse_args(argv)
     # First, as the peak of all children is asked for.
     rows = command_line(12)
+    keep_freed()  # As the programs do.
     pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, device="cpu")
     steps, repeats = arguments.steps, arguments.repeats
     each, operations = network_seconds(pipe, repeats)
