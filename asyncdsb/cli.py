@@ -142,8 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         "--tiles",
         type=_at_least_one,
         metavar="N",
-        help="in how many overlapping fields of 256 pixels a large hole may be restored (8): more "
-        "keep more detail of a large photo, and take as much longer",
+        help="in how many fields of 256 pixels a large hole, or holes far apart, may be restored "
+        "(8): more keep more detail of a large photo, and take as much longer",
     )
     options.add_argument(
         "--settings",
@@ -157,9 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--precision",
         metavar="TYPE",
-        default="fp32",
-        help="fp32, bf16 or fp16, in which the networks multiply: half precision is faster where "
-        "the device has instructions for it, and gives slightly other pictures",
+        help="fp32 (the default) or bf16, in which the networks multiply: half precision is faster "
+        "where the device has instructions for it, and gives slightly other pictures",
     )
     running.add_argument(
         "--weights", metavar="DIR", help="folder of weights, or user/repo on the Hugging Face Hub"
@@ -260,7 +259,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         _say("error", problem)
     if any(job.out.suffix.lower() in LOSSY for job in jobs):
         _say("warning", "JPEG is lossy: pixels outside the mask will change a little; PNG is exact")
-    settings, strategy = _settings(arguments)
+    settings, strategy, precision = _settings(arguments)
     keep_frames = bool(arguments.trajectory or arguments.report)
 
     from asyncdsb.images import check_pair, read_image, read_mask
@@ -280,7 +279,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
             continue
         # Not guarded: without weights no photograph of the folder can be restored.
-        pipe = pipe or _load(arguments)
+        pipe = pipe or _load(arguments, precision)
         label = job.photo.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.photo.name}"
         bar = _bar(label, arguments.quiet)
         try:
@@ -295,23 +294,25 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
-    """Return the settings given, the command line's before the file's, and the strategy."""
+def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str]:
+    """Return the settings, the strategy and the precision, the command line's before the file's."""
     from asyncdsb.record import load_settings
 
     found: dict[str, Any] = {}
     path = arguments.settings
     if path:
-        found = load_settings(path, (*SETTINGS, "strategy"))
+        found = load_settings(path, (*SETTINGS, "strategy", "precision"))
     own = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
     strategy = found.pop("strategy", None)
+    recorded = found.pop("precision", "fp32")
+    precision = arguments.precision or str(recorded)
     if arguments.strategy is not None:
-        return found | own, arguments.strategy
+        return found | own, arguments.strategy, precision
     if strategy is None or strategy in STRATEGIES:
-        return found | own, strategy
+        return found | own, strategy, precision
     if strategy == "painted" or not isinstance(strategy, str):
         raise ValueError(f"{path.name}: the order was painted: give its map with --strategy FILE")
-    return found | own, str(path.parent / strategy)
+    return found | own, str(path.parent / strategy), precision
 
 
 def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:
@@ -333,11 +334,11 @@ def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:
         raise ValueError(f"--strategy: {error}") from None
 
 
-def _load(arguments: argparse.Namespace) -> AsyncDSBPipeline:
+def _load(arguments: argparse.Namespace, precision: str) -> AsyncDSBPipeline:
     from asyncdsb.pipeline import AsyncDSBPipeline
 
     return AsyncDSBPipeline.from_pretrained(
-        arguments.weights, device=arguments.device, precision=arguments.precision
+        arguments.weights, device=arguments.device, precision=precision
     )
 
 
@@ -363,5 +364,5 @@ def _restore(
         frames = [*frames, frame] if keep_frames else [frame]
         bar.total = frame.steps
         bar.update(frame.step - bar.n)
-    chosen = pipe.resolved(Settings(**settings)).as_dict()
+    chosen = pipe.record(Settings(**settings))
     return Result(frame.image, frame.gradient, frame.tau, frames if keep_frames else [], chosen)

@@ -52,6 +52,7 @@ from torch import Tensor, nn
 from asyncdsb import bridge
 from asyncdsb.fill import FILLS, fill_hole, hole_depth
 from asyncdsb.networks import ADMConfig, UNetConfig
+from asyncdsb.networks.layers import without_autocast
 from asyncdsb.schedule import NoiseSchedule, gaussian_blur
 from asyncdsb.tiles import Tiles
 
@@ -404,7 +405,8 @@ class BridgeDenoiser(nn.Module):
 
 def _rotate(axes: Tensor, x: Tensor) -> Tensor:
     """Coordinates of (B, 3, H, W) colours along the rows of ``axes`` (3, 3)."""
-    return torch.einsum("ij,bjhw->bihw", axes.to(x.dtype), x)
+    with without_autocast(x):
+        return torch.einsum("ij,bjhw->bihw", axes.to(x.dtype), x)
 
 
 def _expect_subset(what: str, got: tuple[str, ...], allowed) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyncdsb.networks.completion import CompletionConfig, CompletionGenerator
+from asyncdsb.networks.layers import without_autocast
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
@@ -31,7 +32,8 @@ def image_gradient(image: Tensor) -> Tensor:
     smooth = torch.tensor([1.0, 2.0, 1.0], device=image.device, dtype=image.dtype) / 4
     slope = torch.tensor([-1.0, 0.0, 1.0], device=image.device, dtype=image.dtype)
     kernels = torch.stack([smooth[:, None] * slope[None, :], slope[:, None] * smooth[None, :]])
-    xy = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels[:, None])
+    with without_autocast(image):
+        xy = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels[:, None])
     return (xy**2).sum(1, keepdim=True).sqrt().clamp(max=1)
 
 

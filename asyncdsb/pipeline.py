@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ _INSTALLED, _CHECKOUT = _HERE / "weights", _HERE.parent / "assets" / "weights"
 BUNDLED = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 """Weights that come with the project: a wheel has them in the package, a checkout beside it."""
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 """Types in which the networks may multiply, all else being done in float32."""
 
 
@@ -77,10 +78,7 @@ class AsyncDSBPipeline:
         card: str | None = None,
         precision: str = "fp32",
     ):
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"expected a precision out of {', '.join(PRECISIONS)}, got {precision!r}"
-            )
+        _check_precision(precision)
         self.precision = precision
         self.device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.denoiser = denoiser.eval().requires_grad_(False)
@@ -88,6 +86,7 @@ class AsyncDSBPipeline:
         # Not channels-last: instance normalisation returns plain tensors, and layers would copy.
         self.completion = completion.eval().requires_grad_(False).to(self.device)
         self.config = denoiser.config
+        self._chosen: tuple[tuple | None, tuple[Window, ...]] = (None, ())
         self.training = training or {}
         self.card = card
 
@@ -113,6 +112,7 @@ class AsyncDSBPipeline:
         Raises:
             ValueError: if there are no such weights, or they are damaged or of another version.
         """
+        _check_precision(precision)
         folder = BUNDLED if source is None else Path(source)
         if not folder.is_dir():
             if source is None:
@@ -202,7 +202,7 @@ class AsyncDSBPipeline:
             gradient=last.gradient,
             tau=last.tau,
             trajectory=frames if trajectory else [],
-            settings=self.resolved(Settings(**settings)).as_dict(),
+            settings=self.record(Settings(**settings)),
         )
 
     def resolved(self, chosen: Settings) -> Settings:
@@ -210,6 +210,14 @@ class AsyncDSBPipeline:
         if chosen.temperature is not None:
             return chosen
         return dataclasses.replace(chosen, temperature=self.config.temperature)
+
+    def record(self, chosen: Settings) -> dict:
+        """What gives a picture again with these weights, JSON-serialisable.
+
+        The settings as :meth:`resolved`, and the precision where it is not float32.
+        """
+        other = {} if self.precision == "fp32" else {"precision": self.precision}
+        return self.resolved(chosen).as_dict() | other
 
     def stream(self, image, mask, **settings) -> Iterator[Frame]:
         """Restore the hole of a photo, yielding a frame per state as it is computed.
@@ -374,8 +382,14 @@ class AsyncDSBPipeline:
         return sum(window.evaluated for window in self._windows(read_mask(mask), tiles))
 
     def _windows(self, hole: np.ndarray, tiles: int) -> tuple[Window, ...]:
-        stride = math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
-        return windows_over(hole, self.config.resolution, stride, tiles)
+        """Windows over a hole; the last ones are kept, as one hole is asked about several times."""
+        key = (hole.shape, tiles, hashlib.blake2b(np.packbits(hole).tobytes()).digest())
+        known, windows = self._chosen
+        if key != known:
+            stride = math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
+            windows = windows_over(hole, self.config.resolution, stride, tiles)
+            self._chosen = key, windows
+        return windows
 
     def _job(self, image, mask, tiles: int) -> Job:
         photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
@@ -393,14 +407,20 @@ class AsyncDSBPipeline:
         )
 
     def _complete(self, job: Job) -> np.ndarray:
-        """Gradient map of the whole photo at the finest window's scale, completed in each."""
+        """Gradient map of the whole photo at the finest window's scale, completed in each.
+
+        Values of windows of another scale are taken as they are: the gradients of photographs are
+        distributed nearly alike at every scale.
+        """
         photo, finest = job.photo, _finest(job.windows)
         if not finest.native:
             height, width = finest.photo_at_work_scale()
             photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
         whole = resize(torch.from_numpy(_gradient_of(photo))[None, None], finest.photo)[0, 0]
         around = whole.numpy()
-        for window, image, mask in zip(job.windows, job.images, job.masks, strict=True):
+        parts = zip(job.windows, job.images, job.masks, strict=True)
+        # Where windows overlap the finer one has the last word.
+        for window, image, mask in sorted(parts, key=lambda part: part[0].scale):
             if window.tiles is None:
                 completed = self._completed(image, mask)
             else:
@@ -412,8 +432,7 @@ class AsyncDSBPipeline:
                 known, unknown = known_gradient(image, mask)
                 completed = torch.where(unknown > 0.5, found, known)
             part = window.enlarge(completed)[0, 0].cpu().numpy()
-            # What another window completes is left to it.
-            settled = window.own | ~job.hole[window.slices]
+            settled = window.own | ~window.others(job.hole)
             np.copyto(around[window.slices], part, where=settled)
         return around.clip(0, 1)
 
@@ -516,6 +535,11 @@ def _gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:
         strip = image_gradient(to_tensor(np.ascontiguousarray(photo[top:bottom])))
         found[first:last] = strip[0, 0, first - top : first - top + last - first].numpy()
     return found
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected a precision out of {', '.join(PRECISIONS)}, got {precision!r}")
 
 
 def _usable(device: str | torch.device) -> torch.device:

@@ -1,8 +1,8 @@
 """What a restoration leaves behind so that it can be had again: settings and maps, on disk.
 
-Settings are a JSON object with the fields of :class:`asyncdsb.restoration.Settings`, in a file of
-their own or in the text field ``asyncdsb`` of a restored PNG. Maps in [0, 1] (gradient, tau) are
-16-bit grey PNG files, value = grey / 65535.
+Settings are a JSON object with the fields of :class:`asyncdsb.restoration.Settings`, and with the
+precision where it is not float32, in a file of their own or in the text field ``asyncdsb`` of a
+restored PNG. Maps in [0, 1] (gradient, tau) are 16-bit grey PNG files, value = grey / 65535.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def save_restored(
     Args:
         path: file to write.
         image: the result.
-        settings: JSON-serialisable, as :meth:`Settings.as_dict` gives them.
+        settings: JSON-serialisable, as :meth:`AsyncDSBPipeline.record` gives them.
         icc_profile: of the photo, or None.
 
     Returns:

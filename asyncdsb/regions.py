@@ -2,12 +2,14 @@
 
 Specks at both ends of a large photo would otherwise be restored at the scale at which all of the
 photo fits, and come back blurred. With a window each, the cost follows the holes, not the photo.
-Windows of one size are evaluated in one batch; all take part in one run, with the same times.
+Untiled windows of one size are evaluated in batches; all take part in one run, with the same times.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 
 import cv2
@@ -16,8 +18,8 @@ import numpy as np
 from asyncdsb.window import MAX_CANVAS, MIN_MARGIN, Window
 
 MANY = 32
-"""Groups of holes that are compared with one another; more are first joined with their neighbours
-by a distance that doubles."""
+"""Most groups, which bounds the memory. Twice as many are compared with one another; more are first
+joined with their neighbours, by a distance that doubles."""
 
 
 def windows_over(
@@ -41,20 +43,24 @@ def windows_over(
     whole = Window.around(hole, resolution, stride, tiles)
     if whole.native or tiles == 1:
         return (whole,)
-    groups = separate(hole, tiles)
+    groups = separate(hole, min(tiles, MANY))
     if len(groups) == 1:
         return (whole,)
-    windows = [Window.around(group, resolution, stride) for group in groups]
+    windows = [Window.around(group(), resolution, stride) for group in groups]
     left = tiles - len(windows)
+    room = MAX_CANVAS - sum(math.prod(window.work) for window in windows)
     for i in sorted(range(len(windows)), key=lambda i: windows[i].scale):
-        windows[i] = Window.around(groups[i], resolution, stride, 1 + left)
-        left -= windows[i].fields - 1
-    finer = min(window.scale for window in windows) > whole.scale
-    small = sum(math.prod(window.work) for window in windows) <= MAX_CANVAS
-    return tuple(windows) if finer and small else (whole,)
+        if not left:
+            break
+        finer = Window.around(groups[i](), resolution, stride, 1 + left)
+        grown = math.prod(finer.work) - math.prod(windows[i].work)
+        if grown <= room:
+            left, room = left - (finer.fields - 1), room - grown
+            windows[i] = finer
+    return tuple(windows) if min(w.scale for w in windows) > whole.scale else (whole,)
 
 
-def separate(hole: np.ndarray, most: int) -> list[np.ndarray]:
+def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
     """Split a hole into groups of pixels that lie apart from one another.
 
     Holes are one group where the known margins of their windows would overlap. Where that leaves
@@ -65,11 +71,12 @@ def separate(hole: np.ndarray, most: int) -> list[np.ndarray]:
         most: groups, >= 1.
 
     Returns:
-        (H, W) bool, one for each group.
+        For each group what makes its (H, W) bool array, as all at once would take a large photo's
+        memory many times.
     """
     reach = MIN_MARGIN
     labels, boxes = _components(hole, reach)
-    while len(boxes) > max(most, MANY):
+    while len(boxes) > 2 * MANY:
         reach *= 2
         labels, boxes = _components(hole, reach)
     groups = [([number], box) for number, box in enumerate(boxes, 1)]
@@ -79,12 +86,17 @@ def separate(hole: np.ndarray, most: int) -> list[np.ndarray]:
         )
         numbers, box = groups.pop(j)  # j > i, whose place stays
         groups[i] = groups[i][0] + numbers, _around(groups[i][1], box)
-    found = []
-    for numbers, _ in groups:
+
+    def pixels(numbers: list[int], box: Box) -> np.ndarray:
+        top, left, bottom, right = box
         member = np.zeros(len(boxes) + 1, bool)
         member[numbers] = True
-        found.append(member[labels] & hole)
-    return found
+        found = np.zeros_like(hole)
+        inside = slice(top, bottom), slice(left, right)
+        found[inside] = member[labels[inside]] & hole[inside]
+        return found
+
+    return [partial(pixels, *group) for group in groups]
 
 
 Box = tuple[int, int, int, int]

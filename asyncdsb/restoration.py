@@ -37,8 +37,9 @@ class Settings:
         temperature: what all noise is multiplied by, in [0, 1], see
             :func:`asyncdsb.samplers.sample`; None for what the weights' configuration says.
         seed: of all noise, 0 <= seed < 2**63.
-        tiles: in how many overlapping fields of the networks a hole that is larger than one may be
-            restored, >= 1: more keep more of a large photo's detail, and take as much longer.
+        tiles: in how many fields of the networks a hole that does not fit into one may be
+            restored, >= 1: overlapping ones over a large hole, separate ones over holes that lie
+            far apart. More keep more of a large photo's detail, and take as much longer.
     """
 
     tau_min: float = 0.2
@@ -126,9 +127,9 @@ class Frame:
     @property
     def image(self) -> Image.Image:
         """The estimate set into the photo at its own size; known pixels bit-identical."""
-        picture = self.job.photo
+        picture = self.job.photo.copy()
         for window, estimate in zip(self.job.windows, self.estimates, strict=True):
-            picture = window.paste(picture, self.job.hole, estimate)
+            window.paste(picture, self.job.hole, estimate)
         return Image.fromarray(picture)
 
 
@@ -195,13 +196,9 @@ class Job:
             left, top = round(window.left * scale), round(window.top * scale)
             right = max(left + 1, round((window.left + window.width) * scale))
             bottom = max(top + 1, round((window.top + window.height) * scale))
-            own = np.zeros(self.hole.shape, np.uint8)
-            own[window.slices] = 255 * window.own
-            mask = Image.fromarray(own)
-            if size != mask.size:
-                mask = mask.resize(size, Image.Resampling.BOX)
-            box = left, top, right, bottom
-            places.append((mask.crop(box), box))
+            mask = Image.fromarray(window.own.astype(np.uint8) * 255)
+            mask = mask.resize((right - left, bottom - top), Image.Resampling.BOX)
+            places.append((mask, (left, top, right, bottom)))
         return photo, places
 
     def preview(self, parts: Sequence[Tensor]) -> Image.Image:

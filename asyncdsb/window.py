@@ -93,7 +93,8 @@ class Window:
         spans = [_span(*edge, side, limit) for edge, limit in zip(box, hole.shape, strict=True)]
         (top, height), (left, width) = spans
         least = min(1.0, resolution / max(height, width))
-        own = hole[top : top + height, left : left + width]
+        # A copy, or the whole photo's mask would live as long as the window.
+        own = hole[top : top + height, left : left + width].copy()
         part = own.astype(np.uint8)
         scale = 1.0
         if tiles > 1 and least < 1:
@@ -138,6 +139,19 @@ class Window:
             slice(self.top, self.top + self.height),
             slice(self.left, self.left + self.width),
         )
+
+    def others(self, hole: np.ndarray) -> np.ndarray:
+        """Where gradients depend on what another window restores: (height, width) bool.
+
+        Args:
+            hole: (H, W) bool.
+        """
+        rest = hole[self.slices] & ~self.own
+        if not rest.any():
+            return rest
+        # A pixel for the operator and one for the filter that enlarges, at working size.
+        reach = 2 * math.ceil(2 / self.scale) + 1
+        return cv2.dilate(rest.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
 
     def photo_at_work_scale(self) -> tuple[int, int]:
         """(h, w) of the whole photo at the window's scale."""
@@ -189,20 +203,17 @@ class Window:
         """Undo the padding and the scaling: (1, C, height, width)."""
         return resize(self.crop(x), (self.height, self.width))
 
-    def paste(self, image: np.ndarray, hole: np.ndarray, restored: Tensor) -> np.ndarray:
-        """Set what a window restores into the photo.
+    def paste(self, image: np.ndarray, hole: np.ndarray, restored: Tensor) -> None:
+        """Set what a window restores into the photo, in place.
 
         A window that was scaled down comes back without the photo's finest detail, and may miss its
         colour at the border by a little. The difference on the known side is therefore continued
         smoothly into the hole and added, which puts the seam inside the hole and leaves no step.
 
         Args:
-            image: (H, W, 3) uint8 photo.
-            hole: (H, W) bool.
+            image: (H, W, 3) uint8 photo, changed in the window's own pixels alone.
+            hole: (H, W) bool; what ``image`` holds in it does not matter.
             restored: (1, 3, h, w) padded working-size picture in [-1, 1].
-
-        Returns:
-            (H, W, 3) uint8, equal to ``image`` but for the window's own pixels.
         """
         part = self.enlarge(restored.float().cpu())
         original = image[self.slices]
@@ -212,9 +223,7 @@ class Window:
             gap = torch.where(missing, torch.zeros(()), gap)
             part = part + harmonic_fill(gap, missing, sweeps=SWEEPS)
         pixels = ((part[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-        result = image.copy()
-        result[self.slices] = np.where(self.own[..., None], pixels, original)
-        return result
+        original[self.own] = pixels[self.own]
 
 
 def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:

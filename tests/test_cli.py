@@ -522,3 +522,21 @@ runpy.run_module("asyncdsb", run_name="__main__")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("asyncdsb: error: photo.png: expected a PNG")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_precision_is_recorded_where_it_is_not_float32(folder, tiny_weights):
+    assert inpaint(folder, tiny_weights, "--precision", "bf16") == 0
+    first = (folder / "out.png").read_bytes()
+    with Image.open(folder / "out.png") as picture:
+        assert json.loads(picture.text["asyncdsb"])["precision"] == "bf16"
+    again = ["--settings", folder / "out.png"]
+    assert inpaint(folder, tiny_weights, *again, out="again.png") == 0
+    assert (folder / "again.png").read_bytes() == first
+    assert inpaint(folder, tiny_weights, *again, "--precision", "fp32", out="fp32.png") == 0
+    with Image.open(folder / "fp32.png") as picture:
+        assert "precision" not in json.loads(picture.text["asyncdsb"])
+
+
+def test_another_precision_is_refused_at_once(folder, tiny_weights, capsys):
+    assert inpaint(folder, tiny_weights, "--precision", "fp64") == 2
+    assert "expected a precision out of fp32, bf16, got 'fp64'" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -156,13 +157,18 @@ def test_the_gradient_of_a_whole_photo_does_not_depend_on_its_strips(rows):
 
 def test_half_precision_gives_nearly_the_same_picture(tiny_weights):
     photo, mask = np.asarray(synthetic_photo(96, 64)), box_mask(96, 64)
-    pictures = {}
+    pictures, gradients = {}, {}
     for precision in ("fp32", "bf16"):
         pipe = AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision=precision)
         restored = np.asarray(pipe(photo, mask, steps=3, seed=1).image).astype(int)
         np.testing.assert_array_equal(restored[~mask], photo[~mask])
         pictures[precision] = restored[mask]
+        gradients[precision] = pipe.predict_gradient(photo, mask)
     difference = np.abs(pictures["fp32"] - pictures["bf16"])
     assert 0 < difference.max() and difference.mean() < 2
-    with pytest.raises(ValueError, match="precision out of fp32, bf16, fp16, got 'fp64'"):
+    # What is measured, not predicted, is not rounded.
+    known = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
+    np.testing.assert_array_equal(gradients["fp32"][known], gradients["bf16"][known])
+    assert (gradients["fp32"][mask] != gradients["bf16"][mask]).any()
+    with pytest.raises(ValueError, match="precision out of fp32, bf16, got 'fp64'"):
         AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision="fp64")

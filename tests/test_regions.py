@@ -2,10 +2,13 @@
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 from conftest import synthetic_photo
 
+from asyncdsb.gradient import image_gradient
+from asyncdsb.images import to_tensor
 from asyncdsb.regions import separate, windows_over
 
 SIDE = 1500
@@ -25,7 +28,7 @@ CORNERS = ((60, 70), (50, 1400), (1410, 80))
 
 def test_groups_are_what_lies_apart():
     hole = specks(*CORNERS, (60, 110))
-    groups = separate(hole, 8)
+    groups = [pixels() for pixels in separate(hole, 8)]
     assert sorted(group.sum() for group in groups) == [400, 400, 800]
     assert (np.sum(groups, axis=0) == hole).all()
 
@@ -34,12 +37,16 @@ def test_groups_are_what_lies_apart():
 def test_the_nearest_are_joined_where_there_are_too_many(most):
     places = list(itertools.product(range(0, SIDE, 180), range(0, SIDE, 300)))
     hole = specks(*places)
-    groups = separate(hole, most)
+    groups = [pixels() for pixels in separate(hole, most)]
     assert 1 <= len(groups) <= most
     assert (np.sum(groups, axis=0) == hole).all()
-    # A column of neighbours is nearer than a row of them.
-    rows = [np.flatnonzero(group.any(1)) for group in separate(specks(*CORNERS), 2)]
-    assert sorted(int(found[-1] - found[0]) for found in rows) in ([19, 29], [19, 1369])
+
+
+def test_the_two_that_fit_into_the_smallest_square_are_joined():
+    """Those in the first two corners, 1350 pixels apart in a row; the other pair is 1434 high."""
+    groups = [pixels() for pixels in separate(specks(*CORNERS), 2)]
+    rows = [np.flatnonzero(group.any(1)) for group in groups]
+    assert sorted(int(found[-1] - found[0]) for found in rows) == [19, 29]
 
 
 @pytest.mark.parametrize("tiles", [1, 2, 3, 8, 20])
@@ -80,7 +87,7 @@ def test_a_hole_is_restored_as_if_it_were_alone(tiny_pipe, sampler):
     together = tiny_pipe(photo, hole, **run)
     picture = np.asarray(together.image)
     np.testing.assert_array_equal(picture[~hole], photo[~hole])
-    first = separate(hole, 8)[0]
+    first = separate(hole, 8)[0]()
     alone = tiny_pipe(photo, first, **run)
     difference = picture[first].astype(int) - np.asarray(alone.image)[first]
     # In a batch, sums are rounded otherwise.
@@ -108,3 +115,41 @@ def test_windows_of_any_size_go_through_one_run(tiny_pipe, grid):
         y, x = round((row + 3) * scale), round((column + 10) * scale)
         assert np.abs(shown[y, x] - small[y, x]).max() > 0
     assert tiny_pipe.work(hole) == sum(w.evaluated for w in frames[0].job.windows)
+
+
+def test_more_fields_never_make_a_hole_coarser():
+    places = itertools.product(range(60, 4000, 560), range(60, 4000, 1000))
+    hole = specks(*places, side=4000)
+    scales = [
+        min(window.scale for window in windows_over(hole, 256, 16, tiles))
+        for tiles in (1, 2, 8, 20, 30, 31, 32, 64)
+    ]
+    assert scales == sorted(scales) and scales[-2:] == [1, 1]
+
+
+def test_the_gradient_around_a_fine_window_is_its_own(tiny_pipe):
+    """A deep hole's coarse window covers that of a speck beside it."""
+    photo = np.asarray(synthetic_photo(SIDE, SIDE))
+    hole = specks((500, 1100))
+    hole[100:1000, 100:1000] = True
+    coarse, fine = sorted(tiny_pipe._windows(hole, 8), key=lambda window: window.scale)
+    assert fine.native and coarse.scale < 0.5 and coarse.left + coarse.width > 1120
+    inside = np.zeros_like(hole)
+    inside[fine.top + 1 : fine.top + fine.height - 1, fine.left + 1 : fine.left + 255] = True
+    unsure = cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    sure = inside & ~unsure
+    assert sure.sum() > 50_000
+    found = tiny_pipe.predict_gradient(photo, hole)
+    wanted = image_gradient(to_tensor(photo))[0, 0].numpy()
+    np.testing.assert_allclose(found[sure], wanted[sure], atol=1e-5)
+
+
+def test_every_window_has_noise_of_its_own(tiny_pipe):
+    """Two holes with the same surroundings: without noise they come back alike, with it not."""
+    photo = np.tile(np.asarray(synthetic_photo(300, 300)), (5, 5, 1))
+    hole = specks((140, 140), (1340, 1340))
+    run = {"steps": 2, "strategy": "uniform", "trajectory": False}
+    for temperature, alike in ((0.0, True), (1.0, False)):
+        picture = np.asarray(tiny_pipe(photo, hole, temperature=temperature, **run).image)
+        first, second = (picture[i : i + 20, i : i + 20].astype(int) for i in (140, 1340))
+        assert (np.abs(first - second).max() <= 1) == alike

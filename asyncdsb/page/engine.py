@@ -202,7 +202,7 @@ def run_steps(
             x0_hat=np.asarray(state.x0_hat),
             maps=_maps(pipe, state.gradient, mask, settings.tiles) if state.step == 0 else None,
             image=np.asarray(state.image) if last else None,
-            settings=pipe.resolved(settings).as_dict() if last else None,
+            settings=pipe.record(settings) if last else None,
         )
 
 

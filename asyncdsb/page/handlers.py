@@ -333,7 +333,7 @@ def inpaint(
         seed: seed of the noise.
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: one of GRIDS.
-        tiles: in how many overlapping fields of 256 pixels a large hole may be restored.
+        tiles: in how many fields of 256 pixels a large hole, or holes far apart, may be restored.
         temperature: what all noise is multiplied by, in [0, 1]; None for what the weights say.
         order: path of a grey picture of the photo's size, 8 or 16 bits, for the strategy "painted":
             white is restored first (at tau_max), black last (at tau_min).
