@@ -137,13 +137,15 @@ def progress(
         The progress.
 
     Raises:
-        ValueError: on an unknown measure or signal.
+        ValueError: on an unknown measure or signal, or without states.
     """
     for what, got, allowed in (("measure", measure, MEASURES), ("signal", signal, SIGNALS)):
         if got not in allowed:
             raise ValueError(f"expected a {what} out of {', '.join(allowed)}, got {got!r}")
     run = iter(states)
-    first = next(run)
+    first = next(run, None)
+    if first is None:
+        raise ValueError("expected the states of a run, got none")
     x1 = first.x_t
     times, rows = [], []
     for state in itertools.chain([first], run):

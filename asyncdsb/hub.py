@@ -85,7 +85,8 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
         yield
     except (http_error, errors.HFValidationError, OSError) as error:
         if isinstance(error, OSError) and error.errno in LOCAL:
-            raise ValueError(f"{told} {error.strerror}: {error.filename}") from error
+            where = f": {error.filename}" if error.filename else ""
+            raise ValueError(f"{told} {error.strerror}{where}") from error
         # The client wraps what the Hub answered where it looks into its cache afterwards.
         answers = [getattr(e, "response", None) for e in (error, error.__cause__)]
         status = next((answer.status_code for answer in answers if answer is not None), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -202,20 +203,17 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
         raise ValueError(f"cannot write {asked}: expected a regular file, got a device or pipe")
     temporary = target.with_name(f".{target.stem[:80]}-{secrets.token_hex(4)}{target.suffix}")
     try:
+        # The mode of a new file here; some libraries make theirs readable by none but the owner.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = temporary.stat().st_mode
+        temporary.unlink()
         write(temporary)
-        # Some libraries make files that none but their owner can read.
-        temporary.chmod(0o666 & ~_umask())
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     return asked
-
-
-def _umask() -> int:
-    """Permissions that new files shall not have; there is no way to ask but to set them."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _decode(source: ImageSource) -> tuple[Image.Image, str]:

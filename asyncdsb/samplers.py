@@ -151,8 +151,10 @@ def sample(
     sources = () if sampler == "ode" else generators or ()
     if sampler != "ode" and len(sources) != batch:
         raise ValueError(f"expected {batch} generators for sampler {sampler!r}, got {len(sources)}")
-    if isinstance(grid, Tensor) and grid.shape != (steps + 1,):
-        raise ValueError(f"expected {steps + 1} times, got shape {tuple(grid.shape)}")
+    if isinstance(grid, Tensor) and not (
+        grid.shape == (steps + 1,) and grid[0] == 1 and grid[-1] == 0 and (grid.diff() < 0).all()
+    ):
+        raise ValueError(f"expected {steps + 1} times that fall from 1 to 0, got {grid.tolist()}")
     hole = mask > 0.5
     grids = [
         grid if isinstance(grid, Tensor) else time_grid(grid, steps, tau[i], hole[i], schedule)

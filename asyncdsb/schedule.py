@@ -259,7 +259,8 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return image
     radius = max(1, round(4 * sigma))
-    if image.device.type == "cpu" and not image.requires_grad:
+    plain = image.device.type == "cpu" and image.dtype in (torch.float32, torch.float64)
+    if plain and len(image) and not image.requires_grad:
         # Many times faster there than a convolution of a single channel.
         size = 2 * radius + 1, 2 * radius + 1
         blurred = [

@@ -399,3 +399,22 @@ def test_a_temperature_out_of_range_is_refused(temperature: float) -> None:
     x0, x1, mask, tau = scene()
     with pytest.raises(ValueError, match="temperature"):
         run(Oracle(x0, mask), x1, mask, tau, steps=2, temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    "times", [[1.0, 0.5, 0.1], [0.9, 0.5, 0.0], [1.0, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0]]
+)
+def test_times_that_do_not_fall_from_one_to_zero_are_refused(times):
+    mask = torch.ones(1, 1, 2, 2)
+    states = sample(
+        lambda x, t, s: x,
+        torch.zeros(1, 3, 2, 2),
+        mask,
+        0.5 * mask,
+        NoiseSchedule(),
+        steps=2,
+        sampler="ode",
+        grid=torch.tensor(times, dtype=torch.float64),
+    )
+    with pytest.raises(ValueError, match="3 times that fall from 1 to 0"):
+        next(states)

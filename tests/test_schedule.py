@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from scipy.integrate import quad
 
-from asyncdsb.schedule import NoiseSchedule, inward_tau, tau_map, uniform_tau
+from asyncdsb.schedule import NoiseSchedule, gaussian_blur, inward_tau, tau_map, uniform_tau
 
 TAUS = (0.0, 1e-9, 0.001, 0.2, 0.5, 0.8, 1.0)
 RANGES = ((0.1, 0.433), (0.1, 1.0), (1e-3, 5.0), (0.3, 0.3), (0.404858, 1.753036))
@@ -324,3 +324,11 @@ def test_bad_gradient_maps_are_refused() -> None:
         tau_map(random_gradient(), 0.2, 0.5, hole=square_hole(size=40))
     with pytest.raises(ValueError, match="-1"):
         tau_map(random_gradient(), 0.2, 0.5, blur_sigma=-1)
+
+
+def test_the_blur_takes_any_floating_type_and_no_picture_at_all():
+    image = torch.rand(2, 1, 20, 30, generator=torch.Generator().manual_seed(0))
+    half = gaussian_blur(image.bfloat16(), 2.0)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), gaussian_blur(image, 2.0), atol=0.02, rtol=0)
+    assert gaussian_blur(image[:0], 2.0).shape == (0, 1, 20, 30)
