@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     extra = statistics.median(first - step for first, step in zip(firsts, steps, strict=True))
     print(f"| start of the server, more than importing gradio | {started - library:.3f} s | |")
     print(f"| first frame, more than one step | {extra:.3f} s | |")
-    for number in (1, repeat // 2, repeat):
+    for number in sorted({1, (repeat + 1) // 2, repeat}):
         what = f"memory of the server after {number} restorations"
         print(f"| {what} | {memory[number - 1]:.0f} MiB | |")
 

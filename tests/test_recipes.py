@@ -1,4 +1,4 @@
-"""The commands of the README and of the recipes are understood by the programs that they name."""
+"""The commands of the READMEs are understood by the programs that they name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.training_cost import count
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "train/README.md")
+PAGES = ("README.md", "train/README.md", "benchmarks/README.md")
 OURS = re.compile(r"(train|asyncdsb|benchmarks)(\.\w+)*")
 LAUNCHERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "accelerate launch": launch_command_parser,
@@ -32,7 +32,7 @@ def commands(page: str) -> list[str]:
     pieces = re.split(r"^```", text, flags=re.MULTILINE)
     lines = "".join(pieces[1::2]).replace("\\\n", " ").splitlines()
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", "".join(pieces[::2]))]
-    starts = ("python -m ", "python app.py ", *(f"{name} " for name in LAUNCHERS))
+    starts = ("python -m ", "python app.py ", "asyncdsb ", *(f"{name} " for name in LAUNCHERS))
     lines = [line for line in lines if line.startswith(starts)]
     found = [" ".join(shlex.split(line, comments=True)) for line in lines]
     # A program that is only named has nothing to parse.
@@ -47,6 +47,8 @@ def program(words: list[str]) -> tuple[str, list[str]]:
             args = parser().parse_args(words[len(start) :])
             assert args.module, f"expected -m after {name}"
             return args.training_script, args.training_script_args
+    if words[0] == "asyncdsb":
+        return "asyncdsb", words[1:]
     return ("app", words[2:]) if words[1] == "app.py" else (words[2], words[3:])
 
 
