@@ -283,22 +283,23 @@ def wire(
         """Show the maps for the hole that is painted when the event comes."""
         on(event, on_preview, "photo layer seen tiles", "gradient tau seen", **maps)
 
-    def show(taken: Any) -> None:
-        """Draw a photograph that a handler took over on the canvas, and see to its maps."""
-        on(taken.success, handlers.on_canvas, "photo layer", "editor status")
-        follow(taken.success)
-
     def on_example(tiles: float, event: gr.EventData) -> updates.Update:
         return handlers.on_example(engine, examples, event.index, tiles)
 
+    # Every photograph that a handler takes over changes the link: it is drawn on the canvas, and
+    # its maps are seen to. Nothing of it happens for a page that opens without an example, where
+    # an answer that comes late would undo what the visitor has done meanwhile.
+    taken = parts["link"].change
+    on(taken, handlers.on_canvas, "photo layer", "editor status")
+    follow(taken)
     on(parts["editor"].clear, handlers.on_clear, "", fresh)
-    show(on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh))
-    show(on(parts["examples"].click, on_example, "tiles", fresh))
+    on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh)
+    on(parts["examples"].click, on_example, "tiles", fresh)
     on_mask = functools.partial(handlers.on_mask_file, engine)
-    show(on(parts["open_mask"].upload, on_mask, "open_mask photo tiles", fresh))
+    on(parts["open_mask"].upload, on_mask, "open_mask photo tiles", fresh)
     for kind in PRESET_MASKS:
         on_preset = functools.partial(handlers.on_preset, engine, kind)
-        show(on(parts[kind].click, on_preset, "photo drawn tiles", f"{fresh} drawn"))
+        on(parts[kind].click, on_preset, "photo drawn tiles", f"{fresh} drawn")
 
     def painted(button: str) -> Callable:
         """Fetch what was painted from the browser, once; return the event for what comes after.
@@ -318,7 +319,7 @@ def wire(
     follow(parts["tiles"].release)
     for edit in canvas.EDITS:
         on_edit = functools.partial(handlers.on_edit, engine, edit)
-        show(on(painted(edit), on_edit, "photo layer tiles", fresh))
+        on(painted(edit), on_edit, "photo layer tiles", fresh)
 
     started = on(
         painted("restore"),
@@ -334,7 +335,7 @@ def wire(
     stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")
     on(stopped.then, handlers.on_stopped, "", "restore stop status")
 
-    show(on(parts["reuse"].click, handlers.on_reuse, "result", fresh))
+    on(parts["reuse"].click, handlers.on_reuse, "result", fresh)
     packed = on(
         parts["files"].click,
         functools.partial(handlers.on_files, engine),
@@ -371,7 +372,7 @@ def wire(
     def on_link(request: gr.Request) -> updates.Update:
         return handlers.on_link(examples, dict(request.query_params))
 
-    show(on(demo.load, on_link, "", f"{fresh} {settings}"))
+    on(demo.load, on_link, "", f"{fresh} {settings}")
     wire_browser(parts)
 
 
@@ -392,6 +393,8 @@ def wire_browser(parts: dict[str, Any]) -> None:
     parts["view"].change(
         None, parts["view"], None, js=f"(view) => asyncdsb.show({views}.indexOf(view))"
     )
+    # Whenever the canvas has loaded a photograph, the server's too.
+    parts["editor"].upload(None, None, None, js="() => asyncdsb.canvasLoaded()")
     # The range is kept in order by moving the other end along.
     low.input(None, [low, high], high, js="(low, high) => Math.max(low, high)")
     high.input(None, [low, high], low, js="(low, high) => Math.min(low, high)")

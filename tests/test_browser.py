@@ -119,7 +119,7 @@ def open_photo(page, path: Path) -> None:
     page.wait_for_function(
         "name => document.querySelector('#status').innerText.includes(name)", arg=path.name
     )
-    page.wait_for_selector("#editor .empty.wrap", state="detached")
+    wait_for_canvas(page)
     page.wait_for_function(
         """side => {
             const place = document.querySelector('#editor .pixi-target');
@@ -129,6 +129,11 @@ def open_photo(page, path: Path) -> None:
         }""",
         arg=CANVAS,
     )
+
+
+def wait_for_canvas(page) -> None:
+    """Wait until the canvas has loaded what the server took over, and takes strokes."""
+    page.wait_for_selector("#editor[aria-busy=false]")
 
 
 def paint(page, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -155,6 +160,7 @@ def take_hole(page, name: str) -> None:
     page.get_by_role("button", name=name).click()
     wait_for_status(page, "Press Restore")
     page.wait_for_selector("#tau .filled canvas")
+    wait_for_canvas(page)
 
 
 def set_slider(page, name: str, value: float) -> None:
@@ -347,11 +353,31 @@ def test_strokes_add_to_a_prepared_hole(page, photo):
     assert both[half].all() and 0.01 < both[:, : width // 2 - 2].mean() < 0.3
 
 
+def test_a_press_on_a_canvas_that_still_loads_changes_nothing(page):
+    """What the canvas showed before is neither painted on nor taken for the hole."""
+    page.locator("[data-example]").last.click()
+    wait_for_status(page, "Paint over")
+    wait_for_canvas(page)
+    page.locator("[data-example]").first.click()
+    page.wait_for_selector("#editor[aria-busy=true]")
+    box = page.locator("#editor .pixi-target canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 30, box["y"] + box["height"] / 2, steps=3)
+    page.mouse.up()
+    page.wait_for_selector("#tau .filled canvas")
+    own = hole_shown(page)
+    assert own.any()
+    page.click("#grow")
+    grown = wait_for_another_hole(page, own.mean())
+    assert grown[own].all() and own.mean() < grown.mean() < 2 * own.mean()
+
+
 def test_an_example_without_a_hole_can_be_painted(page):
     page.locator("[data-example]").last.click()
     wait_for_status(page, "Paint over")
     page.wait_for_selector("#tau .filled", state="detached")
-    page.wait_for_timeout(1500)  # the canvas loads the picture and fits it
+    wait_for_canvas(page)
     box = page.locator("#editor .pixi-target canvas").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 30, y)
@@ -589,10 +615,10 @@ def test_a_visit_on_a_dark_phone(page, server):
         visit.goto(server)
         visit.locator("[data-example]").first.click()
         visit.wait_for_selector("#tau .filled canvas")
+        wait_for_canvas(visit)
         box = visit.locator("#editor .pixi-target canvas").bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
         before = hole_shown(visit)
-        visit.wait_for_timeout(1000)
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         visit.mouse.move(x + 10, y - 20)
         visit.mouse.down()

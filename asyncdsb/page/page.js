@@ -112,13 +112,27 @@ window.asyncdsb = (() => {
       const { taken, ...named } = props.value || {};
       link = named;
       untouched = Boolean(taken);
+      if (taken) loading(15000);
       address();
     });
   }
 
   // What the server took over, until something is done on the canvas. The canvas takes a second to
-  // load it, in which it would hand over what it showed before.
+  // load it, in which it would hand over what it showed before, and forget what is painted: presses
+  // wait for it, but not forever.
   let untouched = false;
+  let loaded = 0;
+  const canvasBusy = () => document.querySelector("#editor")?.ariaBusy === "true";
+  function loading(milliseconds) {
+    const editor = document.querySelector("#editor");
+    editor.ariaBusy = "true";
+    clearTimeout(loaded);
+    loaded = setTimeout(() => { editor.ariaBusy = "false"; }, milliseconds);
+  }
+  // The photograph is there, its layer comes right after it.
+  function canvasLoaded() {
+    if (canvasBusy()) loading(200);
+  }
   function paintedLayer(editor, layer) {
     return untouched ? layer : editor?.layers?.[0] ?? null;
   }
@@ -443,12 +457,20 @@ window.asyncdsb = (() => {
   document.addEventListener("pointerdown", (event) => {
     painting = Boolean(within(event, "#editor"));
     if (!painting) return;
+    if (canvasBusy()) {
+      painting = false;
+      event.stopImmediatePropagation();
+      return;
+    }
     untouched = false;
     clearTimeout(pause);
   }, true);
+  document.addEventListener("click", (event) => {
+    if (canvasBusy() && within(event, "#editor")) event.stopImmediatePropagation();
+  }, true);
   // Undo and redo, which the canvas listens to wherever the keyboard is.
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey) untouched = false;
+    if ((event.ctrlKey || event.metaKey) && !canvasBusy()) untouched = false;
   }, true);
   document.addEventListener("pointerup", () => {
     if (!painting || document.querySelector("#editor .empty.wrap")) return;
@@ -476,5 +498,5 @@ window.asyncdsb = (() => {
     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(restore, 60)));
   }, 400);
 
-  return { draw, show, estimate, remember, paintedLayer, paintedOrder, fetchArchive, mountAbout, mountLink, mountTau, mountGradient, mountFrame, mountFilm, mountExamples };
+  return { draw, show, estimate, remember, paintedLayer, canvasLoaded, paintedOrder, fetchArchive, mountAbout, mountLink, mountTau, mountGradient, mountFrame, mountFilm, mountExamples };
 })();
