@@ -355,8 +355,9 @@ def test_strokes_add_to_a_prepared_hole(page, photo):
 
 def test_a_press_on_a_canvas_that_still_loads_changes_nothing(page):
     """What the canvas showed before is neither painted on nor taken for the hole."""
-    page.locator("[data-example]").first.click()
-    wait_for_status(page, "Press Restore")
+    example = page.locator("[data-example]").first
+    example.click()
+    wait_for_status(page, example.get_attribute("title").split(",")[0] + ".jpg")
     page.wait_for_selector("#tau .filled canvas")
     own = hole_shown(page)
     page.locator("[data-example]").last.click()
@@ -364,7 +365,7 @@ def test_a_press_on_a_canvas_that_still_loads_changes_nothing(page):
     wait_for_canvas(page)
     box = page.locator("#editor .pixi-target canvas").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.locator("[data-example]").first.click()
+    example.click()
     page.wait_for_selector("#editor[aria-busy=true]")
     page.mouse.move(x, y)
     page.mouse.down()
