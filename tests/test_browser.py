@@ -619,7 +619,9 @@ def test_a_visit_on_a_dark_phone(page, server):
         visit.locator("[data-example]").first.click()
         visit.wait_for_selector("#tau .filled canvas")
         wait_for_canvas(visit)
-        box = visit.locator("#editor .pixi-target canvas").bounding_box()
+        canvas = visit.locator("#editor .pixi-target canvas")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
         before = hole_shown(visit)
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
