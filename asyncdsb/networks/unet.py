@@ -144,7 +144,8 @@ class UNet(nn.Module):
         embedding = self.embed(
             torch.cat([sinusoidal_embedding(v, self.config.width) for v in scalars.unbind(1)], 1)
         )
-        x = F.pixel_unshuffle(x, self.config.patch)
+        # In the layout of the layers at once: stem and head would each copy it.
+        x = F.pixel_unshuffle(x, self.config.patch).contiguous(memory_format=torch.channels_last)
         h = self.stem(x)
         skips, blocks = [h], iter(self.down)
         for level in range(len(self.config.multipliers)):
