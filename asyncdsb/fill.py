@@ -146,12 +146,13 @@ def _coarse_to_fine(image: Tensor, hole: Tensor, sweeps: int) -> Tensor:
         weight = total.clamp(max=1)
     filled = levels[-1][0]
     for value, weight in reversed(levels[:-1]):
+        known = weight > 0
         coarse = F.interpolate(filled, value.shape[-2:], mode="bilinear", align_corners=False)
-        filled = torch.where(weight > 0, value, coarse)
+        filled = torch.where(known, value, coarse)
         for _ in range(sweeps if value is image else 3 * sweeps):
             around = F.pad(filled, (1, 1, 1, 1), mode="replicate")
             mean = around[..., 1:-1, 2:] + around[..., 1:-1, :-2]
-            mean = (mean + around[..., 2:, 1:-1] + around[..., :-2, 1:-1]) / 4
+            mean = mean.add_(around[..., 2:, 1:-1]).add_(around[..., :-2, 1:-1]).div_(4)
             # Full weight would leave the finest checkerboard as it is.
-            filled = torch.where(weight > 0, value, torch.lerp(filled, mean, 0.8))
+            filled = torch.where(known, value, filled.lerp_(mean, 0.8))
     return filled
