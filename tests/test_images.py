@@ -377,6 +377,11 @@ def test_tensor_shapes_are_checked():
         to_pil(torch.zeros(2, 3, 4, 4))
     with pytest.raises(ValueError, match="NaN"):
         to_pil(torch.full((3, 4, 4), torch.nan))
+    for value in (torch.nan, torch.inf, -torch.inf):
+        one = torch.zeros(3, 4, 4)
+        one[1, 2, 3] = value
+        with pytest.raises(ValueError, match="finite"):
+            to_pil(one)
     with pytest.raises(ValueError, match=r"got float32 \(4, 4, 3\)"):
         to_tensor(np.zeros((4, 4, 3), np.float32))
 
