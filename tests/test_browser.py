@@ -138,6 +138,7 @@ def wait_for_canvas(page) -> None:
 
 def paint(page, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Draw a stroke with the mouse; points are in pixels of the photograph."""
+    wait_for_canvas(page)
     brush = page.locator("#editor").get_by_role("button", name="Brush", exact=True)
     if "highlight" not in (brush.get_attribute("class") or ""):
         brush.click()
