@@ -107,7 +107,6 @@ def network_seconds(pipe: AsyncDSBPipeline, repeats: int) -> tuple[float, float]
     """Seconds of an evaluation of the denoiser's network, and its operations."""
     network = pipe.denoiser.unet
     inputs = torch.randn(1, network.in_channels, SIDE, SIDE), torch.full((1, 2), 0.5)
-    inputs = inputs[0].to(memory_format=torch.channels_last), inputs[1]
     with torch.no_grad():
         each = median_seconds(lambda: network(*inputs), repeats)
         with FlopCounterMode(display=False) as counter:

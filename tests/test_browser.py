@@ -372,6 +372,8 @@ def test_a_press_on_a_canvas_that_still_loads_changes_nothing(page):
     page.mouse.down()
     page.mouse.move(x + 30, y, steps=3)
     page.mouse.up()
+    # A press that counts makes the hole the visitor's own, which no address names.
+    assert "mask=own" in page.evaluate("location.search")
     page.click("#grow")
     grown = wait_for_another_hole(page, own.mean())
     assert grown[own].all() and own.mean() < grown.mean() < 2 * own.mean()

@@ -235,7 +235,7 @@ def on_canvas(photo: session.Photo | None, layer: Image.Image | None) -> Update:
     that came with it. And no part of a generator: the canvas would take the answer twice and load
     its layer twice, and strokes would go to the second one, which nobody reads.
     """
-    if photo is None:  # Nothing was taken over: an address that names no example.
+    if photo is None:  # The canvas was cleared.
         return {}
     width, height = photo.size
     painted = canvas.layer_mask(layer, photo.size).any()
