@@ -99,6 +99,8 @@ class BridgeConfig:
         bridges: which bridges it was trained on; "stochastic" serves the samplers posterior,
             implicit and multistep, "deterministic" the ODE.
         temperature: by default, what a run's noise is multiplied by; chosen after the training.
+        patches: by default, how far a result gives way to patches of the known part, in [0, 1], see
+            :mod:`asyncdsb.patches`; likewise.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
     """
@@ -114,6 +116,7 @@ class BridgeConfig:
     residual_exponent: float = 1.1
     bridges: tuple[str, ...] = BRIDGES
     temperature: float = 1.0
+    patches: float = 0.0
     blur_sigma: float = 3.0
     resolution: int = 256
 
@@ -133,6 +136,8 @@ class BridgeConfig:
             )
         if not 0 <= self.temperature <= 1:
             raise ValueError(f"expected a temperature in [0, 1], got {self.temperature}")
+        if not 0 <= self.patches <= 1:
+            raise ValueError(f"expected patches in [0, 1], got {self.patches}")
 
     @property
     def schedule(self) -> NoiseSchedule:

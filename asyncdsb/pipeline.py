@@ -8,6 +8,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,16 @@ from asyncdsb.gradient import (
 )
 from asyncdsb.images import check_pair, read_image, read_mask, to_tensor, write_atomic
 from asyncdsb.networks import CompletionConfig, UNetConfig
+from asyncdsb.patches import copy_patches
 from asyncdsb.regions import windows_over
-from asyncdsb.restoration import Frame, Job, Result, Settings, check_painted
+from asyncdsb.restoration import (
+    LEFT_TO_WEIGHTS,
+    Frame,
+    Job,
+    Result,
+    Settings,
+    check_painted,
+)
 from asyncdsb.samplers import SamplerState, sample, time_grid
 from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 from asyncdsb.tiles import Tiles
@@ -207,9 +216,14 @@ class AsyncDSBPipeline:
 
     def resolved(self, chosen: Settings) -> Settings:
         """The settings with what the weights decide put in, so that they say all."""
-        if chosen.temperature is not None:
-            return chosen
-        return dataclasses.replace(chosen, temperature=self.config.temperature)
+        return dataclasses.replace(chosen, **self._decided(chosen))
+
+    def _decided(self, chosen: Settings) -> dict[str, Any]:
+        """What the settings say, or else the weights' configuration."""
+        left = [name for name in LEFT_TO_WEIGHTS if getattr(chosen, name) is None]
+        return {
+            name: getattr(self.config if name in left else chosen, name) for name in LEFT_TO_WEIGHTS
+        }
 
     def record(self, chosen: Settings) -> dict:
         """What gives a picture again with these weights, JSON-serialisable.
@@ -483,12 +497,10 @@ class AsyncDSBPipeline:
         tiles: Tiles | None = None,
     ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution."""
-        temperature = chosen.temperature
-        if temperature is None:
-            temperature = self.config.temperature
+        decided = self._decided(chosen)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
-        noise = temperature * noise
+        noise = decided["temperature"] * noise
         stochastic = torch.full((len(image),), chosen.sampler != "ode", device=self.device)
         context = self.denoiser.context(image, mask, gradient, stochastic, noise.to(self.device))
         schedule = self.config.schedule
@@ -498,7 +510,7 @@ class AsyncDSBPipeline:
             with self._multiplying():
                 return bound(x_t, t, s)
 
-        return sample(
+        states = sample(
             denoise,
             context.x1,
             mask,
@@ -508,9 +520,21 @@ class AsyncDSBPipeline:
             sampler=chosen.sampler,
             eta=chosen.eta,
             grid=grid,
-            temperature=temperature,
+            temperature=decided["temperature"],
             generators=generators,
         )
+        return _with_patches(states, mask, gradient, decided["patches"])
+
+
+def _with_patches(
+    states: Iterator[SamplerState], mask: Tensor, gradient: Tensor, share: float
+) -> Iterator[SamplerState]:
+    """The same states, with known patches copied into the last one."""
+    for state in states:
+        if share and state.step == state.steps:
+            result = torch.lerp(state.x_t, copy_patches(state.x_t, mask, gradient), share)
+            state = dataclasses.replace(state, x_t=result, x0_hat=result)
+        yield state
 
 
 def _finest(windows: Sequence[Window]) -> Window:

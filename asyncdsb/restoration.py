@@ -20,6 +20,9 @@ from asyncdsb.window import Window
 PREVIEW = 512
 """Longest side in pixels of the frames of a trajectory."""
 
+LEFT_TO_WEIGHTS = ("temperature", "patches")
+"""Settings that the configuration of the weights decides where they are None."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -36,6 +39,8 @@ class Settings:
         grid: "uniform" or "clock" time grid.
         temperature: what all noise is multiplied by, in [0, 1], see
             :func:`asyncdsb.samplers.sample`; None for what the weights' configuration says.
+        patches: how far the result gives way to patches of the known part, in [0, 1], see
+            :mod:`asyncdsb.patches`; 0 is the bridge's own. None as above.
         seed: of all noise, 0 <= seed < 2**63.
         tiles: in how many fields of the networks a hole that does not fit into one may be
             restored, >= 1: overlapping ones over a large hole, separate ones over holes that lie
@@ -50,14 +55,15 @@ class Settings:
     eta: float = 0.0
     grid: str = "uniform"
     temperature: float | None = None
+    patches: float | None = None
     seed: int = 0
     tiles: int = 8
 
     def check(self, samplers: Sequence[str]) -> None:
         """Raise ValueError, saying what was expected and what came, unless all is in range."""
-        for name in ("tau_min", "tau_max", "eta", "temperature"):
+        for name in ("tau_min", "tau_max", "eta", *LEFT_TO_WEIGHTS):
             value = getattr(self, name)
-            if not _real(value) and not (name == "temperature" and value is None):
+            if not _real(value) and not (name in LEFT_TO_WEIGHTS and value is None):
                 raise ValueError(f"expected a number for {name}, got {value!r}")
         check_tau_range(self.tau_min, self.tau_max)
         if not _whole(self.steps) or self.steps < 1:
@@ -76,8 +82,10 @@ class Settings:
             )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"expected eta in [0, 1], got {self.eta}")
-        if self.temperature is not None and not 0 <= self.temperature <= 1:
-            raise ValueError(f"expected a temperature in [0, 1], got {self.temperature}")
+        for name in LEFT_TO_WEIGHTS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"expected {name} in [0, 1], got {value}")
         if self.grid not in GRIDS:
             raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {self.grid!r}")
         if not _whole(self.seed) or not 0 <= self.seed < 2**63:
