@@ -27,7 +27,7 @@ from asyncdsb import viz
 from asyncdsb.allocator import keep_freed
 from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
-from asyncdsb.restoration import Settings
+from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
 
@@ -42,8 +42,8 @@ ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
 DEFAULTS = Settings()
-TEMPERATURE = 0.5
-"""Scale of the noise before the weights say theirs."""
+TEMPERATURE, PATCHES = 0.5, 1.0
+"""What stands in these controls before the weights say theirs."""
 
 
 def build(load: Callable[[], Any]) -> gr.Blocks:
@@ -199,6 +199,9 @@ def restore_pane(parts: dict[str, Any]) -> None:
             parts["temperature"] = gr.Slider(
                 0, 1, TEMPERATURE, step=0.01, label="Noise ×", elem_id="temperature"
             )
+            parts["patches"] = gr.Slider(
+                0, 1, PATCHES, step=0.01, label="Patches ×", elem_id="patches"
+            )
             parts["eta"] = gr.Slider(
                 0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"
             )
@@ -349,15 +352,15 @@ def wire(
         gr.File(visible=False, label=name, type="filepath") for name in ("photo", "mask", "order")
     ]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
-    given = [parts[name] for name in session.SETTINGS if name != "temperature"]
-    # Not the page's slider, which has a value before the weights say theirs.
-    noise = gr.Number(visible=False, label="temperature")
+    given = [parts[name] for name in session.SETTINGS if name not in LEFT_TO_WEIGHTS]
+    # Not the page's sliders, which have values before the weights say theirs.
+    noise, patches = (gr.Number(visible=False, label=name) for name in LEFT_TO_WEIGHTS)
     inpaint = functools.partial(handlers.inpaint, engine)
     # What programs are told about it.
     inpaint.__name__, inpaint.__doc__ = "inpaint", handlers.inpaint.__doc__
     gr.Button(visible=False).click(
         listener(inpaint),
-        [*files[:2], *given, noise, files[2]],
+        [*files[:2], *given, noise, files[2], patches],
         answers,
         api_name="inpaint",
         concurrency_id="run",
@@ -367,7 +370,7 @@ def wire(
     def on_load(request: gr.Request) -> Iterator[updates.Update]:
         yield from handlers.on_load(model, dict(request.query_params))
 
-    on(demo.load, on_load, "", "model status sampler temperature")
+    on(demo.load, on_load, "", f"model status sampler {' '.join(LEFT_TO_WEIGHTS)}")
 
     def on_link(request: gr.Request) -> updates.Update:
         return handlers.on_link(examples, dict(request.query_params))

@@ -33,7 +33,8 @@ STRATEGIES = ("gradient", "uniform", "inward")
 GRIDS = ("uniform", "clock")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
 SETTINGS = (
-    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "temperature", "seed", "tiles",
+    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "temperature", "patches", "seed",
+    "tiles",
 )  # fmt: skip
 
 
@@ -133,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_unit,
         metavar="SCALE",
         help="scale of all noise, 0 to 1: less gives up variety (as the weights say)",
+    )
+    options.add_argument(
+        "--patches",
+        type=_unit,
+        metavar="SHARE",
+        help="how far the result gives way to patches of the known part, 0 to 1: 0 shows what the "
+        "bridge itself restores (as the weights say)",
     )
     options.add_argument("--grid", choices=GRIDS, help="spacing of the steps (uniform)")
     options.add_argument(

@@ -44,6 +44,9 @@ FEWEST_SOURCES = 64
 DIRECTIONS = 16
 """Principal components along which patches are compared."""
 
+TOGETHER = 2**15
+"""Patches of the hole that are held in memory at once."""
+
 COMPARED = 2**21
 """Costs held in memory at once: few enough for a processor's cache."""
 
@@ -70,40 +73,55 @@ def copy_patches(estimate: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _copied(estimate: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
-    hole = mask > 0.5
-    if min(estimate.shape[2:]) < SIDE:
+    height, width = estimate.shape[2:]
+    if min(height, width) < SIDE:
         return estimate
-    touched = F.max_pool2d(hole.float(), SIDE, 1).flatten() > 0
-    sources, targets = _sources(touched), _targets(touched, estimate.shape[-1] - SIDE + 1)
+    hole = mask[0, 0] > 0.5
+    touched = F.max_pool2d(hole[None].float(), SIDE, 1)[0] > 0
+    sources, targets = _sources(touched), _targets(touched)
     if len(sources) < FEWEST_SOURCES:
         return estimate
-    patches = F.unfold(estimate, SIDE)[0].T
-    features = torch.cat([patches, _hints(gradient)], 1)
-    chosen = sources[_nearest(features[targets], features[sources])]
-    votes = patches[chosen]
-    error = (votes - patches[targets]).square().mean(1, keepdim=True)
-    # The constant keeps a pixel about which all are wrong from having no voter.
-    weight = torch.exp(-error / (2 * TOLERANCE**2)) + 1e-3
-    spread = torch.zeros(len(patches), patches.shape[1] + SIDE**2).to(patches)
-    spread[targets] = torch.cat([weight * votes, weight.expand(-1, SIDE**2)], 1)
-    total = F.fold(spread.T[None], estimate.shape[2:], SIDE)
-    sums, weights = total[:, :-1], total[:, -1:]
-    voted = hole & (weights > 0)
-    return torch.where(voted, sums / weights.clamp(min=1e-9), estimate)
+    colours = estimate[0].flatten(1)
+    hints = _hints(gradient)
+    steps = torch.arange(SIDE, device=colours.device)
+    offsets = (steps[:, None] * width + steps).flatten()
+
+    def features(places: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixel numbers and features of patches that start at (N, 2) places."""
+        pixels = (places[:, :1] * width + places[:, 1:]) + offsets
+        colour = colours[:, pixels].transpose(0, 1).flatten(1)
+        return pixels, torch.cat([colour, hints[places[:, 0], places[:, 1]]], 1)
+
+    _, offered = features(sources)
+    search = _Search(offered)
+    sums = torch.zeros_like(colours[:1]).repeat(4, 1)
+    for part in targets.split(TOGETHER):
+        pixels, wanted = features(part)
+        votes = offered[search.nearest(wanted), : 3 * SIDE**2]
+        error = (votes - wanted[:, : votes.shape[1]]).square().mean(1)
+        # The constant keeps a pixel about which all are wrong from having no voter.
+        weight = torch.exp(-error / (2 * TOLERANCE**2)) + 1e-3
+        votes = F.pad(votes.unflatten(1, (3, -1)), (0, 0, 0, 1), value=1.0) * weight[:, None, None]
+        # One pixel of all patches after the other: no two of them are the same.
+        for here, vote in zip(pixels.unbind(1), votes.unbind(2), strict=True):
+            sums[:, here] += vote.T
+    sums = sums.unflatten(1, (height, width))
+    voted = hole & (sums[3] > 0)
+    return torch.where(voted, sums[:3] / sums[3].clamp(min=1e-9), estimate)
 
 
 def _hints(gradient: Tensor) -> Tensor:
-    """Roughness and place of every patch, (N, 3), scaled to be compared beside the colours."""
+    """Roughness and place of every patch, (h, w, 3), scaled to be compared beside the colours."""
     size = (3 * SIDE**2) ** 0.5
     rough = F.avg_pool2d(gradient.clamp(0, 1).sqrt(), SIDE, 1)[0, 0]
     rows, columns = (torch.arange(n, dtype=rough.dtype, device=rough.device) for n in rough.shape)
-    place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
-    return size * torch.cat([GRADIENT_WEIGHT**0.5 * rough.flatten()[:, None], place / REACH], 1)
+    row, column = torch.meshgrid(rows / REACH, columns / REACH, indexing="ij")
+    return size * torch.stack([GRADIENT_WEIGHT**0.5 * rough, row, column], 2)
 
 
 def _sources(touched: Tensor) -> Tensor:
-    """Numbers of the patches that are known altogether, or of some of them."""
-    sources = (~touched).nonzero()[:, 0]
+    """Places (N, 2) of the patches that are known altogether, or of some of them."""
+    sources = (~touched).nonzero()
     if len(sources) <= MOST_SOURCES:
         return sources
     # Drawn, as a regular choice would favour some columns; always the same, on any device.
@@ -111,30 +129,38 @@ def _sources(touched: Tensor) -> Tensor:
     return sources[order[:MOST_SOURCES].to(sources.device)]
 
 
-def _targets(touched: Tensor, columns: int) -> Tensor:
-    """Numbers of the patches that reach into the hole, on the grid of every second one."""
-    targets = touched.nonzero()[:, 0]
-    row, column = targets // columns, targets % columns
-    return targets[(row % STRIDE == 0) & (column % STRIDE == 0)]
+def _targets(touched: Tensor) -> Tensor:
+    """Places (N, 2) of the patches that reach into the hole, of every second row and column."""
+    return STRIDE * touched[::STRIDE, ::STRIDE].nonzero()
 
 
-def _nearest(wanted: Tensor, offered: Tensor) -> Tensor:
-    """Index of the nearest row of ``offered`` (M, D) for each of ``wanted`` (N, D)."""
-    # Nearly all that sets patches apart lies along a few directions.
-    _, directions = torch.linalg.eigh((offered - offered.mean(0)).T.cov())
-    wanted, offered = (x @ directions[:, -DIRECTIONS:] for x in (wanted, offered))
-    # Padded by rows at an infinite distance, to a whole number of groups.
-    length = F.pad(offered.square().sum(1), (0, -len(offered) % GROUP), value=torch.inf)
-    offered = F.pad(offered, (0, 0, 0, len(length) - len(offered))).T.contiguous()
-    rows = max(1, COMPARED // len(length))
-    costs = torch.empty(min(rows, len(wanted)), len(length)).to(wanted)
-    found = []
-    for part in wanted.split(rows):
-        # Up to the length of the wanted row, which is the same for all offered ones.
-        cost = torch.addmm(length, part, offered, alpha=-2, out=costs[: len(part)])
-        # The best group first: a minimum is found several times faster than its place.
-        cost = cost.unflatten(1, (-1, GROUP))
-        group = cost.amin(2).argmin(1)
-        within = cost[torch.arange(len(part), device=part.device), group].argmin(1)
-        found.append(GROUP * group + within)
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.long, device=wanted.device)
+class _Search:
+    """The nearest out of some rows.
+
+    Args:
+        offered: (M, D).
+    """
+
+    def __init__(self, offered: Tensor):
+        # Nearly all that sets patches apart lies along a few directions.
+        _, directions = torch.linalg.eigh((offered - offered.mean(0)).T.cov())
+        self.directions = directions[:, -DIRECTIONS:]
+        offered = offered @ self.directions
+        # Padded by rows at an infinite distance, to a whole number of groups.
+        self.length = F.pad(offered.square().sum(1), (0, -len(offered) % GROUP), value=torch.inf)
+        self.offered = F.pad(offered, (0, 0, 0, len(self.length) - len(offered))).T.contiguous()
+
+    def nearest(self, wanted: Tensor) -> Tensor:
+        """Index of the nearest row for each of (N, D): (N,)."""
+        rows = max(1, COMPARED // len(self.length))
+        costs = torch.empty(min(rows, len(wanted)), len(self.length)).to(wanted)
+        found = []
+        for part in (wanted @ self.directions).split(rows):
+            # Up to the length of the wanted row, which is the same for all offered ones.
+            cost = torch.addmm(self.length, part, self.offered, alpha=-2, out=costs[: len(part)])
+            # The best group first: a minimum is found several times faster than its place.
+            cost = cost.unflatten(1, (-1, GROUP))
+            group = cost.amin(2).argmin(1)
+            within = cost[torch.arange(len(part), device=part.device), group].argmin(1)
+            found.append(GROUP * group + within)
+        return torch.cat(found)

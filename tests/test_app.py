@@ -23,7 +23,7 @@ from asyncdsb.masks import make_mask
 from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
 from asyncdsb.record import load_map
-from asyncdsb.restoration import Settings
+from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
 
 PAGE = Path(payload.__file__).parent
@@ -41,12 +41,14 @@ def engine(tiny_pipe):
 def values(**change: object) -> list[object]:
     """The page's controls at their defaults but for these."""
     defaults = {name: getattr(Settings(), name) for name in session.SETTINGS}
-    return list((defaults | {"temperature": 0.5} | change).values())
+    return list((defaults | {"temperature": 0.5, "patches": 0.25} | change).values())
 
 
 def api_values(**change: object) -> dict[str, object]:
-    """Settings of /inpaint at their defaults but for these, the noise left to the weights."""
-    return dict(zip(session.SETTINGS, values(**change), strict=True)) | {"temperature": None}
+    """Settings of /inpaint at their defaults but for these and what is left to the weights."""
+    return dict(zip(session.SETTINGS, values(**change), strict=True)) | dict.fromkeys(
+        LEFT_TO_WEIGHTS
+    )
 
 
 def photograph(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
@@ -218,6 +220,7 @@ def test_page_files_name_no_other_host():
         ({"eta": 1.5}, "eta"),
         ({"grid": "random"}, "time grid"),
         ({"temperature": -0.1}, "temperature"),
+        ({"patches": 1.1}, "patches"),
     ],
 )
 def test_settings_are_refused(change, message):
@@ -227,7 +230,7 @@ def test_settings_are_refused(change, message):
 
 def test_defaults_are_the_packages():
     assert {*session.SETTINGS} == {field.name for field in dataclasses.fields(Settings)}
-    assert session.read_settings(values()) == Settings(temperature=0.5)
+    assert session.read_settings(values()) == Settings(temperature=0.5, patches=0.25)
 
 
 def test_large_photo_is_refused(tmp_path, monkeypatch):
@@ -253,8 +256,10 @@ def test_loaded_model_offers_its_samplers(tiny_pipe):
     assert "Loading" in first["model"] and "ready" in last["model"]
     assert last["sampler"]["choices"] == list(tiny_pipe.samplers)
     assert last["temperature"] == tiny_pipe.config.temperature
+    assert last["patches"] == tiny_pipe.config.patches
     *_, last = handlers.on_load(Model(lambda: tiny_pipe), {"temperature": "0.7"})
     assert "temperature" not in last, "the address says it"
+    assert "patches" in last
 
 
 # Handlers
@@ -729,7 +734,7 @@ def test_page_is_built(tiny_pipe):
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
     assert names == [
         "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta",
-        "grid", "tiles", "temperature", "order",
+        "grid", "tiles", "temperature", "order", "patches",
     ]  # fmt: skip
 
 

@@ -41,11 +41,12 @@ def test_export_gives_what_the_pipeline_loads(runs, choice, steps, score):
     assert (runs / "out" / "bridge.safetensors").read_bytes() == wanted
 
 
-def test_the_temperature_of_runs_is_set_on_export(runs, capsys):
-    assert main(command(runs, "--temperature", "0.3")) == 0
-    assert AsyncDSBPipeline.from_pretrained(runs / "out").config.temperature == 0.3
-    assert main(command(runs, "--temperature", "3")) == 2
-    assert "expected a temperature in [0, 1], got 3.0" in capsys.readouterr().err
+@pytest.mark.parametrize(("name", "said"), [("temperature", "a temperature"), ("patches",) * 2])
+def test_what_runs_do_by_default_is_set_on_export(runs, capsys, name, said):
+    assert main(command(runs, f"--{name}", "0.3")) == 0
+    assert getattr(AsyncDSBPipeline.from_pretrained(runs / "out").config, name) == 0.3
+    assert main(command(runs, f"--{name}", "3")) == 2
+    assert f"expected {said} in [0, 1], got 3.0" in capsys.readouterr().err
 
 
 def test_the_card_tells_networks_training_and_licences(runs):

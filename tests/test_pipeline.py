@@ -10,6 +10,7 @@ from PIL import Image
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_tensor
 from asyncdsb.masks import make_mask
+from asyncdsb.patches import copy_patches
 from asyncdsb.pipeline import AsyncDSBPipeline, _gradient_of
 
 SAMPLERS = ("posterior", "implicit", "multistep", "ode")
@@ -141,6 +142,22 @@ def test_the_temperature_is_the_weights_unless_it_is_given(pipe, photo, hole, sa
     assert by_default.settings["temperature"] == 0.25
     assert by_default.image.tobytes() == given.image.tobytes()
     assert given.image.tobytes() != pipe(photo, hole, steps=3, sampler=sampler).image.tobytes()
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_patches_are_copied_into_the_last_frame_alone(pipe, photo, hole, share):
+    plain = pipe(photo, hole, steps=3)
+    copied = pipe(photo, hole, steps=3, patches=share)
+    assert plain.settings["patches"] == 0 and copied.settings["patches"] == share
+    *before, last = zip(plain.trajectory, copied.trajectory, strict=True)
+    assert all(torch.equal(a.states[0], b.states[0]) for a, b in before)
+    window, mask, gradient = last[0].job.windows[0], last[0].job.masks[0], last[0].gradient
+    state = last[0].states[0]
+    wanted = torch.lerp(state, copy_patches(state, mask, window.shrink(gradient)), share)
+    assert torch.equal(last[1].states[0], wanted) and not torch.equal(state, wanted)
+    assert torch.equal(last[1].estimates[0], wanted)
+    where = ~np.asarray(hole)
+    assert (np.asarray(copied.image)[where] == np.asarray(photo)[where]).all()
 
 
 def test_at_temperature_zero_the_seed_plays_no_part(pipe, photo, hole):

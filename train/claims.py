@@ -76,6 +76,8 @@ class Report:
         self.plan = QUICK if args.quick else FULL
         self.weights = args.weights
         self.common = ["--data", *args.data, "--weights", args.weights, "--device", args.device]
+        # The claims are about the bridge, not about what is copied when it has arrived.
+        self.common += ["--patches", "0"]
         self.lines: list[str] = []
 
     def options(self, part: str, methods: str) -> list[str]:

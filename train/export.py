@@ -11,6 +11,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -19,12 +20,13 @@ from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.restoration import LEFT_TO_WEIGHTS
 from train.card import WORST, measured_card
 
 CHOICES = ("best", "last")
 
 
-def export(run: Path, kind: str, choice: str, out: Path, temperature: float | None = None) -> dict:
+def export(run: Path, kind: str, choice: str, out: Path, **decided: float | None) -> dict:
     """Write the averaged weights of one run in half precision, with checksum and schema version.
 
     Args:
@@ -32,8 +34,8 @@ def export(run: Path, kind: str, choice: str, out: Path, temperature: float | No
         kind: "bridge" or "gradient".
         choice: "best", the weights with the best held-out score, or "last".
         out: weights folder.
-        temperature: of a bridge's runs by default, see :class:`asyncdsb.denoiser.BridgeConfig`;
-            None for what its preset says.
+        **decided: what a bridge's runs do by default, out of
+            :data:`asyncdsb.restoration.LEFT_TO_WEIGHTS`; None for what its preset says.
 
     Returns:
         The facts of the training that were written beside the weights.
@@ -48,8 +50,9 @@ def export(run: Path, kind: str, choice: str, out: Path, temperature: float | No
         records = json.loads(path.read_text("utf-8"))
         held_out = [record for record in records if record["step"] == training["steps"]]
         training = training | {"held_out": held_out[0] if held_out else None}
-    if temperature is not None and isinstance(module, BridgeDenoiser):
-        module.config = dataclasses.replace(module.config, temperature=temperature)
+    if isinstance(module, BridgeDenoiser):
+        given: dict[str, Any] = {k: v for k, v in decided.items() if v is not None}
+        module.config = dataclasses.replace(module.config, **given)
     save_weights(out, module, training)
     return training
 
@@ -62,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--out", type=Path, required=True, help="weights folder")
     options.add_argument("--choice", choices=CHOICES, default="last", help="which weights of a run")
     options.add_argument("--temperature", type=float, help="default scale of a run's noise")
+    options.add_argument("--patches", type=float, help="default share of patches that are copied")
     options.add_argument("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
     options.add_argument("--results", type=Path, help="folder that train.evaluate wrote")
     options.add_argument("--notes", type=Path, help="Markdown on where it fails, for the card")
@@ -71,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         for kind in ("gradient", "bridge"):
             run = getattr(args, kind)
             if run is not None:
-                export(run, kind, args.choice, args.out, args.temperature)
+                decided = {name: getattr(args, name) for name in LEFT_TO_WEIGHTS}
+                export(run, kind, args.choice, args.out, **decided)
         pipe = AsyncDSBPipeline.from_pretrained(args.out, device="cpu")
         worst = None if args.results is None else args.results / "worst.png"
         if worst is not None and worst.exists():

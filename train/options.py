@@ -12,12 +12,12 @@ import torch
 
 from asyncdsb.data import find_photos
 from asyncdsb.pipeline import PRECISIONS
-from asyncdsb.restoration import Settings
+from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES
 from train.protocol import Crop, MaskFolder, iter_crops, parse_kinds
 
-SAMPLING = ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta", "temperature")
+SAMPLING = ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta", *LEFT_TO_WEIGHTS)
 """Fields of :class:`asyncdsb.restoration.Settings` that the command line sets."""
 
 
@@ -56,6 +56,7 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--tau-max", type=float, default=default.tau_max, help="tau of the steepest pixels")
     add("--eta", type=float, default=default.eta, help="noise of the implicit sampler")
     add("--temperature", type=float, help="scale of all noise, instead of the weights'")
+    add("--patches", type=float, help="share of copied patches, instead of the weights'")
     parser.set_defaults(**defaults)
     return parser
 

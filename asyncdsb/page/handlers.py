@@ -25,7 +25,7 @@ from asyncdsb.page.engine import Engine, Model
 from asyncdsb.page.press import Press
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
 from asyncdsb.record import save_restored
-from asyncdsb.restoration import Settings
+from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
 
@@ -318,6 +318,7 @@ def inpaint(
     tiles: int,
     temperature: float | None = None,
     order: str | None = None,
+    patches: float | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
 
@@ -337,12 +338,16 @@ def inpaint(
         temperature: what all noise is multiplied by, in [0, 1]; None for what the weights say.
         order: path of a grey picture of the photo's size, 8 or 16 bits, for the strategy "painted":
             white is restored first (at tau_max), black last (at tau_min).
+        patches: how far the result gives way to patches of the known part, in [0, 1]; None for what
+            the weights say.
 
     Yields:
         Once: the path of the result as PNG, and the settings.
     """
     image, hole, painted = session.read_files(photo, mask, order)
-    values = tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, temperature, tiles
+    values = (
+        tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, temperature, tiles, patches,
+    )  # fmt: skip
     settings = session.read_settings(values, painted)
     *_, last = engine.steps_of(image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.
@@ -367,4 +372,4 @@ def on_load(model: Model, query: Mapping[str, str]) -> Iterator[Update]:
     yield {
         "model": f'<span class="badge done">Model ready on {pipe.device}</span>',
         "sampler": Props(choices=list(pipe.samplers)),
-    } | ({} if "temperature" in query else {"temperature": pipe.config.temperature})
+    } | {name: getattr(pipe.config, name) for name in LEFT_TO_WEIGHTS if name not in query}

@@ -18,7 +18,7 @@ from PIL import Image
 from asyncdsb.images import check_pair, read_image, read_mask
 from asyncdsb.page import canvas
 from asyncdsb.record import load_map, quantised
-from asyncdsb.restoration import Settings
+from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.samplers import SAMPLERS
 
 MAX_PIXELS = 32_000_000
@@ -33,7 +33,7 @@ MAX_SEEDS = 6
 
 SETTINGS = (
     "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "temperature",
-    "tiles",
+    "tiles", "patches",
 )  # fmt: skip
 """The page's controls that hold settings, in the order in which the handlers take them."""
 
@@ -130,11 +130,12 @@ def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -
         seed=_whole("seed", given["seed"]),
         eta=_number("eta", given["eta"]),
         grid=str(given["grid"]),
-        # None leaves it to the weights, as programs may.
-        temperature=None
-        if given["temperature"] is None
-        else _number("temperature", given["temperature"]),
         tiles=read_count("tiles", given["tiles"], MAX_TILES),
+        # None leaves it to the weights, as programs may.
+        **{
+            name: None if given[name] is None else _number(name, given[name])
+            for name in LEFT_TO_WEIGHTS
+        },
     )
     settings.check(SAMPLERS)
     if given["strategy"] == PAINTED:
