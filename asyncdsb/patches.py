@@ -6,7 +6,7 @@ small patch of the hole is replaced by the known patch that resembles it most, a
 does (Efros and Leung 1999), where overlapping patches vote on each pixel (Wexler, Shechtman and
 Irani 2007). A known patch q stands for a patch p of the hole at the cost::
 
-    mean (C_p - C_q)^2 + 3 (g_p - g_q)^2 + (distance / 213)^2
+    mean (C_p - C_q)^2 + 3 (g_p - g_q)^2 + (distance / 300)^2
 
 C being the colours in [-1, 1], g the patch's mean of the square root of the gradient map, and the
 distance in pixels. An estimate is smoother than a photograph; the completed gradient map says how
@@ -29,7 +29,7 @@ STRIDE = 2
 GRADIENT_WEIGHT = 3.0
 """What a squared difference of the gradient counts, beside that of the colours."""
 
-REACH = 213.0
+REACH = 300.0
 """Distance, in pixels, that costs as much as a mean squared difference of colours of 1."""
 
 TOLERANCE = 0.1

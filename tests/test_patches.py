@@ -42,7 +42,7 @@ def searched(estimate: np.ndarray, hole: np.ndarray, gradient: np.ndarray) -> np
             colours = ((cut(estimate, p) - cut(estimate, q)) ** 2).mean()
             rough = [np.sqrt(cut(gradient, place)).mean() for place in (p, q)]
             away = (p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2
-            return colours + 3 * (rough[0] - rough[1]) ** 2 + away / 213**2
+            return colours + 3 * (rough[0] - rough[1]) ** 2 + away / 300**2
 
         vote = cut(estimate, min(known, key=cost))
         error = ((vote - cut(estimate, p)) ** 2).mean()
