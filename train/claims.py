@@ -32,13 +32,16 @@ CLASSICAL = "telea,navier-stokes,patchmatch"
 FD = EfficientNetFeatures.names.frechet
 SET_NAMES = EfficientNetFeatures.names
 
+BUNDLED = "--temperature 0.5"
+"""What the bundled weights' runs have in common."""
+
 FULL = {
     "matched": "--crops 4 --steps 20 --batch 27",
-    "schedules": "--size 256 --crops 4",
-    "grid": "--size 128 --masks center,wide,1-10%,11-20%,21-30%,31-40% --batch 9",
+    "schedules": f"--size 256 --crops 4 {BUNDLED}",
+    "grid": f"--size 128 --masks center,wide,1-10%,11-20%,21-30%,31-40% --batch 9 {BUNDLED}",
     "mismatch": "--steps 50 --masks center,wide --runs 4",
-    "bundled-mismatch": "--size 128 --steps 20 --masks center,wide --runs 4",
-    "figures": "--size 256 --steps 48 --photos 2",
+    "bundled-mismatch": f"--size 128 --steps 20 --masks center,wide --runs 4 {BUNDLED}",
+    "figures": f"--size 256 --steps 48 --photos 2 {BUNDLED}",
 }
 """Options of each part."""
 
@@ -150,7 +153,8 @@ class Report:
             "from noise in the hole, as I2SB does.\n"
             "- **The bundled weights**, one network trained for any (tau_min, tau_max), which "
             "can run both schedules itself "
-            f"({bundled.get('samples', '-')} samples).",
+            f"({bundled.get('samples', '-')} samples); at a temperature of "
+            f"{BUNDLED.split()[1]}, without copied patches.",
             "\n".join(rows) + "\n",
             "These are small trainings: the paper's networks see millions of photographs. What is "
             "found here holds for networks like these; it neither proves nor refutes the "
