@@ -309,6 +309,9 @@ def timeline(
 ) -> Timeline:
     """Follow the restoration of one photo through its trajectory.
 
+    At t = 0 the bridge is where the estimate before led it. That one is what the run is measured
+    against, as the last frame may also hold copied patches (:mod:`asyncdsb.patches`).
+
     Args:
         frames: of a result, t falling from 1 to 0, with pictures ``x_t`` and ``x0_hat``.
         tau: (H, W) peak times of the result.
@@ -316,7 +319,7 @@ def timeline(
         mask: (H, W) bool, True = missing.
         schedule: noise schedule of the weights.
         truth: uint8 (h, w, 3), the intact photo at the frames' size, to compare x0_hat with; None
-            for the result itself.
+            for what the run led to.
         tolerance: see :func:`restoration_time`.
 
     Returns:
@@ -336,21 +339,23 @@ def timeline(
             return values
         return cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)
 
+    estimates = [to_tensor(frame.x0_hat) for frame in frames[:-1]]
+    estimates.append(estimates[-1])
     states = [
         SamplerState(
             step=index,
             steps=len(frames) - 1,
             t=torch.tensor([float(frame.t)], dtype=torch.float64),
             x_t=to_tensor(frame.x_t),
-            x0_hat=to_tensor(frame.x0_hat),
+            x0_hat=estimate,
         )
-        for index, frame in enumerate(frames)
+        for index, (frame, estimate) in enumerate(zip(frames, estimates, strict=True))
     ]
     tau, hole = small(tau).clip(0, 1), small(mask) >= 0.5
     parts = gradient_parts(
         torch.from_numpy(small(gradient))[None, None], torch.from_numpy(hole)[None, None].float()
     )
-    estimates, times = [state.x0_hat for state in states], [float(state.t[0]) for state in states]
+    times = [float(state.t[0]) for state in states]
     restored = restoration_time(estimates, times, tolerance).numpy()
     x0 = estimates[-1] if truth is None else to_tensor(truth)
     found = progress(

@@ -193,6 +193,10 @@ def test_the_timeline_of_a_photo_follows_its_order():
     assert set(found.restored[4:20, 16:24].ravel()) == {0.75}
     assert found.correlation == pytest.approx(1)
     assert found.progress.centroid("high") > found.progress.centroid("low")
+    # Whatever is put into the last frame.
+    patched = timeline(frames_of([*pictures[:-1], 255 - last]), tau, gradient, mask, SCHEDULE)
+    assert np.array_equal(patched.restored, found.restored, equal_nan=True)
+    assert patched.progress.value["all"] == pytest.approx(found.progress.value["all"])
     # The other way round, and against another truth.
     assert timeline(frames_of(pictures), 1 - tau, gradient, mask, SCHEDULE).correlation == -1
     other = timeline(frames_of(pictures), tau, gradient, mask, SCHEDULE, truth=255 - last)
@@ -201,11 +205,11 @@ def test_the_timeline_of_a_photo_follows_its_order():
 
 
 def test_maps_are_shrunk_to_the_frames():
-    pictures = [np.full((24, 32, 3), v, np.uint8) for v in (0, 200)]
+    pictures = [np.full((24, 32, 3), v, np.uint8) for v in (0, 200, 200)]
     mask = np.zeros((48, 64), bool)
     mask[10:30, 10:50] = True
     found = timeline(frames_of(pictures), mask * 0.5, mask * 0.5, mask, SCHEDULE)
     assert found.restored.shape == found.tau.shape == (24, 32)
-    assert np.isnan(found.correlation) and np.nanmax(found.restored) == 0
+    assert np.isnan(found.correlation) and np.nanmax(found.restored) == 0.5
     with pytest.raises(ValueError, match="at least 2 frames, got 1"):
         timeline(frames_of(pictures[:1]), mask * 0.5, mask * 0.5, mask, SCHEDULE)

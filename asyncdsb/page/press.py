@@ -142,8 +142,10 @@ def timing(
     path: Path,
 ) -> str | None:
     """Draw when each pixel was restored; None where the hole is too small to tell."""
-    shown = np.linspace(0, len(frames) - 1, min(len(frames), TIMING_FRAMES)).round().astype(int)
-    chosen = [frames[i] for i in shown]
+    # With the last estimate of the bridge, which tells where it led, and the frame after it.
+    *before, last = frames
+    shown = np.linspace(0, len(before) - 1, min(len(before), TIMING_FRAMES - 1)).round().astype(int)
+    chosen = [*(before[i] for i in shown), last]
     truth = np.asarray(image.resize(chosen[0].x0_hat.size, Image.Resampling.LANCZOS))
     rest = maps.tau(settings), maps.gradient, mask, maps.schedule
     try:
