@@ -284,7 +284,8 @@ def measure_all(args: argparse.Namespace) -> dict:
 
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
-    options = held_out_parser("train.mismatch", __doc__, masks="center,narrow")
+    # What is copied after the run is no part of it.
+    options = held_out_parser("train.mismatch", __doc__, masks="center,narrow", patches=0.0)
     options.add_argument("--methods", default="synchronous,asyncdsb", help="see train.methods")
     options.add_argument("--runs", type=int, default=4, help="runs of the oracle per restoration")
     return options
