@@ -26,7 +26,7 @@ import app
 from asyncdsb.masks import make_mask
 
 SIZE = (96, 64)
-DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 8, None, None]
+DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 8, None, None, None]
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -208,6 +208,7 @@ VALUES = {
     "unknown grid": (7, {"grid": 1}, ""),
     "a billion tiles": (8, 10**9, ""),
     "temperature of infinity": (9, float("inf"), ""),
+    "more patches than all": (11, 2, "patches"),
 }
 
 
@@ -248,7 +249,7 @@ def test_paths_and_addresses_of_the_client_are_not_opened(address, uploaded, pat
     assert "root:" not in str(content)
 
 
-@pytest.mark.parametrize("data", [[], [None] * 13, [{}] * 13, ["a"] * 40, [[[[[]]]]] * 13])
+@pytest.mark.parametrize("data", [[], [None] * 14, [{}] * 14, ["a"] * 40, [[[[[]]]]] * 14])
 def test_arguments_of_another_shape(address, data):
     kind, content = inpaint(address, data)
     assert kind == "error", content
