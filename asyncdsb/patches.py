@@ -11,7 +11,7 @@ Irani 2007). A known patch q stands for a patch p of the hole at the cost::
 C being the colours in [-1, 1], g the patch's mean of the square root of the gradient map, and the
 distance in pixels. An estimate is smoother than a photograph; the completed gradient map says how
 rough the patch ought to be. And what is near is likelier to be of the same thing. The constants
-were chosen on held-out crops, see ``train/LOG.md``.
+were chosen on photographs of the training, see ``train/LOG.md``.
 """
 
 from __future__ import annotations
