@@ -42,7 +42,7 @@ ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
 DEFAULTS = Settings()
-TEMPERATURE, PATCHES = 0.5, 1.0
+TEMPERATURE, PATCHES = 0.75, 1.0
 """What stands in these controls before the weights say theirs."""
 
 

@@ -32,26 +32,29 @@ CLASSICAL = "telea,navier-stokes,patchmatch"
 FD = EfficientNetFeatures.names.frechet
 SET_NAMES = EfficientNetFeatures.names
 
-BUNDLED = "--temperature 0.5"
-"""What the bundled weights' runs have in common."""
+TEMPERATURE = 0.5
+"""Of the bundled weights' runs; the matched models follow the bridge."""
+
+COOLED = f"--temperature {TEMPERATURE}"
+"""The same as an option."""
 
 FULL = {
     "matched": "--crops 4 --steps 20 --batch 27",
-    "schedules": f"--size 256 --crops 4 {BUNDLED}",
-    "grid": f"--size 128 --masks center,wide,1-10%,11-20%,21-30%,31-40% --batch 9 {BUNDLED}",
+    "schedules": f"--size 256 --crops 4 {COOLED}",
+    "grid": f"--size 128 --masks center,wide,1-10%,11-20%,21-30%,31-40% --batch 9 {COOLED}",
     "mismatch": "--steps 50 --masks center,wide --runs 4",
-    "bundled-mismatch": f"--size 128 --steps 20 --masks center,wide --runs 4 {BUNDLED}",
-    "figures": f"--size 256 --steps 48 --photos 2 {BUNDLED}",
+    "bundled-mismatch": f"--size 128 --steps 20 --masks center,wide --runs 4 {COOLED}",
+    "figures": f"--size 256 --steps 48 --photos 2 {COOLED}",
 }
 """Options of each part."""
 
 QUICK = {
     "matched": "--crops 1 --steps 2 --limit 2",
-    "schedules": "--size 64 --crops 1 --steps 2 --limit 2",
-    "grid": "--size 64 --steps 1 --points 3 --limit 2 --masks center,1-10%",
+    "schedules": f"--size 64 --crops 1 --steps 2 --limit 2 {COOLED}",
+    "grid": f"--size 64 --steps 1 --points 3 --limit 2 --masks center,1-10% {COOLED}",
     "mismatch": "--steps 4 --masks center --runs 2 --limit 2",
-    "bundled-mismatch": "--size 64 --steps 4 --masks center --runs 2 --limit 2",
-    "figures": "--size 64 --steps 6 --photos 1",
+    "bundled-mismatch": f"--size 64 --steps 4 --masks center --runs 2 --limit 2 {COOLED}",
+    "figures": f"--size 64 --steps 6 --photos 1 {COOLED}",
 }
 """The same in a minute, on two photos: to see that everything runs, not to learn from it."""
 
@@ -154,7 +157,7 @@ class Report:
             "- **The bundled weights**, one network trained for any (tau_min, tau_max), which "
             "can run both schedules itself "
             f"({bundled.get('samples', '-')} samples); at a temperature of "
-            f"{BUNDLED.split()[1]}, without copied patches.",
+            f"{TEMPERATURE}, without copied patches.",
             "\n".join(rows) + "\n",
             "These are small trainings: the paper's networks see millions of photographs. What is "
             "found here holds for networks like these; it neither proves nor refutes the "
