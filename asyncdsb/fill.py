@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FILLS = ("zero", "pyramid", "harmonic", "telea")
+from asyncdsb.patches import copy_patches
+
+FILLS = ("zero", "pyramid", "harmonic", "telea", "patches")
 
 TELEA_RADIUS = 3
 """Neighbourhood in pixels of Telea's method; larger ones blur."""
@@ -19,8 +21,9 @@ def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:
 
     ``zero`` is the paper's text (mid grey), ``pyramid`` a smooth continuation of the surroundings
     (:func:`pyramid_fill`), ``harmonic`` one without a step at the border (:func:`harmonic_fill`),
-    ``telea`` Telea's fast marching method, which also continues edges but
-    runs on the host, picture by picture, at 8 bits.
+    ``telea`` Telea's fast marching method, which also continues edges but runs on the host, picture
+    by picture, at 8 bits, ``patches`` known patches (:mod:`asyncdsb.patches`) that are nearest to
+    ``harmonic``.
 
     Args:
         image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
@@ -39,7 +42,12 @@ def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:
     known = torch.where(hole, torch.zeros_like(image), image)
     if kind == "zero":
         return known
-    fills = {"pyramid": pyramid_fill, "harmonic": harmonic_fill, "telea": telea_fill}
+    fills = {
+        "pyramid": pyramid_fill,
+        "harmonic": harmonic_fill,
+        "telea": telea_fill,
+        "patches": patch_fill,
+    }
     return fills[kind](known, hole)
 
 
@@ -92,6 +100,19 @@ def telea_fill(image: Tensor, hole: Tensor) -> Tensor:
     ]
     values = torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2).to(image)
     return torch.where(hole, values / 127.5 - 1, image)
+
+
+def patch_fill(image: Tensor, hole: Tensor) -> Tensor:
+    """Fill a hole with known patches, the nearest to its membrane.
+
+    Args:
+        image: (B, 3, H, W) in [-1, 1]; zero in the hole.
+        hole: (B, 1, H, W) bool.
+
+    Returns:
+        (B, 3, H, W), known pixels unchanged; the membrane where hardly any patch is known.
+    """
+    return copy_patches(harmonic_fill(image, hole), hole)
 
 
 def pyramid_fill(image: Tensor, hole: Tensor) -> Tensor:

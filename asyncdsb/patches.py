@@ -1,17 +1,27 @@
-"""Patches of the known part copied into a finished estimate.
+"""Known patches copied into the hole, coarse to fine.
 
 A network of few parameters knows where a hole is dark or bright, smooth or rough, but paints it
-with colours and textures that the photo does not have. The photo itself has them: in the end every
-small patch of the hole is replaced by the known patch that resembles it most, as texture synthesis
-does (Efros and Leung 1999), where overlapping patches vote on each pixel (Wexler, Shechtman and
-Irani 2007). A known patch q stands for a patch p of the hole at the cost::
+with colours and textures that the photo does not have. The photo itself has them: every small patch
+p of the hole is given an offset o, to a patch p + o that is known altogether and resembles it, as
+texture synthesis does (Efros and Leung 1999). The offsets of all patches together are chosen to
+make::
 
-    mean (C_p - C_q)^2 + 3 (g_p - g_q)^2 + (distance / 300)^2
+    sum over p  D(p, p + o_p)  -  0.003 |pairs of neighbours p, q with o_p = o_q|
 
-C being the colours in [-1, 1], g the patch's mean of the square root of the gradient map, and the
-distance in pixels. An estimate is smoother than a photograph; the completed gradient map says how
-rough the patch ought to be. And what is near is likelier to be of the same thing. The constants
-were chosen on photographs of the training, see ``train/LOG.md``.
+    D(p, q) = mean (C_p - C_q)^2 + (distance / 1000)^2
+
+small, C being the colours in [-1, 1] and the distance in pixels. The second term is coherence
+(Ashikhmin 2001): neighbours that are copied from neighbours bring whole pieces of the photo instead
+of a mixture.
+
+Every patch starts at its nearest known one. Then each in turn takes the best out of its own offset
+and those of its eight neighbours, which never makes the sum larger (iterated conditional modes,
+Besag 1986), and what all offsets copy to a pixel is averaged. D is then measured against that
+picture instead of the estimate, and so on (Wexler, Shechtman and Irani 2007). All of it is done
+first at half the size, again in this way, where patches show twice as much of the photo; what that
+changes is added to the estimate before. Only the middle of a hole takes part in it: near the border
+the estimate at full size is better. The constants were chosen on photographs of the training, see
+``train/LOG.md``.
 """
 
 from __future__ import annotations
@@ -20,23 +30,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIDE = 5
+SIDE = 9
 """Side of a patch, in pixels."""
 
 STRIDE = 2
-"""Spacing of the patches of the hole: fewer voters keep their votes sharper."""
+"""Spacing of the patches of the hole: fewer voters keep their mean sharper."""
 
-GRADIENT_WEIGHT = 3.0
-"""What a squared difference of the gradient counts, beside that of the colours."""
-
-REACH = 300.0
+REACH = 1000.0
 """Distance, in pixels, that costs as much as a mean squared difference of colours of 1."""
 
-TOLERANCE = 0.1
-"""Root mean square difference of the colours beyond which a vote counts little."""
+COHERENCE = 0.003
+"""What an equal offset of a neighbour is worth, as a mean squared difference of colours."""
 
-MOST_SOURCES = 16_384
-"""Known patches that are looked at: of more, so many are drawn."""
+ROUNDS = 4
+"""How often the offsets are chosen anew for the picture that they gave."""
+
+SWEEPS = 2
+"""How often in a round each patch looks at its neighbours' offsets."""
+
+DEEP = 3
+"""Pixels so far from the border, and less far, are left to their own size."""
+
+MOST_SOURCES = 8192
+"""Known patches among which the nearest is searched: of more, so many are drawn."""
 
 FEWEST_SOURCES = 64
 """With fewer known patches there is nothing to choose from, and the estimate stays."""
@@ -45,7 +61,7 @@ DIRECTIONS = 16
 """Principal components along which patches are compared."""
 
 TOGETHER = 2**15
-"""Patches of the hole that are held in memory at once."""
+"""Patches of the hole that choose at once, which bounds the memory."""
 
 COMPARED = 2**21
 """Costs held in memory at once: few enough for a processor's cache."""
@@ -53,8 +69,10 @@ COMPARED = 2**21
 GROUP = 64
 """Known patches whose best is found at once."""
 
+_NEIGHBOURS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j)
 
-def copy_patches(estimate: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
+
+def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
     """Replace what an estimate shows in the hole by patches of what is known.
 
     The same arguments give the same result; a sample depends on nothing else in its batch.
@@ -62,66 +80,172 @@ def copy_patches(estimate: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
     Args:
         estimate: (B, 3, H, W) in [-1, 1], the photo outside the hole.
         mask: (B, 1, H, W), non-zero = missing.
-        gradient: (B, 1, H, W) completed gradient map in [0, 1].
+        coarse: whether to begin at smaller sizes; not where the estimate is an enlarged result.
 
     Returns:
         (B, 3, H, W): known pixels are those of ``estimate``, and so is everything if hardly any
         patch of a sample is known.
     """
-    parts = zip(estimate.split(1), mask.split(1), gradient.split(1), strict=True)
-    return torch.cat([_copied(*part) for part in parts])
+    parts = zip(estimate.split(1), (mask > 0.5).split(1), strict=True)
+    return torch.cat([_copied(*part, REACH, coarse) for part in parts])
 
 
-def _copied(estimate: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
-    height, width = estimate.shape[2:]
-    if min(height, width) < SIDE:
+def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tensor:
+    if min(estimate.shape[2:]) < SIDE:
         return estimate
-    hole = mask[0, 0] > 0.5
-    touched = F.max_pool2d(hole[None].float(), SIDE, 1)[0] > 0
-    sources, targets = _sources(touched), _targets(touched)
-    if len(sources) < FEWEST_SOURCES:
+    if coarse:
+        estimate = _begun(estimate, hole, reach)
+    touched = F.max_pool2d(hole[0].float(), SIDE, 1)[0] > 0
+    sources, targets = _drawn((~touched).nonzero()), _Targets(touched)
+    if len(sources) < FEWEST_SOURCES or not len(targets.places):
         return estimate
-    colours = estimate[0].flatten(1)
-    hints = _hints(gradient)
-    steps = torch.arange(SIDE, device=colours.device)
-    offsets = (steps[:, None] * width + steps).flatten()
-
-    def features(places: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixel numbers and features of patches that start at (N, 2) places."""
-        pixels = (places[:, :1] * width + places[:, 1:]) + offsets
-        colour = colours[:, pixels].transpose(0, 1).flatten(1)
-        return pixels, torch.cat([colour, hints[places[:, 0], places[:, 1]]], 1)
-
-    _, offered = features(sources)
-    search = _Search(offered)
-    sums = torch.zeros_like(colours[:1]).repeat(4, 1)
-    for part in targets.split(TOGETHER):
-        pixels, wanted = features(part)
-        votes = offered[search.nearest(wanted), : 3 * SIDE**2]
-        error = (votes - wanted[:, : votes.shape[1]]).square().mean(1)
-        # The constant keeps a pixel about which all are wrong from having no voter.
-        weight = torch.exp(-error / (2 * TOLERANCE**2)) + 1e-3
-        votes = F.pad(votes.unflatten(1, (3, -1)), (0, 0, 0, 1), value=1.0) * weight[:, None, None]
-        # One pixel of all patches after the other: no two of them are the same.
-        for here, vote in zip(pixels.unbind(1), votes.unbind(2), strict=True):
-            sums[:, here] += vote.T
-    sums = sums.unflatten(1, (height, width))
-    voted = hole & (sums[3] > 0)
-    return torch.where(voted, sums[:3] / sums[3].clamp(min=1e-9), estimate)
+    features = _Features(estimate, sources, reach)
+    rows = features(estimate)
+    width = touched.shape[1]
+    nearest = _nearest(rows[_number(targets.places, width)], rows[_number(sources, width)])
+    offsets, picture = sources[nearest] - targets.places, estimate
+    for number in range(ROUNDS):
+        if number:
+            rows = features(picture)
+        for _ in range(SWEEPS):
+            offsets = targets.agreed(offsets, rows)
+        picture = torch.where(hole, targets.mean(offsets, estimate), estimate)
+    return picture
 
 
-def _hints(gradient: Tensor) -> Tensor:
-    """Roughness and place of every patch, (h, w, 3), scaled to be compared beside the colours."""
-    size = (3 * SIDE**2) ** 0.5
-    rough = F.avg_pool2d(gradient.clamp(0, 1).sqrt(), SIDE, 1)[0, 0]
-    rows, columns = (torch.arange(n, dtype=rough.dtype, device=rough.device) for n in rough.shape)
-    row, column = torch.meshgrid(rows / REACH, columns / REACH, indexing="ij")
-    return size * torch.stack([GRADIENT_WEIGHT**0.5 * rough, row, column], 2)
+def _begun(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
+    """The estimate with what copying at half the size makes of the middle of the hole."""
+    missing = hole.float()
+    # Beyond the picture's edge counts as missing.
+    deep = -F.max_pool2d(-missing, 2 * DEEP + 1, 1, DEEP) > 0
+    if not deep.any() or min(estimate.shape[2:]) < 2 * SIDE:
+        return estimate
+    small = F.avg_pool2d(estimate, 2)
+    change = _copied(small, F.max_pool2d(missing, 2) > 0, reach / 2, True) - small
+    change = F.interpolate(change, estimate.shape[2:], mode="bilinear", align_corners=False)
+    return torch.where(deep, (estimate + change).clamp(-1, 1), estimate)
 
 
-def _sources(touched: Tensor) -> Tensor:
-    """Places (N, 2) of the patches that are known altogether, or of some of them."""
-    sources = (~touched).nonzero()
+class _Targets:
+    """The patches that reach into the hole, of every second row and column, and the last ones.
+
+    Args:
+        touched: (h, w) bool, for each place of a patch's first pixel whether any is missing.
+
+    Attributes:
+        places: (N, 2) row and column of each.
+    """
+
+    def __init__(self, touched: Tensor):
+        device = touched.device
+        self.known = ~touched.flatten()
+        self.size = torch.tensor(touched.shape, device=device)
+        self.width = touched.shape[1]
+        rows, columns = (
+            torch.tensor(sorted({*range(0, length, STRIDE), length - 1}), device=device)
+            for length in touched.shape
+        )
+        there = touched[rows[:, None], columns]
+        cell = there.nonzero()
+        self.places = torch.stack([rows[cell[:, 0]], columns[cell[:, 1]]], 1)
+        # Numbers on the lattice within a rim of cells without a patch, numbered N.
+        count = len(cell)
+        numbers = torch.full([n + 2 for n in there.shape], count, device=device)
+        numbers[1:-1, 1:-1][there] = torch.arange(count, device=device)
+        self.neighbours = torch.stack(
+            [numbers[cell[:, 0] + 1 + i, cell[:, 1] + 1 + j] for i, j in _NEIGHBOURS], 1
+        )
+        # No two of a colour are neighbours, so that all of them choose at once.
+        colour = 2 * (cell[:, 0] % 2) + cell[:, 1] % 2
+        self.turns = [
+            part
+            for number in range(4)
+            for part in (colour == number).nonzero()[:, 0].split(TOGETHER)
+            if len(part)
+        ]
+
+    def agreed(self, offsets: Tensor, rows: Tensor) -> Tensor:
+        """Let each patch take the best out of its own offset and its neighbours', in turn.
+
+        Args:
+            offsets: (N, 2), each to a known patch.
+            rows: (h * w, D) features of all patches.
+
+        Returns:
+            (N, 2) such offsets.
+        """
+        # What lies outside of the lattice offers nothing and agrees with nobody.
+        nowhere = torch.full((1, 2), 4 * int(self.size.max()), device=offsets.device)
+        offsets = torch.cat([offsets, nowhere])
+        for turn in self.turns:
+            own, places = offsets[turn], self.places[turn]
+            others = offsets[self.neighbours[turn]]
+            offered = torch.cat([own[:, None], others], 1)
+            there = places[:, None] + offered
+            inside = ((there >= 0) & (there < self.size)).all(2)
+            found = _number(torch.where(inside[..., None], there, 0), self.width)
+            wanted = rows[_number(places, self.width)]
+            cost = (rows[found] - wanted[:, None]).square().sum(2)
+            code, other = (_number(x, 16 * self.width) for x in (offered, others))
+            cost -= COHERENCE * (code[:, :, None] == other[:, None]).sum(2)
+            cost = cost.masked_fill(~(inside & self.known[found]), torch.inf)
+            offsets[turn] = offered[torch.arange(len(turn), device=turn.device), cost.argmin(1)]
+        return offsets[:-1]
+
+    def mean(self, offsets: Tensor, photo: Tensor) -> Tensor:
+        """Average what all offsets copy to a pixel: (1, 3, H, W), of use inside the hole."""
+        # A fourth column counts.
+        colours = F.pad(photo[0].flatten(1), (0, 0, 0, 1), value=1.0).T.contiguous()
+        wide = photo.shape[3]
+        first, source = _number(self.places, wide), _number(self.places + offsets, wide)
+        sums = torch.zeros_like(colours)
+        for i in range(SIDE):
+            for j in range(SIDE):
+                # One pixel of all patches after the other: no two of them are the same.
+                step = i * wide + j
+                sums.index_add_(0, first + step, colours[source + step])
+        return (sums[:, :3] / sums[:, 3:].clamp(min=1)).T.reshape(photo.shape)
+
+
+class _Features:
+    """Rows whose squared distances are D of the module's docstring, along few directions.
+
+    Args:
+        photo: (1, 3, H, W), known where the sources are.
+        sources: (M, 2) places of known patches, along whose principal components is compared.
+        reach: see :data:`REACH`.
+    """
+
+    def __init__(self, photo: Tensor, sources: Tensor, reach: float):
+        scale = (3 * SIDE**2) ** -0.5
+        height, width = photo.shape[2:]
+        steps = torch.arange(SIDE, device=sources.device)
+        pixels = _number(sources, width)[:, None] + _number(
+            torch.cartesian_prod(steps, steps), width
+        )
+        known = scale * photo[0].flatten(1)[:, pixels].transpose(0, 1).flatten(1)
+        # Nearly all that sets patches apart lies along a few directions.
+        _, directions = torch.linalg.eigh((known - known.mean(0)).T.cov())
+        self.filters = scale * directions[:, -DIRECTIONS:].T.unflatten(1, (3, SIDE, SIDE))
+        rows, columns = (
+            torch.arange(n - SIDE + 1, dtype=photo.dtype, device=photo.device) / reach
+            for n in (height, width)
+        )
+        self.places = torch.cartesian_prod(rows, columns)
+
+    def __call__(self, photo: Tensor) -> Tensor:
+        """Features of all patches of a picture (1, 3, H, W): (h * w, D)."""
+        colours = F.conv2d(photo, self.filters)[0].flatten(1).T
+        return torch.cat([colours, self.places], 1)
+
+
+def _number(places: Tensor, width: int) -> Tensor:
+    """Numbers of places (..., 2) in a picture, row by row."""
+    return places[..., 0] * width + places[..., 1]
+
+
+def _drawn(sources: Tensor) -> Tensor:
+    """Not too many out of (M, 2) places."""
     if len(sources) <= MOST_SOURCES:
         return sources
     # Drawn, as a regular choice would favour some columns; always the same, on any device.
@@ -129,38 +253,20 @@ def _sources(touched: Tensor) -> Tensor:
     return sources[order[:MOST_SOURCES].to(sources.device)]
 
 
-def _targets(touched: Tensor) -> Tensor:
-    """Places (N, 2) of the patches that reach into the hole, of every second row and column."""
-    return STRIDE * touched[::STRIDE, ::STRIDE].nonzero()
-
-
-class _Search:
-    """The nearest out of some rows.
-
-    Args:
-        offered: (M, D).
-    """
-
-    def __init__(self, offered: Tensor):
-        # Nearly all that sets patches apart lies along a few directions.
-        _, directions = torch.linalg.eigh((offered - offered.mean(0)).T.cov())
-        self.directions = directions[:, -DIRECTIONS:]
-        offered = offered @ self.directions
-        # Padded by rows at an infinite distance, to a whole number of groups.
-        self.length = F.pad(offered.square().sum(1), (0, -len(offered) % GROUP), value=torch.inf)
-        self.offered = F.pad(offered, (0, 0, 0, len(self.length) - len(offered))).T.contiguous()
-
-    def nearest(self, wanted: Tensor) -> Tensor:
-        """Index of the nearest row for each of (N, D): (N,)."""
-        rows = max(1, COMPARED // len(self.length))
-        costs = torch.empty(min(rows, len(wanted)), len(self.length)).to(wanted)
-        found = []
-        for part in (wanted @ self.directions).split(rows):
-            # Up to the length of the wanted row, which is the same for all offered ones.
-            cost = torch.addmm(self.length, part, self.offered, alpha=-2, out=costs[: len(part)])
-            # The best group first: a minimum is found several times faster than its place.
-            cost = cost.unflatten(1, (-1, GROUP))
-            group = cost.amin(2).argmin(1)
-            within = cost[torch.arange(len(part), device=part.device), group].argmin(1)
-            found.append(GROUP * group + within)
-        return torch.cat(found)
+def _nearest(wanted: Tensor, offered: Tensor) -> Tensor:
+    """Index of the nearest of (M, D) rows for each of (N, D): (N,)."""
+    # Padded by rows at an infinite distance, to a whole number of groups.
+    length = F.pad(offered.square().sum(1), (0, -len(offered) % GROUP), value=torch.inf)
+    columns = F.pad(offered, (0, 0, 0, len(length) - len(offered))).T.contiguous()
+    rows = max(1, COMPARED // len(length))
+    costs = torch.empty(min(rows, len(wanted)), len(length)).to(wanted)
+    found = []
+    for part in wanted.split(rows):
+        # Up to the length of the wanted row, which is the same for all offered ones.
+        cost = torch.addmm(length, part, columns, alpha=-2, out=costs[: len(part)])
+        # The best group first: a minimum is found several times faster than its place.
+        cost = cost.unflatten(1, (-1, GROUP))
+        group = cost.amin(2).argmin(1)
+        within = cost[torch.arange(len(part), device=part.device), group].argmin(1)
+        found.append(GROUP * group + within)
+    return torch.cat(found)

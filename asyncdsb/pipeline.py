@@ -265,6 +265,7 @@ class AsyncDSBPipeline:
             torch.cat([mask.flatten() for mask in job.masks]),
             self.config.schedule,
         )
+        patches = self._decided(chosen)["patches"]
         batches = job.batches()
         runs = [
             self._run(
@@ -288,7 +289,8 @@ class AsyncDSBPipeline:
             states, estimates = zip(*(parts[number] for number in sorted(parts)), strict=True)
             first = now[0]
             t = float(first.t[0])
-            yield Frame(job, gradient, tau, t, first.step, first.steps, states, estimates)
+            copied = patches if first.step == first.steps else 0.0
+            yield Frame(job, gradient, tau, t, first.step, first.steps, states, estimates, copied)
 
     @torch.no_grad()
     def restore_batch(
@@ -523,16 +525,16 @@ class AsyncDSBPipeline:
             temperature=decided["temperature"],
             generators=generators,
         )
-        return _with_patches(states, mask, gradient, decided["patches"])
+        return _with_patches(states, mask, decided["patches"])
 
 
 def _with_patches(
-    states: Iterator[SamplerState], mask: Tensor, gradient: Tensor, share: float
+    states: Iterator[SamplerState], mask: Tensor, share: float
 ) -> Iterator[SamplerState]:
     """The same states, with known patches copied into the last one."""
     for state in states:
         if share and state.step == state.steps:
-            result = torch.lerp(state.x_t, copy_patches(state.x_t, mask, gradient), share)
+            result = torch.lerp(state.x_t, copy_patches(state.x_t, mask), share)
             state = dataclasses.replace(state, x_t=result, x0_hat=result)
         yield state
 

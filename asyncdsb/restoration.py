@@ -111,6 +111,7 @@ class Frame:
         steps: steps of the run.
         states: (1, 3, h, w) state of the bridge in each window of the job.
         estimates: (1, 3, h, w) estimate of the clean image in each.
+        patches: how far the estimates gave way to known patches, in [0, 1].
     """
 
     job: Job = field(repr=False)
@@ -121,6 +122,7 @@ class Frame:
     steps: int
     states: Sequence[Tensor] = field(repr=False)
     estimates: Sequence[Tensor] = field(repr=False)
+    patches: float = 0.0
 
     @cached_property
     def x_t(self) -> Image.Image:
@@ -137,7 +139,7 @@ class Frame:
         """The estimate set into the photo at its own size; known pixels bit-identical."""
         picture = self.job.photo.copy()
         for window, estimate in zip(self.job.windows, self.estimates, strict=True):
-            window.paste(picture, self.job.hole, estimate)
+            window.paste(picture, self.job.hole, estimate, self.patches)
         return Image.fromarray(picture)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from asyncdsb.fill import harmonic_fill
 from asyncdsb.images import to_tensor
+from asyncdsb.patches import copy_patches
 from asyncdsb.tiles import Tiles
 
 MARGIN = 0.25
@@ -34,6 +35,10 @@ networks' field; beyond, a tile in the middle of a hole would see nothing."""
 
 MAX_CANVAS = 2_000_000
 """Most pixels that are worked on at once; keeps the memory for large photos in bounds."""
+
+MAX_COPIED = 2**20
+"""Most pixels of a window in which patches are copied at the photo's own size; in a larger one, at the
+size that has as many, which bounds time and memory."""
 
 FINER = 2**0.25
 """Ratio of the scales that are tried, from the finest down."""
@@ -203,27 +208,61 @@ class Window:
         """Undo the padding and the scaling: (1, C, height, width)."""
         return resize(self.crop(x), (self.height, self.width))
 
-    def paste(self, image: np.ndarray, hole: np.ndarray, restored: Tensor) -> None:
+    def paste(
+        self, image: np.ndarray, hole: np.ndarray, restored: Tensor, patches: float = 0.0
+    ) -> None:
         """Set what a window restores into the photo, in place.
 
         A window that was scaled down comes back without the photo's finest detail, and may miss its
         colour at the border by a little. The difference on the known side is therefore continued
         smoothly into the hole and added, which puts the seam inside the hole and leaves no step.
+        The detail comes from known patches, if the estimate shows some already.
 
         Args:
             image: (H, W, 3) uint8 photo, changed in the window's own pixels alone.
             hole: (H, W) bool; what ``image`` holds in it does not matter.
             restored: (1, 3, h, w) padded working-size picture in [-1, 1].
+            patches: how far it gives way to patches of the known part at each finer size, in
+                [0, 1].
         """
-        part = self.enlarge(restored.float().cpu())
+        part = self.crop(restored.float().cpu())
         original = image[self.slices]
         if not self.native:
             missing = torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
-            gap = to_tensor(np.ascontiguousarray(original)) - part
-            gap = torch.where(missing, torch.zeros(()), gap)
-            part = part + harmonic_fill(gap, missing, sweeps=SWEEPS)
+            known = to_tensor(np.ascontiguousarray(original))
+            known = torch.where(missing, torch.zeros(()), known)
+            part = self._enlarged(part, known, missing, patches)
         pixels = ((part[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
         original[self.own] = pixels[self.own]
+
+    def _enlarged(self, part: Tensor, known: Tensor, missing: Tensor, patches: float) -> Tensor:
+        """A working-size picture at the photo's size, fitted to what is known there."""
+        if patches:
+            # The filter must not mix a black hole into the known border.
+            filled = harmonic_fill(known, missing, sweeps=SWEEPS)
+            for size in self._sizes():
+                finer = resize(filled, size)
+                hole = resize(missing.float(), size) > 1e-3
+                part = _fitted(part, finer, hole)
+                copied = copy_patches(part, hole, coarse=False)
+                part = part.lerp(copied, patches)
+        return _fitted(part, known, missing)
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Sizes between the working size and the photo's at which patches are copied."""
+        most = min(1.0, math.sqrt(MAX_COPIED / (self.height * self.width)))
+        ratio, sizes = self.work[1] / self.width, []
+        while ratio < most:
+            ratio = min(2 * ratio, most)
+            sizes.append((round(ratio * self.height), round(ratio * self.width)))
+        return sizes
+
+
+def _fitted(part: Tensor, known: Tensor, missing: Tensor) -> Tensor:
+    """A picture resized to what is known, and moved towards it without a step at the border."""
+    part = resize(part, known.shape[-2:])
+    gap = torch.where(missing, torch.zeros(()), known - part)
+    return part + harmonic_fill(gap, missing, sweeps=SWEEPS)
 
 
 def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:

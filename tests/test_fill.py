@@ -24,7 +24,7 @@ def mask():
     return mask
 
 
-@pytest.mark.parametrize("kind", ["zero", "pyramid", "harmonic", "telea"])
+@pytest.mark.parametrize("kind", ["zero", "pyramid", "harmonic", "telea", "patches"])
 def test_known_pixels_stay_and_the_hole_does_not_matter(picture, mask, kind):
     filled = fill_hole(picture, mask, kind)
     garbage = torch.where(mask > 0.5, torch.full_like(picture, float("nan")), picture)
@@ -51,7 +51,7 @@ def test_nothing_known_gives_zero():
 
 
 def test_unknown_kind_is_refused(picture, mask):
-    with pytest.raises(ValueError, match="zero, pyramid, harmonic, telea, got 'magic'"):
+    with pytest.raises(ValueError, match="zero, pyramid, harmonic, telea, patches, got 'magic'"):
         fill_hole(picture, mask, "magic")
 
 

@@ -151,9 +151,8 @@ def test_patches_are_copied_into_the_last_frame_alone(pipe, photo, hole, share):
     assert plain.settings["patches"] == 0 and copied.settings["patches"] == share
     *before, last = zip(plain.trajectory, copied.trajectory, strict=True)
     assert all(torch.equal(a.states[0], b.states[0]) for a, b in before)
-    window, mask, gradient = last[0].job.windows[0], last[0].job.masks[0], last[0].gradient
-    state = last[0].states[0]
-    wanted = torch.lerp(state, copy_patches(state, mask, window.shrink(gradient)), share)
+    mask, state = last[0].job.masks[0], last[0].states[0]
+    wanted = torch.lerp(state, copy_patches(state, mask), share)
     assert torch.equal(last[1].states[0], wanted) and not torch.equal(state, wanted)
     assert torch.equal(last[1].estimates[0], wanted)
     where = ~np.asarray(hole)
