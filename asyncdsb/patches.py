@@ -17,11 +17,14 @@ of a mixture.
 Every patch starts at its nearest known one. Then each in turn takes the best out of its own offset
 and those of its eight neighbours, which never makes the sum larger (iterated conditional modes,
 Besag 1986), and what all offsets copy to a pixel is averaged. D is then measured against that
-picture instead of the estimate, and so on (Wexler, Shechtman and Irani 2007). All of it is done
-first at half the size, again in this way, where patches show twice as much of the photo; what that
-changes is added to the estimate before. Only the middle of a hole takes part in it: near the border
-the estimate at full size is better. The constants were chosen on photographs of the training, see
-``train/LOG.md``.
+picture instead of the estimate, and so on (Wexler, Shechtman and Irani 2007). In the end, what the
+copies miss of the known pixels next to the hole is continued smoothly into it and added, which
+leaves no step of brightness at the border (Perez, Gangnet and Blake 2003).
+
+All of it is done first at half the size, again in this way, where patches show twice as much of the
+photo; what that changes is added to the estimate before. Only the middle of a hole takes part in
+it: near the border the estimate at full size is better. The constants were chosen on photographs of
+the training, see ``train/LOG.md``.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from asyncdsb.membrane import harmonic_fill
 
 SIDE = 9
 """Side of a patch, in pixels."""
@@ -50,6 +55,9 @@ SWEEPS = 2
 
 DEEP = 3
 """Pixels so far from the border, and less far, are left to their own size."""
+
+RING = 3
+"""Width in pixels of what is compared with the copies around the hole."""
 
 MOST_SOURCES = 8192
 """Known patches among which the nearest is searched: of more, so many are drawn."""
@@ -109,8 +117,11 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tenso
             rows = features(picture)
         for _ in range(SWEEPS):
             offsets = targets.agreed(offsets, rows)
-        picture = torch.where(hole, targets.mean(offsets, estimate), estimate)
-    return picture
+        copied = targets.mean(offsets, estimate)
+        picture = torch.where(hole, copied, estimate)
+    ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
+    gap = torch.where(ring, estimate - copied, 0)
+    return torch.where(hole, (copied + harmonic_fill(gap, ~ring)).clamp(-1, 1), estimate)
 
 
 def _begun(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
@@ -193,7 +204,7 @@ class _Targets:
         return offsets[:-1]
 
     def mean(self, offsets: Tensor, photo: Tensor) -> Tensor:
-        """Average what all offsets copy to a pixel: (1, 3, H, W), of use inside the hole."""
+        """Average what all offsets copy to a pixel: (1, 3, H, W), of use in and near the hole."""
         # A fourth column counts.
         colours = F.pad(photo[0].flatten(1), (0, 0, 0, 1), value=1.0).T.contiguous()
         wide = photo.shape[3]

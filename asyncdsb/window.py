@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.fill import harmonic_fill
 from asyncdsb.images import to_tensor
+from asyncdsb.membrane import harmonic_fill
 from asyncdsb.patches import copy_patches
 from asyncdsb.tiles import Tiles
 
@@ -37,8 +37,8 @@ MAX_CANVAS = 2_000_000
 """Most pixels that are worked on at once; keeps the memory for large photos in bounds."""
 
 MAX_COPIED = 2**20
-"""Most pixels of a window in which patches are copied at the photo's own size; in a larger one, at the
-size that has as many, which bounds time and memory."""
+"""Most pixels of a window in which patches are copied at the photo's own size; in a larger one, at
+the size that has as many, which bounds time and memory."""
 
 FINER = 2**0.25
 """Ratio of the scales that are tried, from the finest down."""
