@@ -1,10 +1,11 @@
-"""Classical inpainting methods to compare with; none of them is trained.
+"""Inpainting methods to compare with; none of them is trained.
 
 ===============  ==============================================================================
 telea            fast marching (Telea 2004), cv2
 navier-stokes    isophotes followed into the hole (Bertalmio et al. 2001), cv2
 patchmatch       patches of the known part copied into the hole (PatchMatch, Barnes et al. 2009),
                  package ``patchmatch-cython``
+patch-fill       what :mod:`asyncdsb.patches` does without any network, from a smooth fill
 ===============  ==============================================================================
 """
 
@@ -12,6 +13,10 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+import torch
+
+from asyncdsb.fill import fill_hole
+from asyncdsb.images import to_tensor
 
 CV2_RADIUS = 3.0
 """Neighbourhood, in pixels, that cv2's methods look at."""
@@ -48,10 +53,18 @@ def patchmatch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return inpaint_single(image, mask, solver_class=CythonSolver, seed=0, iterations=7)
 
 
+def patch_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fill with the known patches that resemble a smooth fill most; see :func:`restore`."""
+    picture = to_tensor(image)
+    filled = fill_hole(picture, torch.from_numpy(mask)[None, None], "patches")
+    return ((filled[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+
+
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "telea": telea,
     "navier-stokes": navier_stokes,
     "patchmatch": patchmatch,
+    "patch-fill": patch_fill,
 }
 """Names that :func:`restore` accepts."""
 

@@ -260,7 +260,7 @@ class Window:
 
 def _fitted(part: Tensor, known: Tensor, missing: Tensor) -> Tensor:
     """A picture resized to what is known, and moved towards it without a step at the border."""
-    part = resize(part, known.shape[-2:])
+    part = resize(part, (known.shape[-2], known.shape[-1]))
     gap = torch.where(missing, torch.zeros(()), known - part)
     return part + harmonic_fill(gap, missing, sweeps=SWEEPS)
 

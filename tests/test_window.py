@@ -38,8 +38,9 @@ def test_tensors_are_multiples_of_the_stride(size):
     assert picture.abs().max() <= 1 and set(mask.unique().tolist()) <= {0.0, 1.0}
 
 
+@pytest.mark.parametrize("patches", [0.0, 1.0])
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_under_the_mask_never_shows(size):
+def test_what_is_under_the_mask_never_shows(size, patches):
     hole = hole_of(*size)
     window = Window.around(hole, 256, 16)
     rng = np.random.default_rng(0)
@@ -49,7 +50,7 @@ def test_what_is_under_the_mask_never_shows(size):
     assert torch.equal(window.cut(image, hole)[0], window.cut(other, hole)[0])
     results = [image.copy(), other.copy()]
     for picture in results:
-        window.paste(picture, hole, restored)
+        window.paste(picture, hole, restored, patches)
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0][~hole], image[~hole])
 
@@ -74,6 +75,25 @@ def test_a_scaled_window_leaves_no_step_at_the_border():
     darker = torch.full(window.cut(image, hole)[0].shape, 120 / 127.5 - 1)
     window.paste(image, hole, darker)
     assert np.abs(image.astype(int) - 160).max() <= 1
+
+
+def test_patches_bring_back_the_detail_that_a_scaled_window_lacks(monkeypatch):
+    rows, columns = np.mgrid[:400, :400]
+    waves = np.sin((rows + 2 * columns) * 2 * np.pi / 40) + np.sin(columns * 2 * np.pi / 5)
+    image = np.repeat((127 + 60 * waves).astype(np.uint8)[..., None], 3, 2)
+    hole = hole_of(400, 400, (0.35, 0.65, 0.35, 0.65))
+    window = Window.around(hole, 64, 16)
+    assert window.scale < 0.5
+
+    def error(patches):
+        result = image.copy()
+        window.paste(result, hole, window.cut(image, np.zeros_like(hole))[0], patches)
+        return np.abs(result[hole].astype(float) - image[hole]).mean()
+
+    plain = error(0.0)
+    assert error(1.0) < 0.5 * plain and error(1.0) < error(0.5) < plain
+    monkeypatch.setattr("asyncdsb.window.MAX_COPIED", 1)
+    assert error(1.0) == plain, "too large for any"
 
 
 def test_a_missing_pixel_makes_its_working_pixel_missing():
