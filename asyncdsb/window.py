@@ -36,7 +36,7 @@ networks' field; beyond, a tile in the middle of a hole would see nothing."""
 MAX_CANVAS = 2_000_000
 """Most pixels that are worked on at once; keeps the memory for large photos in bounds."""
 
-MAX_COPIED = 2**20
+MAX_COPIED = 2**19
 """Most pixels of a window in which patches are copied at the photo's own size; in a larger one, at
 the size that has as many, which bounds time and memory."""
 
@@ -237,15 +237,16 @@ class Window:
 
     def _enlarged(self, part: Tensor, known: Tensor, missing: Tensor, patches: float) -> Tensor:
         """A working-size picture at the photo's size, fitted to what is known there."""
-        if patches:
-            # The filter must not mix a black hole into the known border.
-            filled = harmonic_fill(known, missing, sweeps=SWEEPS)
-            for size in self._sizes():
-                finer = resize(filled, size)
-                hole = resize(missing.float(), size) > 1e-3
-                part = _fitted(part, finer, hole)
-                copied = copy_patches(part, hole, coarse=False)
-                part = part.lerp(copied, patches)
+        sizes = self._sizes() if patches else []
+        if sizes:
+            # The filter must not mix a black hole into the known border. Of the photo's own size no
+            # more is kept than must be, as a window may be large.
+            filled = resize(harmonic_fill(known, missing, sweeps=SWEEPS), sizes[-1])
+            covered = resize(missing.float(), sizes[-1])
+            for size in sizes:
+                hole = resize(covered, size) > 1e-3
+                part = _fitted(part, resize(filled, size), hole)
+                part = part.lerp(copy_patches(part, hole, coarse=False), patches)
         return _fitted(part, known, missing)
 
     def _sizes(self) -> list[tuple[int, int]]:
