@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from asyncdsb.fill import fill_hole
-from asyncdsb.images import to_tensor
+from asyncdsb.images import to_pil, to_tensor
 
 CV2_RADIUS = 3.0
 """Neighbourhood, in pixels, that cv2's methods look at."""
@@ -55,9 +55,8 @@ def patchmatch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def patch_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fill with the known patches that resemble a smooth fill most; see :func:`restore`."""
-    picture = to_tensor(image)
-    filled = fill_hole(picture, torch.from_numpy(mask)[None, None], "patches")
-    return ((filled[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    hole = torch.from_numpy(mask)[None, None]
+    return np.asarray(to_pil(fill_hole(to_tensor(image), hole, "patches")))
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

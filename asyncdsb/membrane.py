@@ -44,6 +44,24 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
     return _coarse_to_fine(image, hole, sweeps)
 
 
+def joined(picture: Tensor, known: Tensor, unknown: Tensor, sweeps: int = 8) -> Tensor:
+    """Move a picture to what is known without a step at the border (Perez et al. 2003).
+
+    What it misses of the known pixels is continued over the others by their membrane, and added.
+
+    Args:
+        picture: (B, C, H, W).
+        known: (B, C, H, W), of use where it is known.
+        unknown: (B, 1, H, W) bool.
+        sweeps: see :func:`harmonic_fill`.
+
+    Returns:
+        (B, C, H, W), ``known`` where it is known, but for rounding.
+    """
+    gap = torch.where(unknown, 0, known - picture)
+    return picture + harmonic_fill(gap, unknown, sweeps)
+
+
 def _coarse_to_fine(image: Tensor, hole: Tensor, sweeps: int) -> Tensor:
     levels = []
     value, weight = image, (~hole).to(image.dtype)

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.membrane import harmonic_fill
+from asyncdsb.membrane import joined
 
 SIDE = 9
 """Side of a patch, in pixels."""
@@ -99,10 +99,11 @@ def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
 
 
 def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tensor:
+    """:func:`copy_patches` for a batch of one and a bool mask, with :data:`REACH` at this size."""
     if min(estimate.shape[2:]) < SIDE:
         return estimate
     if coarse:
-        estimate = _begun(estimate, hole, reach)
+        estimate = _coarse_first(estimate, hole, reach)
     touched = F.max_pool2d(hole[0].float(), SIDE, 1)[0] > 0
     sources, targets = _drawn((~touched).nonzero()), _Targets(touched)
     if len(sources) < FEWEST_SOURCES or not len(targets.places):
@@ -120,11 +121,10 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tenso
         copied = targets.mean(offsets, estimate)
         picture = torch.where(hole, copied, estimate)
     ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
-    gap = torch.where(ring, estimate - copied, 0)
-    return torch.where(hole, (copied + harmonic_fill(gap, ~ring)).clamp(-1, 1), estimate)
+    return torch.where(hole, joined(copied, estimate, ~ring).clamp(-1, 1), estimate)
 
 
-def _begun(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
+def _coarse_first(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
     """The estimate with what copying at half the size makes of the middle of the hole."""
     missing = hole.float()
     # Beyond the picture's edge counts as missing.
@@ -186,7 +186,8 @@ class _Targets:
             (N, 2) such offsets.
         """
         # What lies outside of the lattice offers nothing and agrees with nobody.
-        nowhere = torch.full((1, 2), 4 * int(self.size.max()), device=offsets.device)
+        longest = int(self.size.max())
+        nowhere = torch.full((1, 2), 4 * longest, device=offsets.device)
         offsets = torch.cat([offsets, nowhere])
         for turn in self.turns:
             own, places = offsets[turn], self.places[turn]
@@ -197,14 +198,19 @@ class _Targets:
             found = _number(torch.where(inside[..., None], there, 0), self.width)
             wanted = rows[_number(places, self.width)]
             cost = (rows[found] - wanted[:, None]).square().sum(2)
-            code, other = (_number(x, 16 * self.width) for x in (offered, others))
+            # Of rows wider than any difference of columns, so that equal numbers are equal offsets.
+            code, other = (_number(x, 16 * longest) for x in (offered, others))
             cost -= COHERENCE * (code[:, :, None] == other[:, None]).sum(2)
             cost = cost.masked_fill(~(inside & self.known[found]), torch.inf)
             offsets[turn] = offered[torch.arange(len(turn), device=turn.device), cost.argmin(1)]
         return offsets[:-1]
 
     def mean(self, offsets: Tensor, photo: Tensor) -> Tensor:
-        """Average what all offsets copy to a pixel: (1, 3, H, W), of use in and near the hole."""
+        """Average what all offsets (N, 2) copy to a pixel from a photo (1, 3, H, W).
+
+        Returns:
+            (1, 3, H, W), of use in the hole and near it; zero where nothing is copied to.
+        """
         # A fourth column counts.
         colours = F.pad(photo[0].flatten(1), (0, 0, 0, 1), value=1.0).T.contiguous()
         wide = photo.shape[3]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.images import to_tensor
-from asyncdsb.membrane import harmonic_fill
+from asyncdsb.membrane import harmonic_fill, joined
 from asyncdsb.patches import copy_patches
 from asyncdsb.tiles import Tiles
 
@@ -236,7 +236,10 @@ class Window:
         original[self.own] = pixels[self.own]
 
     def _enlarged(self, part: Tensor, known: Tensor, missing: Tensor, patches: float) -> Tensor:
-        """A working-size picture at the photo's size, fitted to what is known there."""
+        """A working-size picture (1, 3, h, w) at the photo's size, joined to what is known there.
+
+        ``known`` is (1, 3, height, width), zero in ``missing``, (1, 1, height, width) bool.
+        """
         sizes = self._sizes() if patches else []
         if sizes:
             # The filter must not mix a black hole into the known border. Of the photo's own size no
@@ -245,25 +248,18 @@ class Window:
             covered = resize(missing.float(), sizes[-1])
             for size in sizes:
                 hole = resize(covered, size) > 1e-3
-                part = _fitted(part, resize(filled, size), hole)
+                part = joined(resize(part, size), resize(filled, size), hole, SWEEPS)
                 part = part.lerp(copy_patches(part, hole, coarse=False), patches)
-        return _fitted(part, known, missing)
+        return joined(resize(part, (self.height, self.width)), known, missing, SWEEPS)
 
     def _sizes(self) -> list[tuple[int, int]]:
-        """Sizes between the working size and the photo's at which patches are copied."""
+        """Heights and widths, each twice the one before, at which patches are copied."""
         most = min(1.0, math.sqrt(MAX_COPIED / (self.height * self.width)))
         ratio, sizes = self.work[1] / self.width, []
         while ratio < most:
             ratio = min(2 * ratio, most)
             sizes.append((round(ratio * self.height), round(ratio * self.width)))
         return sizes
-
-
-def _fitted(part: Tensor, known: Tensor, missing: Tensor) -> Tensor:
-    """A picture resized to what is known, and moved towards it without a step at the border."""
-    part = resize(part, (known.shape[-2], known.shape[-1]))
-    gap = torch.where(missing, torch.zeros(()), known - part)
-    return part + harmonic_fill(gap, missing, sweeps=SWEEPS)
 
 
 def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:
