@@ -13,7 +13,16 @@ from torch import Tensor
 from asyncdsb import patches
 from asyncdsb.fill import fill_hole
 from asyncdsb.membrane import harmonic_fill
-from asyncdsb.patches import COHERENCE, RING, ROUNDS, SIDE, STRIDE, SWEEPS, copy_patches
+from asyncdsb.patches import (
+    COHERENCE,
+    RELAXATIONS,
+    RING,
+    ROUNDS,
+    SIDE,
+    STRIDE,
+    SWEEPS,
+    copy_patches,
+)
 
 Place = tuple[int, int]
 
@@ -109,7 +118,8 @@ class Written:
             ring[max(0, i - RING) : i + RING + 1, max(0, j - RING) : j + RING + 1] = True
         ring &= ~self.hole
         gap = torch.from_numpy(np.where(ring, self.estimate - copied, 0))[None]
-        return copied + harmonic_fill(gap, torch.from_numpy(~ring)[None, None])[0].numpy()
+        unknown = torch.from_numpy(~ring)[None, None]
+        return copied + harmonic_fill(gap, unknown, RELAXATIONS)[0].numpy()
 
 
 @pytest.mark.parametrize("bound", [None, 7])
