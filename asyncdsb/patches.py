@@ -17,9 +17,18 @@ of a mixture.
 Every patch starts at its nearest known one. Then each in turn takes the best out of its own offset
 and those of its eight neighbours, which never makes the sum larger (iterated conditional modes,
 Besag 1986), and what all offsets copy to a pixel is averaged. D is then measured against that
-picture instead of the estimate, and so on (Wexler, Shechtman and Irani 2007). In the end, what the
-copies miss of the known pixels next to the hole is continued smoothly into it and added, which
-leaves no step of brightness at the border (Perez, Gangnet and Blake 2003).
+picture instead of the estimate, and so on (Wexler, Shechtman and Irani 2007).
+
+Where copies differ, their mean is smoother than any of them, and what is nearest to it smoother
+still in the next round. Its detail, what a Gaussian filter takes away, is hence made as much
+stronger as the variance lost to averaging says::
+
+    gain = sqrt(1 + lost / kept),   lost = G (E |c|^2 - |E c|^2),   kept = G |E c - G E c|^2
+
+E being the mean over the copies c of a pixel and G the filter; in the result, half as much.
+
+In the end, what the copies miss of the known pixels next to the hole is continued smoothly into it
+and added, which leaves no step of brightness at the border (Perez, Gangnet and Blake 2003).
 
 All of it is done first at half the size, again in this way, where patches show twice as much of the
 photo; what that changes is added to the estimate before. Only the middle of a hole takes part in
@@ -34,8 +43,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.membrane import joined
+from asyncdsb.schedule import gaussian_blur
 
-SIDE = 9
+SIDE = 11
 """Side of a patch, in pixels."""
 
 STRIDE = 2
@@ -52,6 +62,15 @@ ROUNDS = 4
 
 SWEEPS = 2
 """How often in a round each patch looks at its neighbours' offsets."""
+
+FINE = 2.0
+"""Standard deviation, in pixels, of the filter that tells detail from what is below it."""
+
+MOST_GAIN = 2.0
+"""By how much detail is made stronger at most."""
+
+CONTRAST = 0.5
+"""Share of the gain that the result gets; the pictures before it get all."""
 
 DEEP = 3
 """Pixels so far from the border, and less far, are left to their own size."""
@@ -126,7 +145,8 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tenso
             rows = features(picture)
         for _ in range(SWEEPS):
             offsets = targets.agreed(offsets, rows)
-        copied = targets.mean(offsets, estimate)
+        share = CONTRAST if number == ROUNDS - 1 else 1.0
+        copied = _restored(*targets.mean(offsets, estimate), share)
         picture = torch.where(hole, copied, estimate)
     ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
     return torch.where(hole, joined(copied, estimate, ~ring, RELAXATIONS).clamp(-1, 1), estimate)
@@ -189,6 +209,7 @@ class _Targets:
 
     Attributes:
         cells: (N,) of each.
+        count: (H * W,) float, how many of them each pixel of the picture is in.
     """
 
     def __init__(self, grid: _Grid):
@@ -208,6 +229,10 @@ class _Targets:
         around = torch.stack(
             [numbers[on[:, 0] + 1 + i, on[:, 1] + 1 + j] for i, j in ((0, 0), *_NEIGHBOURS)], 1
         )
+        mine = torch.zeros(touched.shape, device=device)
+        mine[rows[:, None], columns] = there.float()
+        mine = F.pad(mine, 4 * (SIDE - 1,))[None]
+        self.count = (SIDE**2 * F.avg_pool2d(mine, SIDE, 1)).round().flatten()
         # No two of a colour are neighbours, so that all of them choose at once.
         colour = 2 * (on[:, 0] % 2) + on[:, 1] % 2
         self.turns = [
@@ -242,18 +267,20 @@ class _Targets:
             offsets[turn] = offered.gather(1, cost.argmin(1, keepdim=True))[:, 0]
         return offsets[:-1]
 
-    def mean(self, offsets: Tensor, photo: Tensor) -> Tensor:
+    def mean(self, offsets: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
         """Average what all offsets (N,) copy to a pixel from a photo (1, 3, H, W).
 
         Returns:
-            (1, 3, H, W), of use in the hole and near it; zero where nothing is copied to.
+            The mean, (1, 3, H, W), that of the photo where nothing is copied to, and the variance
+            of the copies, summed over the colours, (1, 1, H, W).
         """
         wide = photo.shape[3]
         first, source = (
             self.grid.pixels(cells, wide) for cells in (self.cells, self.cells + offsets)
         )
-        # A fourth column counts.
-        colours = F.pad(photo[0].flatten(1), (0, 0, 0, 1), value=1.0).T.contiguous()
+        # A fourth column for the squares.
+        colours = torch.cat([photo[0], photo[0].square().sum(0, keepdim=True)]).flatten(1)
+        colours = colours.T.contiguous()
         strips = colours.flatten().unfold(0, 4 * SIDE, 4)
         sums = torch.zeros_like(colours)
         for i in range(SIDE):
@@ -261,7 +288,25 @@ class _Targets:
             for j in range(SIDE):
                 # One pixel of all patches after the other: no two of them are the same.
                 sums[i * wide + j :].index_add_(0, first, copies[:, j])
-        return (sums[:, :3] / sums[:, 3:].clamp(min=1)).T.reshape(photo.shape)
+        means = (sums.T / self.count.clamp(min=1)).view(1, 4, *photo.shape[2:])
+        mean = torch.where(self.count.view(photo.shape[2:]) > 0, means[:, :3], photo)
+        spread = means[:, 3:] - means[:, :3].square().sum(1, keepdim=True)
+        return mean, spread.clamp(min=0)
+
+
+def _restored(mean: Tensor, spread: Tensor, share: float) -> Tensor:
+    """A share of the detail that averaging took, given back, see the module's docstring.
+
+    Args:
+        mean: (1, 3, H, W) over the copies.
+        spread: (1, 1, H, W) their variance.
+        share: in [0, 1].
+    """
+    slow = gaussian_blur(mean.transpose(0, 1), FINE).transpose(0, 1)
+    detail = mean - slow
+    kept = gaussian_blur(detail.square().sum(1, keepdim=True), FINE)
+    gain = (1 + gaussian_blur(spread, FINE) / kept.clamp(min=1e-6)).sqrt().clamp(max=MOST_GAIN)
+    return slow + (1 + share * (gain - 1)) * detail
 
 
 class _Features:
