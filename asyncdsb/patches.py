@@ -99,6 +99,9 @@ RELAXATIONS = 4
 TOGETHER = 2**15
 """Patches of the hole that choose at once, which bounds the memory."""
 
+COPIED = 2**14
+"""Patches of the hole that are copied at once, likewise for a cache."""
+
 COMPARED = 2**21
 """Costs held in memory at once: few enough for a processor's cache."""
 
@@ -283,11 +286,12 @@ class _Targets:
         colours = colours.T.contiguous()
         strips = colours.flatten().unfold(0, 4 * SIDE, 4)
         sums = torch.zeros_like(colours)
-        for i in range(SIDE):
-            copies = strips[i * wide :].index_select(0, source).unflatten(1, (SIDE, 4))
-            for j in range(SIDE):
-                # One pixel of all patches after the other: no two of them are the same.
-                sums[i * wide + j :].index_add_(0, first, copies[:, j])
+        for to, where in zip(first.split(COPIED), source.split(COPIED), strict=True):
+            for i in range(SIDE):
+                copies = strips[i * wide :].index_select(0, where).unflatten(1, (SIDE, 4))
+                for j in range(SIDE):
+                    # One pixel of all patches after the other: no two of them are the same.
+                    sums[i * wide + j :].index_add_(0, to, copies[:, j])
         means = (sums.T / self.count.clamp(min=1)).view(1, 4, *photo.shape[2:])
         mean = torch.where(self.count.view(photo.shape[2:]) > 0, means[:, :3], photo)
         spread = means[:, 3:] - means[:, :3].square().sum(1, keepdim=True)
