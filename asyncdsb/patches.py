@@ -100,7 +100,7 @@ TOGETHER = 2**15
 """Patches of the hole that choose at once, which bounds the memory."""
 
 COPIED = 2**14
-"""Patches of the hole that are copied at once, likewise for a cache."""
+"""Patches of the hole that are copied at once: few enough for a processor's cache."""
 
 COMPARED = 2**21
 """Costs held in memory at once: few enough for a processor's cache."""
@@ -149,7 +149,7 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tenso
         for _ in range(SWEEPS):
             offsets = targets.agreed(offsets, rows)
         share = CONTRAST if number == ROUNDS - 1 else 1.0
-        copied = _restored(*targets.mean(offsets, estimate), share)
+        copied = _with_contrast(*targets.mean(offsets, estimate), share)
         picture = torch.where(hole, copied, estimate)
     ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
     return torch.where(hole, joined(copied, estimate, ~ring, RELAXATIONS).clamp(-1, 1), estimate)
@@ -193,11 +193,11 @@ class _Grid:
         self.sources = known.nonzero()[:, 0]
 
     def cells(self, places: Tensor) -> Tensor:
-        """Cells (N,) of rows and columns (N, 2)."""
+        """Numbers (N,) of the cells at rows and columns (N, 2)."""
         return ((places + STRIDE) * places.new_tensor([self.width, 1])).sum(1)
 
     def pixels(self, cells: Tensor, width: int) -> Tensor:
-        """Numbers of the patches' first pixels in a picture of a width."""
+        """Numbers (N,) of the first pixels of the patches in cells (N,), in a picture so wide."""
         rows = cells.div(self.width, rounding_mode="floor")
         return (rows - STRIDE) * width + cells - rows * self.width - STRIDE
 
@@ -298,13 +298,16 @@ class _Targets:
         return mean, spread.clamp(min=0)
 
 
-def _restored(mean: Tensor, spread: Tensor, share: float) -> Tensor:
-    """A share of the detail that averaging took, given back, see the module's docstring.
+def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
+    """Make the detail of a mean stronger by a share of the gain of the module's docstring.
 
     Args:
-        mean: (1, 3, H, W) over the copies.
-        spread: (1, 1, H, W) their variance.
-        share: in [0, 1].
+        mean: (1, 3, H, W) over the copies of every pixel, E c.
+        spread: (1, 1, H, W) E |c|^2 - |E c|^2, their variance summed over the colours.
+        share: 0 for none of the gain, 1 for all.
+
+    Returns:
+        (1, 3, H, W), G E c + (1 + share (gain - 1)) (E c - G E c).
     """
     slow = gaussian_blur(mean.transpose(0, 1), FINE).transpose(0, 1)
     detail = mean - slow
