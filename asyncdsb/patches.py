@@ -8,11 +8,14 @@ make::
 
     sum over p  D(p, p + o_p)  -  0.003 |pairs of neighbours p, q with o_p = o_q|
 
-    D(p, q) = mean (C_p - C_q)^2 + (distance / 1000)^2
+    D(p, q) = mean |C_p - C_q|^2 / 3 + (distance / 1000)^2
 
-small, C being the colours in [-1, 1] and the distance in pixels. The second term is coherence
-(Ashikhmin 2001): neighbours that are copied from neighbours bring whole pieces of the photo instead
-of a mixture.
+small, the distance in pixels. C are five channels: the colours in [-1, 1] and, times 4, the mean
+absolute difference of brightness between neighbouring pixels of a row and of a column, at full
+size. The last two are copied along with the colours, and tell a rough place from a smooth one where
+the picture itself is smooth, as at small sizes (Newson et al. 2014). The second term of the sum is
+coherence (Ashikhmin 2001): neighbours that are copied from neighbours bring whole pieces of the
+photo instead of a mixture.
 
 Every patch starts at its nearest known one. Then each in turn takes the best out of its own offset
 and those of its eight neighbours, which never makes the sum larger (iterated conditional modes,
@@ -25,15 +28,20 @@ stronger as the variance lost to averaging says::
 
     gain = sqrt(1 + lost / kept),   lost = G (E |c|^2 - |E c|^2),   kept = G |E c - G E c|^2
 
-E being the mean over the copies c of a pixel and G the filter; in the result, half as much.
+E being the mean over the copies c of a pixel's colours and G the filter; in the result, half as
+much.
 
 In the end, what the copies miss of the known pixels next to the hole is continued smoothly into it
 and added, which leaves no step of brightness at the border (Perez, Gangnet and Blake 2003).
 
 All of it is done first at half the size, again in this way, where patches show twice as much of the
 photo; what that changes is added to the estimate before. Only the middle of a hole takes part in
-it: near the border the estimate at full size is better. The constants were chosen on photographs of
-the training, see ``train/LOG.md``.
+it: near the border the estimate at full size is better. At these smaller sizes the estimate, which
+leads no edge far into the hole, is first replaced along the border, from there inwards, by patches
+that continue what is known (Criminisi, Perez and Toyama 2004). Only along the border, as this goes
+astray the further it goes.
+
+The constants were chosen on photographs of the training, see ``train/LOG.md``.
 """
 
 from __future__ import annotations
@@ -42,10 +50,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.membrane import joined
+from asyncdsb.membrane import harmonic_fill, joined
 from asyncdsb.schedule import gaussian_blur
 
-SIDE = 11
+SIDE = 9
 """Side of a patch, in pixels."""
 
 STRIDE = 2
@@ -56,6 +64,12 @@ REACH = 1000.0
 
 COHERENCE = 0.003
 """What an equal offset of a neighbour is worth, as a mean squared difference of colours."""
+
+TEXTURE = 4.0
+"""Weight of the mean absolute differences of brightness next to the colours."""
+
+AROUND = 2.0
+"""Standard deviation, in pixels, of the neighbourhood that they are the mean of."""
 
 ROUNDS = 4
 """How often the offsets are chosen anew for the picture that they gave."""
@@ -72,8 +86,20 @@ MOST_GAIN = 2.0
 CONTRAST = 0.5
 """Share of the gain that the result gets; the pictures before it get all."""
 
-DEEP = 3
+DEEP = 2
 """Pixels so far from the border, and less far, are left to their own size."""
+
+MARGIN = 15
+"""Width in pixels of what is filled from the border inwards."""
+
+FRONT = 3
+"""Width in pixels of what is filled at once of it."""
+
+LEAST_KNOWN = 0.4
+"""Share of a patch that must be known to be continued, if there is any such patch."""
+
+DOUBT = 0.1
+"""Weight of a pixel that is neither known nor filled, where a patch is to be continued."""
 
 RING = 3
 """Width in pixels of what is compared with the copies around the hole."""
@@ -125,12 +151,40 @@ def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
         (B, 3, H, W): known pixels are those of ``estimate``, and so is everything if hardly any
         patch of a sample is known.
     """
-    parts = zip(estimate.split(1), (mask > 0.5).split(1), strict=True)
-    return torch.cat([_copied(*part, REACH, coarse) for part in parts])
+    found = []
+    for one, hole in zip(estimate.split(1), (mask > 0.5).split(1), strict=True):
+        described = torch.cat([one, _texture(one, hole)], 1)
+        copied = _copied(described, hole, REACH, coarse, False)[:, :3].clamp(-1, 1)
+        found.append(torch.where(hole, copied, one))
+    return torch.cat(found)
 
 
-def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tensor:
-    """:func:`copy_patches` for a batch of one and a bool mask, with :data:`REACH` at this size."""
+def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
+    """The two channels next to the colours, of what is known, continued smoothly: (1, 2, H, W)."""
+    bright = estimate.mean(1, keepdim=True)
+    across = F.pad(bright.diff(dim=3), (0, 1)).abs()
+    down = F.pad(bright.diff(dim=2), (0, 0, 0, 1)).abs()
+    # Both pixels of a difference have to be known.
+    known = F.max_pool2d(hole.to(estimate.dtype), 3, 1, 1) == 0
+    rough = torch.cat([across, down, torch.ones_like(across)]) * known
+    sums = gaussian_blur(rough, AROUND).transpose(0, 1)
+    means = sums[:, :2] / sums[:, 2:].clamp(min=1e-3)
+    return TEXTURE * harmonic_fill(means.masked_fill(hole, 0), hole)
+
+
+def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool, small: bool) -> Tensor:
+    """:func:`copy_patches` for all channels of one picture.
+
+    Args:
+        estimate: (1, 5, H, W), the channels C of the module's docstring.
+        hole: (1, 1, H, W) bool.
+        reach: :data:`REACH` at this size.
+        coarse: whether to begin at smaller sizes.
+        small: whether this is such a size.
+
+    Returns:
+        (1, 5, H, W).
+    """
     if min(estimate.shape[2:]) < SIDE:
         return estimate
     if coarse:
@@ -140,8 +194,11 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tenso
     if len(sources) < FEWEST_SOURCES or not len(targets.cells):
         return estimate
     features = _Features(estimate, grid, sources, reach)
+    if small:
+        estimate = _continued(estimate, hole, sources, targets, features.places)
     rows = features(estimate)
-    nearest = _nearest(rows[targets.cells], rows[sources])
+    offered = rows[sources]
+    nearest = _Search(offered, offered.square().sum(1))(rows[targets.cells])
     offsets, picture = sources[nearest] - targets.cells, estimate
     for number in range(ROUNDS):
         if number:
@@ -149,23 +206,80 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool) -> Tenso
         for _ in range(SWEEPS):
             offsets = targets.agreed(offsets, rows)
         share = CONTRAST if number == ROUNDS - 1 else 1.0
-        copied = _with_contrast(*targets.mean(offsets, estimate), share)
+        mean, spread = targets.mean(offsets, estimate)
+        copied = torch.cat([_with_contrast(mean[:, :3], spread, share), mean[:, 3:]], 1)
         picture = torch.where(hole, copied, estimate)
     ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
-    return torch.where(hole, joined(copied, estimate, ~ring, RELAXATIONS).clamp(-1, 1), estimate)
+    return torch.where(hole, joined(copied, estimate, ~ring, RELAXATIONS), estimate)
 
 
 def _coarse_first(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
     """The estimate with what copying at half the size makes of the middle of the hole."""
-    missing = hole.float()
-    # Beyond the picture's edge counts as missing.
-    deep = -F.max_pool2d(-missing, 2 * DEEP + 1, 1, DEEP) > 0
+    deep = _deep(hole)
     if not deep.any() or min(estimate.shape[2:]) < 2 * SIDE:
         return estimate
     small = F.avg_pool2d(estimate, 2)
-    change = _copied(small, F.max_pool2d(missing, 2) > 0, reach / 2, True) - small
+    missing = F.max_pool2d(hole.float(), 2) > 0
+    change = _copied(small, missing, reach / 2, True, True) - small
     change = F.interpolate(change, estimate.shape[2:], mode="bilinear", align_corners=False)
-    return torch.where(deep, (estimate + change).clamp(-1, 1), estimate)
+    return torch.where(deep, estimate + change, estimate)
+
+
+def _deep(hole: Tensor) -> Tensor:
+    """Which pixels of a hole are further from the border than :data:`DEEP`."""
+    # Beyond the picture's edge counts as missing.
+    return -F.max_pool2d(-hole.float(), 2 * DEEP + 1, 1, DEEP) > 0
+
+
+def _continued(
+    estimate: Tensor, hole: Tensor, sources: Tensor, targets: _Targets, places: Tensor
+) -> Tensor:
+    """The estimate with a margin of the hole filled from the border inwards.
+
+    Patches that reach a little into what is missing are compared with known ones, mostly by what
+    they show of the known, and the mean of what these show instead is known from then on.
+
+    Args:
+        estimate: (1, C, H, W).
+        hole: (1, 1, H, W) bool.
+        sources: (M,) cells of known patches.
+        targets: the patches that reach into it.
+        places: (cells, 2), see :class:`_Features`.
+    """
+    size, grid = hole.shape[2:], targets.grid
+    within = _within(size[1], hole.device)
+    theirs = grid.pixels(sources, size[1])
+    picture, known = estimate[0].flatten(1).clone(), ~hole.flatten()
+    # Every second pixel tells as much as all of them.
+    compared = within[::2]
+    shown = picture[:, theirs[:, None] + compared]
+    # The sum over a patch of w (P - S)^2 is, but for what is the same for all S, that of
+    # w S^2 - 2 w P S: an inner product of what the one and the other depend on.
+    where = places[sources]
+    offered = torch.cat([shown.square().sum(0), *shown, where], 1)
+    search = _Search(offered, where.square().sum(1))
+    ours = grid.pixels(targets.cells, size[1])
+    # A last channel for the number of copies.
+    counted = F.pad(estimate[0], (0, 0, 0, 0, 0, 1), value=1.0)
+    for _ in range(MARGIN // FRONT):
+        near = F.max_pool2d(known.view(hole.shape).float(), 2 * FRONT + 1, 1, FRONT) > 0
+        front = near.flatten() & ~known
+        if not front.any():
+            break
+        share = known[ours[:, None] + within].sum(1) / len(within)
+        touching = front[ours[:, None] + within].any(1)
+        enough = share >= share[touching].max().clamp(max=LEAST_KNOWN)
+        chosen = touching & enough
+        pixels = ours[chosen, None] + compared
+        weight = torch.where(known[pixels], 1.0, DOUBT).to(picture)
+        weight /= 3 * weight.sum(1, keepdim=True)
+        wanted = [weight / -2, *(weight * picture[:, pixels]), places[targets.cells[chosen]]]
+        best = search(torch.cat(wanted, 1))
+        sums = _summed(counted, ours[chosen], theirs[best]).flatten(1)
+        front &= sums[-1] > 0
+        picture[:, front] = sums[:-1, front] / sums[-1, front]
+        known |= front
+    return torch.where(hole, picture.view_as(estimate), estimate)
 
 
 class _Grid:
@@ -271,31 +385,45 @@ class _Targets:
         return offsets[:-1]
 
     def mean(self, offsets: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """Average what all offsets (N,) copy to a pixel from a photo (1, 3, H, W).
+        """Average what all offsets (N,) copy to a pixel from a photo (1, C, H, W).
 
         Returns:
-            The mean, (1, 3, H, W), that of the photo where nothing is copied to, and the variance
-            of the copies, summed over the colours, (1, 1, H, W).
+            The mean, (1, C, H, W), that of the photo where nothing is copied to, and the variance
+            of the copies, summed over the first three, the colours, (1, 1, H, W).
         """
-        wide = photo.shape[3]
         first, source = (
-            self.grid.pixels(cells, wide) for cells in (self.cells, self.cells + offsets)
+            self.grid.pixels(cells, photo.shape[3]) for cells in (self.cells, self.cells + offsets)
         )
-        # A fourth column for the squares.
-        colours = torch.cat([photo[0], photo[0].square().sum(0, keepdim=True)]).flatten(1)
-        colours = colours.T.contiguous()
-        strips = colours.flatten().unfold(0, 4 * SIDE, 4)
-        sums = torch.zeros_like(colours)
-        for to, where in zip(first.split(COPIED), source.split(COPIED), strict=True):
-            for i in range(SIDE):
-                copies = strips[i * wide :].index_select(0, where).unflatten(1, (SIDE, 4))
-                for j in range(SIDE):
-                    # One pixel of all patches after the other: no two of them are the same.
-                    sums[i * wide + j :].index_add_(0, to, copies[:, j])
-        means = (sums.T / self.count.clamp(min=1)).view(1, 4, *photo.shape[2:])
-        mean = torch.where(self.count.view(photo.shape[2:]) > 0, means[:, :3], photo)
-        spread = means[:, 3:] - means[:, :3].square().sum(1, keepdim=True)
+        squares = photo[0, :3].square().sum(0, keepdim=True)
+        sums = _summed(torch.cat([photo[0], squares]), first, source)
+        means = (sums / self.count.view(photo.shape[2:]).clamp(min=1))[None]
+        mean = torch.where(self.count.view(photo.shape[2:]) > 0, means[:, :-1], photo)
+        spread = means[:, -1:] - means[:, :3].square().sum(1, keepdim=True)
         return mean, spread.clamp(min=0)
+
+
+def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
+    """Sum of the patches that are copied within a picture.
+
+    Args:
+        channels: (K, H, W).
+        to: (N,) first pixels, all different, of where is copied to.
+        source: (N,) first pixels of what is copied.
+
+    Returns:
+        (K, H, W).
+    """
+    count, _, width = channels.shape
+    shown = channels.flatten(1).T.contiguous()
+    strips = shown.flatten().unfold(0, count * SIDE, count)
+    sums = torch.zeros_like(shown)
+    for place, where in zip(to.split(COPIED), source.split(COPIED), strict=True):
+        for i in range(SIDE):
+            copies = strips[i * width :].index_select(0, where).unflatten(1, (SIDE, count))
+            for j in range(SIDE):
+                # One pixel of all patches after the other: no two of them are the same.
+                sums[i * width + j :].index_add_(0, place, copies[:, j])
+    return sums.T.view_as(channels)
 
 
 def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
@@ -320,19 +448,20 @@ class _Features:
     """Rows whose squared distances are D of the module's docstring, along few directions.
 
     Args:
-        photo: (1, 3, H, W), known where the sources are.
+        photo: (1, C, H, W), known where the sources are.
         grid: of all patches.
         sources: (M,) cells of known patches, along whose principal components is compared.
         reach: see :data:`REACH`.
+
+    Attributes:
+        places: (cells, 2) rows and columns of all patches, as multiples of the reach.
     """
 
     def __init__(self, photo: Tensor, grid: _Grid, sources: Tensor, reach: float):
         scale = (3 * SIDE**2) ** -0.5
         width = photo.shape[3]
-        steps = torch.arange(SIDE, device=sources.device)
-        within = (steps[:, None] * width + steps).flatten()
         some = sources[:: -(-len(sources) // DESCRIBED)]
-        pixels = grid.pixels(some, width)[:, None] + within
+        pixels = grid.pixels(some, width)[:, None] + _within(width, sources.device)
         known = scale * photo[0].flatten(1)[:, pixels].transpose(0, 1).flatten(1)
         # Nearly all that sets patches apart lies along a few directions, which an orthogonal
         # iteration finds well enough in a tenth of the time of a decomposition.
@@ -341,7 +470,7 @@ class _Features:
         directions = torch.randn(len(covariance), DIRECTIONS, generator=generator).to(covariance)
         for _ in range(ITERATIONS):
             directions = torch.linalg.qr(covariance @ directions)[0]
-        self.filters = scale * directions.T.unflatten(1, (3, SIDE, SIDE))
+        self.filters = scale * directions.T.unflatten(1, (-1, SIDE, SIDE))
         rows, columns = (
             torch.arange(-STRIDE, n + STRIDE, dtype=photo.dtype, device=photo.device) / reach
             for n in grid.touched.shape
@@ -349,11 +478,17 @@ class _Features:
         self.places = torch.cartesian_prod(rows, columns)
 
     def __call__(self, photo: Tensor) -> Tensor:
-        """Features of all patches of a picture (1, 3, H, W): (cells, D)."""
+        """Features of all patches of a picture (1, C, H, W): (cells, D)."""
         # Cells of the rim get numbers as well, which nobody asks for.
         photo = photo.contiguous(memory_format=torch.channels_last)
         colours = F.conv2d(photo, self.filters, padding=STRIDE)[0]
         return torch.cat([colours.flatten(1).T, self.places], 1)
+
+
+def _within(width: int, device: torch.device) -> Tensor:
+    """What to add to the number of a patch's first pixel for those of all, (SIDE^2,)."""
+    steps = torch.arange(SIDE, device=device)
+    return (steps[:, None] * width + steps).flatten()
 
 
 def _drawn(sources: Tensor) -> Tensor:
@@ -365,20 +500,32 @@ def _drawn(sources: Tensor) -> Tensor:
     return sources[order[:MOST_SOURCES].to(sources.device)]
 
 
-def _nearest(wanted: Tensor, offered: Tensor) -> Tensor:
-    """Index of the nearest of (M, D) rows for each of (N, D): (N,)."""
-    # Padded by rows at an infinite distance, to a whole number of groups.
-    length = F.pad(offered.square().sum(1), (0, -len(offered) % GROUP), value=torch.inf)
-    columns = F.pad(offered, (0, 0, 0, len(length) - len(offered))).T.contiguous()
-    rows = max(1, COMPARED // len(length))
-    costs = torch.empty(min(rows, len(wanted)), len(length)).to(wanted)
-    found = []
-    for part in wanted.split(rows):
-        # Up to the length of the wanted row, which is the same for all offered ones.
-        cost = torch.addmm(length, part, columns, alpha=-2, out=costs[: len(part)])
-        # The best group first: a minimum is found several times faster than its place.
-        cost = cost.unflatten(1, (-1, GROUP))
-        group = cost.amin(2).argmin(1)
-        within = cost[torch.arange(len(part), device=part.device), group].argmin(1)
-        found.append(GROUP * group + within)
-    return torch.cat(found)
+class _Search:
+    """Finds the nearest of offered rows.
+
+    Args:
+        offered: (M, D).
+        length: (M,) their squared lengths, or others that are to take their place.
+    """
+
+    def __init__(self, offered: Tensor, length: Tensor):
+        # Padded by rows at an infinite distance, to a whole number of groups.
+        more = -len(offered) % GROUP
+        self.length = F.pad(length, (0, more), value=torch.inf)
+        self.columns = F.pad(offered, (0, 0, 0, more)).T.contiguous()
+
+    def __call__(self, wanted: Tensor) -> Tensor:
+        """Index (N,) of the row whose length less twice the inner product is least, for (N, D)."""
+        rows = max(1, COMPARED // len(self.length))
+        costs = torch.empty(min(rows, len(wanted)), len(self.length)).to(wanted)
+        found = []
+        for part in wanted.split(rows):
+            # Up to the length of the wanted row, which is the same for all offered ones.
+            out = costs[: len(part)]
+            cost = torch.addmm(self.length, part, self.columns, alpha=-2, out=out)
+            # The best group first: a minimum is found several times faster than its place.
+            cost = cost.unflatten(1, (-1, GROUP))
+            group = cost.amin(2).argmin(1)
+            within = cost[torch.arange(len(part), device=part.device), group].argmin(1)
+            found.append(GROUP * group + within)
+        return torch.cat(found)

@@ -14,9 +14,13 @@ from asyncdsb import patches
 from asyncdsb.fill import fill_hole
 from asyncdsb.membrane import harmonic_fill
 from asyncdsb.patches import (
+    AROUND,
     COHERENCE,
     CONTRAST,
+    DOUBT,
     FINE,
+    FRONT,
+    LEAST_KNOWN,
     MOST_GAIN,
     RELAXATIONS,
     RING,
@@ -24,6 +28,7 @@ from asyncdsb.patches import (
     SIDE,
     STRIDE,
     SWEEPS,
+    TEXTURE,
     copy_patches,
 )
 
@@ -40,16 +45,36 @@ def scene(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return estimate, mask
 
 
-def filtered(plane: np.ndarray) -> np.ndarray:
+def filtered(plane: np.ndarray, deviation: float = FINE) -> np.ndarray:
     """A Gaussian filter along rows and columns, sampled and cut off at four deviations."""
-    radius = round(4 * FINE)
-    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / FINE) ** 2)
+    radius = round(4 * deviation)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / deviation) ** 2)
     weights /= weights.sum()
     for axis in (0, 1):
         padded = np.pad(plane, [(radius, radius) if a == axis else (0, 0) for a in (0, 1)], "edge")
         windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1, axis)
         plane = windows @ weights
     return plane
+
+
+def texture(estimate: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Mean absolute differences of brightness between known neighbours, and their membrane."""
+    bright = estimate.mean(0)
+    height, width = hole.shape
+    # Next to the hole nothing is counted, and at the last row and column there is no difference.
+    known = np.array(
+        [
+            [not hole[max(0, i - 1) : i + 2, max(0, j - 1) : j + 2].any() for j in range(width)]
+            for i in range(height)
+        ]
+    )
+    rough = np.zeros((2, height, width))
+    rough[0, :, :-1] = abs(np.diff(bright, axis=1))
+    rough[1, :-1] = abs(np.diff(bright, axis=0))
+    count = np.maximum(filtered(known.astype(float), AROUND), 1e-3)
+    means = np.stack([filtered(plane * known, AROUND) for plane in rough]) / count
+    means = torch.from_numpy(np.where(hole, 0, means))[None]
+    return TEXTURE * harmonic_fill(means, torch.from_numpy(hole)[None, None])[0].numpy()
 
 
 class Written:
@@ -61,7 +86,7 @@ class Written:
     """
 
     def __init__(self, estimate: np.ndarray, hole: np.ndarray):
-        self.estimate, self.hole = estimate, hole
+        self.estimate, self.hole = np.concatenate([estimate, texture(estimate, hole)]), hole
         self.limits = limits = [edge - SIDE + 1 for edge in hole.shape]
         places = list(product(*map(range, limits)))
         self.known = [p for p in places if not self.cut(hole, p).any()]
@@ -77,7 +102,7 @@ class Written:
         return picture[..., i : i + SIDE, j : j + SIDE]
 
     def cost(self, picture: np.ndarray, p: Place, q: Place) -> float:
-        colours = ((self.cut(picture, p) - self.cut(picture, q)) ** 2).mean()
+        colours = ((self.cut(picture, p) - self.cut(picture, q)) ** 2).sum(0).mean() / 3
         return colours + ((p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2) / 1000**2
 
     def around(self, cell: Place) -> list[Place]:
@@ -127,11 +152,12 @@ class Written:
         mean, spread = self.estimate.copy(), np.zeros(self.hole.shape)
         for pixel, colours in copies.items():
             mean[(..., *pixel)] = np.mean(colours, 0)
-            spread[pixel] = np.var(colours, 0).sum()
-        slow = np.stack([filtered(plane) for plane in mean])
-        kept = filtered(((mean - slow) ** 2).sum(0))
+            spread[pixel] = np.var(colours, 0)[:3].sum()
+        slow = np.stack([filtered(plane) for plane in mean[:3]])
+        kept = filtered(((mean[:3] - slow) ** 2).sum(0))
         gain = np.sqrt(1 + filtered(spread) / np.maximum(kept, 1e-6)).clip(max=MOST_GAIN)
-        return slow + (1 + share * (gain - 1)) * (mean - slow)
+        colours = slow + (1 + share * (gain - 1)) * (mean[:3] - slow)
+        return np.concatenate([colours, mean[3:]])
 
     def inside(self, picture: np.ndarray) -> np.ndarray:
         return np.where(self.hole, picture, self.estimate)
@@ -150,7 +176,7 @@ class Written:
 @pytest.mark.parametrize("bound", [None, 7])
 @pytest.mark.parametrize("size", [(28, 33), (31, 30)])
 def test_offsets_agree_as_written(monkeypatch, size, bound):
-    monkeypatch.setattr(patches, "DIRECTIONS", 3 * SIDE**2)
+    monkeypatch.setattr(patches, "DIRECTIONS", 5 * SIDE**2)
     if bound:
         monkeypatch.setattr(patches, "COMPARED", 300 * bound)
         monkeypatch.setattr(patches, "TOGETHER", bound)
@@ -167,9 +193,75 @@ def test_offsets_agree_as_written(monkeypatch, size, bound):
         picture = written.inside(copied)
     found = copy_patches(estimate, mask)
     wanted = written.inside(np.clip(written.matched(copied), -1, 1))
-    np.testing.assert_allclose(found[0].numpy(), wanted, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found[0].numpy(), wanted[:3], rtol=0, atol=1e-9)
     assert all(after <= before for row in energies for before, after in pairwise(row))
     assert energies[0][-1] < energies[0][0], "something was to be gained"
+
+
+def continued(estimate: np.ndarray, hole: np.ndarray, reach: float, rings: int) -> np.ndarray:
+    """What :mod:`asyncdsb.patches` fills a margin of a hole with, patch by patch."""
+    written = Written(estimate[:3], hole)
+    picture, known = estimate.copy(), ~hole
+    for _ in range(rings):
+        near = np.zeros_like(hole)
+        for i, j in np.argwhere(known):
+            near[max(0, i - FRONT) : i + FRONT + 1, max(0, j - FRONT) : j + FRONT + 1] = True
+        front = near & ~known
+        touching = [p for p in written.targets.values() if written.cut(front, p).any()]
+        if not touching:
+            break
+        shares = {p: written.cut(known, p).mean() for p in touching}
+        copies: dict[Place, list[np.ndarray]] = {}
+        for p in touching:
+            if shares[p] < min(LEAST_KNOWN, max(shares.values())):
+                continue
+            weight = np.where(written.cut(known, p), 1.0, DOUBT)
+            # Every second pixel is compared.
+            weight.flat[1::2] = 0
+
+            def cost(q: Place, p: Place = p, weight: np.ndarray = weight) -> float:
+                apart = ((written.cut(picture, p) - written.cut(estimate, q)) ** 2).sum(0)
+                distance = (p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2
+                return (weight * apart).sum() / (3 * weight.sum()) + distance / reach**2
+
+            q = min(written.known, key=cost)
+            for i, j in product(range(SIDE), range(SIDE)):
+                if front[p[0] + i, p[1] + j]:
+                    colour = estimate[:, q[0] + i, q[1] + j]
+                    copies.setdefault((p[0] + i, p[1] + j), []).append(colour)
+        for pixel, colours in copies.items():
+            picture[(..., *pixel)] = np.mean(colours, 0)
+            known[pixel] = True
+    return picture
+
+
+def test_a_margin_is_filled_from_the_border_inwards_as_written(monkeypatch):
+    monkeypatch.setattr(patches, "MARGIN", 2 * FRONT)
+    generator = torch.Generator().manual_seed(3)
+    estimate = torch.rand(1, 5, 34, 37, generator=generator, dtype=torch.float64)
+    hole = torch.zeros(1, 1, 34, 37, dtype=torch.bool)
+    # Reaches the edge of the picture, and leaves a middle that is not filled.
+    hole[..., 10:25, 20:] = True
+    grid = patches._Grid(F.max_pool2d(hole[0].double(), SIDE, 1)[0] > 0)
+    targets = patches._Targets(grid)
+    features = patches._Features(estimate, grid, grid.sources, 50.0)
+    found = patches._continued(estimate, hole, grid.sources, targets, features.places)
+    wanted = continued(estimate[0].numpy(), hole[0, 0].numpy(), 50.0, rings=2)
+    np.testing.assert_allclose(found[0].numpy(), wanted, rtol=0, atol=1e-12)
+    middle = (..., slice(16, 19), slice(26, None))
+    assert torch.equal(found[middle], estimate[middle])
+    assert not torch.isclose(found, estimate)[..., 13:16, 26:].any()
+
+
+def test_a_line_is_led_through_a_hole():
+    photo = torch.full((1, 3, 128, 128), 0.5)
+    photo[:, :, 60:66] = -0.5
+    mask = torch.zeros(1, 1, 128, 128)
+    mask[..., 40:88, 36:92] = 1
+    found = fill_hole(photo * (1 - mask), mask, "patches")
+    assert error_in(mask, found, photo) < 0.05
+    smooth = fill_hole(photo * (1 - mask), mask, "harmonic")
+    assert error_in(mask, smooth, photo) > 0.2
 
 
 def test_a_step_of_brightness_is_continued_instead_of_left_at_the_border():
@@ -225,9 +317,10 @@ def test_a_texture_keeps_its_contrast(monkeypatch):
         found = fill_hole(photo, mask, "patches")[..., 52:76, 52:76]
         return float(found.std() / photo.std())
 
-    assert 0.75 < contrast() < 1.1
+    kept = contrast()
+    assert 0.8 < kept < 1.1
     monkeypatch.setattr(patches, "MOST_GAIN", 1.0)
-    assert contrast() < 0.65, "the plain mean is smoother"
+    assert contrast() < 0.9 * kept, "the plain mean is smoother"
 
 
 def test_known_pixels_stay_and_all_missing_ones_are_known_elsewhere():
