@@ -23,7 +23,7 @@ def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:
     ``zero`` is the paper's text (mid grey), ``pyramid`` a smooth continuation of the surroundings
     (:func:`pyramid_fill`), ``harmonic`` one without a step at the border (:func:`harmonic_fill`),
     ``telea`` Telea's fast marching method, which also continues edges but runs on the host, picture
-    by picture, at 8 bits, ``patches`` known patches (:mod:`asyncdsb.patches`) that are nearest to
+    by picture, at 8 bits, ``patches`` known patches (:mod:`asyncdsb.patches`), beginning with
     ``harmonic``.
 
     Args:
@@ -104,7 +104,7 @@ def telea_fill(image: Tensor, hole: Tensor) -> Tensor:
 
 
 def patch_fill(image: Tensor, hole: Tensor) -> Tensor:
-    """Fill a hole with known patches, the nearest to its membrane.
+    """Copy known patches into a hole, beginning with its membrane.
 
     Args:
         image: (B, 3, H, W) in [-1, 1]; zero in the hole.

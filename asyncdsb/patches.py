@@ -154,13 +154,21 @@ def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
     found = []
     for one, hole in zip(estimate.split(1), (mask > 0.5).split(1), strict=True):
         described = torch.cat([one, _texture(one, hole)], 1)
-        copied = _copied(described, hole, REACH, coarse, False)[:, :3].clamp(-1, 1)
-        found.append(torch.where(hole, copied, one))
+        copied = _copied(described, hole, REACH, coarse=coarse, small=False)
+        found.append(torch.where(hole, copied[:, :3].clamp(-1, 1), one))
     return torch.cat(found)
 
 
 def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
-    """The two channels next to the colours, of what is known, continued smoothly: (1, 2, H, W)."""
+    """The two channels next to the colours, see the module's docstring.
+
+    Args:
+        estimate: (1, 3, H, W) in [-1, 1].
+        hole: (1, 1, H, W) bool, into which what is known of them is continued smoothly.
+
+    Returns:
+        (1, 2, H, W), differences along rows and along columns, times :data:`TEXTURE`.
+    """
     bright = estimate.mean(1, keepdim=True)
     across = F.pad(bright.diff(dim=3), (0, 1)).abs()
     down = F.pad(bright.diff(dim=2), (0, 0, 0, 1)).abs()
@@ -172,7 +180,7 @@ def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
     return TEXTURE * harmonic_fill(means.masked_fill(hole, 0), hole)
 
 
-def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool, small: bool) -> Tensor:
+def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small: bool) -> Tensor:
     """:func:`copy_patches` for all channels of one picture.
 
     Args:
@@ -215,20 +223,16 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, coarse: bool, small: b
 
 def _coarse_first(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
     """The estimate with what copying at half the size makes of the middle of the hole."""
-    deep = _deep(hole)
+    missing = hole.float()
+    # Beyond the picture's edge counts as missing.
+    deep = -F.max_pool2d(-missing, 2 * DEEP + 1, 1, DEEP) > 0
     if not deep.any() or min(estimate.shape[2:]) < 2 * SIDE:
         return estimate
     small = F.avg_pool2d(estimate, 2)
-    missing = F.max_pool2d(hole.float(), 2) > 0
-    change = _copied(small, missing, reach / 2, True, True) - small
+    hole = F.max_pool2d(missing, 2) > 0
+    change = _copied(small, hole, reach / 2, coarse=True, small=True) - small
     change = F.interpolate(change, estimate.shape[2:], mode="bilinear", align_corners=False)
     return torch.where(deep, estimate + change, estimate)
-
-
-def _deep(hole: Tensor) -> Tensor:
-    """Which pixels of a hole are further from the border than :data:`DEEP`."""
-    # Beyond the picture's edge counts as missing.
-    return -F.max_pool2d(-hole.float(), 2 * DEEP + 1, 1, DEEP) > 0
 
 
 def _continued(
@@ -245,6 +249,9 @@ def _continued(
         sources: (M,) cells of known patches.
         targets: the patches that reach into it.
         places: (cells, 2), see :class:`_Features`.
+
+    Returns:
+        (1, C, H, W).
     """
     size, grid = hole.shape[2:], targets.grid
     within = _within(size[1], hole.device)
