@@ -51,6 +51,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.membrane import harmonic_fill, joined
+from asyncdsb.nearest import Nearest
 from asyncdsb.schedule import gaussian_blur
 
 SIDE = 9
@@ -128,12 +129,6 @@ TOGETHER = 2**15
 COPIED = 2**14
 """Patches of the hole that are copied at once: few enough for a processor's cache."""
 
-COMPARED = 2**21
-"""Costs held in memory at once: few enough for a processor's cache."""
-
-GROUP = 64
-"""Known patches whose best is found at once."""
-
 _NEIGHBOURS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j)
 
 
@@ -206,7 +201,7 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small
         estimate = _continued(estimate, hole, sources, targets, features.places)
     rows = features(estimate)
     offered = rows[sources]
-    nearest = _Search(offered, offered.square().sum(1))(rows[targets.cells])
+    nearest = Nearest(offered, offered.square().sum(1))(rows[targets.cells])
     offsets, picture = sources[nearest] - targets.cells, estimate
     for number in range(ROUNDS):
         if number:
@@ -264,7 +259,7 @@ def _continued(
     # w S^2 - 2 w P S: an inner product of what the one and the other depend on.
     where = places[sources]
     offered = torch.cat([shown.square().sum(0), *shown, where], 1)
-    search = _Search(offered, where.square().sum(1))
+    search = Nearest(offered, where.square().sum(1))
     ours = grid.pixels(targets.cells, size[1])
     # A last channel for the number of copies.
     counted = F.pad(estimate[0], (0, 0, 0, 0, 0, 1), value=1.0)
@@ -505,34 +500,3 @@ def _drawn(sources: Tensor) -> Tensor:
     # Drawn, as a regular choice would favour some columns; always the same, on any device.
     order = torch.randperm(len(sources), generator=torch.Generator().manual_seed(0))
     return sources[order[:MOST_SOURCES].to(sources.device)]
-
-
-class _Search:
-    """Finds the nearest of offered rows.
-
-    Args:
-        offered: (M, D).
-        length: (M,) their squared lengths, or others that are to take their place.
-    """
-
-    def __init__(self, offered: Tensor, length: Tensor):
-        # Padded by rows at an infinite distance, to a whole number of groups.
-        more = -len(offered) % GROUP
-        self.length = F.pad(length, (0, more), value=torch.inf)
-        self.columns = F.pad(offered, (0, 0, 0, more)).T.contiguous()
-
-    def __call__(self, wanted: Tensor) -> Tensor:
-        """Index (N,) of the row whose length less twice the inner product is least, for (N, D)."""
-        rows = max(1, COMPARED // len(self.length))
-        costs = torch.empty(min(rows, len(wanted)), len(self.length)).to(wanted)
-        found = []
-        for part in wanted.split(rows):
-            # Up to the length of the wanted row, which is the same for all offered ones.
-            out = costs[: len(part)]
-            cost = torch.addmm(self.length, part, self.columns, alpha=-2, out=out)
-            # The best group first: a minimum is found several times faster than its place.
-            cost = cost.unflatten(1, (-1, GROUP))
-            group = cost.amin(2).argmin(1)
-            within = cost[torch.arange(len(part), device=part.device), group].argmin(1)
-            found.append(GROUP * group + within)
-        return torch.cat(found)

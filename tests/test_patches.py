@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb import patches
+from asyncdsb import nearest, patches
 from asyncdsb.fill import fill_hole
 from asyncdsb.membrane import harmonic_fill
 from asyncdsb.patches import (
@@ -178,7 +178,7 @@ class Written:
 def test_offsets_agree_as_written(monkeypatch, size, bound):
     monkeypatch.setattr(patches, "DIRECTIONS", 5 * SIDE**2)
     if bound:
-        monkeypatch.setattr(patches, "COMPARED", 300 * bound)
+        monkeypatch.setattr(nearest, "COMPARED", 300 * bound)
         monkeypatch.setattr(patches, "TOGETHER", bound)
     estimate, mask = scene(*size)
     written = Written(estimate[0].numpy(), mask[0, 0].numpy() > 0)
@@ -251,6 +251,19 @@ def test_a_margin_is_filled_from_the_border_inwards_as_written(monkeypatch):
     middle = (..., slice(16, 19), slice(26, None))
     assert torch.equal(found[middle], estimate[middle])
     assert not torch.isclose(found, estimate)[..., 13:16, 26:].any()
+
+
+@pytest.mark.parametrize("count", [64, 131])
+def test_the_nearest_row_is_found_as_by_looking_at_all(monkeypatch, count):
+    monkeypatch.setattr(nearest, "COMPARED", 1000)
+    generator = torch.Generator().manual_seed(5)
+    offered = torch.randn(count, 6, generator=generator, dtype=torch.float64)
+    wanted = torch.randn(50, 6, generator=generator, dtype=torch.float64)
+    found = nearest.Nearest(offered, offered.square().sum(1))(wanted)
+    assert torch.equal(found, torch.cdist(wanted, offered).argmin(1))
+    length = torch.rand(count, generator=generator, dtype=torch.float64)
+    found = nearest.Nearest(offered, length)(wanted)
+    assert torch.equal(found, (length - 2 * wanted @ offered.T).argmin(1))
 
 
 def test_a_line_is_led_through_a_hole():
