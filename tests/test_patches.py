@@ -22,12 +22,10 @@ from asyncdsb.patches import (
     FRONT,
     LEAST_KNOWN,
     MOST_GAIN,
-    REACH,
     RELAXATIONS,
     RING,
     ROUNDS,
     SIDE,
-    SPACING,
     STRIDE,
     SWEEPS,
     TEXTURE,
@@ -103,22 +101,9 @@ class Written:
         i, j = place
         return picture[..., i : i + SIDE, j : j + SIDE]
 
-    def cost(
-        self,
-        picture: np.ndarray,
-        p: Place,
-        q: Place,
-        sure: np.ndarray | None = None,
-        reach: float = REACH,
-    ) -> float:
-        """D of all channels: pixels of p that are known, or else sure, count most."""
-        weight = np.where(self.cut(~self.hole if sure is None else sure, p), 1.0, DOUBT)
-        for i, j in product(range(SIDE), range(SIDE)):
-            if (i + j) % SPACING:
-                weight[i, j] = 0
-        apart = ((self.cut(picture, p) - self.cut(self.estimate[: len(picture)], q)) ** 2).sum(0)
-        distance = (p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2
-        return (weight * apart).sum() / (3 * weight.sum()) + distance / reach**2
+    def cost(self, picture: np.ndarray, p: Place, q: Place) -> float:
+        colours = ((self.cut(picture, p) - self.cut(picture, q)) ** 2).sum(0).mean() / 3
+        return colours + ((p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2) / 1000**2
 
     def around(self, cell: Place) -> list[Place]:
         steps = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
@@ -126,16 +111,8 @@ class Written:
         return [cell for cell in cells if cell in self.targets]
 
     def nearest(self) -> dict[Place, Place]:
-        """Offsets to the nearest, for one out of four; the others take one of these."""
-        offsets: dict[Place, Place] = {}
-        for cell, p in sorted(self.targets.items(), key=lambda item: any(n % 2 for n in item[0])):
-            if any(n % 2 for n in cell):
-                searched = [other for other in self.around(cell) if not any(n % 2 for n in other)]
-                offered = [offsets[other] for other in searched]
-                leading = [o for o in offered if (p[0] + o[0], p[1] + o[1]) in self.known]
-                if leading:
-                    offsets[cell] = leading[0]
-                    continue
+        offsets = {}
+        for cell, p in self.targets.items():
             q = min(self.known, key=lambda q, p=p: self.cost(self.estimate, p, q))
             offsets[cell] = q[0] - p[0], q[1] - p[1]
         return offsets
@@ -145,7 +122,7 @@ class Written:
         total = 0.0
         for cell, p in self.targets.items():
             o = offsets[cell]
-            total += self.cost(picture[:3], p, (p[0] + o[0], p[1] + o[1]))
+            total += self.cost(picture, p, (p[0] + o[0], p[1] + o[1]))
             # Both of a pair count it, hence the half.
             total -= COHERENCE / 2 * sum(offsets[other] == o for other in self.around(cell))
         return total
@@ -158,8 +135,7 @@ class Written:
 
                 def value(o: Place, p: Place = p, around: list[Place] = around) -> float:
                     agree = sum(o == other for other in around)
-                    cost = self.cost(picture[:3], p, (p[0] + o[0], p[1] + o[1]))
-                    return cost - COHERENCE * agree
+                    return self.cost(picture, p, (p[0] + o[0], p[1] + o[1])) - COHERENCE * agree
 
                 offered = [o for o in around if (p[0] + o[0], p[1] + o[1]) in known]
                 offsets[cell] = min([offsets[cell], *offered], key=value)
@@ -200,6 +176,7 @@ class Written:
 @pytest.mark.parametrize("bound", [None, 7])
 @pytest.mark.parametrize("size", [(28, 33), (31, 30)])
 def test_offsets_agree_as_written(monkeypatch, size, bound):
+    monkeypatch.setattr(patches, "DIRECTIONS", 5 * SIDE**2)
     if bound:
         monkeypatch.setattr(nearest, "COMPARED", 300 * bound)
         monkeypatch.setattr(patches, "TOGETHER", bound)
@@ -221,12 +198,9 @@ def test_offsets_agree_as_written(monkeypatch, size, bound):
     assert energies[0][-1] < energies[0][0], "something was to be gained"
 
 
-def continued(
-    estimate: np.ndarray, hole: np.ndarray, reach: float, rings: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """What :mod:`asyncdsb.patches` fills a margin of a hole with, and what is known then."""
+def continued(estimate: np.ndarray, hole: np.ndarray, reach: float, rings: int) -> np.ndarray:
+    """What :mod:`asyncdsb.patches` fills a margin of a hole with, patch by patch."""
     written = Written(estimate[:3], hole)
-    written.estimate = estimate
     picture, known = estimate.copy(), ~hole
     for _ in range(rings):
         near = np.zeros_like(hole)
@@ -241,9 +215,14 @@ def continued(
         for p in touching:
             if shares[p] < min(LEAST_KNOWN, max(shares.values())):
                 continue
+            weight = np.where(written.cut(known, p), 1.0, DOUBT)
+            # Every second pixel is compared.
+            weight.flat[1::2] = 0
 
-            def cost(q: Place, p: Place = p, sure: np.ndarray = known) -> float:
-                return written.cost(picture, p, q, sure, reach)
+            def cost(q: Place, p: Place = p, weight: np.ndarray = weight) -> float:
+                apart = ((written.cut(picture, p) - written.cut(estimate, q)) ** 2).sum(0)
+                distance = (p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2
+                return (weight * apart).sum() / (3 * weight.sum()) + distance / reach**2
 
             q = min(written.known, key=cost)
             for i, j in product(range(SIDE), range(SIDE)):
@@ -253,7 +232,7 @@ def continued(
         for pixel, colours in copies.items():
             picture[(..., *pixel)] = np.mean(colours, 0)
             known[pixel] = True
-    return picture, known
+    return picture
 
 
 def test_a_margin_is_filled_from_the_border_inwards_as_written(monkeypatch):
@@ -265,11 +244,10 @@ def test_a_margin_is_filled_from_the_border_inwards_as_written(monkeypatch):
     hole[..., 10:25, 20:] = True
     grid = patches._Grid(F.max_pool2d(hole[0].double(), SIDE, 1)[0] > 0)
     targets = patches._Targets(grid)
-    search = patches._Search(estimate, patches._Compared(grid, estimate, 50.0), grid.sources)
-    found, known = patches._continued(estimate, hole, targets, search)
-    wanted, sure = continued(estimate[0].numpy(), hole[0, 0].numpy(), 50.0, rings=2)
+    features = patches._Features(estimate, grid, grid.sources, 50.0)
+    found = patches._continued(estimate, hole, grid.sources, targets, features.places)
+    wanted = continued(estimate[0].numpy(), hole[0, 0].numpy(), 50.0, rings=2)
     np.testing.assert_allclose(found[0].numpy(), wanted, rtol=0, atol=1e-12)
-    assert np.array_equal(known.view(34, 37).numpy(), sure)
     middle = (..., slice(16, 19), slice(26, None))
     assert torch.equal(found[middle], estimate[middle])
     assert not torch.isclose(found, estimate)[..., 13:16, 26:].any()
