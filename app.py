@@ -1,7 +1,7 @@
 """The page: paint a hole into a photograph and watch it being restored.
 
     python app.py [--host HOST] [--port PORT] [--share] [--weights DIR] [--device DEVICE]
-                  [--precision PRECISION]
+                  [--precision PRECISION] [--compile]
 
 Here the parts of the page are laid out and connected; what they do is in ``asyncdsb.page``.
 """
@@ -458,6 +458,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--precision", default="fp32", choices=PRECISIONS,
         help="type in which the networks multiply (default fp32)",
     )  # fmt: skip
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network: slow to start with every size of window, then faster",
+    )
     options = parser.parse_args(arguments)
     keep_freed(arenas=2)
 
@@ -467,7 +472,10 @@ def main(arguments: list[str] | None = None) -> None:
         # A hosted page takes its weights from a variable of its settings.
         source = options.weights or os.environ.get("ASYNCDSB_WEIGHTS")
         return AsyncDSBPipeline.from_pretrained(
-            source, device=options.device, precision=options.precision
+            source,
+            device=options.device,
+            precision=options.precision,
+            compiled=options.compile,
         )
 
     if options.mcp and not importlib.util.find_spec("mcp"):

@@ -169,6 +169,12 @@ def _parser() -> argparse.ArgumentParser:
         "where the device has instructions for it, and gives slightly other pictures",
     )
     running.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network, which takes a minute for every size of window: for many "
+        "photographs with holes alike, or a GPU",
+    )
+    running.add_argument(
         "--weights", metavar="DIR", help="folder of weights, or user/repo on the Hugging Face Hub"
     )
     running.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -346,7 +352,10 @@ def _load(arguments: argparse.Namespace, precision: str) -> AsyncDSBPipeline:
     from asyncdsb.pipeline import AsyncDSBPipeline
 
     return AsyncDSBPipeline.from_pretrained(
-        arguments.weights, device=arguments.device, precision=precision
+        arguments.weights,
+        device=arguments.device,
+        precision=precision,
+        compiled=arguments.compile,
     )
 
 

@@ -3,12 +3,12 @@
 Every figure is a ratio of two times, or a size, taken in this one run:
 
 - wall time of a run against what its network evaluations and the completion of the gradient take in
-  it, alone and with every frame encoded for the page; the same in half precision;
+  it, alone and with every frame encoded for the page; the same in half precision, and compiled;
 - the network's arithmetic against the device's own matrix product;
 - the schedule by closed forms against the straightforward way, tables over time for every pixel as
   I2SB keeps them over time alone: memory, time per step, and whether both give the same picture;
 - the classical methods against a run of ten steps;
-- scaling with the number of steps, the size of the photograph and that of the hole;
+- scaling with the number of steps, the size of the photograph, that of the hole, and the batch;
 - on the command line, the start and the memory held for a photograph of 12 megapixels.
 """
 
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.allocator import keep_freed
 from asyncdsb.baselines import METHODS, restore
-from asyncdsb.images import read_image
+from asyncdsb.device import compiles, multiplies_bf16
+from asyncdsb.images import read_image, to_tensor
 from asyncdsb.masks import make_mask
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Moment, run_steps
@@ -44,7 +46,6 @@ from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule
 from benchmarks.train_throughput import matmul_rate
-from train.precision import multiplies_bf16
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = BUNDLED.parent / "examples" / "colosseum.jpg"
@@ -85,15 +86,24 @@ class TableSchedule:
         return mean + (self.var[m] * between / self.var[n].clamp(min=1e-12)).sqrt()[None] * z
 
 
+def now() -> float:
+    """The time in seconds, once a GPU has done what it was given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Time of a call."""
+    started = now()
+    call()
+    return now() - started
+
+
 def median_seconds(call: Callable[[], object], repeats: int) -> float:
     """Median time of a call, after one to warm up."""
     call()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    return statistics.median(seconds_of(call) for _ in range(repeats))
 
 
 def photo_and_mask(side: int = SIDE, kind: str = "wide") -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +117,8 @@ def photo_and_mask(side: int = SIDE, kind: str = "wide") -> tuple[np.ndarray, np
 def network_seconds(pipe: AsyncDSBPipeline, repeats: int) -> tuple[float, float]:
     """Seconds of an evaluation of the denoiser's network, and its operations."""
     network = pipe.denoiser.unet
-    inputs = torch.randn(1, network.in_channels, SIDE, SIDE), torch.full((1, 2), 0.5)
+    picture, scalars = torch.randn(1, network.in_channels, SIDE, SIDE), torch.full((1, 2), 0.5)
+    inputs = picture.to(pipe.device), scalars.to(pipe.device)
     with torch.no_grad():
         each = median_seconds(lambda: network(*inputs), repeats)
         with FlopCounterMode(display=False) as counter:
@@ -128,8 +139,8 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
     hooks = []
     for network in (pipe.denoiser.unet, pipe.completion):
         hooks += [
-            network.register_forward_pre_hook(lambda *_: spent.append(-time.perf_counter())),
-            network.register_forward_hook(lambda *_: spent.append(time.perf_counter())),
+            network.register_forward_pre_hook(lambda *_: spent.append(-now())),
+            network.register_forward_hook(lambda *_: spent.append(now())),
         ]
 
     def run(**settings: float) -> None:
@@ -147,28 +158,58 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
         whole, found = [], []
         for _ in range(repeats):
             spent.clear()
-            started = time.perf_counter()
-            work()
-            seconds = time.perf_counter() - started
-            whole.append(seconds)
-            found.append(seconds / sum(spent))
+            whole.append(seconds_of(work))
+            found.append(whole[-1] / sum(spent))
         ratios.append(statistics.median(found))
     for hook in hooks:
         hook.remove()
     return statistics.median(whole), ratios
 
 
-def half_precision(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str, str]]:
-    """A run in bf16 against one in float32, where the device multiplies it."""
-    if not multiplies_bf16(pipe.device):
-        return []
-    half = AsyncDSBPipeline(pipe.denoiser, pipe.completion, pipe.device, precision="bf16")
+def variants(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str, str]]:
+    """Runs in bf16 and with a compiled network against one in float32, where the device can do it.
+
+    Without the patches that are copied in the end, which are the same for all.
+    """
     photo, mask = photo_and_mask()
-    ratios = []
-    for _ in range(repeats):
-        seconds = [median_seconds(lambda p=p: p(photo, mask, steps=steps), 1) for p in (half, pipe)]
-        ratios.append(seconds[0] / seconds[1])
-    return [("a run in bf16 against float32", f"{statistics.median(ratios):.2f}")]
+    networks = (pipe.denoiser, pipe.completion)
+    others, rows = {}, []
+    if multiplies_bf16(pipe.device):
+        others["in bf16"] = AsyncDSBPipeline(*networks, pipe.device, precision="bf16")
+    if compiles(pipe.device):
+        others["compiled"] = AsyncDSBPipeline(*deepcopy(networks), pipe.device, compiled=True)
+
+    def run(which: AsyncDSBPipeline) -> None:
+        which(photo, mask, steps=steps, patches=0.0)
+
+    for name, other in others.items():
+        first = seconds_of(lambda other=other: run(other))
+        ratios = []
+        for _ in range(repeats):
+            ours, plain = (median_seconds(partial(run, each), 1) for each in (other, pipe))
+            ratios.append(ours / plain)
+        rows.append((f"a run {name} against float32", f"{statistics.median(ratios):.2f}"))
+        if name == "compiled":
+            rows.append(("compiling, once for a size", f"{first:.0f} s"))
+    return rows
+
+
+def batches(pipe: AsyncDSBPipeline, steps: int) -> list[tuple[str, str]]:
+    """Time per picture in a batch, against that of one alone."""
+    photo, mask = photo_and_mask()
+    picture = to_tensor(photo)
+    hole = torch.from_numpy(mask)[None, None].float()
+
+    def run(count: int) -> None:
+        images, holes = picture.expand(count, -1, -1, -1), hole.expand(count, -1, -1, -1)
+        pipe.restore_batch(images, holes, range(count), steps=steps)
+
+    alone = median_seconds(lambda: run(1), 3)
+    return [
+        (f"batch of {n}, per picture against one alone",
+         f"{median_seconds(lambda n=n: run(n), 1) / n / alone:.2f}")
+        for n in (4, 16)
+    ]  # fmt: skip
 
 
 def schedules(times: int, steps: int, repeats: int) -> list[tuple[str, str]]:
@@ -245,7 +286,7 @@ def scaling(pipe: AsyncDSBPipeline, base: float) -> list[tuple[str, str]]:
     return rows
 
 
-def command_line(megapixels: int) -> list[tuple[str, str]]:
+def command_line(megapixels: int, device: str) -> list[tuple[str, str]]:
     """Seconds to the first step and peak memory of a restoration by the command line."""
     side = round((megapixels * 1e6) ** 0.5)
     with tempfile.TemporaryDirectory() as name:
@@ -256,6 +297,7 @@ def command_line(megapixels: int) -> list[tuple[str, str]]:
         mask[500:900, 600:1100] = 255
         Image.fromarray(mask).save(folder / "mask.png", compress_level=1)
         command = [sys.executable, "-m", "asyncdsb", "inpaint", "photo.png", "mask.png"]
+        command += ["--device", device]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -287,30 +329,34 @@ def main(argv: list[str] | None = None) -> None:
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--steps", type=int, default=10)
     options.add_argument("--weights", help="folder or Hub repository")
+    options.add_argument("--device", default="cpu", help="of all but the schedules (default cpu)")
     arguments = options.parse_args(argv)
     # First, as the peak of all children is asked for.
-    rows = command_line(12)
+    rows = command_line(12, arguments.device)
     keep_freed()  # As the programs do.
-    pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, device="cpu")
+    pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, device=arguments.device)
     steps, repeats = arguments.steps, arguments.repeats
     each, operations = network_seconds(pipe, repeats)
     whole, (alone, streamed, patched) = run_seconds(pipe, steps, repeats)
     rows += [
         ("one evaluation of the network, 256 x 256", f"{1000 * each:.0f} ms"),
         ("its arithmetic against the matrix product",
-         f"{operations / each / matmul_rate('cpu', torch.float32):.0%}"),
+         f"{operations / each / matmul_rate(arguments.device, torch.float32):.0%}"),
         (f"run of {steps} steps against the networks in it", f"{alone:.2f}"),
         ("the same, frames encoded for the page", f"{streamed:.2f}"),
         ("the run with known patches copied in the end", f"{patched:.2f}"),
     ]  # fmt: skip
-    rows += half_precision(pipe, steps, repeats)
+    rows += variants(pipe, steps, repeats)
     rows += schedules(1000, steps, repeats)
     photo, mask = photo_and_mask()
     for method in METHODS:
         seconds = median_seconds(lambda m=method: restore(m, photo, mask), repeats)
         rows.append((f"{method} against that run", f"{seconds / whole:.3f}"))
     rows += scaling(pipe, whole)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    rows += batches(pipe, steps)
+    threads = f"{torch.get_num_threads()} threads"
+    place = torch.cuda.get_device_name() if pipe.device.type == "cuda" else threads
+    print(f"{place}, torch {torch.__version__}\n")
     print("| what | |\n| --- | ---: |")
     for name, value in rows:
         print(f"| {name} | {value} |")

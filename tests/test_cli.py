@@ -540,3 +540,9 @@ def test_the_precision_is_recorded_where_it_is_not_float32(folder, tiny_weights)
 def test_another_precision_is_refused_at_once(folder, tiny_weights, capsys):
     assert inpaint(folder, tiny_weights, "--precision", "fp64") == 2
     assert "expected a precision out of fp32, bf16, got 'fp64'" in capsys.readouterr().err
+
+
+def test_compile_is_handed_to_the_pipeline(folder, tiny_weights, monkeypatch, capsys):
+    monkeypatch.setattr("asyncdsb.pipeline.compiles", lambda device: False)
+    assert inpaint(folder, tiny_weights, "--compile") == 2
+    assert "expected a compiler that torch can use" in capsys.readouterr().err

@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -7,6 +10,7 @@ import torch
 from conftest import box_mask, synthetic_photo
 from PIL import Image
 
+from asyncdsb.device import compiles
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_tensor
 from asyncdsb.masks import make_mask
@@ -188,3 +192,33 @@ def test_half_precision_gives_nearly_the_same_picture(tiny_weights):
     assert (gradients["fp32"][mask] != gradients["bf16"][mask]).any()
     with pytest.raises(ValueError, match="precision out of fp32, bf16, got 'fp64'"):
         AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision="fp64")
+
+
+def test_a_compiled_network_gives_the_same_picture(tiny_weights):
+    if not compiles("cpu"):
+        pytest.skip("needs a C++ compiler and Python's headers")
+    photo, mask = np.asarray(synthetic_photo(96, 64)), box_mask(96, 64)
+    pipes = [
+        AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", compiled=chosen)
+        for chosen in (False, True)
+    ]
+    plain, compiled = (np.asarray(p(photo, mask, steps=2).image).astype(int) for p in pipes)
+    assert np.abs(plain - compiled).max() <= 1
+    assert pipes[1].denoiser.unet._compiled_call_impl is not None
+
+
+def test_what_cannot_be_compiled_is_refused_at_once(tiny_weights, monkeypatch):
+    monkeypatch.setattr("asyncdsb.pipeline.compiles", lambda device: False)
+    with pytest.raises(ValueError, match="expected a compiler that torch can use"):
+        AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", compiled=True)
+
+
+def test_whether_torch_can_compile_is_tried():
+    code = "from asyncdsb.device import compiles; print(compiles('cpu'))"
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {
+        "CXX": "no-such-compiler",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    }
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
+    assert done.stdout == "False\n"

@@ -1,0 +1,43 @@
+"""What the device at hand can do."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+
+def usable(device: str | torch.device | None) -> torch.device:
+    """Return the device; None takes a GPU if there is one.
+
+    Raises:
+        ValueError: if torch cannot use it.
+    """
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Which of them depends on how torch was built.
+        raise ValueError(f"expected a device that torch can use here, got {chosen!r}") from error
+    return torch.device(chosen)
+
+
+def multiplies_bf16(device: str | torch.device) -> bool:
+    """Whether the device has instructions that multiply bf16; emulated, it is slower than fp32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@functools.cache
+def compiles(device: str | torch.device) -> bool:
+    """Whether torch can compile for the device, which it is asked once, in some seconds.
+
+    It needs a C++ compiler and Python's headers for a CPU, a C compiler and Triton for a GPU.
+    """
+    try:
+        torch.compile(lambda x: 2 * x.sin())(torch.zeros(16, device=device))
+    except (RuntimeError, ImportError, OSError):
+        # Which of them depends on what is missing.
+        return False
+    return True
