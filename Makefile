@@ -32,7 +32,7 @@ help:
 	@sed -n '1,3s/^# //p' Makefile
 
 demo: $(VENV)/.stamp-demo
-	$(PY) app.py
+	$(PY) app.py --open
 
 test: $(VENV)/.stamp-test chromium
 	$(PY) -m ruff check .

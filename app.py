@@ -1,7 +1,7 @@
 """The page: paint a hole into a photograph and watch it being restored.
 
     python app.py [--host HOST] [--port PORT] [--share] [--weights DIR] [--device DEVICE]
-                  [--precision PRECISION] [--compile]
+                  [--precision PRECISION] [--compile] [--open]
 
 Here the parts of the page are laid out and connected; what they do is in ``asyncdsb.page``.
 """
@@ -14,6 +14,7 @@ import functools
 import importlib.util
 import inspect
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,12 @@ def build(load: Callable[[], Any]) -> gr.Blocks:
     def steps_of(*args: Any) -> Iterator[Step]:
         yield from run_steps(model.get(), *args)
 
+    # Events have limits each of their own, and maps of the largest photographs take much memory.
+    one_at_a_time = threading.Lock()
+
     def predict(*args: Any) -> Maps:
-        return predict_maps(model.get(), *args)
+        with one_at_a_time:
+            return predict_maps(model.get(), *args)
 
     if spaces:
         steps_of, predict = spaces.GPU(steps_of), spaces.GPU(predict)
@@ -97,7 +102,7 @@ def layout() -> dict[str, gr.blocks.Block]:
     parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
     parts["layer"] = gr.Image(visible=False, type="pil", image_mode="RGBA")
     parts["painted"] = gr.Textbox(visible=False)
-    parts["archive"] = gr.DownloadButton("Archive", elem_id="archive", visible="hidden")
+    parts["archive"] = by_path(gr.DownloadButton("Archive", elem_id="archive", visible="hidden"))
     parts["link"] = gr.HTML(
         elem_id="link", visible="hidden", js_on_load="asyncdsb.mountLink(element, props, watch)"
     )
@@ -114,7 +119,9 @@ def canvas_pane(parts: dict[str, Any]) -> None:
     with gr.Row(elem_classes="bar"):
         heading(1, "Paint the hole")
         with gr.Row(elem_id="open-photo"):
-            parts["open_photo"] = gr.UploadButton("Open photo", size="sm", file_types=["image"])
+            parts["open_photo"] = by_path(
+                gr.UploadButton("Open photo", size="sm", file_types=["image"])
+            )
     parts["editor"] = gr.ImageEditor(
         elem_id="editor",
         type="pil",
@@ -138,7 +145,7 @@ def canvas_pane(parts: dict[str, Any]) -> None:
     with gr.Row(elem_classes="chips", elem_id="holes"):
         for kind in PRESET_MASKS:
             parts[kind] = gr.Button(kind.capitalize(), size="sm", min_width=0)
-        parts["open_mask"] = gr.UploadButton("Mask file", size="sm", file_types=["image"])
+        parts["open_mask"] = by_path(gr.UploadButton("Mask file", size="sm", file_types=["image"]))
         for edit in canvas.EDITS:
             parts[edit] = gr.Button(edit.capitalize(), size="sm", min_width=0, elem_id=edit)
     gr.HTML("<span>Examples, three of them with a hole</span>", elem_classes="chip-label")
@@ -237,8 +244,8 @@ def restore_pane(parts: dict[str, Any]) -> None:
             height=449, object_fit="contain", buttons=["download"], interactive=False,
         )  # fmt: skip
     with gr.Row(elem_id="downloads"):
-        parts["result"] = gr.DownloadButton("PNG", elem_id="result", interactive=False)
-        parts["animation"] = gr.DownloadButton("Animation", elem_id="animation", interactive=False)
+        for name, text in (("result", "PNG"), ("animation", "Animation")):
+            parts[name] = by_path(gr.DownloadButton(text, elem_id=name, interactive=False))
         parts["files"] = gr.Button("All files", elem_id="files", interactive=False)
         parts["reuse"] = gr.Button("Edit the result", elem_id="reuse", interactive=False)
 
@@ -250,6 +257,15 @@ def mounted(name: str, function: str, template: str) -> gr.HTML:
         html_template=payload.asset(template),
         js_on_load=f"asyncdsb.{function}(element, props, watch)",
     )
+
+
+def by_path(part: Any) -> Any:
+    """Let a part hand over the path of its file alone; return it.
+
+    Its own way opens a temporary file beside it, which is never deleted.
+    """
+    part.preprocess = lambda file: None if file is None else file.path
+    return part
 
 
 def wire(
@@ -348,9 +364,7 @@ def wire(
     )
     packed.success(None, None, None, js="() => asyncdsb.fetchArchive()")
 
-    files = [
-        gr.File(visible=False, label=name, type="filepath") for name in ("photo", "mask", "order")
-    ]
+    files = [by_path(gr.File(visible=False, label=name)) for name in ("photo", "mask", "order")]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
     given = [parts[name] for name in session.SETTINGS if name not in LEFT_TO_WEIGHTS]
     # Not the page's sliders, which have values before the weights say theirs.
@@ -448,6 +462,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--port", type=int, default=None, help="port (default GRADIO_SERVER_PORT, or 7860 and up)"
     )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument(
         "--mcp", action="store_true", help="also serve /inpaint as a tool (needs gradio[mcp])"
     )
@@ -485,6 +500,7 @@ def main(arguments: list[str] | None = None) -> None:
         server_name=options.host,
         server_port=options.port,
         share=options.share,
+        inbrowser=options.open,
         mcp_server=options.mcp,
     )
 

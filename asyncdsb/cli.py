@@ -32,6 +32,7 @@ SAMPLERS = ("posterior", "ode", "implicit", "multistep")
 STRATEGIES = ("gradient", "uniform", "inward")
 GRIDS = ("uniform", "clock")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
+MAX_PIXELS = 64_000_000
 SETTINGS = (
     "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "temperature", "patches", "seed",
     "tiles",
@@ -229,7 +230,12 @@ def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"expected 256 or 640x480, got {text!r}")
-    return int(parts[-1]), int(parts[0])
+    height, width = int(parts[-1]), int(parts[0])
+    if height * width > MAX_PIXELS:
+        raise argparse.ArgumentTypeError(
+            f"expected at most {MAX_PIXELS // 1_000_000} megapixels, got {text}"
+        )
+    return height, width
 
 
 def _say(kind: str, message: object) -> None:

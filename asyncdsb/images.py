@@ -129,6 +129,14 @@ def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
         )
 
 
+def check_rgb(image: np.ndarray) -> None:
+    """Raise ValueError unless it is a uint8 array (H, W, 3)."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"expected a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
+        )
+
+
 def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
     """Turn 8-bit RGB into a batch of one: x / 127.5 - 1.
 
@@ -143,10 +151,7 @@ def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
     """
     if isinstance(image, Image.Image):
         image = np.asarray(image if image.mode == "RGB" else read_image(image))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"expected a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
-        )
+    check_rgb(image)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     return pixels.to(torch.float32).contiguous() / 127.5 - 1.0
 

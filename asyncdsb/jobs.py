@@ -78,7 +78,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
             trajectory and _checked("--trajectory", trajectory, _TRAJECTORY_SUFFIXES),
             report and _checked("--report", report, _REPORT_SUFFIXES),
         )
-        _refuse_clashes([job])
+        _refuse_clashes([job], arguments.strategy)
         return [job], []
 
     photos = _pictures(photo)
@@ -100,7 +100,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
                 report and report / f"{path.stem}.png",
             )
         )
-    _refuse_clashes(jobs)
+    _refuse_clashes(jobs, arguments.strategy)
     for folder in filter(None, (out, arguments.trajectory, arguments.report)):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"PHOTO is a folder, so {folder} must be one too; it is a file")
@@ -147,9 +147,10 @@ def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
     return path
 
 
-def _refuse_clashes(jobs: Sequence[Job]) -> None:
-    """Refuse to write a file twice, or over one that is read."""
+def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
+    """Refuse to write a file twice, or over one that is read, a map of the order among them."""
     read = {path.resolve() for job in jobs for path in (job.photo, job.mask)}
+    read |= {Path(strategy).resolve()} if strategy else set()
     written: dict[Path, str] = {}
     for job in jobs:
         for path in filter(None, (job.out, job.trajectory, job.report)):

@@ -26,7 +26,14 @@ from asyncdsb.gradient import (
     image_gradient,
     known_gradient,
 )
-from asyncdsb.images import check_pair, read_image, read_mask, to_tensor, write_atomic
+from asyncdsb.images import (
+    check_pair,
+    check_rgb,
+    read_image,
+    read_mask,
+    to_tensor,
+    write_atomic,
+)
 from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.patches import copy_patches
 from asyncdsb.regions import windows_over
@@ -326,7 +333,8 @@ class AsyncDSBPipeline:
             (B, 3, H, W) in [-1, 1] on the CPU, known pixels equal to the input's.
 
         Raises:
-            ValueError: on settings out of range, or another number of seeds.
+            ValueError: on settings out of range, another number of seeds, or sides that are no
+                multiples of the stride.
         """
         _, states = self.trace(images, masks, seeds, **settings)
         *_, last = states
@@ -347,6 +355,11 @@ class AsyncDSBPipeline:
             raise ValueError("expected a named strategy for a batch, got an array")
         if len(seeds) != len(images):
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
+        if any(side % self._stride for side in images.shape[2:]):
+            raise ValueError(
+                f"expected sides that are multiples of {self._stride},"
+                f" got {tuple(images.shape[2:])}"
+            )
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
         with torch.no_grad():
             gradient = self._completed(images, masks)
@@ -368,6 +381,7 @@ class AsyncDSBPipeline:
         Raises:
             ValueError: if the pair cannot be restored.
         """
+        Settings(tiles=tiles).check(("posterior",))
         return self._complete(self._job(image, mask, tiles))
 
     @torch.no_grad()
@@ -396,8 +410,11 @@ class AsyncDSBPipeline:
         Raises:
             ValueError: if sizes differ or the range or strategy is not valid.
         """
-        Settings(tau_min=tau_min, tau_max=tau_max, strategy=strategy).check(("posterior",))
+        chosen = Settings(tau_min=tau_min, tau_max=tau_max, strategy=strategy, tiles=tiles)
+        chosen.check(("posterior",))
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
+        if not isinstance(strategy, str):
+            check_painted(strategy, hole.shape)
         if gradient.shape != hole.shape:
             raise ValueError(f"expected a gradient map of shape {hole.shape}, got {gradient.shape}")
         check_pair(gradient[..., None], hole)
@@ -413,19 +430,23 @@ class AsyncDSBPipeline:
         """
         return sum(window.evaluated for window in self._windows(read_mask(mask), tiles))
 
+    @property
+    def _stride(self) -> int:
+        """Of what number both networks need sides to be multiples."""
+        return math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
+
     def _windows(self, hole: np.ndarray, tiles: int) -> tuple[Window, ...]:
         """Windows over a hole; the last ones are kept, as one hole is asked about several times."""
         key = (hole.shape, tiles, hashlib.blake2b(np.packbits(hole).tobytes()).digest())
         known, windows = self._chosen
         if key != known:
-            stride = math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
-            windows = windows_over(hole, self.config.resolution, stride, tiles)
+            windows = windows_over(hole, self.config.resolution, self._stride, tiles)
             self._chosen = key, windows
         return windows
 
     def _job(self, image, mask, tiles: int) -> Job:
         photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
-        to_tensor(photo[:1, :1])  # refuses arrays of another kind
+        check_rgb(photo)
         hole = read_mask(mask)
         check_pair(photo, hole)
         windows = self._windows(hole, tiles)

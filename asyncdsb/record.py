@@ -71,7 +71,7 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
                 raise ValueError(f"expected settings, got more than {MAX_JSON} bytes")
             text = path.read_text("utf-8")
         found = json.loads(text)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{path.name}: cannot read settings ({reason})") from error
     if not isinstance(found, dict):

@@ -95,7 +95,8 @@ class Settings:
         """JSON-serialisable form; a painted tau map is named, not copied."""
         painted = not isinstance(self.strategy, str)
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return values | ({"strategy": "painted"} if painted else {})
+        values |= {"strategy": "painted"} if painted else {}
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +237,7 @@ def check_painted(tau: np.ndarray, shape: tuple[int, int]) -> None:
 
 
 def _real(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _whole(value: object) -> bool:

@@ -255,10 +255,10 @@ class Window:
     def _sizes(self) -> list[tuple[int, int]]:
         """Heights and widths, each twice the one before, at which patches are copied."""
         most = min(1.0, math.sqrt(MAX_COPIED / (self.height * self.width)))
-        ratio, sizes = self.work[1] / self.width, []
+        ratio, sizes = self.scale, []
         while ratio < most:
             ratio = min(2 * ratio, most)
-            sizes.append((round(ratio * self.height), round(ratio * self.width)))
+            sizes.append((max(1, round(ratio * self.height)), max(1, round(ratio * self.width))))
         return sizes
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import re
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -568,9 +569,80 @@ def test_what_a_link_may_not_say_is_left_out(query):
 
 def test_a_link_keeps_the_range_in_order():
     examples = handlers.find_examples(app.EXAMPLES)
-    update = handlers.on_link(examples, {"tau_min": "0.8", "tau_max": "0.3"})
-    assert update == {"tau_max": 0.3}
+    for query in ({"tau_min": "0.8", "tau_max": "0.3"}, {"tau_min": "0.4", "tau_max": "0.1"}):
+        assert handlers.on_link(examples, query) == {}
+    # The other end has its default.
     assert handlers.on_link(examples, {"tau_min": "0.8"}) == {}
+    assert handlers.on_link(examples, {"tau_max": "0.1", "steps": "7"}) == {"steps": 7}
+    assert handlers.on_link(examples, {"tau_max": "0.3"}) == {"tau_max": 0.3}
+
+
+def test_a_link_has_no_seed_that_the_page_would_refuse():
+    query = {"seed": str(session.MAX_SEED)}
+    assert handlers.on_link([], query) == {"seed": session.MAX_SEED}
+    assert handlers.on_link([], {"seed": str(session.MAX_SEED + 1)}) == {}
+
+
+def test_files_are_handed_over_without_leaving_others_behind(tmp_path):
+    with gr.Blocks():
+        part = app.by_path(gr.File())
+        part.GRADIO_CACHE = str(tmp_path)
+        assert part.preprocess(gr.FileData(path="photo.jpg")) == "photo.jpg"
+        assert part.preprocess(None) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch):
+    # Each event has a limit of its own.
+    running, most, engines = [], [], []
+
+    def predict(*args):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.05)
+        running.pop()
+
+    monkeypatch.setattr(app, "predict_maps", predict)
+    monkeypatch.setattr(app, "wire", lambda demo, parts, model, engine: engines.append(engine))
+    app.build(lambda: tiny_pipe)
+    threads = [threading.Thread(target=engines[0].predict) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("error", [ValueError("too small"), MemoryError()])
+def test_a_run_that_fails_says_so(engine, tmp_path, error):
+    image = photograph()
+    photo, _ = opened(saved(image, tmp_path / "a.png"))
+
+    def steps_of(*args):
+        raise error
+        yield
+
+    broken = dataclasses.replace(engine, steps_of=steps_of)
+    layer = painted(image, hole_in(image))
+    run = handlers.on_restore(broken, photo, layer, None, False, 1, *values(steps=1))
+    last = None
+    with pytest.raises(type(error)):
+        for update in run:
+            last = update
+    assert str(error) in last["status"] and "error" in last["status"]
+    assert last["restore"]["interactive"] and not last["stop"]["interactive"]
+
+
+def test_programs_give_an_order_together_with_its_strategy(engine, tmp_path):
+    image = photograph()
+    photo = saved(image, tmp_path / "a.png")
+    mask = saved(Image.fromarray(hole_in(image)), tmp_path / "m.png")
+    order = saved(Image.new("L", image.size, 128), tmp_path / "o.png")
+    given = api_values(steps=1)
+    with pytest.raises(ValueError, match="expected the strategy 'painted' for the order"):
+        list(handlers.inpaint(engine, photo, mask, **given, order=order))
+    with pytest.raises(ValueError, match="expected an order, got the strategy 'painted'"):
+        list(handlers.inpaint(engine, photo, mask, **given | {"strategy": "painted"}))
 
 
 def test_maps_come_with_a_prepared_hole_once_the_model_is_there(engine, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from conftest import box_mask, save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import cli, jobs, masks, samplers, schedule
+from asyncdsb import cli, images, jobs, masks, samplers, schedule
 from asyncdsb.cli import main
 from asyncdsb.record import load_map, save_map
 from asyncdsb.restoration import Settings
@@ -65,6 +65,7 @@ def test_names_are_those_of_the_package():
     assert {*cli.SETTINGS, "strategy"} == {f.name for f in dataclasses.fields(Settings)}
     assert cli.STRATEGIES == schedule.STRATEGIES
     assert cli.MASK_KINDS == masks.MASK_KINDS
+    assert cli.MAX_PIXELS == images.MAX_PIXELS
 
 
 def test_known_pixels_stay_and_the_hole_changes(folder, tiny_weights, capsys):
@@ -194,6 +195,18 @@ def test_bad_output(folder, tiny_weights, capsys, out, told):
     assert_refused(folder, capsys, before, told, code)
 
 
+def test_the_map_of_the_order_is_not_overwritten(folder, tiny_weights, capsys):
+    Image.new("L", (300, 211), 99).save(folder / "order.png")
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, "--strategy", folder / "order.png", out="order.png")
+    assert_refused(folder, capsys, before, "is read and would be overwritten", code)
+
+
+def test_masks_are_no_larger_than_can_be_read_back(tmp_path, capsys):
+    assert run("mask", "wide", "100000x100000", "-o", tmp_path / "m.png") == 2
+    assert "expected at most 64 megapixels, got 100000x100000" in capsys.readouterr().err
+
+
 def test_two_outputs_of_one_name(folder, tiny_weights, capsys):
     before = listing(folder)
     code = inpaint(folder, tiny_weights, "--report", folder / "out.png")
@@ -290,6 +303,7 @@ def test_settings_name_the_map_of_a_painted_order(folder, tiny_weights):
         ('{"tau_min": "low"}', "tau_min"),
         ('{"eta": true}', "eta"),
         ('{"strategy": "painted"}', "give its map with --strategy"),
+        ("[" * 50_000, "cannot read settings"),
         ('{"strategy": 3}', "give its map with --strategy"),
         ('{"strategy": "gone.png"}', "there is no such file"),
         (None, "cannot read settings"),

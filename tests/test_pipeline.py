@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from asyncdsb.images import to_tensor
 from asyncdsb.masks import make_mask
 from asyncdsb.patches import copy_patches
 from asyncdsb.pipeline import AsyncDSBPipeline, _gradient_of
+from asyncdsb.restoration import Settings
+from asyncdsb.window import Window
 
 SAMPLERS = ("posterior", "implicit", "multistep", "ode")
 
@@ -222,3 +225,33 @@ def test_whether_torch_can_compile_is_tried():
     }
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("size", [(4000, 2), (2, 4000), (1, 1800)])
+def test_very_thin_photos_come_back_with_patches(tiny_pipe, size):
+    width, height = size
+    photo = np.asarray(synthetic_photo(width, height))
+    mask = np.zeros((height, width), bool)
+    mask[height // 3 : height // 2 + 1, width // 3 : width // 2 + 1] = True
+    if mask.all(0).any() and mask.all(1).any():
+        mask[0, 0] = False
+    restored = np.asarray(tiny_pipe(photo, mask, steps=1, patches=1.0).image)
+    np.testing.assert_array_equal(restored[~mask], photo[~mask])
+
+
+def test_scales_of_a_tall_window_are_those_of_a_wide_one():
+    hole = np.zeros((900, 1400), bool)
+    hole[100:800, 300:1200] = True
+    sizes = [Window.around(one, 256, 16)._sizes() for one in (hole, hole.T)]
+    assert sizes[0] == [size[::-1] for size in sizes[1]] and len(sizes[0]) > 1
+    hole = np.zeros((4000, 2), bool)
+    hole[1000:3000] = True
+    assert len(Window.around(hole, 256, 16)._sizes()) > 2
+
+
+def test_numbers_of_numpy_are_recorded_as_plain_ones(tiny_pipe):
+    settings = Settings(tau_min=np.float32(0.25), steps=np.int64(2), seed=np.uint8(3))
+    settings.check(SAMPLERS)
+    assert json.loads(json.dumps(tiny_pipe.record(settings)))["tau_min"] == 0.25
+    with pytest.raises(ValueError, match="expected a number for eta"):
+        Settings(eta=np.complex64(0)).check(SAMPLERS)

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import box_mask, synthetic_photo
 from PIL import Image
 
@@ -209,3 +210,31 @@ def test_inputs_are_left_alone(tiny_pipe):
     tiny_pipe(image, mask, steps=1)
     np.testing.assert_array_equal(image, np.asarray(PHOTO))
     np.testing.assert_array_equal(mask, MASK)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [(np.zeros((4, 4), np.float32), "4, 4"), (np.full((80, 96), 7, np.float32), "7.0")],
+)
+def test_a_painted_order_is_checked_without_a_run(tiny_pipe, strategy, told):
+    with pytest.raises(ValueError, match=told):
+        tiny_pipe.tau_map(np.zeros((80, 96), np.float32), MASK, 0.2, 0.5, strategy)
+
+
+@pytest.mark.parametrize("tiles", [0, 1.5])
+def test_the_number_of_tiles_is_checked_without_a_run(tiny_pipe, tiles):
+    with pytest.raises(ValueError, match="number of tiles"):
+        tiny_pipe.predict_gradient(PHOTO, MASK, tiles)
+    with pytest.raises(ValueError, match="number of tiles"):
+        tiny_pipe.tau_map(np.zeros((80, 96), np.float32), MASK, 0.2, 0.5, tiles=tiles)
+
+
+def test_a_refused_array_is_told_by_its_own_shape(tiny_pipe):
+    with pytest.raises(ValueError, match=r"got uint8 \(80, 96, 4\)"):
+        tiny_pipe(np.zeros((80, 96, 4), np.uint8), MASK)
+
+
+def test_batches_have_sides_that_the_networks_can_take(tiny_pipe):
+    images, masks = torch.zeros(1, 3, 50, 64), torch.ones(1, 1, 50, 64)
+    with pytest.raises(ValueError, match=r"multiples of \d+, got \(50, 64\)"):
+        tiny_pipe.restore_batch(images, masks, [0], steps=1)

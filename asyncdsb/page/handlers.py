@@ -150,12 +150,15 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
             if name in ("tau_min", "tau_max"):
                 values |= {"tau_min": value, "tau_max": value}
             try:
-                session.read_settings(list(values.values()))
+                read = session.read_settings(list(values.values()))
             except ValueError:
+                continue
+            if read.seed > session.MAX_SEED:
                 continue
             update[name] = value
     if not update.get("tau_min", defaults.tau_min) <= update.get("tau_max", defaults.tau_max):
-        del update["tau_min"]
+        # Beside one end alone the other has its default.
+        update = {name: value for name, value in update.items() if not name.startswith("tau_")}
     found = [one for one in examples if one.path.stem == query.get("example")]
     if not found:
         return update
@@ -279,8 +282,10 @@ def on_restore(
                 yield from press.restore_others(seeds)
         if more:
             yield IDLE | {"status": payload.message(press.summary(bool(beside), seeds), "done")}
-    except ValueError as error:
-        yield IDLE | {"status": payload.message(str(error), "error")}
+    except Exception as error:
+        # Of a fault of the page's own, or a lack of memory, the server's log says more.
+        reason = str(error) if isinstance(error, ValueError) else "The run failed. Try it again."
+        yield IDLE | {"status": payload.message(reason, "error")}
         raise
 
 
@@ -344,6 +349,9 @@ def inpaint(
     Yields:
         Once: the path of the result as PNG, and the settings.
     """
+    if (strategy == session.PAINTED) != bool(order):
+        expected = "an order" if not order else f"the strategy {session.PAINTED!r} for the order"
+        raise ValueError(f"expected {expected}, got the strategy {strategy!r}")
     image, hole, painted = session.read_files(photo, mask, order)
     values = (
         tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, temperature, tiles, patches,
