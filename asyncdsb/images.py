@@ -153,6 +153,15 @@ def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
         image = np.asarray(image if image.mode == "RGB" else read_image(image))
     check_rgb(image)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    return _scaled(pixels)
+
+
+def channel_of(image: np.ndarray, channel: int) -> torch.Tensor:
+    """One channel of what :func:`to_tensor` makes of an array, float32 (1, 1, H, W)."""
+    return _scaled(torch.from_numpy(np.array(image[..., channel]))[None, None])
+
+
+def _scaled(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.to(torch.float32).contiguous() / 127.5 - 1.0
 
 

@@ -58,8 +58,8 @@ def joined(picture: Tensor, known: Tensor, unknown: Tensor, sweeps: int = 8) -> 
     Returns:
         (B, C, H, W), ``known`` where it is known, but for rounding.
     """
-    gap = torch.where(unknown, 0, known - picture)
-    return picture + harmonic_fill(gap, unknown, sweeps)
+    gap = (known - picture).masked_fill_(unknown, 0)
+    return harmonic_fill(gap, unknown, sweeps) + picture
 
 
 def _coarse_to_fine(image: Tensor, hole: Tensor, sweeps: int) -> Tensor:
@@ -75,15 +75,23 @@ def _coarse_to_fine(image: Tensor, hole: Tensor, sweeps: int) -> Tensor:
         value = 4 * F.avg_pool2d(F.pad(value * weight, odd), 2) / total.clamp(min=1e-6)
         # One known pixel out of four is enough to trust the mean of the known ones.
         weight = total.clamp(max=1)
-    filled = levels[-1][0]
-    for value, weight in reversed(levels[:-1]):
+    filled = levels.pop()[0]
+    while levels:
+        # Nothing is kept longer than it must be: a photo's finest level may be large.
+        value, weight = levels.pop()
         known = weight > 0
-        coarse = F.interpolate(filled, value.shape[-2:], mode="bilinear", align_corners=False)
-        filled = torch.where(known, value, coarse)
+        del weight
+        filled = F.interpolate(filled, value.shape[-2:], mode="bilinear", align_corners=False)
+        torch.where(known, value, filled, out=filled)
         for _ in range(sweeps if value is image else 3 * sweeps):
-            around = F.pad(filled, (1, 1, 1, 1), mode="replicate")
-            mean = around[..., 1:-1, 2:] + around[..., 1:-1, :-2]
-            mean = mean.add_(around[..., 2:, 1:-1]).add_(around[..., :-2, 1:-1]).div_(4)
             # Full weight would leave the finest checkerboard as it is.
-            filled = torch.where(known, value, filled.lerp_(mean, 0.8))
+            filled.lerp_(_around(filled), 0.8)
+            torch.where(known, value, filled, out=filled)
     return filled
+
+
+def _around(x: Tensor) -> Tensor:
+    """Mean of the four neighbours of each pixel, those beyond the edge being the pixel itself."""
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    total = padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2]
+    return total.add_(padded[..., 2:, 1:-1]).add_(padded[..., :-2, 1:-1]).div_(4)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.images import to_tensor
+from asyncdsb.images import channel_of
 from asyncdsb.membrane import harmonic_fill, joined
 from asyncdsb.patches import copy_patches
 from asyncdsb.tiles import Tiles
@@ -176,19 +176,13 @@ class Window:
             Image (1, 3, h, w) in [-1, 1] and mask (1, 1, h, w) float; a working pixel is missing if
             any photo pixel under it is.
         """
-        picture = to_tensor(np.ascontiguousarray(image[self.slices]))
-        mask = torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
-        picture = torch.where(mask, torch.zeros(()), picture)
-        mask = mask.float()
-        if not self.native:
-            # Filled first: the filter must not mix a black hole into the known border.
-            picture = harmonic_fill(picture, mask > 0.5, sweeps=SWEEPS)
-            picture = F.interpolate(
-                picture, self.work, mode="bilinear", antialias=True, align_corners=False
-            ).clamp(-1, 1)
-            covered = F.interpolate(mask, self.work, mode="bilinear", antialias=True)
-            mask = (covered > 1e-3).float()
-        return self.pad(picture), self.pad(mask)
+        original, missing = image[self.slices], self._missing(hole)
+        if self.native:
+            picture = torch.cat([_known(original, missing, channel) for channel in range(3)], 1)
+            return self.pad(picture), self.pad(missing.float())
+        covered = resize(missing.float(), self.work)
+        picture = _shrunk(original, missing, self.work).clamp(-1, 1)
+        return self.pad(picture), self.pad((covered > 1e-3).float())
 
     def shrink(self, values: np.ndarray) -> Tensor:
         """A map (H, W) of the photo, cut and scaled like :meth:`cut`: (1, 1, h, w) float32."""
@@ -226,31 +220,35 @@ class Window:
                 [0, 1].
         """
         part = self.crop(restored.float().cpu())
-        original = image[self.slices]
-        if not self.native:
-            missing = torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
-            known = to_tensor(np.ascontiguousarray(original))
-            known = torch.where(missing, torch.zeros(()), known)
-            part = self._enlarged(part, known, missing, patches)
-        pixels = ((part[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-        original[self.own] = pixels[self.own]
+        original, missing = image[self.slices], self._missing(hole)
+        if patches and not self.native:
+            part = self._detailed(part, original, missing, patches)
+        for channel, plane in enumerate(part.split(1, 1)):
+            if not self.native:
+                whole = resize(plane, (self.height, self.width))
+                plane = joined(whole, _known(original, missing, channel), missing, SWEEPS)
+            pixels = ((plane[0, 0] + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+            original[..., channel][self.own] = pixels[self.own]
 
-    def _enlarged(self, part: Tensor, known: Tensor, missing: Tensor, patches: float) -> Tensor:
-        """A working-size picture (1, 3, h, w) at the photo's size, joined to what is known there.
+    def _missing(self, hole: np.ndarray) -> Tensor:
+        """A hole (H, W) within the window: (1, 1, height, width) bool."""
+        return torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
 
-        ``known`` is (1, 3, height, width), zero in ``missing``, (1, 1, height, width) bool.
-        """
-        sizes = self._sizes() if patches else []
-        if sizes:
-            # The filter must not mix a black hole into the known border. Of the photo's own size no
-            # more is kept than must be, as a window may be large.
-            filled = resize(harmonic_fill(known, missing, sweeps=SWEEPS), sizes[-1])
-            covered = resize(missing.float(), sizes[-1])
-            for size in sizes:
-                hole = resize(covered, size) > 1e-3
-                part = joined(resize(part, size), resize(filled, size), hole, SWEEPS)
-                part = part.lerp(copy_patches(part, hole, coarse=False), patches)
-        return joined(resize(part, (self.height, self.width)), known, missing, SWEEPS)
+    def _detailed(
+        self, part: Tensor, original: np.ndarray, missing: Tensor, patches: float
+    ) -> Tensor:
+        """A working-size picture (1, 3, h, w) with known patches copied in at each larger size."""
+        sizes = self._sizes()
+        if not sizes:
+            return part
+        # Of the photo's own size no more is kept than must be, as a window may be large.
+        filled = _shrunk(original, missing, sizes[-1])
+        covered = resize(missing.float(), sizes[-1])
+        for size in sizes:
+            hole = resize(covered, size) > 1e-3
+            part = joined(resize(part, size), resize(filled, size), hole, SWEEPS)
+            part = part.lerp(copy_patches(part, hole, coarse=False), patches)
+        return part
 
     def _sizes(self) -> list[tuple[int, int]]:
         """Heights and widths, each twice the one before, at which patches are copied."""
@@ -260,6 +258,21 @@ class Window:
             ratio = min(2 * ratio, most)
             sizes.append((max(1, round(ratio * self.height)), max(1, round(ratio * self.width))))
         return sizes
+
+
+def _known(original: np.ndarray, missing: Tensor, channel: int) -> Tensor:
+    """One channel of a window's pixels, zero where it is missing: (1, 1, height, width)."""
+    return channel_of(original, channel).masked_fill_(missing, 0)
+
+
+def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Tensor:
+    """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole.
+
+    One channel after the other, as a window may be large.
+    """
+    # Filled first: the filter must not mix a black hole into the known border.
+    planes = (harmonic_fill(_known(original, missing, c), missing, SWEEPS) for c in range(3))
+    return torch.cat([resize(plane, size) for plane in planes], 1)
 
 
 def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:
