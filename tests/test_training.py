@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import train.bridge
 import train.gradient
+import train.validation
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.augment import augmented
@@ -88,6 +89,26 @@ def test_validation_does_not_change_the_training(runs, photos, tmp_path):
     assert not (tmp_path / "validation.json").exists()
 
 
+def test_a_validation_rounds_what_the_networks_multiply_and_nothing_else(runs, photos, monkeypatch):
+    preset = dataclasses.replace(BRIDGE_PRESETS["debug"], precision="bf16")
+    monkeypatch.setattr(train.validation, "KINDS", ("center",))
+    monkeypatch.setattr(train.validation, "STEPS", 1)
+    trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos, "--val", str(photos)))
+    inside, outside = set(), set()
+    for network in (trainer.averaged.unet, trainer.completion.generator):
+        convolution = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+        convolution.register_forward_hook(lambda *call: inside.add(call[-1].dtype))
+    context = BridgeDenoiser.context
+
+    def watched(*args):
+        outside.add(torch.is_autocast_enabled("cpu"))
+        return context(*args)
+
+    monkeypatch.setattr(BridgeDenoiser, "context", watched)
+    trainer.validate()
+    assert inside == {torch.bfloat16} and outside == {False}
+
+
 def test_every_second_batch_is_larger_and_counted_so():
     preset = BRIDGE_PRESETS["debug"]
     assert [preset.shape(step) for step in range(4)] == [(4, 32), (1, 64), (4, 32), (1, 64)]
@@ -161,10 +182,10 @@ def draws(count: int, seed: int = 0) -> Draws:
     return Draws.whole(torch.Generator().manual_seed(seed), count)
 
 
-def bridge_args(runs, photos) -> argparse.Namespace:
+def bridge_args(runs, photos, *more: str) -> argparse.Namespace:
     weights = str(runs / "at_once" / "gradient" / "weights")
     options = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--out", "none"]
-    return train.bridge.arguments([*options, "--gradient", weights])
+    return train.bridge.arguments([*options, "--gradient", weights, *more])
 
 
 def test_trained_weights_load_into_the_pipeline(runs, tmp_path):

@@ -26,7 +26,7 @@ from asyncdsb.schedule import tau_map
 from train.batches import Batches, draw_tau, draw_times
 from train.draws import Draws
 from train.photos import SAMPLE_STEP
-from train.precision import autocast, compiles
+from train.precision import autocast, compiles, precision
 from train.presets import BRIDGE_PRESETS, BridgePreset
 from train.processes import Method, Processes, whole
 from train.run import average, chosen_preset, parser, run
@@ -117,8 +117,13 @@ class BridgeTrainer:
             self.perceptual = lpips.first(preset.perceptual_stages)
         self.validator = None
         if args.val and self.processes.main:
-            pipe = AsyncDSBPipeline(self.averaged, self.completion, self.device)
-            self.validator = RestorationValidator(pipe, args.val, preset)
+            pipe = AsyncDSBPipeline(
+                self.averaged,
+                self.completion,
+                self.device,
+                precision=precision(preset, self.device),
+            )
+            self.validator = RestorationValidator(pipe, args.val)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Draw the batch of this step, learn from it, one part after the other."""

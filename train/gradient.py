@@ -72,7 +72,7 @@ class GradientTrainer:
         }
         self.validator = None
         if args.val and self.processes.main:
-            self.validator = GradientValidator(self.averaged, args.val, preset, self.device)
+            self.validator = GradientValidator(self.averaged, args.val, self.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""

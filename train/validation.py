@@ -16,8 +16,6 @@ from asyncdsb.metrics import frechet_distance
 from asyncdsb.perceptual import EfficientNetFeatures, Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.methods import bridge_method, to_batch
-from train.precision import autocast
-from train.presets import Preset
 from train.protocol import Crop, iter_crops
 from train.scores import paired_scores
 
@@ -37,11 +35,10 @@ class RestorationValidator:
     Args:
         pipe: wraps the averaged weights, which may change between calls.
         paths: held-out photos, see :func:`asyncdsb.data.iter_photos`.
-        preset: precision of the run.
     """
 
-    def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str], preset: Preset):
-        self.pipe, self.preset = pipe, preset
+    def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
+        self.pipe = pipe
         self.crops = _crops(paths, pipe.config.resolution)
         self.lpips = Lpips.load(device=pipe.device)
         self.features = EfficientNetFeatures(pipe.device)
@@ -61,8 +58,7 @@ class RestorationValidator:
                 truths = [crop.pixels for crop in chunk]
                 inputs = [crop.corrupted(kind) for crop in chunk]
                 seeds = [crop.noise_seed(kind) for crop in chunk]
-                with autocast(self.preset, self.pipe.device):
-                    restored = method.restore(inputs, masks, seeds)
+                restored = method.restore(inputs, masks, seeds)
                 rows += paired_scores(restored, truths, masks, self.lpips)
                 found.append(self.features(to_batch(restored)))
             for name in ("lpips", "psnr", "ssim", "seam_step"):
@@ -80,18 +76,11 @@ class GradientValidator:
     Args:
         model: the averaged completion, which may change between calls.
         paths: held-out photos.
-        preset: precision of the run.
         device: where the model is.
     """
 
-    def __init__(
-        self,
-        model: GradientCompletion,
-        paths: Sequence[str],
-        preset: Preset,
-        device: torch.device | str,
-    ):
-        self.model, self.preset, self.device = model, preset, device
+    def __init__(self, model: GradientCompletion, paths: Sequence[str], device: torch.device | str):
+        self.model, self.device = model, device
         self.crops = _crops(paths, 256)
 
     @torch.no_grad()
