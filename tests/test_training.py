@@ -16,6 +16,7 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from train.augment import augmented
 from train.batches import MaskBank, draw_tau, draw_times
 from train.draws import Draws
+from train.lines import read_lines
 from train.presets import BRIDGE_PRESETS
 
 
@@ -107,6 +108,17 @@ def test_a_validation_rounds_what_the_networks_multiply_and_nothing_else(runs, p
     monkeypatch.setattr(BridgeDenoiser, "context", watched)
     trainer.validate()
     assert inside == {torch.bfloat16} and outside == {False}
+
+
+def test_a_log_whose_last_line_was_cut_is_gone_on_with(photos, tmp_path):
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
+    command += ["--val", str(photos), "--out", str(tmp_path)]
+    train.gradient.main([*command, "--max-minutes", "0"])
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 2, "samples_per')
+    train.gradient.main(command)
+    assert [record["step"] for record in read_lines(log)] == [1, 2, 4]
+    assert len(log.read_text().splitlines()) == 4
 
 
 def test_every_second_batch_is_larger_and_counted_so():

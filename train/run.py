@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from asyncdsb.images import write_atomic
 from train.batches import Batches
+from train.lines import add_line
 from train.presets import AnyPreset, Preset
 from train.processes import Processes, spread, whole
 from train.validation import keep_scores
@@ -213,12 +214,6 @@ def record_start(out: Path, args: argparse.Namespace, processes: Processes) -> N
         "processes": processes.count,
     }
     add_line(out / "starts.jsonl", start)
-
-
-def add_line(path: Path, record: dict[str, Any]) -> None:
-    """Append a record to a file of JSON lines."""
-    with open(path, "a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
 
 
 def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from asyncdsb.images import write_atomic
 from asyncdsb.metrics import frechet_distance
 from asyncdsb.perceptual import EfficientNetFeatures, Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
+from train.lines import read_lines
 from train.methods import bridge_method, to_batch
 from train.protocol import Crop, iter_crops
 from train.scores import paired_scores
@@ -129,10 +130,10 @@ def _curves(records: list[dict], out: Path, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(key.split("/")[1] for key in records[0] if "/" in key))
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
+    log = read_lines(out / "log.jsonl")
     figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(names))
-    loss = next((k for k in ("loss", "l1") if k in log[0]), None)
+    loss = next((k for k in ("loss", "l1") if log and k in log[0]), None)
     if loss:
         first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
     first.set_title(f"training {loss}")
