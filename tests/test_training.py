@@ -121,6 +121,31 @@ def test_a_log_whose_last_line_was_cut_is_gone_on_with(photos, tmp_path):
     assert len(log.read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("stopped", ["export", "validate"])
+def test_a_run_stopped_after_its_last_checkpoint_catches_up(photos, tmp_path, monkeypatch, stopped):
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
+    command += ["--val", str(photos), "--out", str(tmp_path)]
+    work = getattr(train.gradient.GradientTrainer, stopped)
+
+    def stop_at_the_end(self, *args):
+        steps = [record["step"] for record in read_lines(tmp_path / "log.jsonl")]
+        if steps[-1] == 4:
+            raise OSError("No space left on device")
+        return work(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+        train.gradient.main(command)
+    for _ in range(2):
+        train.gradient.main(command)
+        description = json.loads((tmp_path / "weights" / "gradient.json").read_text())
+        assert description["training"]["steps"] == 4
+        records = json.loads((tmp_path / "validation.json").read_text())
+        assert [record["step"] for record in records] == [2, 4]
+        # Nothing is left to be done the second time.
+        monkeypatch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+
+
 def test_every_second_batch_is_larger_and_counted_so():
     preset = BRIDGE_PRESETS["debug"]
     assert [preset.shape(step) for step in range(4)] == [(4, 32), (1, 64), (4, 32), (1, 64)]

@@ -25,7 +25,7 @@ from train.batches import Batches
 from train.lines import add_line
 from train.presets import AnyPreset, Preset
 from train.processes import Processes, spread, whole
-from train.validation import keep_scores
+from train.validation import held_out_records, is_best, keep_scores
 
 
 class Trainer(Protocol):
@@ -102,6 +102,8 @@ def loop(
     """Train, and look at the training at intervals; see :func:`run`."""
     out = Path(args.out)
     step, seconds = load_state(out, trainer)
+    if step:
+        catch_up(out, trainer, preset, facts(preset, args, step, seconds), processes, track)
     started = last = time.monotonic()
     sums: dict[str, Tensor] = {}
     since = 0
@@ -144,21 +146,70 @@ def loop(
             if processes.main:
                 if drawing:
                     trainer.samples(out / "samples" / f"{step:07d}.png")
+                trained = facts(preset, args, step, seconds + elapsed)
                 if saving:
-                    trained = facts(preset, args, step, seconds + elapsed)
                     trainer.export(out / "weights", trained)
                 if judging:
-                    scores = trainer.validate()
-                    if scores is not None:
-                        track({f"held-out/{name}": value for name, value in scores.items()}, step)
-                        if keep_scores(out, step, scores):
-                            trainer.export(
-                                out / "best", facts(preset, args, step, seconds + elapsed)
-                            )
+                    judge(out, trainer, trained, track)
                     last = time.monotonic()
             if ended:
                 break
     processes.wait()
+
+
+def judge(
+    out: Path, trainer: Trainer, trained: dict, track: Callable[[dict[str, float], int], None]
+) -> None:
+    """Score the averaged weights, if there are held-out photos, and keep the best.
+
+    Args:
+        out: run folder.
+        trainer: of the run.
+        trained: see :func:`facts`.
+        track: told the scores.
+    """
+    scores = trainer.validate()
+    if scores is None:
+        return
+    step = trained["steps"]
+    track({f"held-out/{name}": value for name, value in scores.items()}, step)
+    # The record comes last: as long as it is not there, catch_up does all of this again.
+    if is_best(out, step, scores):
+        trainer.export(out / "best", trained)
+    keep_scores(out, step, scores)
+
+
+def catch_up(
+    out: Path,
+    trainer: Trainer,
+    preset: Preset,
+    trained: dict,
+    processes: Processes,
+    track: Callable[[dict[str, float], int], None],
+) -> None:
+    """Do what a run that was stopped after its checkpoint did not come to: weights and scores.
+
+    Args:
+        out: run folder.
+        trainer: with the checkpoint's state.
+        preset: of the run.
+        trained: see :func:`facts`.
+        processes: all of which call this.
+        track: told the scores.
+    """
+    step = trained["steps"]
+    described = [json.loads(p.read_text("utf-8")) for p in (out / "weights").glob("*.json")]
+    exporting = all(weights["training"]["steps"] < step for weights in described)
+    judging = step % preset.validate_every == 0 or step >= preset.steps
+    judging &= all(record["step"] < step for record in held_out_records(out))
+    # The files may change while the other processes read them.
+    exporting, judging = processes.agreed(exporting), processes.agreed(judging)
+    if exporting or judging:
+        trainer.gather()
+    if exporting and processes.main:
+        trainer.export(out / "weights", trained)
+    if judging and processes.main:
+        judge(out, trainer, trained, track)
 
 
 @contextlib.contextmanager

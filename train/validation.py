@@ -29,6 +29,9 @@ STEPS = 10
 BATCH = 9
 """Crops restored at once; results do not depend on it."""
 
+DIGITS = 5
+"""Decimal places of the scores that are kept."""
+
 
 class RestorationValidator:
     """Restores one crop of each held-out photo with every mask, always at the same seeds.
@@ -107,22 +110,31 @@ class GradientValidator:
         return record
 
 
-def keep_scores(out: Path, step: int, scores: dict[str, float]) -> bool:
-    """Add a record to ``validation.json``, redraw ``curves.png``; tell whether it is the best yet.
+def held_out_records(out: Path) -> list[dict]:
+    """The records of ``validation.json`` in a run folder, in the order of their steps."""
+    path = out / "validation.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else []
+
+
+def is_best(out: Path, step: int, scores: dict[str, float]) -> bool:
+    """Whether no record of an earlier step has a lower "score"."""
+    score = round(scores["score"], DIGITS)
+    return all(score <= r["score"] for r in held_out_records(out) if r["step"] < step)
+
+
+def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:
+    """Add a record to ``validation.json`` and redraw ``curves.png``.
 
     Args:
         out: run folder.
-        step: after which the scores were taken; an older record of this step is replaced.
+        step: after which the scores were taken; records of this step and later ones are replaced.
         scores: with "score", the lower the better.
     """
-    path = out / "validation.json"
-    records = json.loads(path.read_text("utf-8")) if path.exists() else []
-    records = [record for record in records if record["step"] < step]
-    records.append({"step": step} | {name: round(value, 5) for name, value in scores.items()})
+    records = [record for record in held_out_records(out) if record["step"] < step]
+    records.append({"step": step} | {name: round(value, DIGITS) for name, value in scores.items()})
     text = json.dumps(records, indent=1) + "\n"
-    write_atomic(path, lambda p: Path(p).write_text(text, "utf-8"))
     write_atomic(out / "curves.png", lambda p: _curves(records, out, p))
-    return records[-1]["score"] <= min(record["score"] for record in records)
+    write_atomic(out / "validation.json", lambda p: Path(p).write_text(text, "utf-8"))
 
 
 def _curves(records: list[dict], out: Path, path: Path) -> None:
