@@ -18,6 +18,7 @@ from train.batches import MaskBank, draw_tau, draw_times
 from train.draws import Draws
 from train.lines import read_lines
 from train.presets import BRIDGE_PRESETS
+from train.run import chosen_preset
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,20 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(photos, tmp_path, mo
         assert [record["step"] for record in records] == [2, 4]
         # Nothing is left to be done the second time.
         monkeypatch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+
+
+def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):
+    monkeypatch.setattr("train.precision.can_compile", lambda device: False)
+    preset = dataclasses.replace(BRIDGE_PRESETS["debug"], compile=True)
+    args = bridge_args(runs, photos)
+    trainer = train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)
+    assert trainer.model.unet._compiled_call_impl is None
+    line = "torch cannot compile here, which needs g++ and Python's headers (python3-dev): going on"
+    assert line in capsys.readouterr().out
+    args = bridge_args(runs, photos, "--no-compile")
+    assert not chosen_preset({"debug": preset}, args).compile
+    train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)
+    assert "compile" not in capsys.readouterr().out
 
 
 def test_every_second_batch_is_larger_and_counted_so():

@@ -106,7 +106,7 @@ class BridgeTrainer:
                 fused=True,
             )
         }
-        if compiles(preset, self.device) and not args.shard:
+        if not args.shard and compiles(preset, self.device, self.processes.main):
             # One program for each of the two batch shapes: code for any shape is slower.
             self.model.unet.compile(dynamic=False)
         if not args.shard:

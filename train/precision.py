@@ -25,6 +25,18 @@ def autocast(preset: Preset, device: str | torch.device) -> contextlib.AbstractC
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
-def compiles(preset: Preset, device: str | torch.device) -> bool:
-    """Whether to compile the network: as the preset asks for, where that works."""
-    return preset.compile and can_compile(device)
+def compiles(preset: Preset, device: str | torch.device, tell: bool = True) -> bool:
+    """Whether to compile the network: as the preset asks for, where that works.
+
+    Args:
+        preset: of the run.
+        device: of the run.
+        tell: whether to print what is missing where it does not work.
+    """
+    if not preset.compile or can_compile(device):
+        return preset.compile
+    if tell:
+        gpu = torch.device(device).type == "cuda"
+        needed = "gcc and Triton" if gpu else "g++ and Python's headers (python3-dev)"
+        print(f"torch cannot compile here, which needs {needed}: going on without, more slowly")
+    return False

@@ -292,6 +292,13 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     options.add_argument("--size", type=int, help="side of the crops instead of the preset's")
     options.add_argument("--lr", type=float, help="peak learning rate instead of the preset's")
     options.add_argument(
+        "--no-compile",
+        dest="compile",
+        action="store_const",
+        const=False,
+        help="run the bridge's network as it is, whatever the preset says",
+    )
+    options.add_argument(
         "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
     )
     options.add_argument(
@@ -306,7 +313,7 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
 
 def chosen_preset(presets: dict[str, AnyPreset], args: argparse.Namespace) -> AnyPreset:
     """The preset with the command line's overrides."""
-    names = ("steps", "batch", "size", "lr")
+    names = ("steps", "batch", "size", "lr", "compile")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return dataclasses.replace(presets[args.preset], **given)
 
@@ -330,7 +337,8 @@ def describe(out: Path, preset: Preset, args: argparse.Namespace, order: dict) -
         "seed": args.seed,
         **({"order": order} if order else {}),
     }
-    # Length may be changed when a run is taken up again; all else would make it another run.
+    # The length may be changed when a run is taken up again, and what the machine at hand can do
+    # is left to it; all else would make it another run.
     text = json.dumps(config, indent=2, sort_keys=True)
     path = out / "config.json"
     if path.exists():
@@ -338,6 +346,7 @@ def describe(out: Path, preset: Preset, args: argparse.Namespace, order: dict) -
         now = json.loads(text)
         for one in (before, now):
             one["preset"].pop("steps")
+            one["preset"].pop("compile")
             one.pop("data")
         if before != now:
             raise ValueError(f"expected {out} to be empty or a run of the same configuration")
