@@ -161,6 +161,20 @@ def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch,
     assert "compile" not in capsys.readouterr().out
 
 
+def test_a_training_that_diverges_keeps_its_last_checkpoint(runs, photos, tmp_path):
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--lr", "1e30"]
+    command += ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    command += ["--out", str(tmp_path)]
+    with pytest.raises(ValueError, match="diverged at step 2 .*nan.*; there is no checkpoint yet"):
+        train.bridge.main(command)
+    assert not (tmp_path / "state.safetensors").exists()
+    train.bridge.main([*command, "--max-minutes", "0"])
+    with pytest.raises(ValueError, match="diverged at step 2 .*; the checkpoint of step 1 is kept"):
+        train.bridge.main(command)
+    assert int(load_file(tmp_path / "state.safetensors")["step"]) == 1
+    assert [record["step"] for record in read_lines(tmp_path / "log.jsonl")] == [1]
+
+
 def test_every_second_batch_is_larger_and_counted_so():
     preset = BRIDGE_PRESETS["debug"]
     assert [preset.shape(step) for step in range(4)] == [(4, 32), (1, 64), (4, 32), (1, 64)]

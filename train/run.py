@@ -104,7 +104,8 @@ def loop(
     step, seconds = load_state(out, trainer)
     if step:
         catch_up(out, trainer, preset, facts(preset, args, step, seconds), processes, track)
-    started = last = time.monotonic()
+    saved, started = step, time.monotonic()
+    last = started
     sums: dict[str, Tensor] = {}
     since = 0
     bar = tqdm(
@@ -129,6 +130,7 @@ def loop(
                 now = time.monotonic()
                 means = {name: float(value) / since for name, value in sums.items()}
                 means = {name: round(value, 6) for name, value in processes.mean(means).items()}
+                check_finite(means, step, saved)
                 drawn = preset.samples(step) - preset.samples(step - since)
                 rate = round(drawn / (now - last), 2)
                 bar.set_postfix(means)
@@ -143,6 +145,7 @@ def loop(
                 trainer.gather()
             if saving:
                 save_state(out, trainer, step, seconds + elapsed, processes)
+                saved = step
             if processes.main:
                 if drawing:
                     trainer.samples(out / "samples" / f"{step:07d}.png")
@@ -155,6 +158,26 @@ def loop(
             if ended:
                 break
     processes.wait()
+
+
+def check_finite(means: dict[str, float], step: int, saved: int) -> None:
+    """Stop a training that diverged, before it is written over its last checkpoint.
+
+    Args:
+        means: of what is logged, the same in all processes.
+        step: that was reached.
+        saved: step of the last checkpoint; 0 for none.
+
+    Raises:
+        ValueError: a mean is not finite.
+    """
+    bad = [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]
+    if bad:
+        kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+        raise ValueError(
+            f"the training diverged at step {step} ({', '.join(bad)}); {kept}: "
+            "start another run with a lower --lr"
+        )
 
 
 def judge(
