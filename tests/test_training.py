@@ -1,6 +1,7 @@
 import argparse
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from safetensors.torch import load_file
 import train.bridge
 import train.gradient
 import train.validation
+from asyncdsb.checkpoint import save_weights
 from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion
+from asyncdsb.networks import UNetConfig
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.augment import augmented
 from train.batches import MaskBank, draw_tau, draw_times
 from train.draws import Draws
 from train.lines import read_lines
-from train.presets import BRIDGE_PRESETS
+from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
 from train.run import chosen_preset
 
 
@@ -109,6 +113,23 @@ def test_a_validation_rounds_what_the_networks_multiply_and_nothing_else(runs, p
     monkeypatch.setattr(BridgeDenoiser, "context", watched)
     trainer.validate()
     assert inside == {torch.bfloat16} and outside == {False}
+
+
+def test_a_validation_judges_the_bridge_without_copied_patches(runs, photos, monkeypatch):
+    monkeypatch.setattr(train.validation, "KINDS", ("center",))
+    monkeypatch.setattr(train.validation, "STEPS", 1)
+    preset = BRIDGE_PRESETS["debug"]
+    preset = dataclasses.replace(preset, model=dataclasses.replace(preset.model, patches=0.5))
+    trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos, "--val", str(photos)))
+    restore, shares = AsyncDSBPipeline.restore_batch, []
+
+    def watched(self, *args, **settings):
+        shares.append(settings["patches"])
+        return restore(self, *args, **settings)
+
+    monkeypatch.setattr(AsyncDSBPipeline, "restore_batch", watched)
+    trainer.validate()
+    assert shares == [0]
 
 
 def test_a_log_whose_last_line_was_cut_is_gone_on_with(photos, tmp_path):
@@ -281,6 +302,47 @@ def test_starting_from_weights_keeps_them(runs, photos, tmp_path):
     )
     before, after = (load_file(f / "bridge.safetensors") for f in (weights, tmp_path / "weights"))
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_network_that_a_run_starts_from_is_told_recorded_and_taken_up(
+    runs, photos, tmp_path, capsys
+):
+    wider = dataclasses.replace(
+        BRIDGE_PRESETS["debug"].model,
+        unet=UNetConfig(24, (1, 2), 1, (False, True), 24),
+        patches=0.5,
+    )
+    save_weights(tmp_path / "start", BridgeDenoiser(wider), {})
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu"]
+    command += ["--out", str(tmp_path / "run")]
+    gradient = ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    init = ["--init", str(tmp_path / "start")]
+    train.bridge.main([*command, *gradient, *init, "--max-minutes", "0"])
+    said = r"UNetConfig\(width=24, .* instead of the preset's, UNetConfig\(width=16"
+    assert re.search(said, capsys.readouterr().out)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["preset"]["model"]["unet"]["width"] == 24
+    with pytest.raises(ValueError, match="same --init as when .* was started, got others in"):
+        other = ["--init", str(runs / "at_once" / "bridge" / "weights")]
+        train.bridge.main([*command, *gradient, *other])
+    with pytest.raises(ValueError, match="same --gradient as when .* was started, got others in"):
+        save_weights(tmp_path / "other", GradientCompletion(GRADIENT_PRESETS["debug"].model), {})
+        train.bridge.main([*command, "--gradient", str(tmp_path / "other")])
+    # The checkpoint holds all of it.
+    train.bridge.main([*command, *gradient])
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
+    description = json.loads((tmp_path / "run" / "weights" / "bridge.json").read_text())
+    assert description["training"]["steps"] == 4 and description["config"]["unet"]["width"] == 24
+
+
+def test_a_run_that_started_from_nothing_takes_no_other_start(runs, photos):
+    weights = [str(runs / "at_once" / kind / "weights") for kind in ("gradient", "bridge")]
+    with pytest.raises(ValueError, match="no --init for the run in .*, which started without"):
+        train.bridge.main(
+            ["--preset", "debug", "--data", str(photos), "--device", "cpu"]
+            + ["--gradient", weights[0], "--init", weights[1]]
+            + ["--out", str(runs / "at_once" / "bridge")]
+        )
 
 
 def test_mask_bank_draws_its_masks_only():

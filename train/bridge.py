@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from asyncdsb.checkpoint import load_weights, save_weights
-from asyncdsb.denoiser import BridgeDenoiser, Context
+from asyncdsb.checkpoint import _from_dict, file_sha256, load_weights, save_weights
+from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.networks.adm import ADMUNet, Stage
 from asyncdsb.networks.layers import ResBlock, SelfAttention
@@ -29,7 +29,7 @@ from train.photos import SAMPLE_STEP
 from train.precision import autocast, compiles, precision
 from train.presets import BRIDGE_PRESETS, BridgePreset
 from train.processes import Method, Processes, whole
-from train.run import average, chosen_preset, parser, run
+from train.run import average, chosen_preset, parser, recorded, run
 from train.validation import RestorationValidator
 
 
@@ -67,17 +67,24 @@ class BridgeTrainer:
         self, preset: BridgePreset, args: argparse.Namespace, processes: Processes | None = None
     ):
         torch.manual_seed(args.seed)
-        self.preset, self.device = preset, args.device
+        self.device = args.device
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
         self.batches = Batches(preset, args, self.processes, preset.draws)
         self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
         self.completion.to(self.device)
+        self.weights = {"gradient": file_sha256(Path(args.gradient) / "gradient.safetensors")}
         if args.init:
             self.model = load_weights(args.init, "bridge")[0].train()
+            self.weights["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
             added = [c for c in preset.model.conditions if c not in self.model.config.conditions]
             self.model = with_conditions(self.model, added)
+            if self.model.config.unet != preset.model.unet and self.processes.main:
+                print(
+                    f"training the network of {args.init}, {self.model.config.unet}, "
+                    f"instead of the preset's, {preset.model.unet}"
+                )
         else:
-            self.model = BridgeDenoiser(preset.model)
+            self.model = BridgeDenoiser(started_with(args.out) or preset.model)
         # Weights that are spread must lie in memory as they are counted.
         layout = torch.contiguous_format if args.shard else torch.channels_last
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
@@ -87,9 +94,10 @@ class BridgeTrainer:
             if not isinstance(self.model.unet, ADMUNet):
                 raise ValueError(
                     "expected weights of an ADM network for a preset with checkpointing, got "
-                    f"{self.config.unet.kind} in {args.init}"
+                    f"{self.config.unet.kind} in {args.init or args.out}"
                 )
             self.model.unet.checkpointing = True
+        self.preset = preset = replace(preset, model=self.config)
         self.ema = average(self.model, preset.ema)
         # The averaged weights as samples, validation and export use them.
         self.averaged: BridgeDenoiser | None = cast(BridgeDenoiser, self.ema.module)
@@ -279,11 +287,22 @@ def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:
     return wider
 
 
+def started_with(out: str | Path) -> BridgeConfig | None:
+    """The configuration of a run that was started with ``--init``; None for any other folder."""
+    before = recorded(out)
+    if "init" not in before.get("weights", {}):
+        return None
+    return _from_dict(BridgeConfig, before["preset"]["model"])
+
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; see :func:`train.run.parser` for what it has in common."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
     options.add_argument("--gradient", required=True, help="weights folder of train.gradient")
-    options.add_argument("--init", help="weights folder of a bridge to start from")
+    options.add_argument(
+        "--init",
+        help="weights folder of a bridge to start from and to train, whatever the preset's network",
+    )
     options.add_argument(
         "--shard",
         action="store_true",

@@ -40,6 +40,7 @@ class GradientTrainer:
     ):
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
+        self.weights: dict[str, str] = {}
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
         self.batches = Batches(preset, args, self.processes)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,11 +29,23 @@ from train.validation import held_out_records, is_best, keep_scores
 
 
 class Trainer(Protocol):
-    """What :func:`run` needs of a trainer."""
+    """What :func:`run` needs of a trainer.
+
+    Attributes:
+        batches: where samples come from.
+        modules: what has weights, by name.
+        optimizers: by name.
+        weights: SHA-256 of the files of weights that the command line gives, by option.
+    """
 
     batches: Batches
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
+    weights: dict[str, str]
+
+    @property
+    def preset(self) -> Preset:
+        """What is trained."""
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on this process's share of the batch of a step; return scalar tensors to log."""
@@ -83,7 +95,7 @@ def run(
     trainer = make(preset, args, processes)
     if processes.main:
         (out / "samples").mkdir(parents=True, exist_ok=True)
-        describe(out, preset, args, trainer.batches.photos.identity)
+        describe(out, trainer, args)
         record_start(out, args, processes)
     processes.wait()
     tracker = args.tracker if processes.main else None
@@ -341,39 +353,59 @@ def chosen_preset(presets: dict[str, AnyPreset], args: argparse.Namespace) -> An
     return dataclasses.replace(presets[args.preset], **given)
 
 
-def describe(out: Path, preset: Preset, args: argparse.Namespace, order: dict) -> None:
+def recorded(out: str | Path) -> dict:
+    """What ``config.json`` in a run folder says; empty if there is none."""
+    path = Path(out) / "config.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
     """Write the configuration once; refuse to resume a run with another one.
 
     Args:
         out: run folder.
-        preset: with the command line's overrides.
+        trainer: made from the command line.
         args: of the command line.
-        order: what the order of the photographs depends on.
 
     Raises:
-        ValueError: if the folder holds a run of another configuration.
+        ValueError: if the folder holds a run of another configuration, or from other weights.
     """
-    config = {
-        "preset": dataclasses.asdict(preset),
+    order, before = trainer.batches.photos.identity, recorded(out)
+    config: dict[str, Any] = {
+        "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
         "shares": args.shares,
         "seed": args.seed,
         **({"order": order} if order else {}),
+        **({"weights": trainer.weights} if trainer.weights else {}),
     }
+    if "weights" in before:
+        for name, checksum in trainer.weights.items():
+            if name not in before["weights"]:
+                raise ValueError(
+                    f"expected no --{name} for the run in {out}, which started without, "
+                    f"got {getattr(args, name)}"
+                )
+            if checksum != before["weights"][name]:
+                raise ValueError(
+                    f"expected the same --{name} as when the run in {out} was started, "
+                    f"got others in {getattr(args, name)}"
+                )
+        # A run goes on from its checkpoint: what it started from need not be given again.
+        config["weights"] = before["weights"]
     # The length may be changed when a run is taken up again, and what the machine at hand can do
     # is left to it; all else would make it another run.
     text = json.dumps(config, indent=2, sort_keys=True)
-    path = out / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text("utf-8"))
+    if before:
         now = json.loads(text)
         for one in (before, now):
             one["preset"].pop("steps")
             one["preset"].pop("compile")
             one.pop("data")
+            one.pop("weights", None)
         if before != now:
             raise ValueError(f"expected {out} to be empty or a run of the same configuration")
-    write_atomic(path, lambda p: Path(p).write_text(text + "\n", "utf-8"))
+    write_atomic(out / "config.json", lambda p: Path(p).write_text(text + "\n", "utf-8"))
 
 
 def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -> dict:
