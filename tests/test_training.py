@@ -22,7 +22,7 @@ from train.batches import MaskBank, draw_tau, draw_times
 from train.draws import Draws
 from train.lines import read_lines
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
-from train.run import chosen_preset
+from train.run import Average, chosen_preset
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +194,28 @@ def test_a_training_that_diverges_keeps_its_last_checkpoint(runs, photos, tmp_pa
         train.bridge.main(command)
     assert int(load_file(tmp_path / "state.safetensors")["step"]) == 1
     assert [record["step"] for record in read_lines(tmp_path / "log.jsonl")] == [1]
+
+
+def test_the_average_starts_with_the_first_weights_and_forgets_ever_more_slowly():
+    module = torch.nn.Linear(3, 2)
+    ema = Average(module, decay=0.2)
+    wanted = module.weight.detach().clone()
+    for n in range(4):
+        torch.nn.init.normal_(module.weight)
+        ema.update_parameters(module)
+        decay = min(0.2, (1 + n) / (10 + n)) if n else 0
+        wanted = decay * wanted + (1 - decay) * module.weight.detach()
+        torch.testing.assert_close(ema.module.weight.detach(), wanted)
+    assert int(ema.n_averaged) == 4
+
+
+def test_the_average_reads_nothing_back_from_its_device():
+    """The meta device has nothing to be read."""
+    module = torch.nn.Linear(3, 2, device="meta")
+    ema = Average(module, decay=0.2)
+    for _ in range(2):
+        ema.update_parameters(module)
+    assert int(ema.n_averaged) == 2
 
 
 def test_every_second_batch_is_larger_and_counted_so():

@@ -29,7 +29,7 @@ from train.photos import SAMPLE_STEP
 from train.precision import autocast, compiles, precision
 from train.presets import BRIDGE_PRESETS, BridgePreset
 from train.processes import Method, Processes, whole
-from train.run import average, chosen_preset, parser, recorded, run
+from train.run import Average, chosen_preset, parser, recorded, run
 from train.validation import RestorationValidator
 
 
@@ -98,7 +98,7 @@ class BridgeTrainer:
                 )
             self.model.unet.checkpointing = True
         self.preset = preset = replace(preset, model=self.config)
-        self.ema = average(self.model, preset.ema)
+        self.ema = Average(self.model, preset.ema)
         # The averaged weights as samples, validation and export use them.
         self.averaged: BridgeDenoiser | None = cast(BridgeDenoiser, self.ema.module)
         if args.shard:

@@ -22,7 +22,7 @@ from train.batches import Batches
 from train.precision import autocast
 from train.presets import GRADIENT_PRESETS, GradientPreset
 from train.processes import Method, Processes
-from train.run import average, chosen_preset, parser, run
+from train.run import Average, chosen_preset, parser, run
 from train.validation import GradientValidator
 
 
@@ -46,7 +46,7 @@ class GradientTrainer:
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
         self.model = GradientCompletion(preset.model).to(self.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
-        self.ema = average(self.model, preset.ema)
+        self.ema = Average(self.model, preset.ema)
         self.averaged = cast(GradientCompletion, self.ema.module)
         self.modules: dict[str, nn.Module] = {
             "model": self.model,

@@ -63,8 +63,6 @@ class Trainer(Protocol):
         """Write the averaged weights in the form that the pipeline loads."""
 
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
 TRACKERS = ("tensorboard", "wandb")
 """Programs that can be told the log as well."""
 
@@ -423,15 +421,28 @@ def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -
     }
 
 
-def average(module: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``."""
+class Average(AveragedModel):
+    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``.
 
-    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
-        n = float(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(averages, current, weight)
+    Args:
+        module: what is averaged; the average is a copy of it, buffers as they last were.
+        decay: largest, in [0, 1).
+    """
 
-    return AveragedModel(module, multi_avg_fn=update)
+    def __init__(self, module: nn.Module, decay: float):
+        super().__init__(module)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the present weights, the first of which count alone."""
+        # The count stays on the host, where torch's own method reads it back from the GPU.
+        n = int(self.n_averaged)
+        weight = 1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
+        for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(current)
+        self.n_averaged += 1
 
 
 def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
