@@ -12,7 +12,7 @@ from torch import Tensor
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
 from train.augment import augmented
-from train.draws import Draws
+from train.draws import Draws, to_device
 from train.photos import SAMPLE_STEP, SHOWN, PhotoBank, PhotoStream
 from train.presets import BridgePreset, Preset
 from train.processes import Processes
@@ -72,7 +72,7 @@ class MaskBank:
         """
         which = draws.randint(0, len(self.packed))
         turn = draws.one(8)
-        packed = self.packed[which.to(self.packed.device)]
+        packed = self.packed[to_device(which, self.packed.device)]
         bits = (packed[:, :, None] >> self.shifts) & 1
         masks = bits.view(len(which), 1, self.size, self.size).float()
         masks = masks.rot90(turn % 4, (2, 3))
@@ -192,11 +192,11 @@ def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws)
     if preset.tau_range is not None:
         ends = torch.tensor(preset.tau_range).expand(count, 2)
     synchronous = draws.rand(1) < preset.synchronous
-    ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends).to(device)
-    low, high = ends.view(count, 2, 1, 1, 1).unbind(1)
-    smooth = draws.rand() < preset.smooth_tau
-    field = draws.rand(1, 5, 5).to(device)
+    ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends)
+    low, high = to_device(ends, device).view(count, 2, 1, 1, 1).unbind(1)
+    smooth = to_device(draws.rand() < preset.smooth_tau, device).view(-1, 1, 1, 1)
+    field = to_device(draws.rand(1, 5, 5), device)
     field = F.interpolate(field, mask.shape[2:], mode="bicubic").clamp(0, 1)
     relative = relative_gradient(gradient, preset.model.blur_sigma, mask)
-    relative = torch.where(smooth.view(-1, 1, 1, 1).to(device), field, relative)
+    relative = torch.where(smooth, field, relative)
     return low + (high - low) * relative

@@ -24,7 +24,7 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from train.batches import Batches, draw_tau, draw_times
-from train.draws import Draws
+from train.draws import Draws, to_device
 from train.photos import SAMPLE_STEP
 from train.precision import autocast, compiles, precision
 from train.presets import BRIDGE_PRESETS, BridgePreset
@@ -160,7 +160,7 @@ class BridgeTrainer:
         image, mask, gradient = (
             x.repeat_interleave(preset.draws, 0) for x in (image, mask, gradient)
         )
-        t = draw_times(preset, draws).to(self.device)
+        t = to_device(draw_times(preset, draws), self.device)
         tau = draw_tau(preset, gradient, mask, draws)
         noise, z = self.batches.noise(step, draws.rows, 2, *image.shape[1:]).unbind(1)
         context = self.model.context(image, mask, gradient, self._bridges(draws), noise)
@@ -203,7 +203,7 @@ class BridgeTrainer:
             chosen = draws.rand() < 0.5
         else:
             chosen = torch.full((len(draws),), self.config.bridges[0] == "stochastic")
-        return chosen.to(self.device)
+        return to_device(chosen, self.device)
 
     def gather(self) -> None:
         """Put the averaged weights together in the main process, if they are spread."""

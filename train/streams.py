@@ -38,6 +38,7 @@ from webdataset.tariterators import tar_file_iterator
 from asyncdsb.data import SUFFIXES, scaled_size
 from asyncdsb.images import read_image
 from train.corpus import INDEX, parse_index, read_index
+from train.draws import to_device
 
 WAITS = (1.0, 4.0, 16.0)
 """Seconds before a shard is opened again that could not be read; then it is given up."""
@@ -308,10 +309,7 @@ class CropStream:
                 future.cancel()
             self._pending.clear()
             raise
-        crops = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            crops = crops.pin_memory()
-        crops = crops.to(self.device, non_blocking=True)
+        crops = to_device(torch.from_numpy(pixels), self.device)
         return crops.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
     def records(self, lane: int, position: int = 0) -> Iterator[Record]:
