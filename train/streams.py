@@ -35,7 +35,7 @@ from webdataset.gopen import Pipe, gopen
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tar_file_iterator
 
-from asyncdsb.data import SUFFIXES, scaled_size
+from asyncdsb.data import is_picture_name, scaled_size
 from asyncdsb.images import read_image
 from train.corpus import INDEX, parse_index, read_index
 from train.draws import to_device
@@ -130,7 +130,7 @@ def read_shard(source: Source) -> Iterator[Record]:
     def pictures() -> Iterator[Record]:
         count, expected = 0, source.records
         with _opened(source.url) as stream:
-            for file in tar_file_iterator(stream, select_files=_is_picture):
+            for file in tar_file_iterator(stream, select_files=is_picture_name):
                 count += 1
                 if expected is not None and count > expected:
                     raise tarfile.ReadError(f"expected {expected} pictures, got more")
@@ -540,7 +540,3 @@ def _listed(url: str) -> list[Source]:
 
 def _remote(url: str) -> bool:
     return "://" in url or url.startswith("pipe:")
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
