@@ -175,5 +175,5 @@ def test_shares_decide_how_often_each_folder_is_drawn(tmp_path):
 
 
 def test_too_large_crops_are_refused(folder):
-    with pytest.raises(ValueError, match="at least 50 x 50 pixels, got at most 40"):
+    with pytest.raises(ValueError, match="crops of 50 x 50 pixels, got copies of at most 40 on"):
         PhotoBank([folder], [40]).crops(50, draws(1, 0))

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import refusal
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -35,11 +36,11 @@ def runs(tmp_path_factory, photos):
         for stop in stops:
             # A time limit of zero stops after one step; the second call takes it up again.
             limit = ["--max-minutes", stop] if stop == "0" else []
-            train.gradient.main([*common, str(root / name / "gradient"), *limit])
+            assert train.gradient.main([*common, str(root / name / "gradient"), *limit]) == 0
         for stop in stops:
             limit = ["--max-minutes", stop] if stop == "0" else []
             weights = ["--gradient", str(root / "at_once" / "gradient" / "weights")]
-            train.bridge.main([*common, str(root / name / "bridge"), *weights, *limit])
+            assert train.bridge.main([*common, str(root / name / "bridge"), *weights, *limit]) == 0
     return root
 
 
@@ -85,10 +86,9 @@ def test_a_run_scores_held_out_photos_and_keeps_the_best_weights(runs, program, 
 
 
 def test_validation_does_not_change_the_training(runs, photos, tmp_path):
-    train.bridge.main(
-        ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--out", str(tmp_path)]
-        + ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
-    )
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu"]
+    command += ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    assert train.bridge.main([*command, "--out", str(tmp_path)]) == 0
     states = [load_file(f / "state.safetensors") for f in (tmp_path, runs / "at_once" / "bridge")]
     for key in states[0].keys() - {"seconds"}:
         assert torch.equal(states[0][key], states[1][key]), key
@@ -135,16 +135,18 @@ def test_a_validation_judges_the_bridge_without_copied_patches(runs, photos, mon
 def test_a_log_whose_last_line_was_cut_is_gone_on_with(photos, tmp_path):
     command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
     command += ["--val", str(photos), "--out", str(tmp_path)]
-    train.gradient.main([*command, "--max-minutes", "0"])
+    assert train.gradient.main([*command, "--max-minutes", "0"]) == 0
     log = tmp_path / "log.jsonl"
     log.write_text(log.read_text() + '{"step": 2, "samples_per')
-    train.gradient.main(command)
+    assert train.gradient.main(command) == 0
     assert [record["step"] for record in read_lines(log)] == [1, 2, 4]
     assert len(log.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("stopped", ["export", "validate"])
-def test_a_run_stopped_after_its_last_checkpoint_catches_up(photos, tmp_path, monkeypatch, stopped):
+def test_a_run_stopped_after_its_last_checkpoint_catches_up(
+    photos, tmp_path, monkeypatch, capsys, stopped
+):
     command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
     command += ["--val", str(photos), "--out", str(tmp_path)]
     work = getattr(train.gradient.GradientTrainer, stopped)
@@ -155,11 +157,11 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(photos, tmp_path, mo
             raise OSError("No space left on device")
         return work(self, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
-        train.gradient.main(command)
+        assert "No space left" in refusal(train.gradient.main, command, capsys)
     for _ in range(2):
-        train.gradient.main(command)
+        assert train.gradient.main(command) == 0
         description = json.loads((tmp_path / "weights" / "gradient.json").read_text())
         assert description["training"]["steps"] == 4
         records = json.loads((tmp_path / "validation.json").read_text())
@@ -182,16 +184,16 @@ def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch,
     assert "compile" not in capsys.readouterr().out
 
 
-def test_a_training_that_diverges_keeps_its_last_checkpoint(runs, photos, tmp_path):
+def test_a_training_that_diverges_keeps_its_last_checkpoint(runs, photos, tmp_path, capsys):
     command = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--lr", "1e30"]
     command += ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
     command += ["--out", str(tmp_path)]
-    with pytest.raises(ValueError, match="diverged at step 2 .*nan.*; there is no checkpoint yet"):
-        train.bridge.main(command)
+    said = refusal(train.bridge.main, command, capsys)
+    assert re.search("diverged at step 2 .*nan.*; there is no checkpoint yet", said)
     assert not (tmp_path / "state.safetensors").exists()
-    train.bridge.main([*command, "--max-minutes", "0"])
-    with pytest.raises(ValueError, match="diverged at step 2 .*; the checkpoint of step 1 is kept"):
-        train.bridge.main(command)
+    assert train.bridge.main([*command, "--max-minutes", "0"]) == 0
+    said = refusal(train.bridge.main, command, capsys)
+    assert re.search("diverged at step 2 .*; the checkpoint of step 1 is kept", said)
     assert int(load_file(tmp_path / "state.safetensors")["step"]) == 1
     assert [record["step"] for record in read_lines(tmp_path / "log.jsonl")] == [1]
 
@@ -307,21 +309,18 @@ def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
     assert pipe(np.zeros((64, 64, 3), np.uint8), mask, steps=2).image.size == (64, 64)
 
 
-def test_another_configuration_does_not_resume(runs, photos):
-    with pytest.raises(ValueError, match="same configuration"):
-        train.gradient.main(
-            ["--preset", "debug", "--data", str(photos), "--batch", "8", "--device", "cpu"]
-            + ["--out", str(runs / "at_once" / "gradient")]
-        )
+def test_another_configuration_does_not_resume(runs, photos, capsys):
+    command = ["--preset", "debug", "--data", str(photos), "--batch", "8", "--device", "cpu"]
+    command += ["--out", str(runs / "at_once" / "gradient")]
+    assert "same configuration" in refusal(train.gradient.main, command, capsys)
 
 
 def test_starting_from_weights_keeps_them(runs, photos, tmp_path):
     weights = runs / "at_once" / "bridge" / "weights"
-    train.bridge.main(
-        ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--lr", "0"]
-        + ["--out", str(tmp_path), "--init", str(weights), "--max-minutes", "0"]
-        + ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
-    )
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--lr", "0"]
+    command += ["--out", str(tmp_path), "--init", str(weights), "--max-minutes", "0"]
+    command += ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    assert train.bridge.main(command) == 0
     before, after = (load_file(f / "bridge.safetensors") for f in (weights, tmp_path / "weights"))
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -339,32 +338,62 @@ def test_the_network_that_a_run_starts_from_is_told_recorded_and_taken_up(
     command += ["--out", str(tmp_path / "run")]
     gradient = ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
     init = ["--init", str(tmp_path / "start")]
-    train.bridge.main([*command, *gradient, *init, "--max-minutes", "0"])
+    assert train.bridge.main([*command, *gradient, *init, "--max-minutes", "0"]) == 0
     said = r"UNetConfig\(width=24, .* instead of the preset's, UNetConfig\(width=16"
     assert re.search(said, capsys.readouterr().out)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["preset"]["model"]["unet"]["width"] == 24
-    with pytest.raises(ValueError, match="same --init as when .* was started, got others in"):
-        other = ["--init", str(runs / "at_once" / "bridge" / "weights")]
-        train.bridge.main([*command, *gradient, *other])
-    with pytest.raises(ValueError, match="same --gradient as when .* was started, got others in"):
-        save_weights(tmp_path / "other", GradientCompletion(GRADIENT_PRESETS["debug"].model), {})
-        train.bridge.main([*command, "--gradient", str(tmp_path / "other")])
+    other = ["--init", str(runs / "at_once" / "bridge" / "weights")]
+    said = refusal(train.bridge.main, [*command, *gradient, *other], capsys)
+    assert re.search("same --init as when .* was started, got others in", said)
+    save_weights(tmp_path / "other", GradientCompletion(GRADIENT_PRESETS["debug"].model), {})
+    said = refusal(train.bridge.main, [*command, "--gradient", str(tmp_path / "other")], capsys)
+    assert re.search("same --gradient as when .* was started, got others in", said)
     # The checkpoint holds all of it.
-    train.bridge.main([*command, *gradient])
+    assert train.bridge.main([*command, *gradient]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
     description = json.loads((tmp_path / "run" / "weights" / "bridge.json").read_text())
     assert description["training"]["steps"] == 4 and description["config"]["unet"]["width"] == 24
 
 
-def test_a_run_that_started_from_nothing_takes_no_other_start(runs, photos):
+def test_a_run_that_started_from_nothing_takes_no_other_start(runs, photos, capsys):
     weights = [str(runs / "at_once" / kind / "weights") for kind in ("gradient", "bridge")]
-    with pytest.raises(ValueError, match="no --init for the run in .*, which started without"):
-        train.bridge.main(
-            ["--preset", "debug", "--data", str(photos), "--device", "cpu"]
-            + ["--gradient", weights[0], "--init", weights[1]]
-            + ["--out", str(runs / "at_once" / "bridge")]
-        )
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu"]
+    command += ["--gradient", weights[0], "--init", weights[1]]
+    command += ["--out", str(runs / "at_once" / "bridge")]
+    said = refusal(train.bridge.main, command, capsys)
+    assert re.search("no --init for the run in .*, which started without", said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data", "nowhere"], "found nothing at nowhere"),
+        (["--accumulate", "0"], "--accumulate of at least 1, got 0"),
+        (["--accumulate", "3"], "1 processes x 3 parts, got one of 4 samples"),
+        (["--batch", "0"], "batch of at least one sample, got 0"),
+        (
+            ["--size", "64"],
+            "at most 96 pixels, the largest short side at which photos are kept, got"
+            " 128, twice --size",
+        ),
+    ],
+)
+def test_a_command_that_cannot_be_is_refused_in_one_line(photos, tmp_path, capsys, options, said):
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
+    text = refusal(train.gradient.main, [*command, "--out", str(tmp_path), *options], capsys)
+    assert text.splitlines()[-1].startswith("train.gradient: error: ") and said in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_photos_too_small_for_the_crops_are_told_before_the_training(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (80, 80)).save(tmp_path / "photos" / "a.png")
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(tmp_path / "photos")]
+    command += ["--size", "48", "--out", str(tmp_path / "run")]
+    said = refusal(train.gradient.main, command, capsys)
+    assert "holds crops of 96 x 96 pixels, got copies of at most 64 on the short side" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_mask_bank_draws_its_masks_only():
@@ -454,9 +483,9 @@ def test_batches_that_do_not_divide_are_refused(batch, draws, large_every):
         )
 
 
-def test_checkpointing_is_not_dropped_without_a_word(tmp_path, photos, runs):
+def test_checkpointing_is_not_dropped_without_a_word(tmp_path, photos, runs, capsys):
     weights = [str(runs / "at_once" / kind / "weights") for kind in ("gradient", "bridge")]
     options = ["--preset", "paper", "--size", "64", "--batch", "1", "--device", "cpu"]
     options += ["--gradient", weights[0], "--init", weights[1], "--data", str(photos)]
-    with pytest.raises(ValueError, match="ADM network for a preset with checkpointing, got unet"):
-        train.bridge.main([*options, "--out", str(tmp_path)])
+    said = refusal(train.bridge.main, [*options, "--out", str(tmp_path)], capsys)
+    assert "ADM network for a preset with checkpointing, got unet" in said

@@ -87,6 +87,10 @@ class Batches:
         args: of the command line.
         processes: that share every batch.
         draws: samples that share a photo and its mask.
+
+    Raises:
+        ValueError: a batch that does not divide, crops too large for the photos, or photos as
+            :class:`train.photos.PhotoBank` and :class:`train.photos.PhotoStream`.
     """
 
     def __init__(
@@ -94,14 +98,25 @@ class Batches:
     ):
         self.preset, self.seed, self.each = preset, args.seed, draws
         self.processes, self.parts = processes, args.accumulate
+        if self.parts < 1:
+            raise ValueError(f"expected --accumulate of at least 1, got {self.parts}")
+        sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
+        largest, kept = sides[-1], max(preset.short_sides)
+        # Better now than later.
         for step in {0, max(0, preset.large_every - 1)}:
-            processes.rows(preset.shape(step)[0] // draws, 0, self.parts)  # Better now than later.
+            processes.rows(preset.shape(step)[0], 0, self.parts, draws)
+        if largest > kept:
+            twice = ", twice --size" if len(sides) > 1 else ""
+            raise ValueError(
+                f"expected crops of at most {kept} pixels, the largest short side at which photos "
+                f"are kept, got {largest}{twice}"
+            )
         self.photos: PhotoBank | PhotoStream
         if args.stream:
             self.photos = PhotoStream(preset, args, processes, draws)
         else:
             self.photos = PhotoBank(args.data, preset.short_sides, args.device, args.shares)
-        sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
+            self.photos.holding(largest)
         self.masks = {
             side: MaskBank(
                 side,
@@ -144,9 +159,8 @@ class Batches:
             (B / draws, 1, H, H).
         """
         count, side = self.preset.shape(step)
-        count //= self.each
-        rows = self.processes.rows(count, part, self.parts)
-        draws = Draws(self.generator(step), count, rows)
+        rows = self.processes.rows(count, part, self.parts, self.each)
+        draws = Draws(self.generator(step), count // self.each, rows)
         return draws.each(self.each), *self._drawn(self.photos.crops(side, draws, step), draws)
 
     def close(self) -> None:

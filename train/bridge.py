@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,7 @@ from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from train.batches import Batches, draw_tau, draw_times
 from train.draws import Draws, to_device
+from train.options import guarded
 from train.photos import SAMPLE_STEP
 from train.precision import autocast, compiles, precision
 from train.presets import BRIDGE_PRESETS, BridgePreset
@@ -311,11 +313,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return options.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
     args = arguments(argv)
-    run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
+
+    def work() -> None:
+        run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
+
+    return guarded("train.bridge", work)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,7 @@ python -m train.gradient --preset cpu --data PHOTOS --out runs/gradient
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator
 from train.batches import Batches
+from train.options import guarded
 from train.precision import autocast
 from train.presets import GRADIENT_PRESETS, GradientPreset
 from train.processes import Method, Processes
@@ -149,11 +151,15 @@ class GradientTrainer:
         self.ema.train()
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
     args = parser("train.gradient", GRADIENT_PRESETS, __doc__).parse_args(argv)
-    run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args)
+
+    def work() -> None:
+        run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args)
+
+    return guarded("train.gradient", work)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

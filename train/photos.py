@@ -85,6 +85,16 @@ class PhotoBank:
         """What the order of the photographs depends on, beside the seed and the photographs."""
         return {}
 
+    def holding(self, size: int) -> Tensor:
+        """Which copies hold a square crop of this side, (n,) of int64; ValueError if none does."""
+        fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()
+        if len(fits) == 0:
+            raise ValueError(
+                f"expected a photo that holds crops of {size} x {size} pixels, got copies of at "
+                f"most {int(self.sizes.amin(1).max())} on the short side: photos are not enlarged"
+            )
+        return fits
+
     def crops(self, size: int, draws: Draws, step: int = 0) -> Tensor:
         """Random square crops, each mirrored with probability one half.
 
@@ -102,12 +112,7 @@ class PhotoBank:
         Raises:
             ValueError: if no photo is large enough.
         """
-        fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()
-        if len(fits) == 0:
-            raise ValueError(
-                f"expected a photo of at least {size} x {size} pixels, "
-                f"got at most {int(self.sizes.amin(1).max())} on the short side"
-            )
+        fits = self.holding(size)
         which = fits[self._choice(self.groups[fits], draws)]
         free = self.sizes[which] - size + 1
         corner = (draws.rand(2) * free).long()
