@@ -349,6 +349,10 @@ def test_the_network_that_a_run_starts_from_is_told_recorded_and_taken_up(
     save_weights(tmp_path / "other", GradientCompletion(GRADIENT_PRESETS["debug"].model), {})
     said = refusal(train.bridge.main, [*command, "--gradient", str(tmp_path / "other")], capsys)
     assert re.search("same --gradient as when .* was started, got others in", said)
+    state = tmp_path / "run" / "state.safetensors"
+    state.rename(tmp_path / "away")
+    assert "expected --init again" in refusal(train.bridge.main, [*command, *gradient], capsys)
+    (tmp_path / "away").rename(state)
     # The checkpoint holds all of it.
     assert train.bridge.main([*command, *gradient]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == config

@@ -290,10 +290,16 @@ def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:
 
 
 def started_with(out: str | Path) -> BridgeConfig | None:
-    """The configuration of a run that was started with ``--init``; None for any other folder."""
+    """The configuration of a run that was started with ``--init``; None for any other folder.
+
+    Raises:
+        ValueError: the run has no checkpoint to go on from.
+    """
     before = recorded(out)
     if "init" not in before.get("weights", {}):
         return None
+    if not (Path(out) / "state.safetensors").exists():
+        raise ValueError(f"expected --init again, as the run in {out} has no checkpoint yet")
     return _from_dict(BridgeConfig, before["preset"]["model"])
 
 

@@ -159,7 +159,8 @@ def loop(
             if processes.main:
                 if drawing:
                     trainer.samples(out / "samples" / f"{step:07d}.png")
-                trained = facts(preset, args, step, seconds + elapsed)
+                if saving or judging:
+                    trained = facts(preset, args, step, seconds + elapsed)
                 if saving:
                     trainer.export(out / "weights", trained)
                 if judging:
