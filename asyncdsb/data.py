@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from PIL import Image
 
@@ -20,15 +20,27 @@ class Photo:
     """A photo that was found but not read yet.
 
     Attributes:
-        key: the file's stem, the same whether a photo lies in a folder or in a tar.
-        read: returns it as an RGB picture; ValueError if it cannot be read. Other processes can
-            call it too.
+        key: the file's stem, the same whether a photo lies in a folder or in a tar; numbered where
+            it comes again.
+        read: returns it as an RGB picture; ValueError with the source if it cannot be read. Other
+            processes can call it too.
         source: the file's path, or a tar file's path, a slash and the member's name.
     """
 
     key: str
     read: Callable[[], Image.Image]
     source: str
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file is called like a picture, and not like what macOS hides beside them."""
+    path = PurePath(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder and all its folders, sorted; those with hidden names left out."""
+    return sorted(p for p in folder.rglob("*") if is_picture_name(p.name) and p.is_file())
 
 
 def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
@@ -51,7 +63,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
         if not path.exists():
             raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
         if path.is_dir():
-            files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+            files = pictures_in(path)
             photos += [_from_file(p) for p in files]
             if not files:
                 photos += [photo for p in sorted(path.glob("[!.]*.tar")) for photo in _from_tar(p)]
@@ -64,7 +76,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
             photos.append(_from_file(path))
     if not photos:
         raise ValueError(f"expected photos, found none in {', '.join(map(str, places))}")
-    return photos
+    return _numbered(photos)
 
 
 def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]]:
@@ -77,15 +89,38 @@ def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]
         yield photo.key, photo.read()
 
 
+def _numbered(photos: Iterable[Photo]) -> list[Photo]:
+    """The photos with different keys: those that come again have a number that none has yet."""
+    found = list(photos)
+    taken, seen = {photo.key for photo in found}, set()
+    numbers: dict[str, int] = {}
+    for index, photo in enumerate(found):
+        key = photo.key
+        while key in seen or (key != photo.key and key in taken):
+            numbers[photo.key] = numbers.get(photo.key, 1) + 1
+            key = f"{photo.key}-{numbers[photo.key]}"
+        seen.add(key)
+        found[index] = replace(photo, key=key)
+    return found
+
+
 def _from_file(path: Path) -> Photo:
-    return Photo(path.stem, partial(read_image, path), str(path))
+    return Photo(path.stem, partial(_read_file, path), str(path))
+
+
+def _read_file(path: Path) -> Image.Image:
+    try:
+        return read_image(path)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path.name}: ")
+        raise ValueError(f"{path}: {reason}") from error
 
 
 def _from_tar(path: Path) -> list[Photo]:
     try:
         # Uncompressed only: a member is then read from its place, without its neighbours.
         with tarfile.open(path, "r:") as shard:
-            members = [m for m in shard if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+            members = [m for m in shard if m.isfile() and is_picture_name(m.name)]
     except tarfile.TarError as error:
         raise ValueError(f"expected an uncompressed tar file, got {path}: {error}") from None
 
@@ -93,17 +128,22 @@ def _from_tar(path: Path) -> list[Photo]:
     return [
         Photo(
             Path(m.name).stem,
-            partial(_read_member, path, m.offset_data, m.size),
+            partial(_read_member, path, m.name, m.offset_data, m.size),
             f"{path}/{m.name}",
         )
         for m in members
     ]
 
 
-def _read_member(path: Path, offset: int, size: int) -> Image.Image:
+def _read_member(path: Path, name: str, offset: int, size: int) -> Image.Image:
     with open(path, "rb") as file:
         file.seek(offset)
-        return read_image(file.read(size))
+        data = file.read(size)
+    try:
+        return read_image(data)
+    except ValueError as error:
+        reason = str(error).removeprefix("the picture: ")
+        raise ValueError(f"{path}/{name}: {reason}") from error
 
 
 def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:

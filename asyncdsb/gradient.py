@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,23 @@ from asyncdsb.networks.layers import without_autocast
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
+
+
+# Not in inference mode: what is kept must serve a training, too.
+@functools.cache
+@torch.inference_mode(False)
+def luma_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """:data:`LUMA` as (1, 3, 1, 1), copied to a device once: each copy would be waited for."""
+    return torch.tensor(LUMA, device=device, dtype=dtype).view(1, 3, 1, 1)
+
+
+@functools.cache
+@torch.inference_mode(False)
+def _sobel(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Kernels of the horizontal and the vertical slope, (2, 1, 3, 3)."""
+    smooth = torch.tensor([1.0, 2.0, 1.0], device=device, dtype=dtype) / 4
+    slope = torch.tensor([-1.0, 0.0, 1.0], device=device, dtype=dtype)
+    return torch.stack([smooth[:, None] * slope, slope[:, None] * smooth])[:, None]
 
 
 def image_gradient(image: Tensor) -> Tensor:
@@ -27,13 +45,11 @@ def image_gradient(image: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W) in [0, 1].
     """
-    weights = torch.tensor(LUMA, device=image.device, dtype=image.dtype).view(1, 3, 1, 1)
+    weights = luma_weights(image.device, image.dtype)
     luma = (weights * image).sum(1, keepdim=True) / 2  # differences only: range 1, offset free
-    smooth = torch.tensor([1.0, 2.0, 1.0], device=image.device, dtype=image.dtype) / 4
-    slope = torch.tensor([-1.0, 0.0, 1.0], device=image.device, dtype=image.dtype)
-    kernels = torch.stack([smooth[:, None] * slope[None, :], slope[:, None] * smooth[None, :]])
+    kernels = _sobel(image.device, image.dtype)
     with without_autocast(image):
-        xy = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels[:, None])
+        xy = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels)
     return (xy**2).sum(1, keepdim=True).sqrt().clamp(max=1)
 
 

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asyncdsb.networks.layers import without_autocast
+
 STRATEGIES = ("gradient", "uniform", "inward")
 
 
@@ -271,10 +273,11 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     x = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    rows = F.pad(image, (radius, radius, 0, 0), mode="replicate")
-    rows = F.conv2d(rows, kernel.view(1, 1, 1, -1))
-    columns = F.pad(rows, (0, 0, radius, radius), mode="replicate")
-    return F.conv2d(columns, kernel.view(1, 1, -1, 1))
+    with without_autocast(image):
+        rows = F.pad(image, (radius, radius, 0, 0), mode="replicate")
+        rows = F.conv2d(rows, kernel.view(1, 1, 1, -1))
+        columns = F.pad(rows, (0, 0, radius, radius), mode="replicate")
+        return F.conv2d(columns, kernel.view(1, 1, -1, 1))
 
 
 def _range_over(values: Tensor, hole: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,9 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture.save(folder / f"{key}.jpg", quality=95)
             tar.add(folder / f"{key}.jpg", f"{key}.jpg")
     return folder / "photos.tar"
+
+
+def refusal(main: Callable[[list[str]], int], argv: list[str], capsys) -> str:
+    """What a program says that refuses its command line."""
+    assert main(argv) == 2
+    return capsys.readouterr().err

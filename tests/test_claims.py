@@ -153,7 +153,7 @@ def test_the_papers_protocol_runs_from_lists_to_scores(tmp_path, models):
     lists = {part: str(tmp_path / f"splits/{part}.txt") for part in ("train", "test")}
     run = ["--preset", "debug", "--device", "cpu", "--steps", "2", "--data", lists["train"]]
     gradient = str(models / "bundled")
-    train.bridge.main([*run, "--gradient", gradient, "--out", f"{tmp_path}/run"])
+    assert train.bridge.main([*run, "--gradient", gradient, "--out", f"{tmp_path}/run"]) == 0
     mask = np.full((64, 64), 255, np.uint8)
     mask[20:40, 10:50] = 0  # known is white, as in RePaint's masks
     (tmp_path / "masks").mkdir()

@@ -1,5 +1,6 @@
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,40 @@ def test_a_folder_without_pictures_stands_for_its_shards(folder, shard):
     assert [photo.source for photo in found] == [f"{alone}/{member}" for member in members]
     # Photographs beside a tar file are what counts.
     assert len(find_photos([folder])) == 2
+
+
+def test_hidden_files_and_folders_named_like_photos_are_left_out(folder, shard):
+    (folder / "._a.png").write_bytes(b"\x00\x05\x16\x07 Mac OS X")
+    (folder / "c.jpg").mkdir()
+    photo(2).save(folder / "c.jpg" / "d.png")
+    assert [key for key, _ in iter_photos([folder])] == ["a", "d", "b"]
+    with tarfile.open(shard, "a") as tar:
+        tar.add(folder / "._a.png", "deep/._b.png")
+    assert [key for key, _ in iter_photos([shard])] == ["a", "b"]
+
+
+def test_photos_of_one_name_are_numbered_and_the_others_keep_theirs(folder):
+    photo(2).save(folder / "deep" / "a.png")
+    photo(3).save(folder / "deep" / "a.jpg")
+    photo(4).save(folder / "deep" / "a-2.png")
+    found = {Path(p.source).relative_to(folder).as_posix(): p.key for p in find_photos([folder])}
+    assert found == {
+        "a.png": "a",
+        "deep/a-2.png": "a-2",
+        "deep/a.jpg": "a-3",
+        "deep/a.png": "a-4",
+        "deep/b.png": "b",
+    }
+
+
+def test_an_unreadable_photo_is_named_with_its_folder_or_shard(folder, shard):
+    (folder / "deep" / "b.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=f"^{folder}/deep/b.png: expected"):
+        list(iter_photos([folder]))
+    with tarfile.open(shard, "a") as tar:
+        tar.add(folder / "deep" / "b.png", "c.png")
+    with pytest.raises(ValueError, match=f"^{shard}/c.png: expected"):
+        list(iter_photos([shard]))
 
 
 def test_a_list_names_photos_beside_it_in_its_order(folder):
@@ -140,5 +175,5 @@ def test_shares_decide_how_often_each_folder_is_drawn(tmp_path):
 
 
 def test_too_large_crops_are_refused(folder):
-    with pytest.raises(ValueError, match="at least 50 x 50 pixels, got at most 40"):
+    with pytest.raises(ValueError, match="crops of 50 x 50 pixels, got copies of at most 40 on"):
         PhotoBank([folder], [40]).crops(50, draws(1, 0))

@@ -141,6 +141,19 @@ def test_other_weights_or_settings_are_not_taken_from_the_cache(tmp_path, checks
     assert len(pipe.batches) == 2 * before
 
 
+@pytest.mark.parametrize("name, other", [("__version__", "99.0"), ("RESTORE_VERSION", 99)])
+def test_restorations_by_other_code_are_not_taken_from_the_cache(
+    tmp_path, monkeypatch, name, other
+):
+    pipe = FakePipeline()
+    run([bridge_method("asyncdsb", pipe, "w", {}), classical_method("telea")], tmp_path)
+    before = len(pipe.batches), len(list((tmp_path / "restored" / "telea").rglob("*.png")))
+    monkeypatch.setattr(f"train.methods.{name}", other)
+    run([bridge_method("asyncdsb", pipe, "w", {}), classical_method("telea")], tmp_path)
+    after = len(pipe.batches), len(list((tmp_path / "restored" / "telea").rglob("*.png")))
+    assert after == (2 * before[0], 2 * before[1])
+
+
 def test_bridge_method_keeps_known_pixels_whatever_the_pipeline_returns():
     class Careless:
         def restore_batch(self, images, masks, seeds):

@@ -61,20 +61,54 @@ def test_the_card_tells_networks_training_and_licences(runs):
     assert "Intended use" in card
 
 
-def test_the_card_shows_scores_beside_the_best_other(runs):
-    def scores(lpips, distance):
-        return {
-            "lpips": {"mean": lpips, "low": lpips - 0.01, "high": lpips + 0.01},
-            "FD (EfficientNet-Lite2)": distance,
-        }
+def scores(lpips, distance):
+    return {
+        "lpips": {"mean": lpips, "low": lpips - 0.01, "high": lpips + 0.01},
+        "FD (EfficientNet-Lite2)": distance,
+    }
 
-    found = {"asyncdsb": scores(0.1, 30.0), "telea": scores(0.2, 80), "patchmatch": scores(0.3, 60)}
+
+def write_results(folder, **found):
     results = {
         "protocol": {"photos": 3, "crops_per_photo": 2, "size": 256},
         "settings": {"steps": 20, "sampler": "posterior", "tau_min": 0.2, "tau_max": 0.5},
         "results": {"wide": found},
     }
-    (runs / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize(
+    ("found", "row"),
+    [
+        ({"asyncdsb": scores(0.1, 30.0)}, "| 0.100 (0.090 to 0.110) | 30 |"),
+        (
+            {"asyncdsb": scores(0.1, None), "telea": scores(0.2, None)},
+            "| 0.100 (0.090 to 0.110) | 0.2 (telea) | 0.50 |",
+        ),
+        ({"asyncdsb": scores(0.1, None)}, "| 0.100 (0.090 to 0.110) |"),
+    ],
+)
+def test_the_card_of_an_evaluation_without_others_or_of_one_crop(runs, found, row):
+    write_results(runs, **found)
+    assert main(command(runs, "--results", str(runs))) == 0
+    card = (runs / "out" / "README.md").read_text()
+    assert f"\n| wide {row}\n" in card
+    assert ("classical" in card) == ("telea" in found)
+    assert ("Frechet" in card) == (found["asyncdsb"]["FD (EfficientNet-Lite2)"] is not None)
+
+
+def test_results_without_the_weights_own_method_are_refused_before_anything_is_written(
+    runs, capsys
+):
+    write_results(runs, mine=scores(0.1, 30.0), telea=scores(0.2, 80.0))
+    assert main(command(runs, "--results", str(runs))) == 2
+    assert "expected the method asyncdsb in" in capsys.readouterr().err
+    assert not (runs / "out").exists()
+
+
+def test_the_card_shows_scores_beside_the_best_other(runs):
+    found = {"asyncdsb": scores(0.1, 30.0), "telea": scores(0.2, 80), "patchmatch": scores(0.3, 60)}
+    write_results(runs, **found)
     Image.new("RGB", (40, 30)).save(runs / "worst.png")
     (runs / "notes.md").write_text("Never paints a unicorn.")
     extra = ["--results", str(runs), "--notes", str(runs / "notes.md")]

@@ -6,8 +6,10 @@ from scipy import ndimage
 from asyncdsb.gradient import (
     GradientCompletion,
     GradientConfig,
+    _sobel,
     image_gradient,
     known_gradient,
+    luma_weights,
 )
 from asyncdsb.networks import CompletionConfig
 
@@ -39,6 +41,19 @@ def test_a_black_to_white_edge_has_magnitude_one(axis):
     gradient = image_gradient(image)
     assert gradient.max() == pytest.approx(1)
     assert gradient.min() == 0
+
+
+def test_constants_are_made_once_and_serve_a_training_after_a_look():
+    device = torch.device("cpu")
+    weights = luma_weights(device, torch.float64)
+    assert weights is luma_weights(device, torch.float64) and weights.shape == (1, 3, 1, 1)
+    luma_weights.cache_clear()
+    _sobel.cache_clear()
+    with torch.inference_mode():
+        image_gradient(torch.zeros(1, 3, 8, 8, dtype=torch.float64))
+    image = torch.rand(1, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    image_gradient(image).sum().backward()
+    assert image.grad.isfinite().all()
 
 
 def test_known_gradient_ignores_what_is_under_the_mask(image, mask):

@@ -4,6 +4,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.networks import PatchDiscriminator, UNet, UNetConfig
+from asyncdsb.networks.adm import ADMAttention
+from asyncdsb.networks.layers import SelfAttention
 from train.presets import BRIDGE_PRESETS
 
 
@@ -46,3 +48,21 @@ def test_discriminator_sees_patches_and_returns_four_features():
     logits, features = PatchDiscriminator(4, 8)(torch.randn(2, 4, 128, 64))
     assert logits.shape == (2, 1, 14, 6)
     assert [f.shape[1] for f in features] == [8, 16, 32, 64]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kind", [ADMAttention, SelfAttention])
+def test_attention_sees_dense_features_off_the_cpu(monkeypatch, kind, channels_last):
+    """The meta device has the strides of any other, and nothing to compute."""
+    strides = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*tensors):
+        strides.extend(tensor.stride(-1) for tensor in tensors)
+        return attention(*tensors)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.empty(2, 128, 6, 5, device="meta").contiguous(memory_format=layout)
+    assert kind(128, 64).to("meta")(x).shape == x.shape
+    assert strides == [1, 1, 1]

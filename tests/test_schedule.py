@@ -332,3 +332,11 @@ def test_the_blur_takes_any_floating_type_and_no_picture_at_all():
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), gaussian_blur(image, 2.0), atol=0.02, rtol=0)
     assert gaussian_blur(image[:0], 2.0).shape == (0, 1, 20, 30)
+
+
+def test_the_blur_is_not_rounded_under_autocast():
+    """Also where it is a convolution, as on a GPU."""
+    image = torch.rand(1, 1, 20, 30, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        blurred = gaussian_blur(image, 2.0)
+    assert torch.equal(blurred, gaussian_blur(image, 2.0))

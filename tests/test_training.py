@@ -1,21 +1,29 @@
 import argparse
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from conftest import refusal
 from PIL import Image
 from safetensors.torch import load_file
 
 import train.bridge
 import train.gradient
+import train.validation
+from asyncdsb.checkpoint import save_weights
 from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion
+from asyncdsb.networks import UNetConfig
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.augment import augmented
 from train.batches import MaskBank, draw_tau, draw_times
 from train.draws import Draws
-from train.presets import BRIDGE_PRESETS
+from train.lines import read_lines
+from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
+from train.run import Average, chosen_preset
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +36,11 @@ def runs(tmp_path_factory, photos):
         for stop in stops:
             # A time limit of zero stops after one step; the second call takes it up again.
             limit = ["--max-minutes", stop] if stop == "0" else []
-            train.gradient.main([*common, str(root / name / "gradient"), *limit])
+            assert train.gradient.main([*common, str(root / name / "gradient"), *limit]) == 0
         for stop in stops:
             limit = ["--max-minutes", stop] if stop == "0" else []
             weights = ["--gradient", str(root / "at_once" / "gradient" / "weights")]
-            train.bridge.main([*common, str(root / name / "bridge"), *weights, *limit])
+            assert train.bridge.main([*common, str(root / name / "bridge"), *weights, *limit]) == 0
     return root
 
 
@@ -78,14 +86,138 @@ def test_a_run_scores_held_out_photos_and_keeps_the_best_weights(runs, program, 
 
 
 def test_validation_does_not_change_the_training(runs, photos, tmp_path):
-    train.bridge.main(
-        ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--out", str(tmp_path)]
-        + ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
-    )
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu"]
+    command += ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    assert train.bridge.main([*command, "--out", str(tmp_path)]) == 0
     states = [load_file(f / "state.safetensors") for f in (tmp_path, runs / "at_once" / "bridge")]
     for key in states[0].keys() - {"seconds"}:
         assert torch.equal(states[0][key], states[1][key]), key
     assert not (tmp_path / "validation.json").exists()
+
+
+def test_a_validation_rounds_what_the_networks_multiply_and_nothing_else(runs, photos, monkeypatch):
+    preset = dataclasses.replace(BRIDGE_PRESETS["debug"], precision="bf16")
+    monkeypatch.setattr(train.validation, "KINDS", ("center",))
+    monkeypatch.setattr(train.validation, "STEPS", 1)
+    trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos, "--val", str(photos)))
+    inside, outside = set(), set()
+    for network in (trainer.averaged.unet, trainer.completion.generator):
+        convolution = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+        convolution.register_forward_hook(lambda *call: inside.add(call[-1].dtype))
+    context = BridgeDenoiser.context
+
+    def watched(*args):
+        outside.add(torch.is_autocast_enabled("cpu"))
+        return context(*args)
+
+    monkeypatch.setattr(BridgeDenoiser, "context", watched)
+    trainer.validate()
+    assert inside == {torch.bfloat16} and outside == {False}
+
+
+def test_a_validation_judges_the_bridge_without_copied_patches(runs, photos, monkeypatch):
+    monkeypatch.setattr(train.validation, "KINDS", ("center",))
+    monkeypatch.setattr(train.validation, "STEPS", 1)
+    preset = BRIDGE_PRESETS["debug"]
+    preset = dataclasses.replace(preset, model=dataclasses.replace(preset.model, patches=0.5))
+    trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos, "--val", str(photos)))
+    restore, shares = AsyncDSBPipeline.restore_batch, []
+
+    def watched(self, *args, **settings):
+        shares.append(settings["patches"])
+        return restore(self, *args, **settings)
+
+    monkeypatch.setattr(AsyncDSBPipeline, "restore_batch", watched)
+    trainer.validate()
+    assert shares == [0]
+
+
+def test_a_log_whose_last_line_was_cut_is_gone_on_with(photos, tmp_path):
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
+    command += ["--val", str(photos), "--out", str(tmp_path)]
+    assert train.gradient.main([*command, "--max-minutes", "0"]) == 0
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 2, "samples_per')
+    assert train.gradient.main(command) == 0
+    assert [record["step"] for record in read_lines(log)] == [1, 2, 4]
+    assert len(log.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("stopped", ["export", "validate"])
+def test_a_run_stopped_after_its_last_checkpoint_catches_up(
+    photos, tmp_path, monkeypatch, capsys, stopped
+):
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
+    command += ["--val", str(photos), "--out", str(tmp_path)]
+    work = getattr(train.gradient.GradientTrainer, stopped)
+
+    def stop_at_the_end(self, *args):
+        steps = [record["step"] for record in read_lines(tmp_path / "log.jsonl")]
+        if steps[-1] == 4:
+            raise OSError("No space left on device")
+        return work(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+        assert "No space left" in refusal(train.gradient.main, command, capsys)
+    for _ in range(2):
+        assert train.gradient.main(command) == 0
+        description = json.loads((tmp_path / "weights" / "gradient.json").read_text())
+        assert description["training"]["steps"] == 4
+        records = json.loads((tmp_path / "validation.json").read_text())
+        assert [record["step"] for record in records] == [2, 4]
+        # Nothing is left to be done the second time.
+        monkeypatch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+
+
+def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):
+    monkeypatch.setattr("train.precision.can_compile", lambda device: False)
+    preset = dataclasses.replace(BRIDGE_PRESETS["debug"], compile=True)
+    args = bridge_args(runs, photos)
+    trainer = train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)
+    assert trainer.model.unet._compiled_call_impl is None
+    line = "torch cannot compile here, which needs g++ and Python's headers (python3-dev): going on"
+    assert line in capsys.readouterr().out
+    args = bridge_args(runs, photos, "--no-compile")
+    assert not chosen_preset({"debug": preset}, args).compile
+    train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)
+    assert "compile" not in capsys.readouterr().out
+
+
+def test_a_training_that_diverges_keeps_its_last_checkpoint(runs, photos, tmp_path, capsys):
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--lr", "1e30"]
+    command += ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    command += ["--out", str(tmp_path)]
+    said = refusal(train.bridge.main, command, capsys)
+    assert re.search("diverged at step 2 .*nan.*; there is no checkpoint yet", said)
+    assert not (tmp_path / "state.safetensors").exists()
+    assert train.bridge.main([*command, "--max-minutes", "0"]) == 0
+    said = refusal(train.bridge.main, command, capsys)
+    assert re.search("diverged at step 2 .*; the checkpoint of step 1 is kept", said)
+    assert int(load_file(tmp_path / "state.safetensors")["step"]) == 1
+    assert [record["step"] for record in read_lines(tmp_path / "log.jsonl")] == [1]
+
+
+def test_the_average_starts_with_the_first_weights_and_forgets_ever_more_slowly():
+    module = torch.nn.Linear(3, 2)
+    ema = Average(module, decay=0.2)
+    wanted = module.weight.detach().clone()
+    for n in range(4):
+        torch.nn.init.normal_(module.weight)
+        ema.update_parameters(module)
+        decay = min(0.2, (1 + n) / (10 + n)) if n else 0
+        wanted = decay * wanted + (1 - decay) * module.weight.detach()
+        torch.testing.assert_close(ema.module.weight.detach(), wanted)
+    assert int(ema.n_averaged) == 4
+
+
+def test_the_average_reads_nothing_back_from_its_device():
+    """The meta device has nothing to be read."""
+    module = torch.nn.Linear(3, 2, device="meta")
+    ema = Average(module, decay=0.2)
+    for _ in range(2):
+        ema.update_parameters(module)
+    assert int(ema.n_averaged) == 2
 
 
 def test_every_second_batch_is_larger_and_counted_so():
@@ -161,10 +293,10 @@ def draws(count: int, seed: int = 0) -> Draws:
     return Draws.whole(torch.Generator().manual_seed(seed), count)
 
 
-def bridge_args(runs, photos) -> argparse.Namespace:
+def bridge_args(runs, photos, *more: str) -> argparse.Namespace:
     weights = str(runs / "at_once" / "gradient" / "weights")
     options = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--out", "none"]
-    return train.bridge.arguments([*options, "--gradient", weights])
+    return train.bridge.arguments([*options, "--gradient", weights, *more])
 
 
 def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
@@ -177,23 +309,95 @@ def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
     assert pipe(np.zeros((64, 64, 3), np.uint8), mask, steps=2).image.size == (64, 64)
 
 
-def test_another_configuration_does_not_resume(runs, photos):
-    with pytest.raises(ValueError, match="same configuration"):
-        train.gradient.main(
-            ["--preset", "debug", "--data", str(photos), "--batch", "8", "--device", "cpu"]
-            + ["--out", str(runs / "at_once" / "gradient")]
-        )
+def test_another_configuration_does_not_resume(runs, photos, capsys):
+    command = ["--preset", "debug", "--data", str(photos), "--batch", "8", "--device", "cpu"]
+    command += ["--out", str(runs / "at_once" / "gradient")]
+    assert "same configuration" in refusal(train.gradient.main, command, capsys)
 
 
 def test_starting_from_weights_keeps_them(runs, photos, tmp_path):
     weights = runs / "at_once" / "bridge" / "weights"
-    train.bridge.main(
-        ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--lr", "0"]
-        + ["--out", str(tmp_path), "--init", str(weights), "--max-minutes", "0"]
-        + ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
-    )
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--lr", "0"]
+    command += ["--out", str(tmp_path), "--init", str(weights), "--max-minutes", "0"]
+    command += ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    assert train.bridge.main(command) == 0
     before, after = (load_file(f / "bridge.safetensors") for f in (weights, tmp_path / "weights"))
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_the_network_that_a_run_starts_from_is_told_recorded_and_taken_up(
+    runs, photos, tmp_path, capsys
+):
+    wider = dataclasses.replace(
+        BRIDGE_PRESETS["debug"].model,
+        unet=UNetConfig(24, (1, 2), 1, (False, True), 24),
+        patches=0.5,
+    )
+    save_weights(tmp_path / "start", BridgeDenoiser(wider), {})
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu"]
+    command += ["--out", str(tmp_path / "run")]
+    gradient = ["--gradient", str(runs / "at_once" / "gradient" / "weights")]
+    init = ["--init", str(tmp_path / "start")]
+    assert train.bridge.main([*command, *gradient, *init, "--max-minutes", "0"]) == 0
+    said = r"UNetConfig\(width=24, .* instead of the preset's, UNetConfig\(width=16"
+    assert re.search(said, capsys.readouterr().out)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["preset"]["model"]["unet"]["width"] == 24
+    other = ["--init", str(runs / "at_once" / "bridge" / "weights")]
+    said = refusal(train.bridge.main, [*command, *gradient, *other], capsys)
+    assert re.search("same --init as when .* was started, got others in", said)
+    save_weights(tmp_path / "other", GradientCompletion(GRADIENT_PRESETS["debug"].model), {})
+    said = refusal(train.bridge.main, [*command, "--gradient", str(tmp_path / "other")], capsys)
+    assert re.search("same --gradient as when .* was started, got others in", said)
+    state = tmp_path / "run" / "state.safetensors"
+    state.rename(tmp_path / "away")
+    assert "expected --init again" in refusal(train.bridge.main, [*command, *gradient], capsys)
+    (tmp_path / "away").rename(state)
+    # The checkpoint holds all of it.
+    assert train.bridge.main([*command, *gradient]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
+    description = json.loads((tmp_path / "run" / "weights" / "bridge.json").read_text())
+    assert description["training"]["steps"] == 4 and description["config"]["unet"]["width"] == 24
+
+
+def test_a_run_that_started_from_nothing_takes_no_other_start(runs, photos, capsys):
+    weights = [str(runs / "at_once" / kind / "weights") for kind in ("gradient", "bridge")]
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu"]
+    command += ["--gradient", weights[0], "--init", weights[1]]
+    command += ["--out", str(runs / "at_once" / "bridge")]
+    said = refusal(train.bridge.main, command, capsys)
+    assert re.search("no --init for the run in .*, which started without", said)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data", "nowhere"], "found nothing at nowhere"),
+        (["--accumulate", "0"], "--accumulate of at least 1, got 0"),
+        (["--accumulate", "3"], "1 processes x 3 parts, got one of 4 samples"),
+        (["--batch", "0"], "batch of at least one sample, got 0"),
+        (
+            ["--size", "64"],
+            "at most 96 pixels, the largest short side at which photos are kept, got"
+            " 128, twice --size",
+        ),
+    ],
+)
+def test_a_command_that_cannot_be_is_refused_in_one_line(photos, tmp_path, capsys, options, said):
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
+    text = refusal(train.gradient.main, [*command, "--out", str(tmp_path), *options], capsys)
+    assert text.splitlines()[-1].startswith("train.gradient: error: ") and said in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_photos_too_small_for_the_crops_are_told_before_the_training(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (80, 80)).save(tmp_path / "photos" / "a.png")
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(tmp_path / "photos")]
+    command += ["--size", "48", "--out", str(tmp_path / "run")]
+    said = refusal(train.gradient.main, command, capsys)
+    assert "holds crops of 96 x 96 pixels, got copies of at most 64 on the short side" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_mask_bank_draws_its_masks_only():
@@ -283,9 +487,9 @@ def test_batches_that_do_not_divide_are_refused(batch, draws, large_every):
         )
 
 
-def test_checkpointing_is_not_dropped_without_a_word(tmp_path, photos, runs):
+def test_checkpointing_is_not_dropped_without_a_word(tmp_path, photos, runs, capsys):
     weights = [str(runs / "at_once" / kind / "weights") for kind in ("gradient", "bridge")]
     options = ["--preset", "paper", "--size", "64", "--batch", "1", "--device", "cpu"]
     options += ["--gradient", weights[0], "--init", weights[1], "--data", str(photos)]
-    with pytest.raises(ValueError, match="ADM network for a preset with checkpointing, got unet"):
-        train.bridge.main([*options, "--out", str(tmp_path)])
+    said = refusal(train.bridge.main, [*options, "--out", str(tmp_path)], capsys)
+    assert "ADM network for a preset with checkpointing, got unet" in said

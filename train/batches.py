@@ -12,7 +12,7 @@ from torch import Tensor
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
 from train.augment import augmented
-from train.draws import Draws
+from train.draws import Draws, to_device
 from train.photos import SAMPLE_STEP, SHOWN, PhotoBank, PhotoStream
 from train.presets import BridgePreset, Preset
 from train.processes import Processes
@@ -72,7 +72,7 @@ class MaskBank:
         """
         which = draws.randint(0, len(self.packed))
         turn = draws.one(8)
-        packed = self.packed[which.to(self.packed.device)]
+        packed = self.packed[to_device(which, self.packed.device)]
         bits = (packed[:, :, None] >> self.shifts) & 1
         masks = bits.view(len(which), 1, self.size, self.size).float()
         masks = masks.rot90(turn % 4, (2, 3))
@@ -87,6 +87,10 @@ class Batches:
         args: of the command line.
         processes: that share every batch.
         draws: samples that share a photo and its mask.
+
+    Raises:
+        ValueError: a batch that does not divide, crops too large for the photos, or photos as
+            :class:`train.photos.PhotoBank` and :class:`train.photos.PhotoStream`.
     """
 
     def __init__(
@@ -94,14 +98,25 @@ class Batches:
     ):
         self.preset, self.seed, self.each = preset, args.seed, draws
         self.processes, self.parts = processes, args.accumulate
+        if self.parts < 1:
+            raise ValueError(f"expected --accumulate of at least 1, got {self.parts}")
+        sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
+        largest, kept = sides[-1], max(preset.short_sides)
+        # Better now than later.
         for step in {0, max(0, preset.large_every - 1)}:
-            processes.rows(preset.shape(step)[0] // draws, 0, self.parts)  # Better now than later.
+            processes.rows(preset.shape(step)[0], 0, self.parts, draws)
+        if largest > kept:
+            twice = ", twice --size" if len(sides) > 1 else ""
+            raise ValueError(
+                f"expected crops of at most {kept} pixels, the largest short side at which photos "
+                f"are kept, got {largest}{twice}"
+            )
         self.photos: PhotoBank | PhotoStream
         if args.stream:
             self.photos = PhotoStream(preset, args, processes, draws)
         else:
             self.photos = PhotoBank(args.data, preset.short_sides, args.device, args.shares)
-        sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
+            self.photos.holding(largest)
         self.masks = {
             side: MaskBank(
                 side,
@@ -144,9 +159,8 @@ class Batches:
             (B / draws, 1, H, H).
         """
         count, side = self.preset.shape(step)
-        count //= self.each
-        rows = self.processes.rows(count, part, self.parts)
-        draws = Draws(self.generator(step), count, rows)
+        rows = self.processes.rows(count, part, self.parts, self.each)
+        draws = Draws(self.generator(step), count // self.each, rows)
         return draws.each(self.each), *self._drawn(self.photos.crops(side, draws, step), draws)
 
     def close(self) -> None:
@@ -192,11 +206,11 @@ def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws)
     if preset.tau_range is not None:
         ends = torch.tensor(preset.tau_range).expand(count, 2)
     synchronous = draws.rand(1) < preset.synchronous
-    ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends).to(device)
-    low, high = ends.view(count, 2, 1, 1, 1).unbind(1)
-    smooth = draws.rand() < preset.smooth_tau
-    field = draws.rand(1, 5, 5).to(device)
+    ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends)
+    low, high = to_device(ends, device).view(count, 2, 1, 1, 1).unbind(1)
+    smooth = to_device(draws.rand() < preset.smooth_tau, device).view(-1, 1, 1, 1)
+    field = to_device(draws.rand(1, 5, 5), device)
     field = F.interpolate(field, mask.shape[2:], mode="bicubic").clamp(0, 1)
     relative = relative_gradient(gradient, preset.model.blur_sigma, mask)
-    relative = torch.where(smooth.view(-1, 1, 1, 1).to(device), field, relative)
+    relative = torch.where(smooth, field, relative)
     return low + (high - low) * relative

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -14,8 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from asyncdsb.checkpoint import load_weights, save_weights
-from asyncdsb.denoiser import BridgeDenoiser, Context
+from asyncdsb.checkpoint import _from_dict, file_sha256, load_weights, save_weights
+from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.networks.adm import ADMUNet, Stage
 from asyncdsb.networks.layers import ResBlock, SelfAttention
@@ -24,12 +25,13 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from train.batches import Batches, draw_tau, draw_times
-from train.draws import Draws
+from train.draws import Draws, to_device
+from train.options import guarded
 from train.photos import SAMPLE_STEP
-from train.precision import autocast, compiles
+from train.precision import autocast, compiles, precision
 from train.presets import BRIDGE_PRESETS, BridgePreset
 from train.processes import Method, Processes, whole
-from train.run import average, chosen_preset, parser, run
+from train.run import Average, chosen_preset, parser, recorded, run
 from train.validation import RestorationValidator
 
 
@@ -67,17 +69,24 @@ class BridgeTrainer:
         self, preset: BridgePreset, args: argparse.Namespace, processes: Processes | None = None
     ):
         torch.manual_seed(args.seed)
-        self.preset, self.device = preset, args.device
+        self.device = args.device
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
         self.batches = Batches(preset, args, self.processes, preset.draws)
         self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
         self.completion.to(self.device)
+        self.weights = {"gradient": file_sha256(Path(args.gradient) / "gradient.safetensors")}
         if args.init:
             self.model = load_weights(args.init, "bridge")[0].train()
+            self.weights["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
             added = [c for c in preset.model.conditions if c not in self.model.config.conditions]
             self.model = with_conditions(self.model, added)
+            if self.model.config.unet != preset.model.unet and self.processes.main:
+                print(
+                    f"training the network of {args.init}, {self.model.config.unet}, "
+                    f"instead of the preset's, {preset.model.unet}"
+                )
         else:
-            self.model = BridgeDenoiser(preset.model)
+            self.model = BridgeDenoiser(started_with(args.out) or preset.model)
         # Weights that are spread must lie in memory as they are counted.
         layout = torch.contiguous_format if args.shard else torch.channels_last
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
@@ -87,10 +96,11 @@ class BridgeTrainer:
             if not isinstance(self.model.unet, ADMUNet):
                 raise ValueError(
                     "expected weights of an ADM network for a preset with checkpointing, got "
-                    f"{self.config.unet.kind} in {args.init}"
+                    f"{self.config.unet.kind} in {args.init or args.out}"
                 )
             self.model.unet.checkpointing = True
-        self.ema = average(self.model, preset.ema)
+        self.preset = preset = replace(preset, model=self.config)
+        self.ema = Average(self.model, preset.ema)
         # The averaged weights as samples, validation and export use them.
         self.averaged: BridgeDenoiser | None = cast(BridgeDenoiser, self.ema.module)
         if args.shard:
@@ -106,7 +116,7 @@ class BridgeTrainer:
                 fused=True,
             )
         }
-        if compiles(preset, self.device) and not args.shard:
+        if not args.shard and compiles(preset, self.device, self.processes.main):
             # One program for each of the two batch shapes: code for any shape is slower.
             self.model.unet.compile(dynamic=False)
         if not args.shard:
@@ -117,8 +127,13 @@ class BridgeTrainer:
             self.perceptual = lpips.first(preset.perceptual_stages)
         self.validator = None
         if args.val and self.processes.main:
-            pipe = AsyncDSBPipeline(self.averaged, self.completion, self.device)
-            self.validator = RestorationValidator(pipe, args.val, preset)
+            pipe = AsyncDSBPipeline(
+                self.averaged,
+                self.completion,
+                self.device,
+                precision=precision(preset, self.device),
+            )
+            self.validator = RestorationValidator(pipe, args.val)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Draw the batch of this step, learn from it, one part after the other."""
@@ -147,7 +162,7 @@ class BridgeTrainer:
         image, mask, gradient = (
             x.repeat_interleave(preset.draws, 0) for x in (image, mask, gradient)
         )
-        t = draw_times(preset, draws).to(self.device)
+        t = to_device(draw_times(preset, draws), self.device)
         tau = draw_tau(preset, gradient, mask, draws)
         noise, z = self.batches.noise(step, draws.rows, 2, *image.shape[1:]).unbind(1)
         context = self.model.context(image, mask, gradient, self._bridges(draws), noise)
@@ -190,7 +205,7 @@ class BridgeTrainer:
             chosen = draws.rand() < 0.5
         else:
             chosen = torch.full((len(draws),), self.config.bridges[0] == "stochastic")
-        return chosen.to(self.device)
+        return to_device(chosen, self.device)
 
     def gather(self) -> None:
         """Put the averaged weights together in the main process, if they are spread."""
@@ -274,11 +289,28 @@ def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:
     return wider
 
 
+def started_with(out: str | Path) -> BridgeConfig | None:
+    """The configuration of a run that was started with ``--init``; None for any other folder.
+
+    Raises:
+        ValueError: the run has no checkpoint to go on from.
+    """
+    before = recorded(out)
+    if "init" not in before.get("weights", {}):
+        return None
+    if not (Path(out) / "state.safetensors").exists():
+        raise ValueError(f"expected --init again, as the run in {out} has no checkpoint yet")
+    return _from_dict(BridgeConfig, before["preset"]["model"])
+
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; see :func:`train.run.parser` for what it has in common."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
     options.add_argument("--gradient", required=True, help="weights folder of train.gradient")
-    options.add_argument("--init", help="weights folder of a bridge to start from")
+    options.add_argument(
+        "--init",
+        help="weights folder of a bridge to start from and to train, whatever the preset's network",
+    )
     options.add_argument(
         "--shard",
         action="store_true",
@@ -287,11 +319,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return options.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
     args = arguments(argv)
-    run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
+
+    def work() -> None:
+        run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
+
+    return guarded("train.bridge", work)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

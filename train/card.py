@@ -10,7 +10,10 @@ from pathlib import Path
 from asyncdsb.card import model_card
 from asyncdsb.perceptual import EfficientNetFeatures
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.report import ratio_table
+from train.report import classical, ratio_table
+
+OURS = "asyncdsb"
+"""Name of the weights' own method in an evaluation."""
 
 WORST = "worst.webp"
 """Picture of the worst cases, beside the card."""
@@ -44,17 +47,15 @@ def measured_card(
     if manifest is not None:
         parts.append(_photos(pipe, manifest))
     if results is not None:
-        path = Path(results) / "results.json"
-        parts.append(_measured(json.loads(path.read_text("utf-8"))))
+        parts.append(measured(results))
     if notes or results is not None:
         parts.append("## Where it fails\n")
     if notes:
         parts.append(notes.strip() + "\n")
     if results is not None and (Path(results) / "worst.png").exists():
         parts.append(
-            "For each kind of mask the held-out crop with the largest LPIPS: input, completed "
-            "gradient, this model, the best classical method, truth.\n"
-            f"![The worst held-out crop of each mask]({WORST})\n"
+            "For each kind of mask the held-out crop with the largest LPIPS, from the input on the "
+            f"left to the truth on the right.\n![The worst held-out crop of each mask]({WORST})\n"
         )
     return "\n".join(parts)
 
@@ -77,20 +78,49 @@ def _photos(pipe: AsyncDSBPipeline, manifest: Path) -> str:
     )
 
 
-def _measured(results: dict) -> str:
+def measured(folder: Path) -> str:
+    """The card's part on an evaluation.
+
+    Args:
+        folder: that :mod:`train.evaluate` wrote.
+
+    Returns:
+        Markdown.
+
+    Raises:
+        ValueError: the weights' own method was not evaluated.
+    """
+    results = json.loads((Path(folder) / "results.json").read_text("utf-8"))
+    summary = results["results"]
+    names = next(iter(summary.values()))
+    if OURS not in names:
+        raise ValueError(
+            f"expected the method {OURS} in {folder}/results.json, got {', '.join(names)}"
+        )
     protocol, settings = results["protocol"], results["settings"]
     count = protocol["photos"] * protocol["crops_per_photo"]
     sampling = (
         f"{settings['steps']} {settings['sampler']} steps, tau from {settings['tau_min']} to "
         f"{settings['tau_max']}"
     )
+    # One crop has no distance between sets.
+    distance = EfficientNetFeatures.names.frechet
+    scores, distance_text, share_text = ["lpips"], "", ""
+    if all(methods[OURS][distance] is not None for methods in summary.values()):
+        scores.append(distance)
+        distance_text = (
+            ", and the Frechet distance on EfficientNet-Lite2 features, which is not FID and "
+            "comparable only at the same n"
+        )
+    if others := classical(summary):
+        share_text = (
+            f"; the share is ours over that of the best classical method ({', '.join(others)})"
+        )
     return (
         "## Measured\n\n"
         f"Held out: {protocol['photos']} photographs, {protocol['crops_per_photo']} crops of "
         f"{protocol['size']} pixels each (n = {count}), masks and noise at fixed seeds "
         f"(`train/protocol.py`); {sampling}. LPIPS (AlexNet) with 95 % intervals from a bootstrap "
-        "over photographs, and the Frechet distance on EfficientNet-Lite2 features, which is not "
-        "FID and comparable only at the same n. Lower is better in both; the share is ours over "
-        "that of the best classical method (Telea, Navier-Stokes, PatchMatch).\n\n"
-        + ratio_table(results["results"], "asyncdsb", ("lpips", EfficientNetFeatures.names.frechet))
+        f"over photographs{distance_text}. Lower is better{share_text}.\n\n"
+        + ratio_table(summary, OURS, scores)
     )

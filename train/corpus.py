@@ -311,7 +311,8 @@ def _check_shard(folder: Path, fast: bool, shard: Shard) -> list[str]:
         try:
             photo.read()
         except ValueError as error:
-            wrong.append(f"{shard.name}/{photo.key}: {_one_line(error)}")
+            reason = _one_line(error).removeprefix(f"{photo.source}: ")
+            wrong.append(f"{shard.name}/{photo.key}: {reason}")
     return wrong
 
 
@@ -350,7 +351,7 @@ def _encoded(photo: Photo, settings: Settings) -> tuple[bytes | None, str]:
         # Colours at full resolution: these pixels are what a network learns to paint.
         picture.save(file, "JPEG", quality=settings.quality, subsampling=0)
     except (ValueError, OSError) as error:
-        return None, _one_line(error).removeprefix(f"{Path(photo.source).name}: ")
+        return None, _one_line(error).removeprefix(f"{photo.source}: ")
     return file.getvalue(), ""
 
 

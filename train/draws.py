@@ -61,3 +61,10 @@ class Draws:
     def one(self, high: int) -> int:
         """A whole number in [0, high) that all samples share."""
         return int(torch.randint(high, (1,), generator=self.generator))
+
+
+def to_device(values: Tensor, device: str | torch.device) -> Tensor:
+    """Copy small host values to a device without waiting for what it is at."""
+    if torch.device(device).type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)

@@ -21,7 +21,7 @@ from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.restoration import LEFT_TO_WEIGHTS
-from train.card import WORST, measured_card
+from train.card import WORST, measured, measured_card
 
 CHOICES = ("best", "last")
 
@@ -72,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--licence", help="of the weights, such as apache-2.0, for the card")
     args = options.parse_args(argv)
     try:
+        if args.results is not None:
+            measured(args.results)  # Refused, if it is, before anything is written.
         for kind in ("gradient", "bridge"):
             run = getattr(args, kind)
             if run is not None:

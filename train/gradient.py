@@ -6,6 +6,7 @@ python -m train.gradient --preset cpu --data PHOTOS --out runs/gradient
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -19,10 +20,11 @@ from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator
 from train.batches import Batches
+from train.options import guarded
 from train.precision import autocast
 from train.presets import GRADIENT_PRESETS, GradientPreset
 from train.processes import Method, Processes
-from train.run import average, chosen_preset, parser, run
+from train.run import Average, chosen_preset, parser, run
 from train.validation import GradientValidator
 
 
@@ -40,12 +42,13 @@ class GradientTrainer:
     ):
         torch.manual_seed(args.seed)
         self.preset, self.device = preset, args.device
+        self.weights: dict[str, str] = {}
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
         self.batches = Batches(preset, args, self.processes)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
         self.model = GradientCompletion(preset.model).to(self.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
-        self.ema = average(self.model, preset.ema)
+        self.ema = Average(self.model, preset.ema)
         self.averaged = cast(GradientCompletion, self.ema.module)
         self.modules: dict[str, nn.Module] = {
             "model": self.model,
@@ -72,7 +75,7 @@ class GradientTrainer:
         }
         self.validator = None
         if args.val and self.processes.main:
-            self.validator = GradientValidator(self.averaged, args.val, preset, self.device)
+            self.validator = GradientValidator(self.averaged, args.val, self.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""
@@ -148,11 +151,15 @@ class GradientTrainer:
         self.ema.train()
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
     args = parser("train.gradient", GRADIENT_PRESETS, __doc__).parse_args(argv)
-    run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args)
+
+    def work() -> None:
+        run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args)
+
+    return guarded("train.gradient", work)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

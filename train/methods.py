@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asyncdsb import baselines
+from asyncdsb import __version__, baselines
 from asyncdsb.checkpoint import load_weights
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.restoration import Settings
@@ -41,6 +41,10 @@ SYNCHRONOUS = {"strategy": "uniform", "tau_min": 0.5, "tau_max": 0.5}
 
 NAMED_BRIDGES = {"asyncdsb": {}, "synchronous": SYNCHRONOUS}
 """Bridges that need no folder, and their settings."""
+
+RESTORE_VERSION = 1
+"""Part of every identity, as the package's version is: raise it when the same weights, settings
+and seeds come to give other pixels within a version."""
 
 RestoreBatch = Callable[[list[np.ndarray], list[np.ndarray], list[int]], list[np.ndarray]]
 
@@ -97,7 +101,7 @@ def classical_method(name: str) -> Method:
     ) -> list[np.ndarray]:
         return [baselines.restore(name, c, m) for c, m in zip(crops, masks, strict=True)]
 
-    return Method(name, name, restore)
+    return Method(name, _identity(name), restore)
 
 
 def external_method(name: str, source: Path) -> Method:
@@ -105,7 +109,7 @@ def external_method(name: str, source: Path) -> Method:
 
     Its known pixels are replaced by the true ones, as all methods here keep them.
     """
-    return Method(name, name, None, source)
+    return Method(name, _identity(name), None, source)
 
 
 def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: dict) -> Method:
@@ -131,8 +135,11 @@ def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: di
             for crop, mask, result in zip(crops, masks, restored, strict=True)
         ]
 
-    identity = json.dumps([name, checksum, settings], sort_keys=True)
-    return Method(name, identity, restore, None, pipe, settings)
+    return Method(name, _identity(name, checksum, settings), restore, None, pipe, settings)
+
+
+def _identity(*parts: str | dict) -> str:
+    return json.dumps([*parts, __version__, RESTORE_VERSION], sort_keys=True)
 
 
 def trace(

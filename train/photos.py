@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from asyncdsb.data import iter_photos, scaled
-from train.draws import Draws
+from train.draws import Draws, to_device
 from train.presets import Preset
 from train.processes import Processes
 
@@ -85,6 +85,16 @@ class PhotoBank:
         """What the order of the photographs depends on, beside the seed and the photographs."""
         return {}
 
+    def holding(self, size: int) -> Tensor:
+        """Which copies hold a square crop of this side, (n,) of int64; ValueError if none does."""
+        fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()
+        if len(fits) == 0:
+            raise ValueError(
+                f"expected a photo that holds crops of {size} x {size} pixels, got copies of at "
+                f"most {int(self.sizes.amin(1).max())} on the short side: photos are not enlarged"
+            )
+        return fits
+
     def crops(self, size: int, draws: Draws, step: int = 0) -> Tensor:
         """Random square crops, each mirrored with probability one half.
 
@@ -102,12 +112,7 @@ class PhotoBank:
         Raises:
             ValueError: if no photo is large enough.
         """
-        fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()
-        if len(fits) == 0:
-            raise ValueError(
-                f"expected a photo of at least {size} x {size} pixels, "
-                f"got at most {int(self.sizes.amin(1).max())} on the short side"
-            )
+        fits = self.holding(size)
         which = fits[self._choice(self.groups[fits], draws)]
         free = self.sizes[which] - size + 1
         corner = (draws.rand(2) * free).long()
@@ -116,8 +121,11 @@ class PhotoBank:
         columns = torch.arange(size)
         columns = torch.where(mirrored[:, None], columns.flip(0), columns)
         device = self.pixels.device
-        rows = torch.arange(size, device=device)[None, :] * self._to(self.sizes[which, 1])[:, None]
-        index = self._to(start)[:, None, None] + rows[:, :, None] + self._to(columns)[:, None, :]
+        widths, start, columns = (
+            to_device(values, device) for values in (self.sizes[which, 1], start, columns)
+        )
+        rows = torch.arange(size, device=device)[None, :] * widths[:, None]
+        index = start[:, None, None] + rows[:, :, None] + columns[:, None, :]
         crops = self.pixels[index].permute(0, 3, 1, 2)
         return crops.float() / 127.5 - 1
 
@@ -128,12 +136,6 @@ class PhotoBank:
         return draws.multinomial(
             (self.shares / groups.bincount(minlength=len(self.shares)))[groups]
         )
-
-    def _to(self, values: Tensor) -> Tensor:
-        """Copy small host values to the device without waiting for it."""
-        if self.pixels.device.type == "cuda":
-            values = values.pin_memory()
-        return values.to(self.pixels.device, non_blocking=True)
 
 
 def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Image]:

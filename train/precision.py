@@ -11,16 +11,32 @@ from asyncdsb.device import multiplies_bf16
 from train.presets import Preset
 
 
+def precision(preset: Preset, device: str | torch.device) -> str:
+    """What the networks multiply in, "bf16" or "fp32"; "auto" is bf16 where the device can."""
+    if preset.precision == "auto":
+        return "bf16" if multiplies_bf16(device) else "fp32"
+    return preset.precision
+
+
 def autocast(preset: Preset, device: str | torch.device) -> contextlib.AbstractContextManager:
-    """Mixed precision as the preset asks for; "auto" is bf16 where the device multiplies it."""
-    wanted = preset.precision
-    if wanted == "auto":
-        wanted = "bf16" if multiplies_bf16(device) else "fp32"
-    if wanted == "fp32":
+    """Mixed precision, if :func:`precision` says so."""
+    if precision(preset, device) == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
 
-def compiles(preset: Preset, device: str | torch.device) -> bool:
-    """Whether to compile the network: as the preset asks for, where that works."""
-    return preset.compile and can_compile(device)
+def compiles(preset: Preset, device: str | torch.device, tell: bool = True) -> bool:
+    """Whether to compile the network: as the preset asks for, where that works.
+
+    Args:
+        preset: of the run.
+        device: of the run.
+        tell: whether to print what is missing where it does not work.
+    """
+    if not preset.compile or can_compile(device):
+        return preset.compile
+    if tell:
+        gpu = torch.device(device).type == "cuda"
+        needed = "gcc and Triton" if gpu else "g++ and Python's headers (python3-dev)"
+        print(f"torch cannot compile here, which needs {needed}: going on without, more slowly")
+    return False

@@ -79,13 +79,14 @@ class Processes:
         if self.accelerator:
             self.accelerator.end_training()
 
-    def rows(self, total: int, part: int = 0, parts: int = 1) -> Tensor:
-        """Samples of a batch that belong to this process: every ``count``-th.
+    def rows(self, total: int, part: int = 0, parts: int = 1, each: int = 1) -> Tensor:
+        """Photos of a batch that belong to this process: every ``count``-th.
 
         Args:
             total: samples of the whole batch.
             part: which of its parts this process works on.
             parts: in how many parts, one after the other, it does its samples.
+            each: samples of a photo, which stay together.
 
         Returns:
             (n,) int64.
@@ -94,12 +95,13 @@ class Processes:
             ValueError: the batch does not divide evenly.
         """
         shares = self.count * parts
-        if total % shares:
+        if total % (shares * each):
+            of_photo = f" x {each} samples a photo" if each > 1 else ""
             raise ValueError(
-                f"expected a batch that divides among {self.count} processes x {parts} parts, "
-                f"got {total} samples"
+                f"expected batches that divide among {self.count} processes x {parts} parts"
+                f"{of_photo}, got one of {total} samples"
             )
-        return torch.arange(part * self.count + self.index, total, shares)
+        return torch.arange(part * self.count + self.index, total // each, shares)
 
     def joined(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over all processes after every backward pass."""

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.data import SUFFIXES
+from asyncdsb.data import pictures_in
 from asyncdsb.images import read_mask
 from asyncdsb.masks import AREA_BINS, MASK_KINDS, make_mask, make_mask_in_bin
 
@@ -50,8 +50,7 @@ class MaskFolder:
     """
 
     def __init__(self, folder: Path, inverted: bool = False):
-        found = sorted(folder.rglob("*")) if folder.is_dir() else []
-        self.files = [path for path in found if path.suffix.lower() in SUFFIXES]
+        self.files = pictures_in(folder) if folder.is_dir() else []
         self.inverted = inverted
         if not self.files:
             raise ValueError(f"expected a folder of masks, found none at {folder}")

@@ -88,26 +88,34 @@ def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequ
 def ratio_table(
     summary: Mapping[str, Mapping[str, Mapping]], ours: str, scores: Sequence[str]
 ) -> str:
-    """Return our scores beside those of the best other method, and their ratio.
+    """Return our scores beside those of the best classical method, and their ratio.
 
     Args:
-        summary: as for :func:`markdown_table`.
+        summary: as for :func:`markdown_table`; without a classical method our scores stand alone.
         ours: name of our method.
-        scores: scores for which lower is better.
+        scores: scores for which lower is better, none of them None.
     """
-    titles = [HEADS.get(score, score) for score in scores]
-    heads = [cell for title in titles for cell in (f"{title}, ours", "best other", "share")]
+    heads = []
+    for score in scores:
+        heads.append(f"{HEADS.get(score, score)}, ours")
+        heads += ["best other", "share"] * bool(classical(summary))
     lines = ["| mask | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
     for kind, methods in summary.items():
         cells = [kind]
         for score in scores:
             values = {method: _mean(found[score]) for method, found in methods.items()}
-            others = {m: v for m, v in values.items() if m != ours and m in baselines.METHODS}
-            best = min(others, key=others.get)
-            own = _with_interval(methods[ours][score])
-            cells += [own, f"{_plain(others[best])} ({best})", f"{values[ours] / others[best]:.2f}"]
+            cells.append(_with_interval(methods[ours][score]))
+            if others := classical(summary):
+                best = min(others, key=values.get)
+                share = values[ours] / values[best]
+                cells += [f"{_plain(values[best])} ({best})", f"{share:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def classical(summary: Mapping[str, Mapping[str, Mapping]]) -> list[str]:
+    """The methods of :mod:`asyncdsb.baselines` among those of a summary."""
+    return [method for method in next(iter(summary.values())) if method in baselines.METHODS]
 
 
 def _mean(score: float | Mapping | None) -> float | None:

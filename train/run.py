@@ -22,17 +22,30 @@ from tqdm import tqdm
 
 from asyncdsb.images import write_atomic
 from train.batches import Batches
+from train.lines import add_line
 from train.presets import AnyPreset, Preset
 from train.processes import Processes, spread, whole
-from train.validation import keep_scores
+from train.validation import held_out_records, is_best, keep_scores
 
 
 class Trainer(Protocol):
-    """What :func:`run` needs of a trainer."""
+    """What :func:`run` needs of a trainer.
+
+    Attributes:
+        batches: where samples come from.
+        modules: what has weights, by name.
+        optimizers: by name.
+        weights: SHA-256 of the files of weights that the command line gives, by option.
+    """
 
     batches: Batches
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
+    weights: dict[str, str]
+
+    @property
+    def preset(self) -> Preset:
+        """What is trained."""
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Train on this process's share of the batch of a step; return scalar tensors to log."""
@@ -49,8 +62,6 @@ class Trainer(Protocol):
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged weights in the form that the pipeline loads."""
 
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 TRACKERS = ("tensorboard", "wandb")
 """Programs that can be told the log as well."""
@@ -82,7 +93,7 @@ def run(
     trainer = make(preset, args, processes)
     if processes.main:
         (out / "samples").mkdir(parents=True, exist_ok=True)
-        describe(out, preset, args, trainer.batches.photos.identity)
+        describe(out, trainer, args)
         record_start(out, args, processes)
     processes.wait()
     tracker = args.tracker if processes.main else None
@@ -101,7 +112,10 @@ def loop(
     """Train, and look at the training at intervals; see :func:`run`."""
     out = Path(args.out)
     step, seconds = load_state(out, trainer)
-    started = last = time.monotonic()
+    if step:
+        catch_up(out, trainer, preset, facts(preset, args, step, seconds), processes, track)
+    saved, started = step, time.monotonic()
+    last = started
     sums: dict[str, Tensor] = {}
     since = 0
     bar = tqdm(
@@ -126,6 +140,7 @@ def loop(
                 now = time.monotonic()
                 means = {name: float(value) / since for name, value in sums.items()}
                 means = {name: round(value, 6) for name, value in processes.mean(means).items()}
+                check_finite(means, step, saved)
                 drawn = preset.samples(step) - preset.samples(step - since)
                 rate = round(drawn / (now - last), 2)
                 bar.set_postfix(means)
@@ -140,24 +155,95 @@ def loop(
                 trainer.gather()
             if saving:
                 save_state(out, trainer, step, seconds + elapsed, processes)
+                saved = step
             if processes.main:
                 if drawing:
                     trainer.samples(out / "samples" / f"{step:07d}.png")
-                if saving:
+                if saving or judging:
                     trained = facts(preset, args, step, seconds + elapsed)
+                if saving:
                     trainer.export(out / "weights", trained)
                 if judging:
-                    scores = trainer.validate()
-                    if scores is not None:
-                        track({f"held-out/{name}": value for name, value in scores.items()}, step)
-                        if keep_scores(out, step, scores):
-                            trainer.export(
-                                out / "best", facts(preset, args, step, seconds + elapsed)
-                            )
+                    judge(out, trainer, trained, track)
                     last = time.monotonic()
             if ended:
                 break
     processes.wait()
+
+
+def check_finite(means: dict[str, float], step: int, saved: int) -> None:
+    """Stop a training that diverged, before it is written over its last checkpoint.
+
+    Args:
+        means: of what is logged, the same in all processes.
+        step: that was reached.
+        saved: step of the last checkpoint; 0 for none.
+
+    Raises:
+        ValueError: a mean is not finite.
+    """
+    bad = [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]
+    if bad:
+        kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+        raise ValueError(
+            f"the training diverged at step {step} ({', '.join(bad)}); {kept}: "
+            "start another run with a lower --lr"
+        )
+
+
+def judge(
+    out: Path, trainer: Trainer, trained: dict, track: Callable[[dict[str, float], int], None]
+) -> None:
+    """Score the averaged weights, if there are held-out photos, and keep the best.
+
+    Args:
+        out: run folder.
+        trainer: of the run.
+        trained: see :func:`facts`.
+        track: told the scores.
+    """
+    scores = trainer.validate()
+    if scores is None:
+        return
+    step = trained["steps"]
+    track({f"held-out/{name}": value for name, value in scores.items()}, step)
+    # The record comes last: as long as it is not there, catch_up does all of this again.
+    if is_best(out, step, scores):
+        trainer.export(out / "best", trained)
+    keep_scores(out, step, scores)
+
+
+def catch_up(
+    out: Path,
+    trainer: Trainer,
+    preset: Preset,
+    trained: dict,
+    processes: Processes,
+    track: Callable[[dict[str, float], int], None],
+) -> None:
+    """Do what a run that was stopped after its checkpoint did not come to: weights and scores.
+
+    Args:
+        out: run folder.
+        trainer: with the checkpoint's state.
+        preset: of the run.
+        trained: see :func:`facts`.
+        processes: all of which call this.
+        track: told the scores.
+    """
+    step = trained["steps"]
+    described = [json.loads(p.read_text("utf-8")) for p in (out / "weights").glob("*.json")]
+    exporting = all(weights["training"]["steps"] < step for weights in described)
+    judging = step % preset.validate_every == 0 or step >= preset.steps
+    judging &= all(record["step"] < step for record in held_out_records(out))
+    # The files may change while the other processes read them.
+    exporting, judging = processes.agreed(exporting), processes.agreed(judging)
+    if exporting or judging:
+        trainer.gather()
+    if exporting and processes.main:
+        trainer.export(out / "weights", trained)
+    if judging and processes.main:
+        judge(out, trainer, trained, track)
 
 
 @contextlib.contextmanager
@@ -215,12 +301,6 @@ def record_start(out: Path, args: argparse.Namespace, processes: Processes) -> N
     add_line(out / "starts.jsonl", start)
 
 
-def add_line(path: Path, record: dict[str, Any]) -> None:
-    """Append a record to a file of JSON lines."""
-    with open(path, "a", encoding="utf-8") as log:
-        log.write(json.dumps(record) + "\n")
-
-
 def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     """Options that all trainers share."""
     options = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
@@ -246,6 +326,13 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     options.add_argument("--size", type=int, help="side of the crops instead of the preset's")
     options.add_argument("--lr", type=float, help="peak learning rate instead of the preset's")
     options.add_argument(
+        "--no-compile",
+        dest="compile",
+        action="store_const",
+        const=False,
+        help="run the bridge's network as it is, whatever the preset says",
+    )
+    options.add_argument(
         "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
     )
     options.add_argument(
@@ -260,42 +347,64 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
 
 def chosen_preset(presets: dict[str, AnyPreset], args: argparse.Namespace) -> AnyPreset:
     """The preset with the command line's overrides."""
-    names = ("steps", "batch", "size", "lr")
+    names = ("steps", "batch", "size", "lr", "compile")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     return dataclasses.replace(presets[args.preset], **given)
 
 
-def describe(out: Path, preset: Preset, args: argparse.Namespace, order: dict) -> None:
+def recorded(out: str | Path) -> dict:
+    """What ``config.json`` in a run folder says; empty if there is none."""
+    path = Path(out) / "config.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
     """Write the configuration once; refuse to resume a run with another one.
 
     Args:
         out: run folder.
-        preset: with the command line's overrides.
+        trainer: made from the command line.
         args: of the command line.
-        order: what the order of the photographs depends on.
 
     Raises:
-        ValueError: if the folder holds a run of another configuration.
+        ValueError: if the folder holds a run of another configuration, or from other weights.
     """
-    config = {
-        "preset": dataclasses.asdict(preset),
+    order, before = trainer.batches.photos.identity, recorded(out)
+    config: dict[str, Any] = {
+        "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
         "shares": args.shares,
         "seed": args.seed,
         **({"order": order} if order else {}),
+        **({"weights": trainer.weights} if trainer.weights else {}),
     }
-    # Length may be changed when a run is taken up again; all else would make it another run.
+    if "weights" in before:
+        for name, checksum in trainer.weights.items():
+            if name not in before["weights"]:
+                raise ValueError(
+                    f"expected no --{name} for the run in {out}, which started without, "
+                    f"got {getattr(args, name)}"
+                )
+            if checksum != before["weights"][name]:
+                raise ValueError(
+                    f"expected the same --{name} as when the run in {out} was started, "
+                    f"got others in {getattr(args, name)}"
+                )
+        # A run goes on from its checkpoint: what it started from need not be given again.
+        config["weights"] = before["weights"]
+    # The length may be changed when a run is taken up again, and what the machine at hand can do
+    # is left to it; all else would make it another run.
     text = json.dumps(config, indent=2, sort_keys=True)
-    path = out / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text("utf-8"))
+    if before:
         now = json.loads(text)
         for one in (before, now):
             one["preset"].pop("steps")
+            one["preset"].pop("compile")
             one.pop("data")
+            one.pop("weights", None)
         if before != now:
             raise ValueError(f"expected {out} to be empty or a run of the same configuration")
-    write_atomic(path, lambda p: Path(p).write_text(text + "\n", "utf-8"))
+    write_atomic(out / "config.json", lambda p: Path(p).write_text(text + "\n", "utf-8"))
 
 
 def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -> dict:
@@ -313,15 +422,28 @@ def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -
     }
 
 
-def average(module: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``."""
+class Average(AveragedModel):
+    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``.
 
-    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
-        n = float(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(averages, current, weight)
+    Args:
+        module: what is averaged; the average is a copy of it, buffers as they last were.
+        decay: largest, in [0, 1).
+    """
 
-    return AveragedModel(module, multi_avg_fn=update)
+    def __init__(self, module: nn.Module, decay: float):
+        super().__init__(module)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the present weights, the first of which count alone."""
+        # The count stays on the host, where torch's own method reads it back from the GPU.
+        n = int(self.n_averaged)
+        weight = 1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
+        for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(current)
+        self.n_averaged += 1
 
 
 def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from asyncdsb.data import SUFFIXES
+from asyncdsb.data import pictures_in
 from asyncdsb.images import write_atomic
 from train.options import guarded
 
@@ -118,7 +118,7 @@ def _columns(path: Path, count: int) -> list[list[str]]:
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"expected a folder of photos, found none at {folder}")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return pictures_in(folder)
 
 
 def run(args: argparse.Namespace) -> None:

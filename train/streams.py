@@ -35,9 +35,10 @@ from webdataset.gopen import Pipe, gopen
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tar_file_iterator
 
-from asyncdsb.data import SUFFIXES, scaled_size
+from asyncdsb.data import is_picture_name, scaled_size
 from asyncdsb.images import read_image
 from train.corpus import INDEX, parse_index, read_index
+from train.draws import to_device
 
 WAITS = (1.0, 4.0, 16.0)
 """Seconds before a shard is opened again that could not be read; then it is given up."""
@@ -129,7 +130,7 @@ def read_shard(source: Source) -> Iterator[Record]:
     def pictures() -> Iterator[Record]:
         count, expected = 0, source.records
         with _opened(source.url) as stream:
-            for file in tar_file_iterator(stream, select_files=_is_picture):
+            for file in tar_file_iterator(stream, select_files=is_picture_name):
                 count += 1
                 if expected is not None and count > expected:
                     raise tarfile.ReadError(f"expected {expected} pictures, got more")
@@ -308,10 +309,7 @@ class CropStream:
                 future.cancel()
             self._pending.clear()
             raise
-        crops = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            crops = crops.pin_memory()
-        crops = crops.to(self.device, non_blocking=True)
+        crops = to_device(torch.from_numpy(pixels), self.device)
         return crops.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
     def records(self, lane: int, position: int = 0) -> Iterator[Record]:
@@ -542,7 +540,3 @@ def _listed(url: str) -> list[Source]:
 
 def _remote(url: str) -> bool:
     return "://" in url or url.startswith("pipe:")
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)

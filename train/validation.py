@@ -15,9 +15,8 @@ from asyncdsb.images import write_atomic
 from asyncdsb.metrics import frechet_distance
 from asyncdsb.perceptual import EfficientNetFeatures, Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
+from train.lines import read_lines
 from train.methods import bridge_method, to_batch
-from train.precision import autocast
-from train.presets import Preset
 from train.protocol import Crop, iter_crops
 from train.scores import paired_scores
 
@@ -30,6 +29,9 @@ STEPS = 10
 BATCH = 9
 """Crops restored at once; results do not depend on it."""
 
+DIGITS = 5
+"""Decimal places of the scores that are kept."""
+
 
 class RestorationValidator:
     """Restores one crop of each held-out photo with every mask, always at the same seeds.
@@ -37,11 +39,10 @@ class RestorationValidator:
     Args:
         pipe: wraps the averaged weights, which may change between calls.
         paths: held-out photos, see :func:`asyncdsb.data.iter_photos`.
-        preset: precision of the run.
     """
 
-    def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str], preset: Preset):
-        self.pipe, self.preset = pipe, preset
+    def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
+        self.pipe = pipe
         self.crops = _crops(paths, pipe.config.resolution)
         self.lpips = Lpips.load(device=pipe.device)
         self.features = EfficientNetFeatures(pipe.device)
@@ -50,8 +51,9 @@ class RestorationValidator:
 
     def __call__(self) -> dict[str, float]:
         """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds."""
-        sampler = self.pipe.samplers[0]
-        method = bridge_method("present", self.pipe, "", {"steps": STEPS, "sampler": sampler})
+        # What is copied from the known part says nothing about the network.
+        settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "patches": 0.0}
+        method = bridge_method("present", self.pipe, "", settings)
         record = {}
         for kind in KINDS:
             rows, found = [], []
@@ -61,8 +63,7 @@ class RestorationValidator:
                 truths = [crop.pixels for crop in chunk]
                 inputs = [crop.corrupted(kind) for crop in chunk]
                 seeds = [crop.noise_seed(kind) for crop in chunk]
-                with autocast(self.preset, self.pipe.device):
-                    restored = method.restore(inputs, masks, seeds)
+                restored = method.restore(inputs, masks, seeds)
                 rows += paired_scores(restored, truths, masks, self.lpips)
                 found.append(self.features(to_batch(restored)))
             for name in ("lpips", "psnr", "ssim", "seam_step"):
@@ -80,18 +81,11 @@ class GradientValidator:
     Args:
         model: the averaged completion, which may change between calls.
         paths: held-out photos.
-        preset: precision of the run.
         device: where the model is.
     """
 
-    def __init__(
-        self,
-        model: GradientCompletion,
-        paths: Sequence[str],
-        preset: Preset,
-        device: torch.device | str,
-    ):
-        self.model, self.preset, self.device = model, preset, device
+    def __init__(self, model: GradientCompletion, paths: Sequence[str], device: torch.device | str):
+        self.model, self.device = model, device
         self.crops = _crops(paths, 256)
 
     @torch.no_grad()
@@ -117,22 +111,31 @@ class GradientValidator:
         return record
 
 
-def keep_scores(out: Path, step: int, scores: dict[str, float]) -> bool:
-    """Add a record to ``validation.json``, redraw ``curves.png``; tell whether it is the best yet.
+def held_out_records(out: Path) -> list[dict]:
+    """The records of ``validation.json`` in a run folder, in the order of their steps."""
+    path = out / "validation.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else []
+
+
+def is_best(out: Path, step: int, scores: dict[str, float]) -> bool:
+    """Whether no record of an earlier step has a lower "score"."""
+    score = round(scores["score"], DIGITS)
+    return all(score <= r["score"] for r in held_out_records(out) if r["step"] < step)
+
+
+def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:
+    """Add a record to ``validation.json`` and redraw ``curves.png``.
 
     Args:
         out: run folder.
-        step: after which the scores were taken; an older record of this step is replaced.
+        step: after which the scores were taken; records of this step and later ones are replaced.
         scores: with "score", the lower the better.
     """
-    path = out / "validation.json"
-    records = json.loads(path.read_text("utf-8")) if path.exists() else []
-    records = [record for record in records if record["step"] < step]
-    records.append({"step": step} | {name: round(value, 5) for name, value in scores.items()})
+    records = [record for record in held_out_records(out) if record["step"] < step]
+    records.append({"step": step} | {name: round(value, DIGITS) for name, value in scores.items()})
     text = json.dumps(records, indent=1) + "\n"
-    write_atomic(path, lambda p: Path(p).write_text(text, "utf-8"))
     write_atomic(out / "curves.png", lambda p: _curves(records, out, p))
-    return records[-1]["score"] <= min(record["score"] for record in records)
+    write_atomic(out / "validation.json", lambda p: Path(p).write_text(text, "utf-8"))
 
 
 def _curves(records: list[dict], out: Path, path: Path) -> None:
@@ -140,10 +143,10 @@ def _curves(records: list[dict], out: Path, path: Path) -> None:
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(key.split("/")[1] for key in records[0] if "/" in key))
-    log = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
+    log = read_lines(out / "log.jsonl")
     figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(names))
-    loss = next((k for k in ("loss", "l1") if k in log[0]), None)
+    loss = next((k for k in ("loss", "l1") if log and k in log[0]), None)
     if loss:
         first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
     first.set_title(f"training {loss}")
