@@ -36,10 +36,10 @@ and added, which leaves no step of brightness at the border (Perez, Gangnet and 
 
 All of it is done first at half the size, again in this way, where patches show twice as much of the
 photo; what that changes is added to the estimate before. Only the middle of a hole takes part in
-it: near the border the estimate at full size is better. At these smaller sizes the estimate, which
-leads no edge far into the hole, is first replaced along the border, from there inwards, by patches
-that continue what is known (Criminisi, Perez and Toyama 2004). Only along the border, as this goes
-astray the further it goes.
+it: near the border the estimate at full size is better. The estimate leads no edge far into the
+hole. At these smaller sizes it is therefore first replaced along the border, from there inwards, by
+patches that continue what is known (Criminisi, Perez and Toyama 2004), and at full size where a
+hole is thin. Only there, as this goes astray the further it goes.
 
 The constants were chosen on photographs of the training, see ``train/LOG.md``.
 """
@@ -95,6 +95,9 @@ MARGIN = 15
 
 FRONT = 3
 """Width in pixels of what is filled at once of it."""
+
+THIN = 12
+"""A hole is thin where no square of twice as many pixels a side, and one, fits into it."""
 
 LEAST_KNOWN = 0.4
 """Share of a patch that must be known to be continued, if there is any such patch."""
@@ -197,8 +200,9 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small
     if len(sources) < FEWEST_SOURCES or not len(targets.cells):
         return estimate
     features = _Features(estimate, grid, sources, reach)
-    if small:
-        estimate = _continued(estimate, hole, sources, targets, features.places)
+    part = hole if small else _thin(hole)
+    if part.any():
+        estimate = _continued(estimate, hole, part, sources, targets, features.places)
     rows = features(estimate)
     offered = rows[sources]
     nearest = Nearest(offered, offered.square().sum(1))(rows[targets.cells])
@@ -230,10 +234,18 @@ def _coarse_first(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
     return torch.where(deep, estimate + change, estimate)
 
 
+def _thin(hole: Tensor) -> Tensor:
+    """Where a hole (1, 1, H, W) bool is thin, see :data:`THIN`."""
+    side = 2 * THIN + 1
+    # Beyond the picture's edge counts as missing.
+    core = -F.max_pool2d(-hole.float(), side, 1, THIN)
+    return hole & (F.max_pool2d(core, side, 1, THIN) == 0)
+
+
 def _continued(
-    estimate: Tensor, hole: Tensor, sources: Tensor, targets: _Targets, places: Tensor
+    estimate: Tensor, hole: Tensor, part: Tensor, sources: Tensor, targets: _Targets, places: Tensor
 ) -> Tensor:
-    """The estimate with a margin of the hole filled from the border inwards.
+    """The estimate with a margin of the hole, or of a part of it, filled from the border inwards.
 
     Patches that reach a little into what is missing are compared with known ones, mostly by what
     they show of the known, and the mean of what these show instead is known from then on.
@@ -241,8 +253,9 @@ def _continued(
     Args:
         estimate: (1, C, H, W).
         hole: (1, 1, H, W) bool.
+        part: (1, 1, H, W) bool, what may be filled of it.
         sources: (M,) cells of known patches.
-        targets: the patches that reach into it.
+        targets: the patches that reach into the hole.
         places: (cells, 2), see :class:`_Features`.
 
     Returns:
@@ -251,9 +264,10 @@ def _continued(
     size, grid = hole.shape[2:], targets.grid
     within = _within(size[1], hole.device)
     theirs = grid.pixels(sources, size[1])
-    picture, known = estimate[0].flatten(1).clone(), ~hole.flatten()
-    # Every second pixel tells as much as all of them.
-    compared = within[::2]
+    picture, known, part = estimate[0].flatten(1).clone(), ~hole.flatten(), part.flatten()
+    # Every third pixel, along diagonals, tells as much as all of them.
+    steps = torch.arange(SIDE, device=hole.device)
+    compared = within[((steps[:, None] + steps) % 3 == 0).flatten()]
     shown = picture[:, theirs[:, None] + compared]
     # The sum over a patch of w (P - S)^2 is, but for what is the same for all S, that of
     # w S^2 - 2 w P S: an inner product of what the one and the other depend on.
@@ -261,11 +275,13 @@ def _continued(
     offered = torch.cat([shown.square().sum(0), *shown, where], 1)
     search = Nearest(offered, where.square().sum(1))
     ours = grid.pixels(targets.cells, size[1])
+    reaching = part[ours[:, None] + within].any(1)
+    ours, cells = ours[reaching], targets.cells[reaching]
     # A last channel for the number of copies.
     counted = F.pad(estimate[0], (0, 0, 0, 0, 0, 1), value=1.0)
     for _ in range(MARGIN // FRONT):
         near = F.max_pool2d(known.view(hole.shape).float(), 2 * FRONT + 1, 1, FRONT) > 0
-        front = near.flatten() & ~known
+        front = near.flatten() & part & ~known
         if not front.any():
             break
         share = known[ours[:, None] + within].sum(1) / len(within)
@@ -275,7 +291,7 @@ def _continued(
         pixels = ours[chosen, None] + compared
         weight = torch.where(known[pixels], 1.0, DOUBT).to(picture)
         weight /= 3 * weight.sum(1, keepdim=True)
-        wanted = [weight / -2, *(weight * picture[:, pixels]), places[targets.cells[chosen]]]
+        wanted = [weight / -2, *(weight * picture[:, pixels]), places[cells[chosen]]]
         best = search(torch.cat(wanted, 1))
         sums = _summed(counted, ours[chosen], theirs[best]).flatten(1)
         front &= sums[-1] > 0
