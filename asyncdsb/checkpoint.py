@@ -117,7 +117,7 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]:
         )
     try:
         tensors = load_file(tensor_path)
-        module = module_class(_from_dict(config_class, config))
+        module = module_class(config_from_dict(config_class, config))
     except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
     load_folded_state(module, tensors)
@@ -176,8 +176,17 @@ def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
     return lines
 
 
-def _from_dict(cls: type, data: dict) -> Any:
-    """Rebuild a frozen configuration dataclass from its JSON form."""
+def config_from_dict(cls: type, data: dict) -> Any:
+    """Rebuild a frozen configuration dataclass from its JSON form.
+
+    Args:
+        cls: the dataclass.
+        data: what ``dataclasses.asdict`` made of one, read back from JSON.
+
+    Raises:
+        ValueError: a key that it does not have, or a value that it refuses.
+        TypeError: a key that it needs is missing.
+    """
     types = typing.get_type_hints(cls)
     unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
     if unknown:
@@ -191,9 +200,9 @@ def _from_dict(cls: type, data: dict) -> Any:
             kind = rest.pop("kind", next(iter(kinds)))
             if kind not in kinds:
                 raise ValueError(f"expected {name} of kind {', '.join(kinds)}, got {kind!r}")
-            value = _from_dict(kinds[kind], rest)
+            value = config_from_dict(kinds[kind], rest)
         elif dataclasses.is_dataclass(types[name]):
-            value = _from_dict(types[name], value)
+            value = config_from_dict(types[name], value)
         elif isinstance(value, list):
             value = tuple(value)
         values[name] = value

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from asyncdsb.checkpoint import _from_dict, file_sha256, load_weights, save_weights
+from asyncdsb.checkpoint import config_from_dict, file_sha256, load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.networks.adm import ADMUNet, Stage
@@ -300,7 +300,7 @@ def started_with(out: str | Path) -> BridgeConfig | None:
         return None
     if not (Path(out) / "state.safetensors").exists():
         raise ValueError(f"expected --init again, as the run in {out} has no checkpoint yet")
-    return _from_dict(BridgeConfig, before["preset"]["model"])
+    return config_from_dict(BridgeConfig, before["preset"]["model"])
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
