@@ -201,7 +201,7 @@ VALUES = {
     "unknown sampler": (3, "__import__('os')", ""),
     "a list of samplers": (3, ["ode"], ""),
     "unknown strategy": (4, "/etc/passwd", ""),
-    "painted without an order": (4, "painted", "Paint the order"),
+    "painted without an order": (4, "painted", "expected an order"),
     "negative seed": (5, -1, ""),
     "huge seed": (5, 2**80, ""),
     "eta out of range": (6, 7, ""),
