@@ -236,10 +236,15 @@ def _coarse_first(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
 
 def _thin(hole: Tensor) -> Tensor:
     """Where a hole (1, 1, H, W) bool is thin, see :data:`THIN`."""
-    side = 2 * THIN + 1
+
+    def largest(x: Tensor) -> Tensor:
+        """Within a square around each pixel: along columns, then along rows."""
+        columns = F.max_pool2d(x, (2 * THIN + 1, 1), 1, (THIN, 0))
+        return F.max_pool2d(columns, (1, 2 * THIN + 1), 1, (0, THIN))
+
     # Beyond the picture's edge counts as missing.
-    core = -F.max_pool2d(-hole.float(), side, 1, THIN)
-    return hole & (F.max_pool2d(core, side, 1, THIN) == 0)
+    core = -largest(-hole.float())
+    return hole & (largest(core) == 0)
 
 
 def _continued(
