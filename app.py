@@ -61,23 +61,34 @@ def build(load: Callable[[], Any]) -> gr.Blocks:
     def steps_of(*args: Any) -> Iterator[Step]:
         yield from run_steps(model.get(), *args)
 
-    # Events have limits each of their own, and maps of the largest photographs take much memory.
-    one_at_a_time = threading.Lock()
-
     def predict(*args: Any) -> Maps:
-        with one_at_a_time:
-            return predict_maps(model.get(), *args)
+        return predict_maps(model.get(), *args)
 
     if spaces:
         steps_of, predict = spaces.GPU(steps_of), spaces.GPU(predict)
 
-    engine = Engine(predict, steps_of, model.pace, model.ready)
+    engine = Engine(one_at_a_time(predict), steps_of, model.pace, model.ready)
     with gr.Blocks(
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
         parts = layout()
         wire(demo, parts, model, engine)
     return demo.queue(max_size=20, default_concurrency_limit=2)
+
+
+def one_at_a_time(function: Callable) -> Callable:
+    """Let calls of a function wait for one another.
+
+    Events have limits each of their own, and maps of the largest photographs take much memory. The
+    lock is this process's: what a hosted machine runs on its GPU, it runs in others.
+    """
+    turn = threading.Lock()
+
+    def call(*args: Any) -> Any:
+        with turn:
+            return function(*args)
+
+    return call
 
 
 def layout() -> dict[str, gr.blocks.Block]:

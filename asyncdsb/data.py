@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
@@ -76,7 +76,8 @@ def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
             photos.append(_from_file(path))
     if not photos:
         raise ValueError(f"expected photos, found none in {', '.join(map(str, places))}")
-    return _numbered(photos)
+    keys = numbered([photo.key for photo in photos])
+    return [replace(photo, key=key) for photo, key in zip(photos, keys, strict=True)]
 
 
 def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]]:
@@ -89,18 +90,18 @@ def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]
         yield photo.key, photo.read()
 
 
-def _numbered(photos: Iterable[Photo]) -> list[Photo]:
-    """The photos with different keys: those that come again have a number that none has yet."""
-    found = list(photos)
-    taken, seen = {photo.key for photo in found}, set()
+def numbered(keys: Sequence[str]) -> list[str]:
+    """The keys made different: those that come again get a number, and a key that none has yet."""
+    taken, seen = set(keys), set()
     numbers: dict[str, int] = {}
-    for index, photo in enumerate(found):
-        key = photo.key
-        while key in seen or (key != photo.key and key in taken):
-            numbers[photo.key] = numbers.get(photo.key, 1) + 1
-            key = f"{photo.key}-{numbers[photo.key]}"
+    found = []
+    for given in keys:
+        key = given
+        while key in seen or (key != given and key in taken):
+            numbers[given] = numbers.get(given, 1) + 1
+            key = f"{given}-{numbers[given]}"
         seen.add(key)
-        found[index] = replace(photo, key=key)
+        found.append(key)
     return found
 
 

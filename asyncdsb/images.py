@@ -157,7 +157,15 @@ def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
 
 
 def channel_of(image: np.ndarray, channel: int) -> torch.Tensor:
-    """One channel of what :func:`to_tensor` makes of an array, float32 (1, 1, H, W)."""
+    """One channel of what :func:`to_tensor` makes of a picture, for pictures that are large.
+
+    Args:
+        image: uint8 (H, W, 3) in [0, 255].
+        channel: 0 to 2.
+
+    Returns:
+        Float32 tensor (1, 1, H, W) in [-1, 1].
+    """
     return _scaled(torch.from_numpy(np.array(image[..., channel]))[None, None])
 
 

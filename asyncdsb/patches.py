@@ -97,7 +97,7 @@ FRONT = 3
 """Width in pixels of what is filled at once of it."""
 
 THIN = 12
-"""A hole is thin where no square of twice as many pixels a side, and one, fits into it."""
+"""A hole is thin in those pixels that no square of 2 THIN + 1 pixels a side within it covers."""
 
 LEAST_KNOWN = 0.4
 """Share of a patch that must be known to be continued, if there is any such patch."""

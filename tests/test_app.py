@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -592,17 +593,27 @@ def test_files_are_handed_over_without_leaving_others_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch):
+@pytest.mark.parametrize("hosted", [False, True])
+def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
     # Each event has a limit of its own.
     running, most, engines = [], [], []
 
-    def predict(*args):
-        running.append(1)
-        most.append(len(running))
-        time.sleep(0.05)
-        running.pop()
+    def counted(function):
+        def call(*args):
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0.05)
+            function(*args)
+            running.pop()
 
-    monkeypatch.setattr(app, "predict_maps", predict)
+        return call
+
+    if hosted:
+        # What is given to the GPU runs in another process, of which this one waits.
+        monkeypatch.setattr(app, "spaces", SimpleNamespace(GPU=counted))
+        monkeypatch.setattr(app, "predict_maps", lambda *args: None)
+    else:
+        monkeypatch.setattr(app, "predict_maps", counted(lambda *args: None))
     monkeypatch.setattr(app, "wire", lambda demo, parts, model, engine: engines.append(engine))
     app.build(lambda: tiny_pipe)
     threads = [threading.Thread(target=engines[0].predict) for _ in range(4)]

@@ -31,8 +31,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from asyncdsb.data import Photo, find_photos, scaled
+from asyncdsb.data import Photo, find_photos, numbered, scaled
 from asyncdsb.images import write_atomic
+from train.lines import add_line, read_lines
 from train.options import guarded
 
 FORMAT, VERSION = "asyncdsb-corpus", 1
@@ -115,7 +116,7 @@ def pack(paths: Iterable[str | Path], out: Path, settings: Settings, workers: in
         return index
     done = _resumed(out, head)
     left = photos[done[-1]["next"] :] if done else photos
-    keys = _unique_keys(photos)[len(photos) - len(left) :]
+    keys = _keys(photos)[len(photos) - len(left) :]
     bar = tqdm(total=len(photos), initial=len(photos) - len(left), unit="photo", leave=False)
     with bar, _in_order(partial(_encoded, settings=settings), left, workers) as encoded:
         records = zip(left, keys, encoded, strict=True)
@@ -126,8 +127,7 @@ def pack(paths: Iterable[str | Path], out: Path, settings: Settings, workers: in
             line["next"] = taken
             done.append(line)
             if line["shard"]["records"]:
-                with open(out / _PROGRESS, "a", encoding="utf-8") as progress:
-                    progress.write(json.dumps(line) + "\n")
+                add_line(out / _PROGRESS, line)
     return _finish(out, head, done)
 
 
@@ -206,15 +206,9 @@ def _resumed(out: Path, head: dict) -> list[dict]:
         ValueError: if what was begun is another corpus.
     """
     path = out / _PROGRESS
-    lines = []
-    if path.exists():
-        for text in path.read_text("utf-8", "replace").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:  # The line that the run was killed at.
-                break
-        if lines[:1] != [head]:
-            raise ValueError(_OTHER.format(out))
+    lines = read_lines(path) if path.exists() else []
+    if path.exists() and lines[:1] != [head]:
+        raise ValueError(_OTHER.format(out))
     done = []
     for line in lines[1:]:
         shard = out / line["shard"]["name"]
@@ -355,20 +349,9 @@ def _encoded(photo: Photo, settings: Settings) -> tuple[bytes | None, str]:
     return file.getvalue(), ""
 
 
-def _unique_keys(photos: Iterable[Photo]) -> list[str]:
-    """Keys by stem, numbered where a stem comes again; a key has no dot, which would end it."""
-    keys: list[str] = []
-    taken: set[str] = set()
-    numbers: dict[str, int] = {}
-    for photo in photos:
-        stem = re.sub(r"[^\w-]+", "_", photo.key)[:80]
-        key = stem
-        while key in taken:
-            numbers[stem] = numbers.get(stem, 1) + 1
-            key = f"{stem}-{numbers[stem]}"
-        taken.add(key)
-        keys.append(key)
-    return keys
+def _keys(photos: Iterable[Photo]) -> list[str]:
+    """Different keys for all photos; a key has no dot, which would end it."""
+    return numbered([re.sub(r"[^\w-]+", "_", photo.key)[:80] for photo in photos])
 
 
 def _digest(photos: Iterable[Photo]) -> str:

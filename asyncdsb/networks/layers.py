@@ -82,11 +82,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (B, h c, N), laid out channels last.
     """
-    q, k, v = (_rows(x.transpose(2, 3)) for x in (query, key, value))
+    q, k, v = (_dense_rows(x.transpose(2, 3)) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).transpose(1, 2)
 
 
-def _rows(x: Tensor) -> Tensor:
+def _dense_rows(x: Tensor) -> Tensor:
     """The same with its last axis dense in memory, as the fused kernels of a GPU need it.
 
     On a CPU it stays as it is: the same seed is to give the same bits as ever.

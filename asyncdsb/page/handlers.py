@@ -153,7 +153,7 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
                 read = session.read_settings(list(values.values()))
             except ValueError:
                 continue
-            if read.seed > session.MAX_SEED:
+            if read.seed > session.MAX_SEED:  # Programs may have it, but not the page's own box.
                 continue
             update[name] = value
     if not update.get("tau_min", defaults.tau_min) <= update.get("tau_max", defaults.tau_max):
