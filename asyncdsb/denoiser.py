@@ -50,9 +50,9 @@ import torch
 from torch import Tensor, nn
 
 from asyncdsb import bridge
+from asyncdsb.device import without_autocast
 from asyncdsb.fill import FILLS, fill_hole, hole_depth
 from asyncdsb.networks import ADMConfig, UNetConfig
-from asyncdsb.networks.layers import without_autocast
 from asyncdsb.schedule import NoiseSchedule, gaussian_blur
 from asyncdsb.tiles import Tiles
 

@@ -1,10 +1,12 @@
-"""What the device at hand can do."""
+"""What the device at hand can do, and how its arithmetic is chosen."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import torch
+from torch import Tensor
 
 
 def usable(device: str | torch.device | None) -> torch.device:
@@ -41,3 +43,11 @@ def compiles(device: str | torch.device) -> bool:
         # Which of them depends on what is missing.
         return False
     return True
+
+
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+    """Keep products of ``x`` in its own type: what measures a picture is no layer to be rounded."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):  # The meta device, on which costs are counted.
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asyncdsb.device import without_autocast
 from asyncdsb.networks.completion import CompletionConfig, CompletionGenerator
-from asyncdsb.networks.layers import without_autocast
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""

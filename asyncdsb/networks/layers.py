@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
@@ -17,14 +16,6 @@ def check_levels(multipliers: tuple[int, ...], attention: tuple[bool, ...]) -> N
             "expected as many attention flags as multipliers, "
             f"got {len(attention)} and {len(multipliers)}"
         )
-
-
-def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """Keep products of ``x`` in its own type: what measures a picture is no layer to be rounded."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):  # The meta device, on which costs are counted.
-        return contextlib.nullcontext()
-    return torch.autocast(kind, enabled=False)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
