@@ -57,6 +57,36 @@ def marginal(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | No
     return mean if z is None else mean + std(s, total_var) * z
 
 
+def noise_var(s: Tensor, total_var: Tensor | float, hole_noise: float) -> Tensor:
+    """N = M s (1 - s) + s^2 h^2, variance of the noise in a state, given x0 and the fill.
+
+    Args:
+        s: clock, in [0, 1].
+        total_var: M; 0 for the bridge without noise.
+        hole_noise: h.
+    """
+    return total_var * s * (1 - s) + (s * hole_noise) ** 2
+
+
+def clock_at_level(sigma: Tensor, total_var: Tensor | float, hole_noise: float) -> Tensor:
+    """The clock s at which sigma_eff = sqrt(N) / (1 - s) has a value, in closed form.
+
+    With r = s / (1 - s), sigma_eff^2 = M r + h^2 r^2.
+
+    Args:
+        sigma: sigma_eff, >= 0; infinity is the start, s = 1.
+        total_var: M, broadcastable; 0 for the bridge without noise.
+        hole_noise: h; one of M and h is positive.
+
+    Returns:
+        s in [0, 1], of the shape of both.
+    """
+    # The root of the quadratic in a form that does not cancel, divided by sigma twice.
+    root = (total_var**2 / sigma**2 + 4 * hole_noise**2) ** 0.5
+    r = 2 * sigma / (total_var / sigma + root)
+    return 1 / (1 + 1 / r)
+
+
 def target(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | None) -> Tensor:
     """Regression target (x_t - x0) / sigma_t (Eq. 4), written so that s -> 0 is harmless.
 
@@ -167,44 +197,6 @@ def implicit_step(
     mean = x0_hat + s_m * (x1 - x0_hat)
     residual = x_n - x0_hat - s_n * (x1 - x0_hat)
     return mean + kappa * residual + fresh_var.sqrt() * z
-
-
-def extrapolated(
-    x0_hat: Tensor, before: Tensor, s_m: Tensor, s_n: Tensor, s_before: Tensor
-) -> Tensor:
-    """The estimate that makes a step of :func:`implicit_step` with eta = 0 second order.
-
-    With ``lambda = log((1 - s) / s) / 2`` as the time, the noise-free step is an exponential
-    integrator that holds x0_hat fixed. Here x0_hat follows the line through the last two estimates
-    instead, and its value in the middle of the step is taken (DPM-Solver++ 2M, Lu et al. 2022,
-    with every pixel's own lambda)::
-
-        x0_hat + (lambda_m - lambda_n) / (2 (lambda_n - lambda_before)) (x0_hat - before)
-
-    Where one of the three lies at an end of the bridge (lambda is infinite there), or the clock has
-    stood still, the step stays first order. The factor of the difference is at most 1: a step more
-    than twice as long as the one before would mostly enlarge the network's errors.
-
-    Args:
-        x0_hat: (B, C, H, W) estimate at s_n.
-        before: (B, C, H, W) estimate at s_before.
-        s_m: clock to arrive at.
-        s_n: clock of the state.
-        s_before: clock of the state before, ``s_m <= s_n <= s_before``; all broadcastable.
-
-    Returns:
-        (B, C, H, W) estimate.
-    """
-    # Clocks at the ends are 0 and 1 up to rounding.
-    inside = (s_m > END) & (1 - s_before > END) & (s_before > s_n)
-    half = torch.full_like(s_n, 0.5)
-    later, now, earlier = (
-        torch.logit(torch.where(inside, s.to(half), half)) for s in (s_m, s_n, s_before)
-    )
-    ahead, behind = now - later, earlier - now
-    weight = (ahead / (2 * behind.clamp(min=1e-12))).clamp(0, 1)
-    weight = torch.where(inside, weight, torch.zeros_like(half))
-    return x0_hat + weight * (x0_hat - before)
 
 
 def _ratio(s_m: Tensor, s_n: Tensor) -> Tensor:

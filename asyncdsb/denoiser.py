@@ -1,78 +1,56 @@
-"""The denoiser: network, conditions and parametrisation, from a bridge state to x0_hat.
+"""The denoiser: from a state of the bridge to x0_hat, in one of two parametrisations.
 
-Two parametrisations of one and the same estimate:
+``score``  the paper's and I2SB's. The network F sees x_t and is told the time (Eq. 4)::
 
-``score``  I2SB's and the paper's. The network sees x_t and returns (x_t - x0) / sigma_t (Eq. 4).
+        x0_hat = x_t - sigma_t F,   sigma_t = sqrt(M s)
 
-``wiener`` ours. A state of the bridge tells one thing about the unknown picture: with the fill f as
-    a guess, e = x0 - f is seen through ``d = (1 - s) e + noise`` of known variance N, per pixel:
+``edm``  preconditioned as in EDM (Karras et al. 2022, Table 1), with every pixel's own level. With
+    the fill f of the hole, a state of the bridge is a noisy view of the unknown e = x0 - f::
 
-    - with x1 given, d = x_t - s x1 - (1 - s) f  and  N = M s (1 - s);
-    - without it,    d = x_t - f                 and  N = M s (1 - s) + s^2 h^2,
+        d = x_t - f = (1 - s) e + noise of variance N
 
-    h being the standard deviation of the noise added to the fill in x1 (the M term is absent in the
-    noise-free bridge). If e had variance v and its pixels were independent, the best estimate of e
-    would be the Wiener filter c_skip d, with error variance c_out^2::
+        N = M s (1 - s) + s^2 h^2                    (M is absent in the bridge without noise)
 
-        D = (1 - s)^2 v + N,   c_skip = (1 - s) v / D,   c_out = sqrt(v N / D)
+    h is the standard deviation of the noise added to the fill in x1. With sigma_d, the standard
+    deviation of e, a number of the configuration::
 
-    v is set per pixel and per colour axis. The axes are :data:`OPPONENT`: photographs vary much in
-    brightness and little in colour, whereas the noise is the same along all three, so that the
-    filter alone already takes most coloured noise away. What the fill misses is of two kinds, whose
-    sizes were measured on photographs. Detail, different from pixel to pixel, grows with the
-    completed gradient, smoothed to G as in Eq. 11, and a little with the depth, the distance to the
-    nearest known pixel; it is what v describes. Tone, nearly equal among neighbours, grows with the
-    depth wherever it is::
+        D = (1 - s)^2 sigma_d^2 + N
+        c_in = 1 / sqrt(D)    c_skip = (1 - s) sigma_d^2 / D    c_out = sigma_d sqrt(N / D)
 
-        sqrt(v) = residual_std r,   r = 0.72 (G / 0.1)^residual_exponent depth^0.2
-        q^2 = r^2 + (0.0375 depth)^2                   (all of it, in units of residual_std)
+        x0_hat = f + c_skip d + c_out F(c_in d, level, ...)
+        loss = mean over the hole of (x0_hat - x0)^2 / c_out^2
 
-    The power of G is kept within [1/50, 5/4], the depth within [1, 40].
-
-    The network sees d, scaled to unit size, maps of nu = sqrt(N / D), r and q, and the conditions,
-    and returns two corrections of the Wiener estimate, one for each kind::
-
-        x0_hat = f + c_skip d + residual_std nu (r o1 + q o2)
-
-    residual_std nu r is c_out. The error counts in units of residual_std nu sqrt(q): thin holes and
-    places near the border, about which the surroundings say most, would hardly count beside the
-    middle of large ones. The zero output is the Wiener estimate, and as only d, nu, r and q enter,
-    one network serves every M, schedule and tau map and the noise-free bridge.
+    Only sigma_eff = sqrt(N) / (1 - s) matters to the network: d / (1 - s) is e with noise of that
+    standard deviation. It is told log sigma_eff of every pixel. One network therefore serves every
+    M, schedule and tau map, and the bridge without noise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from asyncdsb import bridge
-from asyncdsb.device import without_autocast
-from asyncdsb.fill import FILLS, fill_hole, hole_depth
+from asyncdsb.fill import FILLS, fill_hole
 from asyncdsb.networks import ADMConfig, UNetConfig
-from asyncdsb.schedule import NoiseSchedule, gaussian_blur
+from asyncdsb.schedule import NoiseSchedule
 from asyncdsb.tiles import Tiles
 
-CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3, "telea": 3}
-"""What the network may see beside the state, and how many channels it takes. "telea" is Telea's
-fill, whatever the fill of x1: it continues edges, if only straight ahead."""
+CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3, "position": 2}
+"""What the network may see beside the state, and how many channels it takes. "position" is where in
+the picture a pixel lies, of use where all pictures show the same thing in the same place."""
 
-OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
-"""Colour axes of the Wiener parametrisation over (R, G, B), up to their length: brightness, red
-against blue, green against both. They are orthogonal, which leaves white noise white."""
-
-DETAIL_SIZE, DETAIL_GROWTH, TONE_SLOPE = 0.72, 0.2, 0.0375
-"""Factor and power of the depth in r, and slope of the tone's size with the depth; fitted by eye to
-the table in ``train/LOG.md``."""
-
-MAX_DEPTH = 40
-"""Pixels from the border beyond which the fill is taken to be equally wrong."""
-
-PARAMETRISATIONS = ("score", "wiener")
+PARAMETRISATIONS = ("score", "edm")
+WINDOWS = ("hole", "head")
 BRIDGES = ("stochastic", "deterministic")
+
+LEVELS = (0.005, 200.0)
+"""Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
+bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels."""
 
 
 @dataclass(frozen=True)
@@ -80,51 +58,46 @@ class BridgeConfig:
     """Everything that fixes a trained bridge.
 
     Attributes:
-        unet: shape of the network, ours or ADM's. ADM's is told the time alone: not the noise
-            level of the Wiener form, nor which of two bridges it is.
+        unet: shape of the network, ours or ADM's. ADM's is told one scalar, the time: it needs the
+            score form.
         beta_min: see :class:`~asyncdsb.schedule.NoiseSchedule`.
         beta_max: likewise.
         fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.fill.FILLS`.
         hole_noise: h, standard deviation of the noise added to the fill in x1. I2SB's start is
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
-        conditions: subset of :data:`CONDITIONS`. "x1" makes the implicit sampler exact; it is
-            given to the network for the stochastic bridge only, as without bridge noise x1 and x_t
-            together would give x0 away.
-        parametrisation: "score" or "wiener".
-        residual_std: typical standard deviation of x0 minus fill along each axis of
-            :data:`OPPONENT`, where the smoothed gradient is 0.1 and the depth 5 pixels (wiener
-            only).
-        residual_exponent: how its detail grows with the smoothed gradient; 0 for the same
-            everywhere (wiener only).
-        bridges: which bridges it was trained on; "stochastic" serves the samplers posterior,
-            implicit and multistep, "deterministic" the ODE.
-        temperature: by default, what a run's noise is multiplied by; chosen after the training.
+        conditions: subset of :data:`CONDITIONS`.
+        parametrisation: "score" or "edm".
+        sigma_data: standard deviation of x0 - fill in the hole (edm only).
+        bridges: which bridges it was trained on; "stochastic" serves the posterior sampler, and the
+            implicit one if the network sees x1; "deterministic" serves the ODE.
         patches: by default, how far a result gives way to patches of the known part, in [0, 1], see
-            :mod:`asyncdsb.patches`; likewise.
+            :mod:`asyncdsb.patches`.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
+        window: "hole" if it restores the neighbourhood of a hole, "head" if it was trained on
+            portraits and restores the square around a head, whatever part of it is missing.
     """
 
     unet: UNetConfig | ADMConfig = field(default_factory=UNetConfig)
     beta_min: float = 0.1
     beta_max: float = 0.433
-    fill: str = "harmonic"
-    hole_noise: float = 0.5
-    conditions: tuple[str, ...] = ("mask", "gradient", "fill", "x1")
-    parametrisation: str = "wiener"
-    residual_std: tuple[float, float, float] = (0.4, 0.1, 0.05)
-    residual_exponent: float = 1.1
+    fill: str = "zero"
+    hole_noise: float = 1.0
+    conditions: tuple[str, ...] = ("mask",)
+    parametrisation: str = "edm"
+    sigma_data: float = 0.5
     bridges: tuple[str, ...] = BRIDGES
-    temperature: float = 1.0
     patches: float = 0.0
     blur_sigma: float = 3.0
     resolution: int = 256
+    window: str = "hole"
 
     def __post_init__(self) -> None:
         _expect_subset("conditions", self.conditions, CONDITIONS)
         _expect_subset("bridges", self.bridges, BRIDGES)
         _expect_subset("parametrisation", (self.parametrisation,), PARAMETRISATIONS)
         _expect_subset("fill", (self.fill,), FILLS)
+        _expect_subset("window", (self.window,), WINDOWS)
         if not self.bridges:
             raise ValueError("expected at least one bridge, got none")
         if isinstance(self.unet, ADMConfig) and (
@@ -134,8 +107,8 @@ class BridgeConfig:
                 "expected the score form and one bridge for an ADM network, which is told the time "
                 f"alone, got {self.parametrisation} and {len(self.bridges)}"
             )
-        if not 0 <= self.temperature <= 1:
-            raise ValueError(f"expected a temperature in [0, 1], got {self.temperature}")
+        if self.sigma_data <= 0:
+            raise ValueError(f"expected sigma_data > 0, got {self.sigma_data}")
         if not 0 <= self.patches <= 1:
             raise ValueError(f"expected patches in [0, 1], got {self.patches}")
 
@@ -146,8 +119,10 @@ class BridgeConfig:
 
     @property
     def samplers(self) -> tuple[str, ...]:
-        """Samplers whose bridge the network was trained on."""
-        names = ("posterior", "implicit", "multistep") if "stochastic" in self.bridges else ()
+        """Samplers that are exact for what the network was trained on."""
+        names: tuple[str, ...] = ()
+        if "stochastic" in self.bridges:
+            names += ("posterior", "implicit") if "x1" in self.conditions else ("posterior",)
         return names + (("ode",) if "deterministic" in self.bridges else ())
 
 
@@ -161,9 +136,6 @@ class Context:
         fill: (B, 3, H, W) deterministic fill, known pixels as in the photo.
         x1: (B, 3, H, W) start of the bridge.
         stochastic: (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without.
-        relief: (B, 1, H, W) r of the module's docstring.
-        tone: (B, 1, H, W) q of the module's docstring.
-        telea: (B, 3, H, W) Telea's fill where the network sees it, else None.
     """
 
     mask: Tensor
@@ -171,9 +143,6 @@ class Context:
     fill: Tensor
     x1: Tensor
     stochastic: Tensor
-    relief: Tensor
-    tone: Tensor
-    telea: Tensor | None = None
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
@@ -181,9 +150,108 @@ class Context:
         for name, value in values.items():
             if name == "stochastic":
                 values[name] = value.expand(len(tiles), 1, 1, 1)
-            elif value is not None:
+            else:
                 values[name] = tiles.cut(value)
         return Context(**values)
+
+
+class Score:
+    """``x0_hat = x_t - sqrt(M s) F`` (Eq. 4), F being told the time and which bridge it is.
+
+    Args:
+        config: of the bridge.
+    """
+
+    def __init__(self, config: BridgeConfig):
+        self.config = config
+
+    channels = 3
+    """Channels that the network sees of the state."""
+
+    def inputs(
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """What the network sees of the state: (B, channels, H, W) in parts, and (B, 2) scalars."""
+        scalars = torch.cat([t.expand(len(x_t), 1, 1, 1), context.stochastic], dim=1).flatten(1)
+        return [x_t], scalars.to(x_t.dtype)
+
+    def x0_hat(
+        self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
+    ) -> Tensor:
+        """The estimate that an output F of the network stands for, (B, 3, H, W)."""
+        return bridge.x0_from_target(x_t, output, s, total_var)
+
+    def target(
+        self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
+    ) -> Tensor:
+        """The output F that stands for x0 itself, (B, 3, H, W)."""
+        return bridge.target(x0, context.x1, s, total_var, z)
+
+
+class Edm:
+    """``x0_hat = f + c_skip d + c_out F(c_in d)``, see the module's docstring.
+
+    Args:
+        config: of the bridge.
+    """
+
+    def __init__(self, config: BridgeConfig):
+        self.config = config
+
+    channels = 4
+    """Channels that the network sees of the state."""
+
+    def variances(
+        self, s: Tensor, stochastic: Tensor | float, total_var: float
+    ) -> tuple[Tensor, Tensor]:
+        """N and D, (B, 1, H, W). N is kept off zero, where s is 0."""
+        n = bridge.noise_var(s, total_var * stochastic, self.config.hole_noise).clamp(min=1e-8)
+        return n, (1 - s) ** 2 * self.config.sigma_data**2 + n
+
+    def inputs(
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """c_in d in the hole and the photograph around it, log sigma_eff; its mean, the hole's area.
+
+        Levels are scaled so that :data:`LEVELS` are 0 and 1, and 0 where a pixel is known.
+        """
+        hole = context.mask
+        n, d_var = self.variances(s, context.stochastic, total_var)
+        state = torch.where(hole > 0.5, (x_t - context.fill) * d_var.rsqrt(), context.fill)
+        low, high = (math.log(level) for level in LEVELS)
+        sigma = n.sqrt() / (1 - s).clamp(min=1e-6)
+        level = ((sigma.log() - low) / (high - low)).clamp(0, 1) * hole
+        area = hole.mean((1, 2, 3))
+        mean = level.mean((1, 2, 3)) / area.clamp(min=1e-6)
+        return [state, level], torch.stack([mean, area], dim=1)
+
+    def x0_hat(
+        self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
+    ) -> Tensor:
+        """The estimate that an output F of the network stands for, (B, 3, H, W)."""
+        n, d_var = self.variances(s, context.stochastic, total_var)
+        var = self.config.sigma_data**2
+        c_skip = (1 - s) * var / d_var
+        c_out = (var * n / d_var).sqrt()
+        return context.fill + c_skip * (x_t - context.fill) + c_out * output
+
+    def target(
+        self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
+    ) -> Tensor:
+        """The output F that stands for x0 itself, (B, 3, H, W).
+
+        ``(e - c_skip d) / c_out`` with ``d = (1 - s) e + sqrt(N) n`` put in, which leaves no 0 / 0::
+
+            F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D))
+        """
+        n, d_var = self.variances(s, context.stochastic, total_var)
+        e, d = x0 - context.fill, x_t - context.fill
+        var = self.config.sigma_data**2
+        unit = (d - (1 - s) * e) / n.sqrt()
+        return (n.sqrt() * e - (1 - s) * var * unit) / (var * d_var).sqrt()
+
+
+FORMS: dict[str, type[Score] | type[Edm]] = {"score": Score, "edm": Edm}
 
 
 class BridgeDenoiser(nn.Module):
@@ -193,25 +261,12 @@ class BridgeDenoiser(nn.Module):
         config: see :class:`BridgeConfig`.
     """
 
-    axes: Tensor
-    prior_var: Tensor
-
     def __init__(self, config: BridgeConfig):
         super().__init__()
         self.config = config
-        extra = list(config.conditions)
-        if config.parametrisation == "wiener" and "x1" in extra:
-            extra.remove("x1")  # enters through d, which says all that x1 can
-        channels = 3 + sum(CONDITIONS[name] for name in extra)
-        channels += 5 * (config.parametrisation == "wiener")
-        self.extra = tuple(extra)
-        axes = torch.tensor(OPPONENT, dtype=torch.float64)
-        axes = (axes / axes.norm(dim=1, keepdim=True)).float()
-        prior = torch.tensor(config.residual_std).square().view(1, 3, 1, 1)
-        self.register_buffer("axes", axes, persistent=False)
-        self.register_buffer("prior_var", prior, persistent=False)
-        outputs = 6 if config.parametrisation == "wiener" else 3
-        self.unet = config.unet.build(channels, outputs, scalars=2)
+        self.form = FORMS[config.parametrisation](config)
+        channels = self.form.channels + sum(CONDITIONS[name] for name in config.conditions)
+        self.unet = config.unet.build(channels, 3, scalars=2)
 
     def context(
         self, image: Tensor, mask: Tensor, gradient: Tensor, stochastic: Tensor, noise: Tensor
@@ -230,20 +285,7 @@ class BridgeDenoiser(nn.Module):
         """
         fill = fill_hole(image, mask, self.config.fill)
         x1 = fill + mask * self.config.hole_noise * noise
-        smooth = gaussian_blur(gradient, self.config.blur_sigma)
-        relief = (smooth / 0.1).clamp(min=1e-6) ** self.config.residual_exponent
-        depth = hole_depth(mask, MAX_DEPTH).clamp(min=1)
-        relief = DETAIL_SIZE * relief.clamp(1 / 50, 5 / 4) * depth**DETAIL_GROWTH
-        return Context(
-            mask,
-            gradient,
-            fill,
-            x1,
-            stochastic.to(image.dtype).view(-1, 1, 1, 1),
-            relief,
-            (relief**2 + (TONE_SLOPE * depth) ** 2).sqrt(),
-            fill_hole(image, mask, "telea") if "telea" in self.extra else None,
-        )
+        return Context(mask, gradient, fill, x1, stochastic.to(image.dtype).view(-1, 1, 1, 1))
 
     def x0_hat(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
@@ -260,19 +302,13 @@ class BridgeDenoiser(nn.Module):
         Returns:
             (B, 3, H, W) x0_hat, of use inside the hole.
         """
-        if self.config.parametrisation == "score":
-            output = self.unet(*self._score_inputs(x_t, t, s, context))
-            return bridge.x0_from_target(x_t, output, s, total_var)
-        d, noise_var, d_var = self._observation(x_t, s, context, total_var)
-        output = self._corrections(d, noise_var, d_var, s, context)
-        return self._estimate(d, noise_var, d_var, s, output, context)
+        output = self._output(x_t, t, s, context, total_var)
+        return self.form.x0_hat(x_t, output, s, context, total_var)
 
     def loss(
         self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> tuple[Tensor, Tensor]:
         """Mean squared error of the network's output over the hole, per sample, and the estimate.
-
-        In the Wiener form pixels are weighted by 1 / q, see the module's docstring.
 
         Args:
             x0: (B, 3, H, W) clean image in [-1, 1].
@@ -286,27 +322,13 @@ class BridgeDenoiser(nn.Module):
             (B,) loss, normalised by the hole's area; its mean is the training loss. And x0_hat,
             (B, 3, H, W), of use inside the hole.
         """
-        noise = z * context.stochastic
-        weight = context.mask
-        x_t = bridge.marginal(x0, context.x1, s, total_var, noise)
-        if self.config.parametrisation == "score":
-            output = self.unet(*self._score_inputs(x_t, t, s, context))
-            wanted = bridge.target(x0, context.x1, s, total_var, noise)
-            x0_hat = bridge.x0_from_target(x_t, output, s, total_var)
-        else:
-            d, noise_var, d_var = self._observation(x_t, s, context, total_var)
-            output = self._corrections(d, noise_var, d_var, s, context)
-            # (e - c_skip d) / (residual_std nu) with d = (1 - s) e + sqrt(N) n put in, which leaves
-            # no 0 / 0.
-            v = self.prior_var * context.relief**2
-            e = _rotate(self.axes, x0 - context.fill)
-            n = (d - (1 - s) * e) / noise_var.sqrt()
-            wanted = noise_var.sqrt() * e - (1 - s) * v * n
-            wanted = wanted / (self.prior_var * d_var).sqrt()
-            x0_hat = self._estimate(d, noise_var, d_var, s, output, context)
-            weight = weight / context.tone
-        squared = (weight * (output - wanted) ** 2).sum((1, 2, 3))
+        z = z * context.stochastic
+        x_t = bridge.marginal(x0, context.x1, s, total_var, z)
+        output = self._output(x_t, t, s, context, total_var)
+        wanted = self.form.target(x0, x_t, s, z, context, total_var)
+        squared = (context.mask * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
+        x0_hat = self.form.x0_hat(x_t, output, s, context, total_var)
         return squared / (x0.shape[1] * area), x0_hat
 
     def bind(
@@ -336,82 +358,35 @@ class BridgeDenoiser(nn.Module):
 
         return denoise_tiles
 
-    def _observation(
-        self, x_t: Tensor, s: Tensor, context: Context, total_var: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Observation d along the axes, N and D of the module's docstring; N is kept off zero."""
-        start_var = (s * self.config.hole_noise) ** 2
-        centre = context.fill
-        if "x1" in self.config.conditions:
-            # Removing s (x1 - fill) takes the start's noise out of the observation.
-            centre = centre + context.stochastic * s * (context.x1 - context.fill)
-            start_var = start_var * (1 - context.stochastic)
-        noise_var = context.stochastic * total_var * s * (1 - s) + start_var
-        noise_var = noise_var.clamp(min=1e-8)
-        d_var = (1 - s) ** 2 * self.prior_var * context.relief**2 + noise_var
-        return _rotate(self.axes, x_t - centre), noise_var, d_var
-
-    def _corrections(
-        self, d: Tensor, noise_var: Tensor, d_var: Tensor, s: Tensor, context: Context
+    def _output(
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """Combine both outputs: r o1 + o2 of the module's docstring."""
-        detail, tone = self.unet(*self._wiener_inputs(d, noise_var, d_var, s, context)).chunk(2, 1)
-        return context.relief * detail + context.tone * tone
-
-    def _estimate(
-        self,
-        d: Tensor,
-        noise_var: Tensor,
-        d_var: Tensor,
-        s: Tensor,
-        output: Tensor,
-        context: Context,
-    ) -> Tensor:
-        """x0_hat = f + c_skip d + residual_std nu output."""
-        v = self.prior_var * context.relief**2
-        e_hat = (1 - s) * v / d_var * d + (self.prior_var * noise_var / d_var).sqrt() * output
-        return context.fill + _rotate(self.axes.T, e_hat)
-
-    def _wiener_inputs(
-        self, d: Tensor, noise_var: Tensor, d_var: Tensor, s: Tensor, context: Context
-    ) -> tuple[Tensor, Tensor]:
-        """Input channels and the two scalars: mean nu of brightness, share of the hole."""
-        hole = context.mask
-        nu = (noise_var / d_var).sqrt() * hole
-        share = hole.mean((1, 2, 3))
-        level = nu[:, 0].mean((1, 2)) / share.clamp(min=1e-6)
-        # Of unit size also where the tone of the fill is wrong.
-        tone_var = self.prior_var * (context.tone**2 - context.relief**2)
-        size = (d_var + (1 - s) ** 2 * tone_var).sqrt()
-        parts = [d / size * hole, nu, context.relief, context.tone * hole]
-        parts += self._conditions(s, context)
-        return torch.cat(parts, dim=1), torch.stack([level, share], dim=1)
-
-    def _score_inputs(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context
-    ) -> tuple[Tensor, Tensor]:
-        """Input channels and the two scalars: time, and which bridge."""
-        scalars = torch.cat([t.expand(len(x_t), 1, 1, 1), context.stochastic], dim=1).flatten(1)
-        return torch.cat([x_t, *self._conditions(s, context)], dim=1), scalars.to(x_t.dtype)
+        """F, (B, 3, H, W)."""
+        s = s.expand_as(context.mask)
+        seen, scalars = self.form.inputs(x_t, t, s, context, total_var)
+        return self.unet(torch.cat([*seen, *self._conditions(s, context)], dim=1), scalars)
 
     def _conditions(self, s: Tensor, context: Context) -> list[Tensor]:
-        available: dict[str, Any] = {
-            "mask": context.mask,
-            "clock": s.expand_as(context.mask),
+        available: dict[str, Callable[[], Tensor]] = {
+            "mask": lambda: context.mask,
+            "clock": lambda: s,
             # Natural gradients are small; the square root spreads them over [0, 1].
-            "gradient": context.gradient.sqrt(),
-            "fill": context.fill,
-            "x1": context.x1 * context.stochastic,
-            # What it knows better than the fill, and nothing where both know.
-            "telea": None if context.telea is None else context.telea - context.fill,
+            "gradient": lambda: context.gradient.sqrt(),
+            "fill": lambda: context.fill,
+            # Without bridge noise x1 and x_t together would give x0 away.
+            "x1": lambda: context.x1 * context.stochastic,
+            "position": lambda: _position(context.mask),
         }
-        return [available[name] for name in self.extra]
+        return [available[name]() for name in self.config.conditions]
 
 
-def _rotate(axes: Tensor, x: Tensor) -> Tensor:
-    """Coordinates of (B, 3, H, W) colours along the rows of ``axes`` (3, 3)."""
-    with without_autocast(x):
-        return torch.einsum("ij,bjhw->bihw", axes.to(x.dtype), x)
+def _position(mask: Tensor) -> Tensor:
+    """Row and column of each pixel, from -1 to 1, (B, 2, H, W)."""
+    height, width = mask.shape[2:]
+    rows = torch.linspace(-1, 1, height, device=mask.device).view(1, 1, -1, 1)
+    columns = torch.linspace(-1, 1, width, device=mask.device).view(1, 1, 1, -1)
+    whole = (len(mask), 1, height, width)
+    return torch.cat([rows.expand(whole), columns.expand(whole)], dim=1)
 
 
 def _expect_subset(what: str, got: tuple[str, ...], allowed) -> None:

@@ -7,17 +7,22 @@ on the CPU: a sample's result depends neither on the batch it is in nor on the d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.bridge import extrapolated, implicit_step, posterior_step
+from asyncdsb.bridge import clock_at_level, implicit_step, posterior_step
 from asyncdsb.schedule import NoiseSchedule
 
-SAMPLERS = ("posterior", "ode", "implicit", "multistep")
-GRIDS = ("uniform", "clock")
+SAMPLERS = ("posterior", "ode", "implicit")
+GRIDS = ("log", "uniform", "clock")
+
+LEVELS = (0.02, 80.0)
+"""sigma_eff of the last and of the second time of the grid "log"."""
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``denoise(x_t, t, s) -> x0_hat``: x_t and x0_hat (B, C, H, W), t (B, 1, 1, 1), s (B, 1, H, W)."""
@@ -48,10 +53,15 @@ def time_grid(
     tau: Tensor | None = None,
     hole: Tensor | None = None,
     schedule: NoiseSchedule | None = None,
+    start_std: float = 1.0,
+    bridge_var: float | None = None,
 ) -> Tensor:
     """Times of a run, from 1 to 0.
 
-    ``uniform`` has equal steps of t. ``clock`` has equal steps of the mean clock over the hole, so
+    ``log`` has equal steps of log sigma_eff of the mean clock over the hole, between
+    :data:`LEVELS`: sigma_eff is the standard deviation of the noise that a denoiser has to remove,
+    in units of the picture, see :func:`asyncdsb.denoiser.clock_at_level`. Only while it is larger
+    than a structure of the hole can a run invent that structure. ``uniform`` has equal steps of t. ``clock`` has equal steps of the mean clock over the hole, so
     that every step restores about as much of the picture as any other.
 
     Args:
@@ -59,27 +69,39 @@ def time_grid(
         steps: number of steps, >= 1.
         tau: (1, 1, H, W) or (H, W) tau map of one sample; needed for "clock".
         hole: mask of the same shape, non-zero = missing; None averages over all pixels.
-        schedule: noise schedule; needed for "clock".
+        schedule: noise schedule; needed for "log" and "clock".
+        start_std: h, standard deviation of the noise of x1 ("log" only).
+        bridge_var: M of the noise of the bridge, 0 for the ODE; None for the schedule's ("log"
+            only).
 
     Returns:
         (steps + 1,) float64 on the CPU, strictly falling, first 1 and last 0.
 
     Raises:
-        ValueError: on an unknown kind, steps < 1, or a clock grid without its tau map.
+        ValueError: on an unknown kind, steps < 1, or a grid without the tau map and schedule that it
+            needs.
     """
     if isinstance(steps, bool) or not steps >= 1 or steps % 1 != 0:
         raise ValueError(f"expected a whole number of steps >= 1, got {steps}")
     if kind == "uniform":
         return torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
-    if kind != "clock":
+    if kind not in GRIDS:
         raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {kind!r}")
     if tau is None or schedule is None:
-        raise ValueError("expected a tau map and a schedule for the clock grid, got none")
+        raise ValueError(f"expected a tau map and a schedule for the {kind} grid, got none")
     values = tau.detach().to("cpu", torch.float64).flatten()
     if hole is not None:
         values = values[hole.detach().to("cpu").flatten() > 0.5]
     centres, weights = _histogram(values)
-    return _equal_mean_clock(centres, weights, int(steps), schedule)
+    if kind == "clock":
+        clocks = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
+    else:
+        low, high = LEVELS
+        levels = torch.logspace(math.log10(high), math.log10(low), int(steps) - 1).double()
+        total_var = schedule.total_var if bridge_var is None else bridge_var
+        clocks = F.pad(clock_at_level(levels, total_var, start_std), (1, 1))
+        clocks[0] = 1
+    return _times_of(clocks, centres, weights, schedule)
 
 
 def sample(
@@ -92,8 +114,8 @@ def sample(
     steps: int,
     sampler: str = "posterior",
     eta: float = 1.0,
-    grid: str | Tensor = "uniform",
-    temperature: float = 1.0,
+    grid: str | Tensor = "log",
+    start_std: float = 1.0,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Iterator[SamplerState]:
     """Run the bridge from x1 to the restored image.
@@ -109,22 +131,18 @@ def sample(
         tau: (B, 1, H, W) per-pixel peak time in [0, 1].
         schedule: noise schedule.
         steps: number of network evaluations, >= 1.
-        sampler: "posterior" (exact posterior), "ode" (no noise), "implicit" (eta), or "multistep"
-            (implicit with eta = 0, second order inside the bridge).
+        sampler: "posterior" (exact posterior), "ode" (no noise), or "implicit" (eta).
         eta: share of fresh noise of the implicit sampler, in [0, 1].
-        grid: "uniform" or "clock", see :func:`time_grid`, with which every sample has its own
+        grid: one of :data:`GRIDS`, see :func:`time_grid`, with which every sample has its own
             times; or (steps + 1,) float64 times for all, strictly falling, first 1 and last 0.
-        temperature: what the noise of every step is multiplied by, in [0, 1]. At 1 the run follows
-            the bridge. Below, the denoiser is told of more noise than there is and smooths
-            accordingly: variety is given up for likelihood, which helps where a denoiser cannot
-            tell texture from noise well.
+        start_std: h, standard deviation of the noise of x1, which the grid "log" depends on.
         generators: one CPU generator per sample; may be None for the ODE only.
 
     Yields:
         ``steps + 1`` states.
 
     Raises:
-        ValueError: on an unknown sampler, eta, tau or temperature outside [0, 1], or a wrong number
+        ValueError: on an unknown sampler, eta or tau outside [0, 1], or a wrong number
             of generators or times.
 
     >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
@@ -132,7 +150,8 @@ def sample(
     >>> def denoise(x_t, t, s):  # here it always says 0.8; a network looks at x_t
     ...     return torch.full_like(x_t, 0.8)
     >>> tau = torch.full_like(mask, 0.5)
-    >>> states = sample(denoise, x1, mask, tau, NoiseSchedule(), steps=2, sampler="ode")
+    >>> states = sample(denoise, x1, mask, tau, NoiseSchedule(), steps=2, sampler="ode",
+    ...                 grid="uniform")
     >>> [(float(state.t), round(float(state.x_t[0, 0, 4, 4]), 2)) for state in states]
     [(1.0, 0.0), (0.5, 0.4), (0.0, 0.8)]
     """
@@ -141,8 +160,6 @@ def sample(
         raise ValueError(f"expected a sampler out of {', '.join(SAMPLERS)}, got {sampler!r}")
     if not 0 <= eta <= 1:
         raise ValueError(f"expected eta in [0, 1], got {eta}")
-    if not 0 <= temperature <= 1:
-        raise ValueError(f"expected a temperature in [0, 1], got {temperature}")
     if tau.shape != mask.shape or not bool(((tau >= 0) & (tau <= 1)).all()):
         raise ValueError(
             f"expected a tau map of shape {tuple(mask.shape)} in [0, 1], got shape "
@@ -156,14 +173,16 @@ def sample(
     ):
         raise ValueError(f"expected {steps + 1} times that fall from 1 to 0, got {grid.tolist()}")
     hole = mask > 0.5
+    bridge_var = 0.0 if sampler == "ode" else schedule.total_var
     grids = [
-        grid if isinstance(grid, Tensor) else time_grid(grid, steps, tau[i], hole[i], schedule)
+        grid
+        if isinstance(grid, Tensor)
+        else time_grid(grid, steps, tau[i], hole[i], schedule, start_std, bridge_var)
         for i in range(batch)
     ]
     times = torch.stack(grids, dim=1)
     at = times.to(x1.device, x1.dtype).view(steps + 1, batch, 1, 1, 1)
 
-    before = None
     x, s = x1, schedule.clock(at[0], tau)
     for i in range(steps):
         x0_hat = torch.where(hole, denoise(x, at[i], s), x1)
@@ -171,19 +190,13 @@ def sample(
         if i == steps - 1:
             break
         s_next = schedule.clock(at[i + 1], tau)
-        z = temperature * _noise(x, sources) if sources else None
+        z = _noise(x, sources) if sources else None
         if z is None or sampler == "posterior":
             x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
-        elif sampler == "implicit":
-            x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
         else:
-            ahead = (
-                x0_hat if before is None else extrapolated(x0_hat, before[0], s_next, s, before[1])
-            )
-            x = implicit_step(x, ahead, x1, s, s_next, schedule.total_var, 0.0, z)
-            before = x0_hat, s
+            x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
         s = s_next
-    # Every clock is 0 at t = 0, where all three steps land on x0_hat.
+    # Every clock is 0 at t = 0, where every step lands on x0_hat.
     yield SamplerState(steps, steps, times[steps], x0_hat, x0_hat)
 
 
@@ -207,15 +220,16 @@ def _histogram(values: Tensor, bins: int = 1024) -> tuple[Tensor, Tensor]:
     return total[used] / count[used], count[used] / count.sum()
 
 
-def _equal_mean_clock(tau: Tensor, weights: Tensor, steps: int, schedule: NoiseSchedule) -> Tensor:
-    """Times at which the weighted mean clock is 1, 1 - 1/steps, ..., 0, by bisection."""
-    wanted = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+def _times_of(
+    clocks: Tensor, tau: Tensor, weights: Tensor, schedule: NoiseSchedule
+) -> Tensor:
+    """Times at which the weighted mean clock has the given values, the first 1, the last 0."""
+    low, high = torch.zeros_like(clocks), torch.ones_like(clocks)
     for _ in range(52):
         middle = (low + high) / 2
         mean = schedule.clock(middle[:, None], tau[None, :]) @ weights
-        low = torch.where(mean < wanted, middle, low)
-        high = torch.where(mean < wanted, high, middle)
+        low = torch.where(mean < clocks, middle, low)
+        high = torch.where(mean < clocks, high, middle)
     times = (low + high) / 2
     times[0], times[-1] = 1.0, 0.0
     return times

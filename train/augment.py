@@ -9,7 +9,7 @@ from asyncdsb.gradient import luma_weights
 from train.draws import Draws, to_device
 
 
-def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
+def augmented(images: Tensor, strength: float, draws: Draws, upright: bool = False) -> Tensor:
     """Turn crops and change their exposure and colours, each crop on its own.
 
     Gamma, contrast, brightness and saturation change as far as ``strength`` allows; with a
@@ -20,6 +20,7 @@ def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
         images: (B, 3, H, H) in [-1, 1].
         strength: 0 for none, to 1.
         draws: random numbers of B crops.
+        upright: whether crops are not turned and their channels keep their places.
 
     Returns:
         (B, 3, H, H) in [-1, 1].
@@ -38,6 +39,8 @@ def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
     x = torch.lerp(luma, x, 1 + drawn(0.7))
     x = (x - 0.5) * (1 + drawn(0.4)) + 0.5 + drawn(0.2)
     x = 2 * x.clamp(0, 1) - 1
+    if upright:
+        return x
     order = draws.rand(3).argsort(1)
     order[draws.rand() >= strength / 2] = torch.arange(3)
     x = x[torch.arange(count, device=device)[:, None], to_device(order, device)]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asyncdsb.bridge import clock_at_level
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
 from train.augment import augmented
@@ -175,15 +176,36 @@ class Batches:
 
     def _drawn(self, crops: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Augmented crops, and masks for them."""
-        crops = augmented(crops, self.preset.augment, draws)
+        crops = augmented(crops, self.preset.augment, draws, self.preset.upright)
         return crops, self.masks[crops.shape[-1]].draw(draws)
 
 
-def draw_times(preset: BridgePreset, draws: Draws) -> Tensor:
-    """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1."""
-    t = draws.spread().clamp(min=1e-3)
-    start = draws.rand() < preset.from_start
-    return torch.where(start, torch.ones(()), t).view(-1, 1, 1, 1)
+def draw_times(
+    preset: BridgePreset, tau: Tensor, mask: Tensor, stochastic: Tensor, draws: Draws
+) -> Tensor:
+    """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1.
+
+    They are even in log sigma_eff of the mean tau over the hole if the preset names levels, else
+    in t.
+
+    Args:
+        preset: levels, and the share at the start.
+        tau: (B, 1, H, W) tau maps.
+        mask: (B, 1, H, W) float, 1 = missing.
+        stochastic: (B,) bool, whether the bridge carries noise.
+        draws: random numbers of B samples.
+    """
+    even = to_device(draws.spread().clamp(min=1e-3), mask.device).view(-1, 1, 1, 1)
+    start = to_device(draws.rand() < preset.from_start, mask.device).view(-1, 1, 1, 1)
+    if preset.levels is not None:
+        low, high = preset.levels
+        schedule = preset.model.schedule
+        total_var = schedule.total_var * stochastic.view(-1, 1, 1, 1)
+        sigma = low * (high / low) ** even
+        s = clock_at_level(sigma, total_var, preset.model.hole_noise)
+        mean = (tau * mask).sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True)
+        even = schedule.inverse_clock(s, mean.clamp(0, 1))
+    return torch.where(start, torch.ones_like(even), even)
 
 
 def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws) -> Tensor:

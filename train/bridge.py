@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from asyncdsb.checkpoint import config_from_dict, file_sha256, load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
+from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.networks.adm import ADMUNet, Stage
 from asyncdsb.networks.layers import ResBlock, SelfAttention
@@ -72,9 +73,11 @@ class BridgeTrainer:
         self.device = args.device
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
         self.batches = Batches(preset, args, self.processes, preset.draws)
-        self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
-        self.completion.to(self.device)
-        self.weights = {"gradient": file_sha256(Path(args.gradient) / "gradient.safetensors")}
+        self.completion, self.weights = None, {}
+        if args.gradient:
+            self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
+            self.completion.to(self.device)
+            self.weights["gradient"] = file_sha256(Path(args.gradient) / "gradient.safetensors")
         if args.init:
             self.model = load_weights(args.init, "bridge")[0].train()
             self.weights["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
@@ -162,10 +165,11 @@ class BridgeTrainer:
         image, mask, gradient = (
             x.repeat_interleave(preset.draws, 0) for x in (image, mask, gradient)
         )
-        t = to_device(draw_times(preset, draws), self.device)
+        stochastic = self._bridges(draws)
         tau = draw_tau(preset, gradient, mask, draws)
+        t = draw_times(preset, tau, mask, stochastic, draws)
         noise, z = self.batches.noise(step, draws.rows, 2, *image.shape[1:]).unbind(1)
-        context = self.model.context(image, mask, gradient, self._bridges(draws), noise)
+        context = self.model.context(image, mask, gradient, stochastic, noise)
         corners = draws.randint(0, image.shape[-1] // 2 + 1, 2).tolist()
         return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners)
 
@@ -196,6 +200,13 @@ class BridgeTrainer:
 
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Gradient maps that tau follows: completed, or else those of other photographs.
+
+        A tau map must not tell the network what is missing. Another photograph's gradient looks
+        like a completed one and says nothing about this photograph.
+        """
+        if self.completion is None:
+            return image_gradient(image).roll(1, 0)
         with autocast(self.preset, self.device):
             return self.completion(image, mask)
 
@@ -243,9 +254,9 @@ class BridgeTrainer:
             context.mask,
             tau,
             self.schedule,
-            steps=10,
+            steps=20,
             sampler=name,
-            eta=0.0,
+            start_std=self.config.hole_noise,
             generators=generators,
         )
         return last.x_t
@@ -306,7 +317,10 @@ def started_with(out: str | Path) -> BridgeConfig | None:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; see :func:`train.run.parser` for what it has in common."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
-    options.add_argument("--gradient", required=True, help="weights folder of train.gradient")
+    options.add_argument(
+        "--gradient",
+        help="weights folder of train.gradient; without, tau follows other photographs' gradients",
+    )
     options.add_argument(
         "--init",
         help="weights folder of a bridge to start from and to train, whatever the preset's network",

@@ -31,6 +31,7 @@ class Preset:
         masks: how many masks are drawn in advance.
         augment: strength of the augmentation of colours and orientation, 0 to 1, see
             :func:`train.augment.augmented`.
+        upright: whether the augmentation leaves the orientation and the order of colours alone.
         batch: samples per step.
         large_every: every so many steps, crops have twice the side and the batch is a quarter,
             which costs the same and shows what lies further away; 0 for never.
@@ -53,6 +54,7 @@ class Preset:
     mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)
     masks: int = 20_000
     augment: float = 0.0
+    upright: bool = False
     batch: int = 32
     large_every: int = 0
     steps: int = 20_000
@@ -116,6 +118,8 @@ class BridgePreset(Preset):
         smooth_tau: share of samples whose tau map is a smooth random field instead of following
             the gradient; it covers inward and painted maps.
         tau_range: (tau_min, tau_max) of the other samples; None draws a range for each.
+        levels: (least, largest) sigma_eff of the training times, which are even in its logarithm;
+            None for times that are even in t.
         from_start: share of samples at t = 1 exactly, where every run takes its first step.
         draws: samples of a batch that share a photo and its mask, at different times and noises;
             ``batch``, and with ``large_every`` a quarter of it, must be a multiple of it.
@@ -131,6 +135,7 @@ class BridgePreset(Preset):
     synchronous: float = 0.15
     smooth_tau: float = 0.2
     tau_range: tuple[float, float] | None = None
+    levels: tuple[float, float] | None = (0.015, 100.0)
     from_start: float = 0.05
     draws: int = 1
     perceptual: float = 0.0
@@ -154,6 +159,10 @@ _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_chann
 _WIDE = UNetConfig(128, (1, 2, 3, 4), 1, (False, False, False, True), head_channels=64)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
 _TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
+# Cheap on a processor: channel norms, the finest level thin, nothing but the stem on its way down.
+_PORTRAIT = UNetConfig(
+    16, (2, 3, 6, 12), (0, 1, 1, 1), (False, False, True, True), norm="channel"
+)
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU: dict[str, Any] = dict(
@@ -168,6 +177,20 @@ _ON_CPU: dict[str, Any] = dict(
     checkpoint_every=250,
     samples_every=500,
     validate_every=1_250,
+)
+# Heads of one pose and scale: the shorter sides enlarge and shift them a little.
+_PORTRAITS: dict[str, Any] = dict(
+    size=128,
+    short_sides=(128, 132, 140, 150),
+    mask_canvases=(128,),
+    mask_weights=(2, 2, 2, 1, 1),
+    masks=6_000,
+    augment=0.25,
+    upright=True,
+    precision="fp32",
+    checkpoint_every=250,
+    samples_every=1_000,
+    validate_every=10_000,
 )
 # Trainings that differ in the schedule and in whether the network sees the gradient, and in nothing
 # else: the paper's Tables 1 and 3. Network, target and start of the bridge are I2SB's.
@@ -283,18 +306,19 @@ BRIDGE_PRESETS = {
         draws=2,
         large_every=4,
     ),
-    # For --init with weights of "cpu" or its own: their network, a perceptual term.
-    "cpu-finish": BridgePreset(
-        **_ON_CPU | {"validate_every": 900, "augment": 0.7},
-        model=BridgeConfig(unet=_CPU, conditions=("mask", "gradient", "fill", "x1", "telea")),
-        steps=900,
-        lr=4e-4,
-        warmup=50,
-        ema=0.995,
-        from_start=0.35,
-        draws=2,
-        large_every=4,
-        perceptual=10.0,
+    # Trained for as long as a processor is free; its rate therefore does not fall.
+    "portraits": BridgePreset(
+        **_PORTRAITS,
+        model=BridgeConfig(
+            unet=_PORTRAIT, conditions=("mask", "position"), resolution=128, window="head"
+        ),
+        levels=(0.015, 60.0),
+        batch=16,
+        steps=1_000_000,
+        lr=8e-4,
+        warmup=200,
+        lr_end=1.0,
+        ema=0.999,
     ),
     **_matched(_MATCHED),
     **{f"{name}-cpu": preset for name, preset in _matched(_MATCHED_ON_CPU).items()},

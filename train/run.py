@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from asyncdsb.allocator import keep_freed
 from asyncdsb.images import write_atomic
 from train.batches import Batches
 from train.lines import add_line
@@ -87,6 +88,7 @@ def run(
         preset: lengths and intervals.
         args: of :func:`parser`.
     """
+    keep_freed()
     processes = Processes.started(args.device)
     args.device = processes.device
     out = Path(args.out)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyncdsb.networks.layers import (
+    ChannelNorm,
+    ChannelResBlock,
     ResBlock,
     SelfAttention,
     check_levels,
@@ -20,6 +22,13 @@ from asyncdsb.networks.layers import (
 )
 
 
+NORMS: dict[str, tuple[Any, Any]] = {
+    "group": (ResBlock, group_norm),
+    "channel": (ChannelResBlock, ChannelNorm),
+}
+"""Residual block and normalisation by name."""
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """Shape of a UNet.
@@ -27,27 +36,45 @@ class UNetConfig:
     Attributes:
         width: channels of the finest level.
         multipliers: channels of each level in multiples of ``width``, finest first.
-        blocks: residual blocks per level on the way down (one more on the way up).
+        blocks: residual blocks on the way down (one more on the way up), for all levels or for
+            each.
         attention: for each level, whether its blocks are followed by self-attention.
         head_channels: channels of an attention head.
         patch: side of the pixel-unshuffle before the first convolution (1 for none). 2 works at
             half resolution, which costs a quarter and loses nothing, as all pixels stay in the
             channels.
         dropout: dropout probability of the residual blocks.
+        norm: "group", or "channel", which is faster on a processor, see
+            :class:`~asyncdsb.networks.layers.ChannelResBlock`.
         kind: tells this configuration from others on disk.
     """
 
     width: int = 64
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: int = 1
+    blocks: int | tuple[int, ...] = 1
     attention: tuple[bool, ...] = (False, False, False, True)
     head_channels: int = 32
     patch: int = 2
     dropout: float = 0.0
+    norm: str = "group"
     kind: ClassVar[str] = "unet"
 
     def __post_init__(self) -> None:
         check_levels(self.multipliers, self.attention)
+        if len(self.blocks_of_levels) != len(self.multipliers):
+            raise ValueError(
+                f"expected one number of blocks for each of {len(self.multipliers)} levels, "
+                f"got {self.blocks}"
+            )
+        if self.norm not in NORMS:
+            raise ValueError(f"expected a norm out of {', '.join(NORMS)}, got {self.norm!r}")
+
+    @property
+    def blocks_of_levels(self) -> tuple[int, ...]:
+        """Residual blocks of each level on the way down, finest first."""
+        if isinstance(self.blocks, int):
+            return (self.blocks,) * len(self.multipliers)
+        return self.blocks
 
     @property
     def stride(self) -> int:
@@ -75,6 +102,8 @@ class UNet(nn.Module):
         self.in_channels = in_channels
         widths = [config.width * m for m in config.multipliers]
         embedding = 4 * config.width
+        block_of, norm_of = NORMS[config.norm]
+        blocks = config.blocks_of_levels
         self.embed = nn.Sequential(
             nn.Linear(scalars * config.width, embedding),
             nn.SiLU(),
@@ -83,10 +112,11 @@ class UNet(nn.Module):
         )
 
         def stage(channels_in: int, level: int) -> nn.ModuleList:
-            block = ResBlock(channels_in, widths[level], embedding, config.dropout)
-            attend = config.attention[level]
+            block = block_of(channels_in, widths[level], embedding, config.dropout)
+            if not config.attention[level]:
+                return nn.ModuleList([block])
             return nn.ModuleList(
-                [block, SelfAttention(widths[level], config.head_channels)] if attend else [block]
+                [block, SelfAttention(widths[level], config.head_channels, norm_of)]
             )
 
         area = config.patch**2
@@ -94,7 +124,7 @@ class UNet(nn.Module):
         self.down, self.downsample, skips = nn.ModuleList(), nn.ModuleList(), [widths[0]]
         channels = widths[0]
         for level, width in enumerate(widths):
-            for _ in range(config.blocks):
+            for _ in range(blocks[level]):
                 self.down.append(stage(channels, level))
                 channels = width
                 skips.append(channels)
@@ -104,22 +134,22 @@ class UNet(nn.Module):
 
         self.middle = nn.ModuleList(
             [
-                ResBlock(channels, channels, embedding, config.dropout),
-                SelfAttention(channels, config.head_channels),
-                ResBlock(channels, channels, embedding, config.dropout),
+                block_of(channels, channels, embedding, config.dropout),
+                SelfAttention(channels, config.head_channels, norm_of),
+                block_of(channels, channels, embedding, config.dropout),
             ]
         )
 
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level in reversed(range(len(widths))):
-            for _ in range(config.blocks + 1):
+            for _ in range(blocks[level] + 1):
                 self.up.append(stage(channels + skips.pop(), level))
                 channels = widths[level]
             if level > 0:
                 # Mixed before the nearest-neighbour copy: a quarter of the arithmetic, same result.
                 self.upsample.append(nn.Conv2d(channels, widths[level - 1], 1))
                 channels = widths[level - 1]
-        self.norm = group_norm(channels)
+        self.norm = norm_of(channels)
         # Most of a denoiser's output is a linear filter of its input, with a gain that depends on
         # the noise level: the input goes to the head directly, not through the normalised features.
         self.gain = zero_init(nn.Linear(embedding, in_channels * area))
@@ -149,7 +179,7 @@ class UNet(nn.Module):
         h = self.stem(x)
         skips, blocks = [h], iter(self.down)
         for level in range(len(self.config.multipliers)):
-            for _ in range(self.config.blocks):
+            for _ in range(self.config.blocks_of_levels[level]):
                 h = _run(next(blocks), h, embedding)
                 skips.append(h)
             if level < len(self.downsample):
@@ -158,8 +188,8 @@ class UNet(nn.Module):
         before, attention, after = self.middle
         h = after(attention(before(h, embedding)), embedding)
         blocks = iter(self.up)
-        for level in range(len(self.config.multipliers)):
-            for _ in range(self.config.blocks + 1):
+        for level, count in enumerate(reversed(self.config.blocks_of_levels)):
+            for _ in range(count + 1):
                 h = _run(next(blocks), torch.cat([h, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
                 h = F.interpolate(self.upsample[level](h), scale_factor=2.0, mode="nearest")
