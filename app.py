@@ -43,8 +43,7 @@ ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
 DEFAULTS = Settings()
-TEMPERATURE, PATCHES = 0.75, 1.0
-"""What stands in these controls before the weights say theirs."""
+FINISH_NAMES = {"Bridge only": "none", "With known patches": "patches"}
 
 
 def build(load: Callable[[], Any]) -> gr.Blocks:
@@ -214,11 +213,8 @@ def restore_pane(parts: dict[str, Any]) -> None:
             parts["seeds"] = gr.Slider(
                 1, session.MAX_SEEDS, 1, step=1, label="Seeds at once", elem_id="seeds"
             )
-            parts["temperature"] = gr.Slider(
-                0, 1, TEMPERATURE, step=0.01, label="Noise ×", elem_id="temperature"
-            )
-            parts["patches"] = gr.Slider(
-                0, 1, PATCHES, step=0.01, label="Patches ×", elem_id="patches"
+            parts["finish"] = gr.Dropdown(
+                list(FINISH_NAMES.items()), value="none", label="Finish", elem_id="finish"
             )
             parts["eta"] = gr.Slider(
                 0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"
@@ -378,14 +374,14 @@ def wire(
     files = [by_path(gr.File(visible=False, label=name)) for name in ("photo", "mask", "order")]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
     given = [parts[name] for name in session.SETTINGS if name not in LEFT_TO_WEIGHTS]
-    # Not the page's sliders, which have values before the weights say theirs.
-    noise, patches = (gr.Number(visible=False, label=name) for name in LEFT_TO_WEIGHTS)
+    # Not the page's control, which has a value before the weights say theirs.
+    finish = gr.Textbox(None, visible=False, label="finish")
     inpaint = functools.partial(handlers.inpaint, engine)
     # What programs are told about it.
     inpaint.__name__, inpaint.__doc__ = "inpaint", handlers.inpaint.__doc__
     gr.Button(visible=False).click(
         listener(inpaint),
-        [*files[:2], *given, noise, files[2], patches],
+        [*files[:2], *given, files[2], finish],
         answers,
         api_name="inpaint",
         concurrency_id="run",

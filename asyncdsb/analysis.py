@@ -174,8 +174,8 @@ def oracle_progress(
     *,
     steps: int,
     sampler: str = "posterior",
-    grid: str = "uniform",
-    temperature: float = 1.0,
+    grid: str = "log",
+    start_std: float = 1.0,
     measure: str = "projection",
     runs: int = 8,
     seed: int = 0,
@@ -192,7 +192,7 @@ def oracle_progress(
         steps: as in the run to compare with.
         sampler: likewise.
         grid: likewise.
-        temperature: likewise.
+        start_std: likewise.
         measure: one of :data:`MEASURES`.
         runs: how many; one suffices for the ODE, which draws nothing.
         seed: of the first run; the others follow.
@@ -211,7 +211,7 @@ def oracle_progress(
             steps=steps,
             sampler=sampler,
             grid=grid,
-            temperature=temperature,
+            start_std=start_std,
             generators=[torch.Generator().manual_seed(seed + index)],
         )
         found.append(progress(states, x0, tau, schedule, parts, measure))

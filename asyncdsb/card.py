@@ -95,9 +95,8 @@ def _networks(pipe: AsyncDSBPipeline) -> str:
         f"bridge ({sizes['bridge']:.2f}M), for holes in pictures of about "
         f"{pipe.config.resolution} x {pipe.config.resolution} pixels. Safetensors, "
         "each with a JSON description: configuration, schema version, checksum, facts of its "
-        f"training. Samplers it was trained for: {', '.join(pipe.samplers)}. By default a run's "
-        f"noise is scaled by {pipe.config.temperature:g} (`temperature`), and the result gives way "
-        f"to patches of the known part by {pipe.config.patches:g} (`patches`).\n"
+        f"training. Samplers it was trained for: {', '.join(pipe.samplers)}. By default the "
+        f"finish is `{pipe.config.finish}`.\n"
     )
 
 

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from asyncdsb.pipeline import AsyncDSBPipeline
     from asyncdsb.restoration import Frame, Result
 
-SAMPLERS = ("posterior", "ode", "implicit", "multistep")
+SAMPLERS = ("posterior", "ode", "implicit")
 STRATEGIES = ("gradient", "uniform", "inward")
-GRIDS = ("uniform", "clock")
+GRIDS = ("log", "uniform", "clock")
+FINISHES = ("none", "patches")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
 MAX_PIXELS = 64_000_000
 SETTINGS = (
-    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "temperature", "patches", "seed",
-    "tiles",
+    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "finish", "seed", "tiles",
 )  # fmt: skip
 
 
@@ -131,19 +131,12 @@ def _parser() -> argparse.ArgumentParser:
         "--eta", type=_unit, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)"
     )
     options.add_argument(
-        "--temperature",
-        type=_unit,
-        metavar="SCALE",
-        help="scale of all noise, 0 to 1: less gives up variety (as the weights say)",
+        "--finish",
+        choices=FINISHES,
+        help="none shows what the bridge restores, patches replaces it by patches of the known "
+        "part (as the weights say)",
     )
-    options.add_argument(
-        "--patches",
-        type=_unit,
-        metavar="SHARE",
-        help="how far the result gives way to patches of the known part, 0 to 1: 0 shows what the "
-        "bridge itself restores (as the weights say)",
-    )
-    options.add_argument("--grid", choices=GRIDS, help="spacing of the steps (uniform)")
+    options.add_argument("--grid", choices=GRIDS, help="spacing of the steps (log)")
     options.add_argument(
         "--seed", type=_seed, metavar="SEED", help="the same seed gives the same file (0)"
     )

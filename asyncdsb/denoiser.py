@@ -46,6 +46,7 @@ the picture a pixel lies, of use where all pictures show the same thing in the s
 
 PARAMETRISATIONS = ("score", "edm")
 WINDOWS = ("hole", "head")
+FINISHES = ("none", "patches")
 BRIDGES = ("stochastic", "deterministic")
 
 LEVELS = (0.005, 200.0)
@@ -70,8 +71,8 @@ class BridgeConfig:
         sigma_data: standard deviation of x0 - fill in the hole (edm only).
         bridges: which bridges it was trained on; "stochastic" serves the posterior sampler, and the
             implicit one if the network sees x1; "deterministic" serves the ODE.
-        patches: by default, how far a result gives way to patches of the known part, in [0, 1], see
-            :mod:`asyncdsb.patches`.
+        finish: what happens to a result by default, see
+            :class:`asyncdsb.restoration.Settings`.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
         window: "hole" if it restores the neighbourhood of a hole, "head" if it was trained on
@@ -87,7 +88,7 @@ class BridgeConfig:
     parametrisation: str = "edm"
     sigma_data: float = 0.5
     bridges: tuple[str, ...] = BRIDGES
-    patches: float = 0.0
+    finish: str = "none"
     blur_sigma: float = 3.0
     resolution: int = 256
     window: str = "hole"
@@ -109,8 +110,7 @@ class BridgeConfig:
             )
         if self.sigma_data <= 0:
             raise ValueError(f"expected sigma_data > 0, got {self.sigma_data}")
-        if not 0 <= self.patches <= 1:
-            raise ValueError(f"expected patches in [0, 1], got {self.patches}")
+        _expect_subset("finish", (self.finish,), FINISHES)
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -211,9 +211,9 @@ class Edm:
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> tuple[list[Tensor], Tensor]:
-        """c_in d in the hole and the photograph around it, log sigma_eff; its mean, the hole's area.
+        """What the network sees: c_in d in the hole with the photograph around it, log sigma_eff.
 
-        Levels are scaled so that :data:`LEVELS` are 0 and 1, and 0 where a pixel is known.
+        Its scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so that :data:`LEVELS` are 0 and 1, and 0 where a pixel is known.
         """
         hole = context.mask
         n, d_var = self.variances(s, context.stochastic, total_var)
@@ -240,7 +240,7 @@ class Edm:
     ) -> Tensor:
         """The output F that stands for x0 itself, (B, 3, H, W).
 
-        ``(e - c_skip d) / c_out`` with ``d = (1 - s) e + sqrt(N) n`` put in, which leaves no 0 / 0::
+        (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0::
 
             F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D))
         """
@@ -307,8 +307,8 @@ class BridgeDenoiser(nn.Module):
 
     def loss(
         self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
-    ) -> tuple[Tensor, Tensor]:
-        """Mean squared error of the network's output over the hole, per sample, and the estimate.
+    ) -> Tensor:
+        """Mean squared error of the network's output over the hole, per sample.
 
         Args:
             x0: (B, 3, H, W) clean image in [-1, 1].
@@ -319,8 +319,7 @@ class BridgeDenoiser(nn.Module):
             total_var: M > 0.
 
         Returns:
-            (B,) loss, normalised by the hole's area; its mean is the training loss. And x0_hat,
-            (B, 3, H, W), of use inside the hole.
+            (B,) loss, normalised by the hole's area; its mean is the training loss.
         """
         z = z * context.stochastic
         x_t = bridge.marginal(x0, context.x1, s, total_var, z)
@@ -328,8 +327,7 @@ class BridgeDenoiser(nn.Module):
         wanted = self.form.target(x0, x_t, s, z, context, total_var)
         squared = (context.mask * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
-        x0_hat = self.form.x0_hat(x_t, output, s, context, total_var)
-        return squared / (x0.shape[1] * area), x0_hat
+        return squared / (x0.shape[1] * area)
 
     def bind(
         self, context: Context, total_var: float, tiles: Tiles | None = None

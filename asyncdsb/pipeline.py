@@ -8,7 +8,6 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -239,14 +238,8 @@ class AsyncDSBPipeline:
 
     def resolved(self, chosen: Settings) -> Settings:
         """The settings with what the weights decide put in, so that they say all."""
-        return dataclasses.replace(chosen, **self._decided(chosen))
-
-    def _decided(self, chosen: Settings) -> dict[str, Any]:
-        """What the settings say, or else the weights' configuration."""
         left = [name for name in LEFT_TO_WEIGHTS if getattr(chosen, name) is None]
-        return {
-            name: getattr(self.config if name in left else chosen, name) for name in LEFT_TO_WEIGHTS
-        }
+        return dataclasses.replace(chosen, **{name: getattr(self.config, name) for name in left})
 
     def record(self, chosen: Settings) -> dict:
         """What gives a picture again with these weights, JSON-serialisable.
@@ -287,8 +280,10 @@ class AsyncDSBPipeline:
             torch.cat([values.flatten() for values in taus]),
             torch.cat([mask.flatten() for mask in job.masks]),
             self.config.schedule,
+            self.config.hole_noise,
+            0.0 if chosen.sampler == "ode" else None,
         )
-        patches = self._decided(chosen)["patches"]
+        finish = self.resolved(chosen).finish or "none"
         batches = job.batches()
         runs = [
             self._run(
@@ -312,8 +307,8 @@ class AsyncDSBPipeline:
             states, estimates = zip(*(parts[number] for number in sorted(parts)), strict=True)
             first = now[0]
             t = float(first.t[0])
-            copied = patches if first.step == first.steps else 0.0
-            yield Frame(job, gradient, tau, t, first.step, first.steps, states, estimates, copied)
+            done = finish if first.step == first.steps else "none"
+            yield Frame(job, gradient, tau, t, first.step, first.steps, states, estimates, done)
 
     @torch.no_grad()
     def restore_batch(
@@ -536,10 +531,8 @@ class AsyncDSBPipeline:
         tiles: Tiles | None = None,
     ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution."""
-        decided = self._decided(chosen)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
-        noise = decided["temperature"] * noise
         stochastic = torch.full((len(image),), chosen.sampler != "ode", device=self.device)
         context = self.denoiser.context(image, mask, gradient, stochastic, noise.to(self.device))
         schedule = self.config.schedule
@@ -559,19 +552,17 @@ class AsyncDSBPipeline:
             sampler=chosen.sampler,
             eta=chosen.eta,
             grid=grid,
-            temperature=decided["temperature"],
+            start_std=self.config.hole_noise,
             generators=generators,
         )
-        return _with_patches(states, mask, decided["patches"])
+        return _with_patches(states, mask) if self.resolved(chosen).finish == "patches" else states
 
 
-def _with_patches(
-    states: Iterator[SamplerState], mask: Tensor, share: float
-) -> Iterator[SamplerState]:
+def _with_patches(states: Iterator[SamplerState], mask: Tensor) -> Iterator[SamplerState]:
     """The same states, with known patches copied into the last one."""
     for state in states:
-        if share and state.step == state.steps:
-            result = torch.lerp(state.x_t, copy_patches(state.x_t, mask), share)
+        if state.step == state.steps:
+            result = copy_patches(state.x_t, mask)
             state = dataclasses.replace(state, x_t=result, x0_hat=result)
         yield state
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from asyncdsb.denoiser import FINISHES
 from asyncdsb.images import to_pil
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES, check_tau_range
@@ -20,7 +21,7 @@ from asyncdsb.window import Window
 PREVIEW = 512
 """Longest side in pixels of the frames of a trajectory."""
 
-LEFT_TO_WEIGHTS = ("temperature", "patches")
+LEFT_TO_WEIGHTS = ("finish",)
 """Settings that the configuration of the weights decides where they are None."""
 
 
@@ -36,11 +37,11 @@ class Settings:
         strategy: how tau is laid out, one of :data:`asyncdsb.schedule.STRATEGIES`, or an (H, W)
             array of tau in [0, 1].
         eta: share of fresh noise of the implicit sampler, in [0, 1].
-        grid: "uniform" or "clock" time grid.
-        temperature: what all noise is multiplied by, in [0, 1], see
-            :func:`asyncdsb.samplers.sample`; None for what the weights' configuration says.
-        patches: how far the result gives way to patches of the known part, in [0, 1], see
-            :mod:`asyncdsb.patches`; 0 is the bridge's own. None as above.
+        grid: time grid, one of :data:`asyncdsb.samplers.GRIDS`.
+        finish: what happens to the bridge's result, one of
+            :data:`asyncdsb.denoiser.FINISHES`: "none" shows it as it is, "patches" replaces it by
+            patches of the known part (:mod:`asyncdsb.patches`). None for what the weights'
+            configuration says.
         seed: of all noise, 0 <= seed < 2**63.
         tiles: in how many fields of the networks a hole that does not fit into one may be
             restored, >= 1: overlapping ones over a large hole, separate ones over holes that lie
@@ -49,21 +50,20 @@ class Settings:
 
     tau_min: float = 0.2
     tau_max: float = 0.5
-    steps: int = 10
+    steps: int = 20
     sampler: str = "posterior"
     strategy: str | np.ndarray = "gradient"
     eta: float = 0.0
-    grid: str = "uniform"
-    temperature: float | None = None
-    patches: float | None = None
+    grid: str = "log"
+    finish: str | None = None
     seed: int = 0
     tiles: int = 8
 
     def check(self, samplers: Sequence[str]) -> None:
         """Raise ValueError, saying what was expected and what came, unless all is in range."""
-        for name in ("tau_min", "tau_max", "eta", *LEFT_TO_WEIGHTS):
+        for name in ("tau_min", "tau_max", "eta"):
             value = getattr(self, name)
-            if not _real(value) and not (name in LEFT_TO_WEIGHTS and value is None):
+            if not _real(value):
                 raise ValueError(f"expected a number for {name}, got {value!r}")
         check_tau_range(self.tau_min, self.tau_max)
         if not _whole(self.steps) or self.steps < 1:
@@ -82,10 +82,10 @@ class Settings:
             )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"expected eta in [0, 1], got {self.eta}")
-        for name in LEFT_TO_WEIGHTS:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"expected {name} in [0, 1], got {value}")
+        if self.finish is not None and self.finish not in FINISHES:
+            raise ValueError(
+                f"expected a finish out of {', '.join(FINISHES)}, got {self.finish!r}"
+            )
         if self.grid not in GRIDS:
             raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {self.grid!r}")
         if not _whole(self.seed) or not 0 <= self.seed < 2**63:
@@ -112,7 +112,7 @@ class Frame:
         steps: steps of the run.
         states: (1, 3, h, w) state of the bridge in each window of the job.
         estimates: (1, 3, h, w) estimate of the clean image in each.
-        patches: how far the estimates gave way to known patches, in [0, 1].
+        finish: what happened to the estimates, see :class:`Settings`.
     """
 
     job: Job = field(repr=False)
@@ -123,7 +123,7 @@ class Frame:
     steps: int
     states: Sequence[Tensor] = field(repr=False)
     estimates: Sequence[Tensor] = field(repr=False)
-    patches: float = 0.0
+    finish: str = "none"
 
     @cached_property
     def x_t(self) -> Image.Image:
@@ -140,7 +140,7 @@ class Frame:
         """The estimate set into the photo at its own size; known pixels bit-identical."""
         picture = self.job.photo.copy()
         for window, estimate in zip(self.job.windows, self.estimates, strict=True):
-            window.paste(picture, self.job.hole, estimate, self.patches)
+            window.paste(picture, self.job.hole, estimate, self.finish == "patches")
         return Image.fromarray(picture)
 
 

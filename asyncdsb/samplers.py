@@ -21,8 +21,13 @@ from asyncdsb.schedule import NoiseSchedule
 SAMPLERS = ("posterior", "ode", "implicit")
 GRIDS = ("log", "uniform", "clock")
 
-LEVELS = (0.02, 80.0)
-"""sigma_eff of the last and of the second time of the grid "log"."""
+FINEST = 0.03
+"""sigma_eff of the last evaluation on the grid "log": noise below it hardly shows at 8 bits."""
+
+COARSEST = 1.0
+"""sigma_eff of the second evaluation over the square root of the hole's area in pixels. It exceeds
+the standard deviation of the coarsest structure of a hole (orthonormal cosine transform, measured
+on photographs in ``benchmarks/gaussian_bridge.py``)."""
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``denoise(x_t, t, s) -> x0_hat``: x_t and x0_hat (B, C, H, W), t (B, 1, 1, 1), s (B, 1, H, W)."""
@@ -58,11 +63,13 @@ def time_grid(
 ) -> Tensor:
     """Times of a run, from 1 to 0.
 
-    ``log`` has equal steps of log sigma_eff of the mean clock over the hole, between
-    :data:`LEVELS`: sigma_eff is the standard deviation of the noise that a denoiser has to remove,
-    in units of the picture, see :func:`asyncdsb.denoiser.clock_at_level`. Only while it is larger
-    than a structure of the hole can a run invent that structure. ``uniform`` has equal steps of t. ``clock`` has equal steps of the mean clock over the hole, so
-    that every step restores about as much of the picture as any other.
+    ``log`` has equal steps of log sigma_eff of the mean clock over the hole: sigma_eff is the
+    standard deviation of the noise that a denoiser has to remove, in units of the picture, see
+    :func:`asyncdsb.bridge.clock_at_level`. Only while it is larger than a structure of the hole can
+    a run invent that structure. After t = 1, where it is infinite, the grid begins at
+    :data:`COARSEST`; its last evaluation is at :data:`FINEST`. ``uniform`` has equal steps of t.
+    ``clock`` has equal steps of the mean clock, so that every step restores about as much of the
+    picture as any other.
 
     Args:
         kind: "uniform" or "clock".
@@ -78,8 +85,8 @@ def time_grid(
         (steps + 1,) float64 on the CPU, strictly falling, first 1 and last 0.
 
     Raises:
-        ValueError: on an unknown kind, steps < 1, or a grid without the tau map and schedule that it
-            needs.
+        ValueError: on an unknown kind, steps < 1, or a grid without the tau map and schedule that
+            it needs.
     """
     if isinstance(steps, bool) or not steps >= 1 or steps % 1 != 0:
         raise ValueError(f"expected a whole number of steps >= 1, got {steps}")
@@ -96,8 +103,9 @@ def time_grid(
     if kind == "clock":
         clocks = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
     else:
-        low, high = LEVELS
-        levels = torch.logspace(math.log10(high), math.log10(low), int(steps) - 1).double()
+        coarsest = max(COARSEST * len(values) ** 0.5, 2 * FINEST)
+        ends = math.log10(coarsest), math.log10(FINEST)
+        levels = torch.logspace(*ends, int(steps) - 1, dtype=torch.float64)
         total_var = schedule.total_var if bridge_var is None else bridge_var
         clocks = F.pad(clock_at_level(levels, total_var, start_std), (1, 1))
         clocks[0] = 1
@@ -220,9 +228,7 @@ def _histogram(values: Tensor, bins: int = 1024) -> tuple[Tensor, Tensor]:
     return total[used] / count[used], count[used] / count.sum()
 
 
-def _times_of(
-    clocks: Tensor, tau: Tensor, weights: Tensor, schedule: NoiseSchedule
-) -> Tensor:
+def _times_of(clocks: Tensor, tau: Tensor, weights: Tensor, schedule: NoiseSchedule) -> Tensor:
     """Times at which the weighted mean clock has the given values, the first 1, the last 0."""
     low, high = torch.zeros_like(clocks), torch.ones_like(clocks)
     for _ in range(52):

@@ -203,7 +203,7 @@ class Window:
         return resize(self.crop(x), (self.height, self.width))
 
     def paste(
-        self, image: np.ndarray, hole: np.ndarray, restored: Tensor, patches: float = 0.0
+        self, image: np.ndarray, hole: np.ndarray, restored: Tensor, patches: bool = False
     ) -> None:
         """Set what a window restores into the photo, in place.
 
@@ -216,13 +216,12 @@ class Window:
             image: (H, W, 3) uint8 photo, changed in the window's own pixels alone.
             hole: (H, W) bool; what ``image`` holds in it does not matter.
             restored: (1, 3, h, w) padded working-size picture in [-1, 1].
-            patches: how far it gives way to patches of the known part at each finer size, in
-                [0, 1].
+            patches: whether it gives way to patches of the known part at each finer size.
         """
         part = self.crop(restored.float().cpu())
         original, missing = image[self.slices], self._missing(hole)
         if patches and not self.native:
-            part = self._detailed(part, original, missing, patches)
+            part = self._detailed(part, original, missing)
         for channel, plane in enumerate(part.split(1, 1)):
             if not self.native:
                 whole = resize(plane, (self.height, self.width))
@@ -234,9 +233,7 @@ class Window:
         """A hole (H, W) within the window: (1, 1, height, width) bool."""
         return torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
 
-    def _detailed(
-        self, part: Tensor, original: np.ndarray, missing: Tensor, patches: float
-    ) -> Tensor:
+    def _detailed(self, part: Tensor, original: np.ndarray, missing: Tensor) -> Tensor:
         """A working-size picture (1, 3, h, w) with known patches copied in at each larger size."""
         sizes = self._sizes()
         if not sizes:
@@ -247,7 +244,7 @@ class Window:
         for size in sizes:
             hole = resize(covered, size) > 1e-3
             part = joined(resize(part, size), resize(filled, size), hole, SWEEPS)
-            part = part.lerp(copy_patches(part, hole, coarse=False), patches)
+            part = copy_patches(part, hole, coarse=False)
         return part
 
     def _sizes(self) -> list[tuple[int, int]]:

@@ -148,12 +148,12 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
             pass
 
     def streamed() -> None:
-        settings = session.Settings(steps=steps, patches=0.0)
+        settings = session.Settings(steps=steps, finish="none")
         for state in run_steps(pipe, image, mask, settings):
             payload.frame_payload(state.step, state.steps, Moment.of(state))
 
     ratios = []
-    for work in (partial(run, patches=0.0), streamed, run):
+    for work in (partial(run, finish="none"), streamed, run):
         work()
         whole, found = [], []
         for _ in range(repeats):
@@ -180,7 +180,7 @@ def variants(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str
         others["compiled"] = AsyncDSBPipeline(*deepcopy(networks), pipe.device, compiled=True)
 
     def run(which: AsyncDSBPipeline) -> None:
-        which(photo, mask, steps=steps, patches=0.0)
+        which(photo, mask, steps=steps, finish="none")
 
     for name, other in others.items():
         first = seconds_of(lambda other=other: run(other))

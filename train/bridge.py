@@ -21,7 +21,6 @@ from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.networks.adm import ADMUNet, Stage
 from asyncdsb.networks.layers import ResBlock, SelfAttention
-from asyncdsb.perceptual import Lpips
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
@@ -46,7 +45,6 @@ class BridgeBatch:
         s: (B, 1, H, W) clocks.
         z: (B, 3, H, W) noise of the bridge.
         context: start of the bridge and conditions.
-        corners: for each sample, top and left of the window that the perceptual loss looks at.
     """
 
     image: Tensor
@@ -54,7 +52,6 @@ class BridgeBatch:
     s: Tensor
     z: Tensor
     context: Context
-    corners: list[list[int]]
 
 
 class BridgeTrainer:
@@ -124,10 +121,6 @@ class BridgeTrainer:
             self.model.unet.compile(dynamic=False)
         if not args.shard:
             self.loss = self.processes.joined(Method(self.model, "loss"))
-        self.perceptual = None
-        if preset.perceptual:
-            lpips = Lpips.load(device=self.device, network="vgg16")
-            self.perceptual = lpips.first(preset.perceptual_stages)
         self.validator = None
         if args.val and self.processes.main:
             pipe = AsyncDSBPipeline(
@@ -170,33 +163,15 @@ class BridgeTrainer:
         t = draw_times(preset, tau, mask, stochastic, draws)
         noise, z = self.batches.noise(step, draws.rows, 2, *image.shape[1:]).unbind(1)
         context = self.model.context(image, mask, gradient, stochastic, noise)
-        corners = draws.randint(0, image.shape[-1] // 2 + 1, 2).tolist()
-        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, corners)
+        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context)
 
     def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
         """Terms of the loss; their sum is minimised."""
         with autocast(self.preset, self.device):
-            loss, x0_hat = self.loss(
+            loss = self.loss(
                 batch.image, batch.t, batch.s, batch.z, batch.context, self.schedule.total_var
             )
-            terms = {"loss": loss.mean()}
-            if self.perceptual:
-                restored = torch.lerp(batch.image, x0_hat, batch.context.mask)
-                terms["perceptual"] = self._perceptual(restored, batch)
-        return terms
-
-    def _perceptual(self, restored: Tensor, batch: BridgeBatch) -> Tensor:
-        """Weighted perceptual distance to the truth, in one window of half the side per sample."""
-        side = restored.shape[-1] // 2
-
-        def window(images: Tensor) -> Tensor:
-            parts = zip(images, batch.corners, strict=True)
-            return torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in parts])
-
-        with torch.no_grad():
-            wanted = self.perceptual.features(window(batch.image))
-        distance = self.perceptual.distance(window(restored), wanted)
-        return self.preset.perceptual * distance.mean()
+        return {"loss": loss.mean()}
 
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from asyncdsb.card import CARD
 from asyncdsb.checkpoint import load_weights, save_weights
-from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.denoiser import FINISHES, BridgeDenoiser
 from asyncdsb.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.restoration import LEFT_TO_WEIGHTS
@@ -26,7 +26,7 @@ from train.card import WORST, measured, measured_card
 CHOICES = ("best", "last")
 
 
-def export(run: Path, kind: str, choice: str, out: Path, **decided: float | None) -> dict:
+def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) -> dict:
     """Write the averaged weights of one run in half precision, with checksum and schema version.
 
     Args:
@@ -64,8 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--bridge", type=Path, help="run folder of train.bridge")
     options.add_argument("--out", type=Path, required=True, help="weights folder")
     options.add_argument("--choice", choices=CHOICES, default="last", help="which weights of a run")
-    options.add_argument("--temperature", type=float, help="default scale of a run's noise")
-    options.add_argument("--patches", type=float, help="default share of patches that are copied")
+    options.add_argument("--finish", choices=FINISHES, help="what happens to results by default")
     options.add_argument("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
     options.add_argument("--results", type=Path, help="folder that train.evaluate wrote")
     options.add_argument("--notes", type=Path, help="Markdown on where it fails, for the card")

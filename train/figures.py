@@ -110,7 +110,8 @@ def run(args: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     # What is copied after the run is no part of it.
-    options = held_out_parser("train.figures", __doc__, masks="center", steps=48, patches=0.0)
+    options = held_out_parser("train.figures", __doc__, masks="center", steps=48, finish="none")
+    options.set_defaults(grid="uniform")
     options.add_argument("--methods", default="synchronous,asyncdsb", help="see train.methods")
     options.add_argument("--photos", type=int, default=2, help="photos on process.png")
     return options

@@ -242,7 +242,7 @@ def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Meth
 
 def _settings(text: str) -> dict:
     """Read ``steps=5&tau_min=0.5``; ValueError on an unknown name or a value of the wrong type."""
-    types = {"steps": int, "sampler": str, "strategy": str, "grid": str}
+    types = {"steps": int} | dict.fromkeys(("sampler", "strategy", "grid", "finish"), str)
     settings = {}
     for part in text.split("&") if text else ():
         name, _, value = part.partition("=")

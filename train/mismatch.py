@@ -38,7 +38,6 @@ from asyncdsb.analysis import (
 )
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import write_atomic
-from asyncdsb.restoration import Settings
 from train.intervals import RESAMPLES
 from train.methods import Method, load_bridges, trace
 from train.options import HeldOut, guarded, held_out_parser
@@ -181,7 +180,7 @@ def follow(method: Method, crop: Crop, kind: str, runs: int) -> dict[str, np.nda
             steps=settings["steps"],
             sampler="ode" if settings["sampler"] == "ode" else "posterior",
             grid=settings["grid"],
-            temperature=pipe.resolved(Settings(**settings)).temperature,
+            start_std=pipe.config.hole_noise,
             measure=measure,
             runs=1 if settings["sampler"] == "ode" else runs,
         )
@@ -285,7 +284,8 @@ def measure_all(args: argparse.Namespace) -> dict:
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     # What is copied after the run is no part of it.
-    options = held_out_parser("train.mismatch", __doc__, masks="center,narrow", patches=0.0)
+    options = held_out_parser("train.mismatch", __doc__, masks="center,narrow", finish="none")
+    options.set_defaults(grid="uniform")
     options.add_argument("--methods", default="synchronous,asyncdsb", help="see train.methods")
     options.add_argument("--runs", type=int, default=4, help="runs of the oracle per restoration")
     return options

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from asyncdsb.data import find_photos
+from asyncdsb.denoiser import FINISHES
 from asyncdsb.pipeline import PRECISIONS
 from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
-from asyncdsb.samplers import GRIDS
+from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
 from train.protocol import Crop, MaskFolder, iter_crops, parse_kinds
 
@@ -49,14 +50,13 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--precision", default="fp32", choices=PRECISIONS, help="in which networks multiply")
     default = Settings()
     add("--steps", type=int, default=default.steps, help="network evaluations per crop")
-    add("--sampler", default=default.sampler, help="posterior, ode, implicit or multistep")
+    add("--sampler", default=default.sampler, choices=SAMPLERS, help="step of the bridge")
     add("--strategy", default=default.strategy, choices=STRATEGIES, help="layout of tau")
     add("--grid", default=default.grid, choices=GRIDS, help="time grid")
     add("--tau-min", type=float, default=default.tau_min, help="tau of the flattest pixels")
     add("--tau-max", type=float, default=default.tau_max, help="tau of the steepest pixels")
     add("--eta", type=float, default=default.eta, help="noise of the implicit sampler")
-    add("--temperature", type=float, help="scale of all noise, instead of the weights'")
-    add("--patches", type=float, help="share of copied patches, instead of the weights'")
+    add("--finish", choices=FINISHES, help="instead of the weights' own")
     parser.set_defaults(**defaults)
     return parser
 

@@ -1,10 +1,14 @@
 """Named training presets.
 
-``shipped`` is meant for one large GPU, for less than an hour; ``workstation`` for a day on a GPU
-with 24 GB; ``cpu`` for an hour or two on a desktop processor, and ``cpu-finish`` for half an hour
-after it; ``i2sb``, ``i2sb-gradient``, ``asyncdsb`` and ``bbdm`` to compare schedules with
-everything else equal (with ``-cpu`` at the end in ten minutes each); ``paper`` for the setting of
-the paper, of which one GPU holds a part of a batch only; ``debug`` for the tests.
+==================  =============================================================================
+portraits, scenes   the bundled weights, trained for as long as a processor is free
+shipped             one large GPU, less than an hour
+workstation         a GPU with 24 GB, a day
+cpu                 a desktop processor, an hour or two
+i2sb, bbdm, ...     schedules compared with everything else equal (``-cpu``: in ten minutes each)
+paper               the setting of the paper, of which one GPU holds a part of a batch only
+debug               the tests
+==================  =============================================================================
 """
 
 from __future__ import annotations
@@ -123,9 +127,6 @@ class BridgePreset(Preset):
         from_start: share of samples at t = 1 exactly, where every run takes its first step.
         draws: samples of a batch that share a photo and its mask, at different times and noises;
             ``batch``, and with ``large_every`` a quarter of it, must be a multiple of it.
-        perceptual: weight of the LPIPS distance (on VGG16, not the network that evaluation uses)
-            between x0_hat and the truth; 0 for none. Not in the paper.
-        perceptual_stages: how many of the five stages of that network count.
         checkpointing: whether the backward pass computes features once more instead of keeping
             them, which only ADM networks can, see :class:`asyncdsb.networks.adm.ADMUNet`.
     """
@@ -138,8 +139,6 @@ class BridgePreset(Preset):
     levels: tuple[float, float] | None = (0.015, 100.0)
     from_start: float = 0.05
     draws: int = 1
-    perceptual: float = 0.0
-    perceptual_stages: int = 3
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -160,9 +159,7 @@ _WIDE = UNetConfig(128, (1, 2, 3, 4), 1, (False, False, False, True), head_chann
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
 _TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
 # Cheap on a processor: channel norms, the finest level thin, nothing but the stem on its way down.
-_PORTRAIT = UNetConfig(
-    16, (2, 3, 6, 12), (0, 1, 1, 1), (False, False, True, True), norm="channel"
-)
+_PORTRAIT = UNetConfig(16, (2, 3, 6, 12), (0, 1, 1, 1), (False, False, True, True), norm="channel")
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU: dict[str, Any] = dict(
@@ -204,6 +201,7 @@ _MATCHED: dict[str, Any] = dict(
     lr=3e-4,
     precision="auto",
     smooth_tau=0.0,
+    levels=None,
 )
 # The same in ten minutes on a desktop processor: smaller pictures, so that it sees enough of them.
 _MATCHED_ON_CPU = _MATCHED | dict(
@@ -335,6 +333,7 @@ BRIDGE_PRESETS = {
         smooth_tau=0.0,
         synchronous=0.0,
         tau_range=(0.2, 0.5),
+        levels=None,
         from_start=0.0,
         checkpointing=True,
         model=replace(_I2SB_GRADIENT, unet=ADMConfig(), resolution=256),

@@ -23,7 +23,7 @@ from train.scores import paired_scores
 KINDS = ("center", "half", "wide", "narrow")
 """Masks of the held-out crops."""
 
-STEPS = 10
+STEPS = 20
 """Sampling steps of a validation."""
 
 BATCH = 9
@@ -52,7 +52,7 @@ class RestorationValidator:
     def __call__(self) -> dict[str, float]:
         """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds."""
         # What is copied from the known part says nothing about the network.
-        settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "patches": 0.0}
+        settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "finish": "none"}
         method = bridge_method("present", self.pipe, "", settings)
         record = {}
         for kind in KINDS:

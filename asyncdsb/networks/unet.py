@@ -21,7 +21,6 @@ from asyncdsb.networks.layers import (
     zero_init,
 )
 
-
 NORMS: dict[str, tuple[Any, Any]] = {
     "group": (ResBlock, group_norm),
     "channel": (ChannelResBlock, ChannelNorm),

@@ -321,9 +321,8 @@ def inpaint(
     eta: float,
     grid: str,
     tiles: int,
-    temperature: float | None = None,
     order: str | None = None,
-    patches: float | None = None,
+    finish: str | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
 
@@ -340,11 +339,10 @@ def inpaint(
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: one of GRIDS.
         tiles: in how many fields of 256 pixels a large hole, or holes far apart, may be restored.
-        temperature: what all noise is multiplied by, in [0, 1]; None for what the weights say.
         order: path of a grey picture of the photo's size, 8 or 16 bits, for the strategy "painted":
             white is restored first (at tau_max), black last (at tau_min).
-        patches: how far the result gives way to patches of the known part, in [0, 1]; None for what
-            the weights say.
+        finish: "none", or "patches" to replace the bridge's result by patches of the known part;
+            None for what the weights say.
 
     Yields:
         Once: the path of the result as PNG, and the settings.
@@ -353,9 +351,7 @@ def inpaint(
         expected = "an order" if not order else f"the strategy {session.PAINTED!r} for the order"
         raise ValueError(f"expected {expected}, got the strategy {strategy!r}")
     image, hole, painted = session.read_files(photo, mask, order)
-    values = (
-        tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, temperature, tiles, patches,
-    )  # fmt: skip
+    values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles, finish)
     settings = session.read_settings(values, painted)
     *_, last = engine.steps_of(image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.

@@ -18,7 +18,7 @@ from PIL import Image
 from asyncdsb.images import check_pair, read_image, read_mask
 from asyncdsb.page import canvas
 from asyncdsb.record import load_map, quantised
-from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.restoration import Settings
 from asyncdsb.samplers import SAMPLERS
 
 MAX_PIXELS = 32_000_000
@@ -32,8 +32,8 @@ MAX_SEEDS = 6
 """Most seeds that one run tries."""
 
 SETTINGS = (
-    "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "temperature",
-    "tiles", "patches",
+    "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "tiles",
+    "finish",
 )  # fmt: skip
 """The page's controls that hold settings, in the order in which the handlers take them."""
 
@@ -132,10 +132,7 @@ def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -
         grid=str(given["grid"]),
         tiles=read_count("tiles", given["tiles"], MAX_TILES),
         # None leaves it to the weights, as programs may.
-        **{
-            name: None if given[name] is None else _number(name, given[name])
-            for name in LEFT_TO_WEIGHTS
-        },
+        finish=None if given["finish"] is None else str(given["finish"]),
     )
     settings.check(SAMPLERS)
     if given["strategy"] == PAINTED:
