@@ -213,7 +213,8 @@ class Edm:
     ) -> tuple[list[Tensor], Tensor]:
         """What the network sees: c_in d in the hole with the photograph around it, log sigma_eff.
 
-        Its scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so that :data:`LEVELS` are 0 and 1, and 0 where a pixel is known.
+        Its scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so
+        that :data:`LEVELS` are 0 and 1; a known pixel has 0.
         """
         hole = context.mask
         n, d_var = self.variances(s, context.stochastic, total_var)
