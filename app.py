@@ -477,8 +477,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", default=None, metavar="DIR", help="folder or Hub repository")
     parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: the best one)")
     parser.add_argument(
-        "--precision", default="fp32", choices=PRECISIONS,
-        help="type in which the networks multiply (default fp32)",
+        "--precision", default="auto", choices=PRECISIONS,
+        help="type in which the networks multiply (default: the faster one)",
     )  # fmt: skip
     parser.add_argument(
         "--compile",

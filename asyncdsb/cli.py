@@ -159,8 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--precision",
         metavar="TYPE",
-        help="fp32 (the default) or bf16, in which the networks multiply: half precision is faster "
-        "where the device has instructions for it, and gives slightly other pictures",
+        help="fp32 or bf16, in which the networks multiply, or auto (the default) for the faster "
+        "one: half precision gives slightly other pictures",
     )
     running.add_argument(
         "--compile",
@@ -169,7 +169,10 @@ def _parser() -> argparse.ArgumentParser:
         "photographs with holes alike, or a GPU",
     )
     running.add_argument(
-        "--weights", metavar="DIR", help="folder of weights, or user/repo on the Hugging Face Hub"
+        "--weights",
+        metavar="NAME",
+        help="scenes (the default) or portraits, a folder of weights, or user/repo on the Hugging "
+        "Face Hub",
     )
     running.add_argument("--quiet", action="store_true", help="no progress bar")
     extra = inpaint.add_argument_group("further files", "folders if PHOTO is one")
@@ -317,7 +320,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None
         found = load_settings(path, (*SETTINGS, "strategy", "precision"))
     own = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
     strategy = found.pop("strategy", None)
-    recorded = found.pop("precision", "fp32")
+    recorded = found.pop("precision", "fp32" if path else "auto")
     precision = arguments.precision or str(recorded)
     if arguments.strategy is not None:
         return found | own, arguments.strategy, precision

@@ -18,7 +18,7 @@ from asyncdsb import hub
 from asyncdsb.card import CARD, model_card, read_card, without_pictures
 from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
-from asyncdsb.device import compiles, usable
+from asyncdsb.device import chosen_precision, compiles, usable
 from asyncdsb.gradient import (
     GradientCompletion,
     GradientConfig,
@@ -52,10 +52,15 @@ from asyncdsb.window import Window, resize
 _HERE = Path(__file__).resolve().parent
 _INSTALLED, _CHECKOUT = _HERE / "weights", _HERE.parent / "assets" / "weights"
 BUNDLED = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-"""Weights that come with the project: a wheel has them in the package, a checkout beside it."""
+"""Folder of the weights that come with the project: a wheel has it in the package, a checkout
+beside it."""
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
-"""Types in which the networks may multiply, all else being done in float32."""
+BUNDLED_NAMES = ("scenes", "portraits")
+"""Bundled weights, each a folder in :data:`BUNDLED`. The first are the default."""
+
+PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16}
+"""Types in which the networks may multiply, all else being done in float32. "auto" is bf16 on a
+device on which it is faster, else fp32."""
 
 
 class AsyncDSBPipeline:
@@ -67,8 +72,7 @@ class AsyncDSBPipeline:
         device: where to run; None takes a GPU if there is one.
         training: facts about the training of both, by kind.
         card: Markdown to write beside the weights; None for :func:`asyncdsb.card.model_card`.
-        precision: one of :data:`PRECISIONS`. Half precision is faster where the device has
-            instructions for it, and gives slightly other pictures.
+        precision: one of :data:`PRECISIONS`. Half precision gives slightly other pictures.
         compiled: whether torch.compile makes the bridge's network faster, with the same pictures
             up to rounding. It takes a minute at the first run of every size of window and batch, of
             eight at most; what comes after that runs as it is.
@@ -96,12 +100,12 @@ class AsyncDSBPipeline:
         device: str | torch.device | None = None,
         training: dict | None = None,
         card: str | None = None,
-        precision: str = "fp32",
+        precision: str = "auto",
         compiled: bool = False,
     ):
         _check_precision(precision)
-        self.precision = precision
         self.device = usable(device)
+        self.precision = chosen_precision(precision, self.device)
         if compiled and not compiles(self.device):
             raise ValueError(
                 "expected a compiler that torch can use for the network (g++ and Python's headers"
@@ -125,13 +129,14 @@ class AsyncDSBPipeline:
         source: str | Path | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
-        precision: str = "fp32",
+        precision: str = "auto",
         compiled: bool = False,
     ) -> AsyncDSBPipeline:
         """Load trained weights.
 
         Args:
-            source: a folder, or "user/repo" on the Hugging Face Hub; None for the bundled weights.
+            source: one of :data:`BUNDLED_NAMES`, a folder, or "user/repo" on the Hugging Face Hub;
+                None for the first of the bundled weights.
             device: see the class.
             revision: branch, tag or commit on the Hub.
             precision: see the class.
@@ -144,9 +149,11 @@ class AsyncDSBPipeline:
             ValueError: if there are no such weights, or they are damaged or of another version.
         """
         _check_precision(precision)
-        folder = BUNDLED if source is None else Path(source)
+        source = BUNDLED_NAMES[0] if source is None else source
+        bundled = source in BUNDLED_NAMES
+        folder = BUNDLED / source if bundled else Path(source)
         if not folder.is_dir():
-            if source is None:
+            if bundled:
                 raise ValueError(f"weights not found: expected the bundled weights in {folder}")
             folder = hub.download(str(source), revision)
         denoiser, bridge_training = load_weights(folder, "bridge")

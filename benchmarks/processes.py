@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     add = options.add_argument
     add("--preset", choices=BRIDGE_PRESETS, default="cpu")
     add("--data", nargs="+", default=[str(PHOTOS)], help="photos")
-    add("--gradient", default=str(BUNDLED), help="weights of the completion")
+    add("--gradient", default=str(BUNDLED / "scenes"), help="weights of the completion")
     add("--batch", type=int, help="of all processes together, instead of the preset's")
     add("--steps", type=int, default=10, help="steps timed")
     add("--rounds", type=int, default=3, help="how often each row is measured")

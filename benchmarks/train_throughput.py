@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks.train_throughput")
     options.add_argument("--preset", choices=BRIDGE_PRESETS)
     options.add_argument("--data", nargs="+", default=[str(PHOTOS)], help="photos")
-    options.add_argument("--gradient", default=str(BUNDLED), help="weights of the completion")
+    options.add_argument("--gradient", default=str(BUNDLED / "scenes"), help="a completion")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--steps", type=int, default=10, help="steps timed")
     options.add_argument("--batch", type=int, help="instead of the preset's")

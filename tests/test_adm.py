@@ -13,7 +13,7 @@ from asyncdsb.denoiser import BRIDGES, BridgeConfig, BridgeDenoiser
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.adm import noise_level
 from asyncdsb.networks.layers import sinusoidal_embedding
-from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
+from asyncdsb.pipeline import BUNDLED, BUNDLED_NAMES, AsyncDSBPipeline
 from train.bridge import with_conditions
 from train.import_adm import main, peak
 from train.presets import BRIDGE_PRESETS
@@ -344,7 +344,8 @@ def test_by_default_half_precision_and_the_bundled_completion_are_written(small,
     pipe = AsyncDSBPipeline.from_pretrained(tmp_path / "out", device="cpu")
     for name, value in state.items():
         assert torch.equal(pipe.denoiser.state_dict()[f"unet.{name}"], value.half().float())
-    files = [folder / "gradient.safetensors" for folder in (BUNDLED, tmp_path / "out")]
+    folders = (BUNDLED / BUNDLED_NAMES[0], tmp_path / "out")
+    files = [folder / "gradient.safetensors" for folder in folders]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import asyncdsb
+from asyncdsb.pipeline import BUNDLED_NAMES
 
 ROOT = Path(__file__).parent.parent
 SIDE = 96
@@ -65,12 +66,13 @@ def test_the_wheel_holds_the_packages_the_weights_and_nothing_else(built):
     assert code == modules("asyncdsb") | modules("train")
     weights = {name for name in names if name.startswith("asyncdsb/weights/")}
     ends = ("bridge.json", "bridge.safetensors", "gradient.json", "gradient.safetensors")
-    assert weights == {f"asyncdsb/weights/{end}" for end in (*ends, "README.md")}
+    kept = {f"{name}/{end}" for name in BUNDLED_NAMES for end in (*ends, "README.md")}
+    assert weights == {f"asyncdsb/weights/{end}" for end in kept}
     assert {"asyncdsb/py.typed", f"{about}licenses/LICENSE", f"{about}entry_points.txt"} <= names
     assert {name.split("/")[0] + "/" for name in names} == {"asyncdsb/", "train/", about}
     with tarfile.open(archive) as tar:
         sources = {name.partition("/")[2] for name in tar.getnames()}
-    assert {f"assets/weights/{end}" for end in ends} <= sources
+    assert {f"assets/weights/{end}" for end in kept} <= sources
     assert not [name for name in sources if name.startswith(("assets/matched", "benchmarks"))]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from asyncdsb.checkpoint import load_weights
 from asyncdsb.images import write_atomic
 from asyncdsb.perceptual import EfficientNetFeatures
-from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.pipeline import BUNDLED_NAMES, AsyncDSBPipeline
 from train import evaluate, figures, mismatch, tau_grid
 from train.options import guarded
 from train.report import difference, markdown_table, ratio_table, wide_table
@@ -131,7 +131,7 @@ class Report:
                 for fact in ("steps", "samples", "minutes", "device", "crop_size")
             ]
             rows.append(f"| {name} | " + " | ".join(facts) + " px |")
-        source = None if self.weights == "bundled" else self.weights
+        source = self.weights
         bundled = AsyncDSBPipeline.from_pretrained(source).training["bridge"]
         self.say(
             "# The paper's claims, measured",
@@ -378,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--data", nargs="+", required=True, help="held-out photos")
     options.add_argument("-o", "--out", type=Path, required=True, help="folder of the report")
     options.add_argument("--models", type=Path, default=Path("assets/matched"))
-    options.add_argument("--weights", default="bundled", help="'bundled', a folder or 'user/repo'")
+    options.add_argument("--weights", default=BUNDLED_NAMES[0], help="a folder, ...")
     options.add_argument("--work", type=Path, default=Path("runs/claims"), help="what is kept")
     options.add_argument("--device", default="cpu")
     options.add_argument("--quick", action="store_true", help="two photos, to see that it runs")

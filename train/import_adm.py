@@ -44,7 +44,7 @@ from asyncdsb.checkpoint import file_sha256, load_weights, misfits, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.networks import ADMConfig
 from asyncdsb.networks.adm import INTERVALS
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.pipeline import BUNDLED, BUNDLED_NAMES
 
 PUBLISHED = ADMConfig()
 """Shape of the network in the files."""
@@ -76,7 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("file", type=Path, help="256x256_diffusion_uncond.pt, or I2SB's latest.pt")
     options.add_argument("out", type=Path, help="weights folder to write")
     options.add_argument(
-        "--gradient", type=Path, default=BUNDLED, help="weights folder of the gradient completion"
+        "--gradient",
+        type=Path,
+        default=BUNDLED / BUNDLED_NAMES[0],
+        help="weights folder of the gradient completion",
     )
     options.add_argument("--ot-ode", action="store_true", help="the bridge without noise")
     options.add_argument(
@@ -97,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 def import_adm(
     file: Path,
     out: Path,
-    gradient: Path = BUNDLED,
+    gradient: Path = BUNDLED / BUNDLED_NAMES[0],
     ot_ode: bool = False,
     beta_max: float = 1.0,
     dtype: torch.dtype = torch.float16,

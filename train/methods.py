@@ -197,13 +197,13 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
                 precision=args.precision,
             )
         else:
-            source = folder or (None if args.weights == "bundled" else args.weights)
+            source = folder or args.weights
             pipe = AsyncDSBPipeline.from_pretrained(
                 source, device=args.device, precision=args.precision
             )
         checksum = weights_checksum(pipe)
         # Restorations in another precision are not taken for these.
-        return pipe, checksum if args.precision == "fp32" else f"{checksum}-{args.precision}"
+        return pipe, checksum if pipe.precision == "fp32" else f"{checksum}-{pipe.precision}"
 
     methods: list[Method] = []
     for spec in specs:

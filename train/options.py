@@ -12,7 +12,7 @@ import torch
 
 from asyncdsb.data import find_photos
 from asyncdsb.denoiser import FINISHES
-from asyncdsb.pipeline import PRECISIONS
+from asyncdsb.pipeline import BUNDLED_NAMES, PRECISIONS
 from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
@@ -38,7 +38,7 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add = parser.add_argument
     add("--data", nargs="+", required=True, metavar="PATH", help="folders, tar shards, lists")
     add("-o", "--out", required=True, type=Path, metavar="DIR", help="results, restored crops")
-    add("--weights", default="bundled", help="'bundled', a folder or 'user/repo'")
+    add("--weights", default=BUNDLED_NAMES[0], help="bundled, a folder or 'user/repo'")
     add("--masks", default="center,half,wide,narrow", help="kinds, or NAME=FOLDER; comma-separated")
     add("--invert-masks", action="store_true", help="white is what is known in folders of masks")
     add("--crops", type=int, default=1, help="crops per photo")
@@ -47,7 +47,7 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--batch", type=int, default=8, help="crops per batch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=device, help="cpu, cuda, ...")
-    add("--precision", default="fp32", choices=PRECISIONS, help="in which networks multiply")
+    add("--precision", default="auto", choices=PRECISIONS, help="in which networks multiply")
     default = Settings()
     add("--steps", type=int, default=default.steps, help="network evaluations per crop")
     add("--sampler", default=default.sampler, choices=SAMPLERS, help="step of the bridge")

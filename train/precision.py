@@ -6,16 +6,14 @@ import contextlib
 
 import torch
 
+from asyncdsb.device import chosen_precision
 from asyncdsb.device import compiles as can_compile
-from asyncdsb.device import multiplies_bf16
 from train.presets import Preset
 
 
 def precision(preset: Preset, device: str | torch.device) -> str:
     """What the networks multiply in, "bf16" or "fp32"; "auto" is bf16 where the device can."""
-    if preset.precision == "auto":
-        return "bf16" if multiplies_bf16(device) else "fp32"
-    return preset.precision
+    return chosen_precision(preset.precision, device)
 
 
 def autocast(preset: Preset, device: str | torch.device) -> contextlib.AbstractContextManager:
