@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from asyncdsb import bridge
 from asyncdsb.fill import FILLS, fill_hole
 from asyncdsb.networks import ADMConfig, UNetConfig
+from asyncdsb.networks.layers import pixel_position
 from asyncdsb.schedule import NoiseSchedule
 from asyncdsb.tiles import Tiles
 
@@ -374,18 +375,9 @@ class BridgeDenoiser(nn.Module):
             "fill": lambda: context.fill,
             # Without bridge noise x1 and x_t together would give x0 away.
             "x1": lambda: context.x1 * context.stochastic,
-            "position": lambda: _position(context.mask),
+            "position": lambda: pixel_position(context.mask),
         }
         return [available[name]() for name in self.config.conditions]
-
-
-def _position(mask: Tensor) -> Tensor:
-    """Row and column of each pixel, from -1 to 1, (B, 2, H, W)."""
-    height, width = mask.shape[2:]
-    rows = torch.linspace(-1, 1, height, device=mask.device).view(1, 1, -1, 1)
-    columns = torch.linspace(-1, 1, width, device=mask.device).view(1, 1, 1, -1)
-    whole = (len(mask), 1, height, width)
-    return torch.cat([rows.expand(whole), columns.expand(whole)], dim=1)
 
 
 def _expect_subset(what: str, got: tuple[str, ...], allowed) -> None:

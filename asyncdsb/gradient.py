@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyncdsb.device import without_autocast
-from asyncdsb.networks.completion import CompletionConfig, CompletionGenerator
+from asyncdsb.networks import CompletionConfig, UNetConfig
+from asyncdsb.networks.layers import pixel_position
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
@@ -74,10 +75,14 @@ class GradientConfig:
     """Everything that fixes a trained gradient completion.
 
     Attributes:
-        generator: shape of the generator.
+        generator: shape of the generator: EdgeConnect's, as in the paper, or the bridge's UNet,
+            which sees the whole picture by attention and costs less.
+        position: whether the generator sees where in the picture a pixel lies, see
+            :data:`asyncdsb.denoiser.CONDITIONS`.
     """
 
-    generator: CompletionConfig = field(default_factory=CompletionConfig)
+    generator: CompletionConfig | UNetConfig = field(default_factory=CompletionConfig)
+    position: bool = False
 
 
 class GradientCompletion(nn.Module):
@@ -93,7 +98,7 @@ class GradientCompletion(nn.Module):
     def __init__(self, config: GradientConfig):
         super().__init__()
         self.config = config
-        self.generator = CompletionGenerator(config.generator, in_channels=5)
+        self.generator = config.generator.build(5 + 2 * config.position, 1, scalars=1)
 
     def companded(self, image: Tensor, mask: Tensor) -> Tensor:
         """Square root of the predicted map, over the whole picture, as the losses see it.
@@ -108,13 +113,17 @@ class GradientCompletion(nn.Module):
         return self._predict(image, mask, known_gradient(image, mask)[0])
 
     def _predict(self, image: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
-        return self.generator(torch.cat([image * (1 - mask), mask, gradient.sqrt()], dim=1))
+        seen = [image * (1 - mask), mask, gradient.sqrt()]
+        if self.config.position:
+            seen.append(pixel_position(mask))
+        logits = self.generator(torch.cat(seen, dim=1), mask.mean((1, 2, 3))[:, None])
+        return torch.sigmoid(logits)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Complete the gradient map: known values kept, the rest predicted.
 
         Args:
-            image: (B, 3, H, W) in [-1, 1], H and W multiples of 16.
+            image: (B, 3, H, W) in [-1, 1], H and W multiples of the generator's stride.
             mask: (B, 1, H, W) float, 1 = missing.
 
         Returns:

@@ -18,10 +18,10 @@ from asyncdsb.checkpoint import save_weights
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
-from asyncdsb.networks import PatchDiscriminator
+from asyncdsb.networks import PatchDiscriminator, UNetConfig
 from train.batches import Batches
 from train.options import guarded
-from train.precision import autocast
+from train.precision import autocast, compiles
 from train.presets import GRADIENT_PRESETS, GradientPreset
 from train.processes import Method, Processes
 from train.run import Average, chosen_preset, parser, run
@@ -68,6 +68,8 @@ class GradientTrainer:
                 betas=(0.0, 0.9),
             ),
         }
+        if isinstance(preset.model.generator, UNetConfig) and compiles(preset, self.device):
+            self.model.generator.compile(dynamic=False)
         # As they learn, together with the other processes, and in this order.
         self.joined = {
             "discriminator": self.processes.joined(self.discriminator),

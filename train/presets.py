@@ -160,6 +160,7 @@ _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
 _TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
 # Cheap on a processor: channel norms, the finest level thin, nothing but the stem on its way down.
 _LEAN = UNetConfig(16, (2, 3, 6, 12), (0, 1, 1, 1), (False, False, True, True), norm="channel")
+_LEANER = UNetConfig(16, (1, 2, 4, 8), (0, 1, 1, 1), (False, False, True, True), norm="channel")
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU: dict[str, Any] = dict(
@@ -278,12 +279,13 @@ GRADIENT_PRESETS = {
     # A discriminator as fast as the generator: at a tenth of the rate it never learned anything.
     "portraits": GradientPreset(
         **_PORTRAITS | {"augment": 0.0},
-        model=GradientConfig(CompletionConfig(width=16, blocks=6)),
+        model=GradientConfig(_LEANER, position=True),
         discriminator_width=24,
+        loss=CompletionLossWeights(adversarial=0.5, feature_matching=5.0, l1=20.0),
         discriminator_lr=1.0,
-        batch=8,
+        batch=16,
         steps=12_000,
-        lr=3e-4,
+        lr=5e-4,
         warmup=100,
         ema=0.998,
     ),

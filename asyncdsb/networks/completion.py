@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -18,19 +18,27 @@ class CompletionConfig:
         blocks: dilated residual blocks at a quarter of the resolution.
         spectral: whether convolutions carry spectral normalisation while training. It is folded
             into the weights on export.
+        kind: tells this configuration from others on disk.
     """
 
     width: int = 32
     blocks: int = 8
     spectral: bool = True
+    kind: ClassVar[str] = "edgeconnect"
 
-    stride = 16
+    stride: ClassVar[int] = 16
     """Heights and widths of input pictures must be multiples of this. Two strides of two alone ask
     for 4; the reflecting borders of the dilated blocks need some rows at a quarter of the size."""
 
+    def build(self, in_channels: int, out_channels: int, scalars: int) -> CompletionGenerator:
+        """The network, which needs no scalars."""
+        if out_channels != 1:
+            raise ValueError(f"expected one map to complete, got {out_channels}")
+        return CompletionGenerator(self, in_channels)
+
 
 class CompletionGenerator(nn.Module):
-    """Encoder, dilated residual blocks and decoder with a sigmoid output.
+    """Encoder, dilated residual blocks and decoder.
 
     Instance normalisation makes the network see contrast relative to the picture, and the dilated
     blocks let it look across the hole at a quarter of the resolution.
@@ -57,9 +65,9 @@ class CompletionGenerator(nn.Module):
         layers += [nn.Conv2d(w, 1, 7, padding=3, padding_mode="reflect")]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in_channels, H, W), H and W multiples of 16, to (B, 1, H, W) in (0, 1)."""
-        return torch.sigmoid(self.layers(x).float())
+    def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W), H and W multiples of 16, to (B, 1, H, W) logits."""
+        return self.layers(x).float()
 
 
 class DilatedBlock(nn.Module):

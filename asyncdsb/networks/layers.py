@@ -48,6 +48,15 @@ def sinusoidal_embedding(x: Tensor, channels: int, max_period: float = 10_000.0)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+def pixel_position(mask: Tensor) -> Tensor:
+    """Row and column of each pixel, from -1 to 1, (B, 2, H, W)."""
+    height, width = mask.shape[2:]
+    rows = torch.linspace(-1, 1, height, device=mask.device).view(1, 1, -1, 1)
+    columns = torch.linspace(-1, 1, width, device=mask.device).view(1, 1, 1, -1)
+    whole = (len(mask), 1, height, width)
+    return torch.cat([rows.expand(whole), columns.expand(whole)], dim=1)
+
+
 def check_size(x: Tensor, stride: int) -> None:
     """Raise ValueError unless height and width of (B, C, H, W) are multiples of ``stride``."""
     if x.shape[2] % stride or x.shape[3] % stride:
