@@ -15,7 +15,7 @@ import importlib.util
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +43,30 @@ ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
 DEFAULTS = Settings()
+WEIGHTS = {"scenes": "Any photo", "portraits": "Portrait: a head, upright"}
+"""What the bundled weights are for, as the page says it."""
+
 FINISH_NAMES = {"Bridge only": "none", "With known patches": "patches"}
 
 
-def build(load: Callable[[], Any]) -> gr.Blocks:
-    """Lay out the page and start loading the model.
+def build(load: Callable[[str], Any], names: Sequence[str] = ("scenes",)) -> gr.Blocks:
+    """Lay out the page and start loading the models.
 
     Args:
-        load: makes the pipeline; called once, in the background.
+        load: makes the pipeline of named weights; called once for each, in the background.
+        names: of the weights that a visitor can choose from.
     """
-    model = Model(load)
+    model = Model(load, names)
     if spaces:  # The hosted machine wants the model in place before its first visitor.
         with contextlib.suppress(ValueError):
-            model.get()
+            for name in names:
+                model.get(name)
 
-    def steps_of(*args: Any) -> Iterator[Step]:
-        yield from run_steps(model.get(), *args)
+    def steps_of(weights: str | None, *args: Any) -> Iterator[Step]:
+        yield from run_steps(model.get(weights), *args)
 
-    def predict(*args: Any) -> Maps:
-        return predict_maps(model.get(), *args)
+    def predict(weights: str | None, *args: Any) -> Maps:
+        return predict_maps(model.get(weights), *args)
 
     if spaces:
         steps_of, predict = spaces.GPU(steps_of), spaces.GPU(predict)
@@ -70,7 +75,7 @@ def build(load: Callable[[], Any]) -> gr.Blocks:
     with gr.Blocks(
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
-        parts = layout()
+        parts = layout(names)
         wire(demo, parts, model, engine)
     return demo.queue(max_size=20, default_concurrency_limit=2)
 
@@ -90,7 +95,7 @@ def one_at_a_time(function: Callable) -> Callable:
     return call
 
 
-def layout() -> dict[str, gr.blocks.Block]:
+def layout(names: Sequence[str]) -> dict[str, gr.blocks.Block]:
     """Create the parts of the page; their names are those in the handlers' answers."""
     parts: dict[str, Any] = {name: gr.State(None) for name in ("photo", "seen", "run")}
     parts["drawn"] = gr.State(0)
@@ -103,7 +108,7 @@ def layout() -> dict[str, gr.blocks.Block]:
         with gr.Column(elem_classes="pane", elem_id="pane-order", min_width=280):
             order_pane(parts)
         with gr.Column(elem_classes="pane", elem_id="pane-restore", min_width=320):
-            restore_pane(parts)
+            restore_pane(parts, names)
     with gr.Accordion("How it works", open=False, elem_id="about"):
         gr.HTML(
             payload.about(EXAMPLES / ABOUT_PHOTO), elem_id="story",
@@ -189,9 +194,13 @@ def order_pane(parts: dict[str, Any]) -> None:
             parts[name] = gr.Button(name, size="sm", min_width=0)
 
 
-def restore_pane(parts: dict[str, Any]) -> None:
+def restore_pane(parts: dict[str, Any], names: Sequence[str]) -> None:
     """Create the run's settings and everything it shows."""
     heading(3, "Restore")
+    parts["weights"] = gr.Radio(
+        [(WEIGHTS.get(name, name), name) for name in names], value=names[0], show_label=False,
+        container=False, elem_id="weights", elem_classes="segments", visible=len(names) > 1,
+    )  # fmt: skip
     with gr.Row(elem_id="settings"):
         parts["steps"] = gr.Slider(
             1, session.MAX_STEPS, DEFAULTS.steps, step=1, label="Steps", elem_id="steps"
@@ -297,7 +306,7 @@ def wire(
         )
 
     run = "frame compare film timing seeds_view view run result animation files reuse"
-    fresh = f"photo layer gradient tau seen status link {run}"
+    fresh = f"photo weights layer gradient tau seen status link {run}"
     settings = " ".join(session.SETTINGS)
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -319,7 +328,10 @@ def wire(
     on(taken, handlers.on_canvas, "photo layer", "editor status")
     follow(taken)
     on(parts["editor"].clear, handlers.on_clear, "", fresh)
-    on(parts["open_photo"].upload, handlers.on_photo, "open_photo", fresh)
+    on(parts["open_photo"].upload, handlers.on_photo, "open_photo weights", fresh)
+    told = f"photo sampler {' '.join(LEFT_TO_WEIGHTS)}"
+    on_weights = functools.partial(handlers.on_weights, model)
+    follow(on(parts["weights"].change, on_weights, "photo weights", told).then)
     on(parts["examples"].click, on_example, "tiles", fresh)
     on_mask = functools.partial(handlers.on_mask_file, engine)
     on(parts["open_mask"].upload, on_mask, "open_mask photo tiles", fresh)
@@ -361,7 +373,7 @@ def wire(
     stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")
     on(stopped.then, handlers.on_stopped, "", "restore stop status")
 
-    on(parts["reuse"].click, handlers.on_reuse, "result", fresh)
+    on(parts["reuse"].click, handlers.on_reuse, "result photo", fresh)
     packed = on(
         parts["files"].click,
         functools.partial(handlers.on_files, engine),
@@ -375,13 +387,13 @@ def wire(
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
     given = [parts[name] for name in session.SETTINGS if name not in LEFT_TO_WEIGHTS]
     # Not the page's control, which has a value before the weights say theirs.
-    finish = gr.Textbox(None, visible=False, label="finish")
+    own = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
     inpaint = functools.partial(handlers.inpaint, engine)
     # What programs are told about it.
     inpaint.__name__, inpaint.__doc__ = "inpaint", handlers.inpaint.__doc__
     gr.Button(visible=False).click(
         listener(inpaint),
-        [*files[:2], *given, files[2], finish],
+        [*files[:2], *given, files[2], *own],
         answers,
         api_name="inpaint",
         concurrency_id="run",
@@ -488,13 +500,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     keep_freed(arenas=2)
 
-    def load() -> Any:
+    # A hosted page takes its weights from a variable of its settings.
+    source = options.weights or os.environ.get("ASYNCDSB_WEIGHTS")
+    names = (source,) if source else tuple(WEIGHTS)
+
+    def load(name: str) -> Any:
         from asyncdsb.pipeline import AsyncDSBPipeline
 
-        # A hosted page takes its weights from a variable of its settings.
-        source = options.weights or os.environ.get("ASYNCDSB_WEIGHTS")
         return AsyncDSBPipeline.from_pretrained(
-            source,
+            name,
             device=options.device,
             precision=options.precision,
             compiled=options.compile,
@@ -503,7 +517,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.mcp and not importlib.util.find_spec("mcp"):
         parser.error("--mcp needs the package mcp: pip install 'gradio[mcp]'")
     launch(
-        build(load),
+        build(load, names),
         server_name=options.host,
         server_port=options.port,
         share=options.share,

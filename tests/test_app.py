@@ -34,8 +34,8 @@ PAGE = Path(payload.__file__).parent
 @pytest.fixture
 def engine(tiny_pipe):
     return Engine(
-        lambda *args: predict_maps(tiny_pipe, *args),
-        lambda *args: run_steps(tiny_pipe, *args),
+        lambda weights, *args: predict_maps(tiny_pipe, *args),
+        lambda weights, *args: run_steps(tiny_pipe, *args),
         Pace(),
     )
 
@@ -43,7 +43,7 @@ def engine(tiny_pipe):
 def values(**change: object) -> list[object]:
     """The page's controls at their defaults but for these."""
     defaults = {name: getattr(Settings(), name) for name in session.SETTINGS}
-    return list((defaults | {"temperature": 0.5, "patches": 0.25} | change).values())
+    return list((defaults | {"finish": "patches"} | change).values())
 
 
 def api_values(**change: object) -> dict[str, object]:
@@ -221,8 +221,7 @@ def test_page_files_name_no_other_host():
         ({"strategy": "painted"}, "Paint the order"),
         ({"eta": 1.5}, "eta"),
         ({"grid": "random"}, "time grid"),
-        ({"temperature": -0.1}, "temperature"),
-        ({"patches": 1.1}, "patches"),
+        ({"finish": "varnish"}, "finish"),
     ],
 )
 def test_settings_are_refused(change, message):
@@ -232,7 +231,7 @@ def test_settings_are_refused(change, message):
 
 def test_defaults_are_the_packages():
     assert {*session.SETTINGS} == {field.name for field in dataclasses.fields(Settings)}
-    assert session.read_settings(values()) == Settings(temperature=0.5, patches=0.25)
+    assert session.read_settings(values()) == Settings(finish="patches")
 
 
 def test_large_photo_is_refused(tmp_path, monkeypatch):
@@ -243,10 +242,10 @@ def test_large_photo_is_refused(tmp_path, monkeypatch):
 
 
 def test_missing_weights_are_explained():
-    def load():
-        raise ValueError("weights not found: nowhere")
+    def load(name):
+        raise ValueError(f"weights not found: {name}")
 
-    model = Model(load)
+    model = Model(load, ["nowhere"])
     with pytest.raises(ValueError, match="could not be loaded: weights not found"):
         model.get()
     *_, last = handlers.on_load(model, {})
@@ -254,14 +253,33 @@ def test_missing_weights_are_explained():
 
 
 def test_loaded_model_offers_its_samplers(tiny_pipe):
-    first, last = handlers.on_load(Model(lambda: tiny_pipe), {})
+    model = Model(lambda name: tiny_pipe, ["tiny"])
+    first, last = handlers.on_load(model, {})
     assert "Loading" in first["model"] and "ready" in last["model"]
     assert last["sampler"]["choices"] == list(tiny_pipe.samplers)
-    assert last["temperature"] == tiny_pipe.config.temperature
-    assert last["patches"] == tiny_pipe.config.patches
-    *_, last = handlers.on_load(Model(lambda: tiny_pipe), {"temperature": "0.7"})
-    assert "temperature" not in last, "the address says it"
-    assert "patches" in last
+    assert last["finish"] == tiny_pipe.config.finish
+    *_, last = handlers.on_load(model, {"finish": "patches"})
+    assert "finish" not in last, "the address says it"
+    with pytest.raises(ValueError, match="expected weights out of tiny, got 'large'"):
+        model.get("large")
+
+
+def test_a_visitor_chooses_the_weights(tiny_pipe, tmp_path):
+    asked = []
+
+    def load(name):
+        asked.append(name)
+        return tiny_pipe
+
+    model = Model(load, ["scenes", "portraits"])
+    photo, _ = opened(saved(photograph(), tmp_path / "a.png"))
+    update = handlers.on_weights(model, photo, "portraits")
+    assert update["photo"] == dataclasses.replace(photo, weights="portraits")
+    assert update["finish"] == tiny_pipe.config.finish
+    assert update["sampler"]["choices"] == list(tiny_pipe.samplers)
+    assert handlers.on_weights(model, None, "scenes")["photo"] is None
+    model.get()
+    assert asked[0] == "scenes", "the first are those that most visitors need"
 
 
 # Handlers
@@ -370,7 +388,7 @@ def test_restore(engine, tmp_path, size, monkeypatch):
     assert start["stop"] == {"interactive": True} and start["result"]["value"] is None
     assert [update["frame"]["step"] for update in frames] == [0, 1, 2, 3]
     times = [update["frame"]["t"] for update in frames]
-    assert times == pytest.approx([1, 2 / 3, 1 / 3, 0], abs=1e-3)
+    assert times[0] == 1 and times[-1] == 0 and times == sorted(set(times), reverse=True)
     assert "tau" in frames[0] and not any("tau" in update for update in frames[1:])
     assert done["restore"] == {"interactive": True} and "seed 7" in done["status"]
 
@@ -405,7 +423,8 @@ def test_i2sb_is_run_beside_with_the_same_seed(engine, tmp_path):
     assert last["stop"] == {"interactive": False} and "both schedules" in last["status"]
     film = updates[-2]["film"]
     ours, other = film["frames"], film["other"]
-    assert [frame["t"] for frame in ours] == [frame["t"] for frame in other] == [1, 0.5, 0]
+    # Each has the times at which its own mean noise has the levels of the grid.
+    assert [f["t"] for f in ours] == pytest.approx([f["t"] for f in other], abs=0.02)
     # One start, for the noise is the same, and two ends.
     assert ours[0]["x_t"] == other[0]["x_t"] and ours[-1]["x_t"] != other[-1]["x_t"]
     alone = list(restore(engine, photo, layer, steps=2, seed=5))
@@ -615,8 +634,8 @@ def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
     else:
         monkeypatch.setattr(app, "predict_maps", counted(lambda *args: None))
     monkeypatch.setattr(app, "wire", lambda demo, parts, model, engine: engines.append(engine))
-    app.build(lambda: tiny_pipe)
-    threads = [threading.Thread(target=engines[0].predict) for _ in range(4)]
+    app.build(lambda name: tiny_pipe)
+    threads = [threading.Thread(target=engines[0].predict, args=("scenes",)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -674,7 +693,7 @@ def test_pace_tells_how_long_a_step_takes(tiny_pipe):
     assert pace.of_step(100) is None
     pace.learn(3.0, 6, 100)
     assert pace.of_step(200) == pytest.approx(1.0)
-    model = Model(lambda: tiny_pipe)
+    model = Model(lambda name: tiny_pipe, ["tiny"])
     for _ in range(100):
         if model.pace.of_step(1):
             break
@@ -749,7 +768,7 @@ def test_inpaint_takes_every_kind_of_file(engine, tiny_pipe, tmp_path, convert, 
     with Image.open(path) as result:
         assert result.size == image.size and result.mode == "RGB"
     assert settings["seed"] == 3 and json.dumps(settings)
-    assert settings["temperature"] == tiny_pipe.config.temperature
+    assert settings["finish"] == tiny_pipe.config.finish
     assert not list(run) and not Path(path).exists()
 
 
@@ -806,7 +825,7 @@ def test_answers_name_components():
 
 
 def test_page_is_built(tiny_pipe):
-    demo = app.build(lambda: tiny_pipe)
+    demo = app.build(lambda name: tiny_pipe)
     ids = {block.elem_id for block in demo.blocks.values()}
     assert ids >= {
         "editor", "tau-min", "tau-max", "steps", "seed", "restore", "stop", "status", "gradient",
@@ -817,20 +836,20 @@ def test_page_is_built(tiny_pipe):
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
     assert names == [
         "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta",
-        "grid", "tiles", "temperature", "order", "patches",
+        "grid", "tiles", "order", "finish", "weights",
     ]  # fmt: skip
 
 
 def test_command_line(monkeypatch):
     seen = {}
-    monkeypatch.setattr(app, "build", lambda load: seen.setdefault("load", load))
+    monkeypatch.setattr(app, "build", lambda load, names: seen.update(load=load, names=names))
     monkeypatch.setattr(app, "launch", lambda demo, **options: seen.update(options))
     app.main(["--host", "0.0.0.0", "--port", "1234", "--weights", "/nowhere", "--device", "cpu"])
     assert seen["server_name"] == "0.0.0.0" and seen["server_port"] == 1234 and not seen["share"]
     with pytest.raises(ValueError, match="weights not found"):
-        seen["load"]()
+        seen["load"](seen["names"][0])
     seen.clear()
     monkeypatch.setenv("ASYNCDSB_WEIGHTS", "/elsewhere")
     app.main([])
     with pytest.raises(ValueError, match="elsewhere"):
-        seen["load"]()
+        seen["load"](seen["names"][0])

@@ -84,7 +84,7 @@ def address(tiny_pipe, cache) -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    demo = app.build(lambda: tiny_pipe)
+    demo = app.build(lambda name: tiny_pipe)
     app.launch(demo, server_port=port, prevent_thread_lock=True, quiet=True)
     yield f"http://127.0.0.1:{port}/gradio_api"
     demo.close()
@@ -207,8 +207,8 @@ VALUES = {
     "eta out of range": (6, 7, ""),
     "unknown grid": (7, {"grid": 1}, ""),
     "a billion tiles": (8, 10**9, ""),
-    "temperature of infinity": (9, float("inf"), ""),
-    "more patches than all": (11, 2, "patches"),
+    "unknown finish": (10, "varnish", "finish"),
+    "unknown weights": (11, "../../etc", "weights"),
 }
 
 

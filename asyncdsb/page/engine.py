@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -109,34 +109,37 @@ class Engine:
     """What the handlers ask for.
 
     Attributes:
-        predict: (image, mask, tiles) to :class:`Maps`.
-        steps_of: (image, mask, settings) to an iterator over :class:`Step`.
+        predict: (weights, image, mask, tiles) to :class:`Maps`.
+        steps_of: (weights, image, mask, settings) to an iterator over :class:`Step`.
         pace: of the machine.
         ready: whether the model is loaded, so that nothing has to be waited for.
     """
 
-    predict: Callable[[Image.Image, np.ndarray, int], Maps]
-    steps_of: Callable[[Image.Image, np.ndarray, Settings], Iterator[Step]]
+    predict: Callable[[str, Image.Image, np.ndarray, int], Maps]
+    steps_of: Callable[[str, Image.Image, np.ndarray, Settings], Iterator[Step]]
     pace: Pace
     ready: Callable[[], bool] = lambda: True
 
 
 class Model:
-    """Loads the pipeline in the background, once, and hands it out.
+    """Loads the pipelines in the background, each once, and hands them out.
 
     Attributes:
-        pace: of the machine.
+        names: of the weights; the first are loaded first and serve where none are named.
+        pace: of the machine, with the first weights.
     """
 
-    def __init__(self, load: Callable[[], Any]) -> None:
+    def __init__(self, load: Callable[[str], Any], names: Sequence[str]) -> None:
         """Start loading.
 
         Args:
-            load: makes the pipeline; called in a thread of its own.
+            load: makes the pipeline of named weights; called in a thread of its own.
+            names: of all weights that may be asked for.
         """
+        self.names = tuple(names)
         self.pace = Pace()
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._loading: Future = executor.submit(load)
+        self._loading: dict[str, Future] = {name: executor.submit(load, name) for name in names}
         executor.submit(self._warm_up)
         executor.shutdown(wait=False)
 
@@ -146,9 +149,7 @@ class Model:
             steps, side = WARM_UP
             mask = np.zeros((side, side), bool)
             mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
-            states = self._loading.result().stream(
-                np.full((side, side, 3), 128, np.uint8), mask, steps=steps
-            )
+            states = self.get().stream(np.full((side, side, 3), 128, np.uint8), mask, steps=steps)
             next(states)  # Comes with the first evaluation, which has memory to allocate.
             started = time.monotonic()
             for _ in states:
@@ -156,17 +157,24 @@ class Model:
             self.pace.learn(time.monotonic() - started, steps - 1, side**2)
 
     def ready(self) -> bool:
-        """Tell whether the pipeline is loaded, or has failed to load."""
-        return self._loading.done()
+        """Tell whether every pipeline is loaded, or has failed to load."""
+        return all(loading.done() for loading in self._loading.values())
 
-    def get(self) -> Any:
-        """Wait for the pipeline.
+    def get(self, name: str | None = None) -> Any:
+        """Wait for a pipeline.
+
+        Args:
+            name: of the weights; None for the first.
 
         Raises:
-            ValueError: it could not be loaded; the message says why.
+            ValueError: there are no such weights, or they could not be loaded; the message says
+                why.
         """
+        name = name or self.names[0]
+        if name not in self._loading:
+            raise ValueError(f"expected weights out of {', '.join(self.names)}, got {name!r}")
         try:
-            return self._loading.result()
+            return self._loading[name].result()
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"The model could not be loaded: {reason}") from error

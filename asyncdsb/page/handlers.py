@@ -41,6 +41,11 @@ class Example:
     path: Path
 
     @property
+    def weights(self) -> str | None:
+        """Weights that restore it, which are portraits' for files of that name."""
+        return "portraits" if self.path.stem.startswith("portrait") else "scenes"
+
+    @property
     def mask_path(self) -> Path:
         """Where its prepared mask lies, white = missing, if it has one."""
         return self.path.with_name(f"{self.path.stem}-mask.png")
@@ -48,7 +53,7 @@ class Example:
     def read(self) -> tuple[session.Photo, Image.Image, np.ndarray | None]:
         """Return the photograph, its pixels, and its mask or None."""
         photo, image = session.open_photo(str(self.path))
-        photo = dataclasses.replace(photo, example=self.path.stem)
+        photo = dataclasses.replace(photo, example=self.path.stem, weights=self.weights)
         return photo, image, read_mask(self.mask_path) if self.mask_path.exists() else None
 
 
@@ -58,12 +63,26 @@ def find_examples(folder: Path) -> list[Example]:
     return sorted(examples, key=lambda example: not example.mask_path.exists())
 
 
-def on_photo(path: str | None) -> Update:
-    """Open an uploaded photograph."""
+def on_photo(path: str | None, weights: str | None = None) -> Update:
+    """Open an uploaded photograph, to be restored by the chosen weights."""
     if not path:
         raise ValueError("expected a photo, got no file")
     photo, image = session.open_photo(path)
-    return show(photo, image, None)
+    return show(dataclasses.replace(photo, weights=weights), image, None)
+
+
+def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Update:
+    """Let other weights restore the photograph; offer what they were trained for."""
+    return told_by(model.get(weights)) | {
+        "photo": photo and dataclasses.replace(photo, weights=weights)
+    }
+
+
+def told_by(pipe: Any) -> Update:
+    """What the weights decide about the controls."""
+    return {"sampler": Props(choices=list(pipe.samplers), value=pipe.samplers[0])} | {
+        name: getattr(pipe.config, name) for name in LEFT_TO_WEIGHTS
+    }
 
 
 def on_clear() -> Update:
@@ -127,12 +146,13 @@ def on_edit(
     return with_maps(engine, shown, tiles)
 
 
-def on_reuse(result: str | None) -> Update:
+def on_reuse(result: str | None, photo: session.Photo | None = None) -> Update:
     """Go on with the result as the photograph."""
     if not result:
         raise ValueError("Restore something first.")
-    photo, image = session.open_photo(result)
-    return show(photo, image, None)
+    opened, image = session.open_photo(result)
+    weights = None if photo is None else photo.weights
+    return show(dataclasses.replace(opened, weights=weights), image, None)
 
 
 def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
@@ -191,7 +211,7 @@ def on_preview(
         image, mask = session.read_pair(photo, layer)
     except ValueError:  # Nothing to show yet; Restore says what is missing.
         return NO_MAPS
-    maps = engine.predict(image, mask, tiles)
+    maps = engine.predict(photo.weights, image, mask, tiles)
     return format_maps(maps, mask, engine.pace) | {"seen": fingerprint}
 
 
@@ -221,13 +241,15 @@ def show(
 
     ``example`` and ``drawn`` name them for the page's address, if they have a name.
     """
-    shown = {
+    shown: Update = {
         "photo": photo,
         # As the canvas will hand it over, so that the mask is recognized when it comes back.
         "layer": canvas.layer_of(image.size, mask),
         # With something new each time, else the browser would not notice the same hole again.
         "link": {"example": example, "mask": drawn, "taken": time.time_ns()},
     }
+    if photo.weights is not None:
+        shown["weights"] = photo.weights
     return NO_RUN | NO_MAPS | shown
 
 
@@ -296,7 +318,7 @@ def on_files(
     if run is None or not result or not animation:
         raise ValueError("Restore something first.")
     image, mask = reopen(run.photo), run.mask
-    maps = engine.predict(image, mask, run.settings.tiles)
+    maps = engine.predict(run.photo.weights, image, mask, run.settings.tiles)
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, f"{run.photo.stem}-asyncdsb.zip")
         archive.pack(path, run, maps, Path(result), Path(animation))
@@ -323,6 +345,7 @@ def inpaint(
     tiles: int,
     order: str | None = None,
     finish: str | None = None,
+    weights: str | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
 
@@ -343,6 +366,7 @@ def inpaint(
             white is restored first (at tau_max), black last (at tau_min).
         finish: "none", or "patches" to replace the bridge's result by patches of the known part;
             None for what the weights say.
+        weights: name of the weights, such as "portraits"; None for the page's first.
 
     Yields:
         Once: the path of the result as PNG, and the settings.
@@ -353,7 +377,7 @@ def inpaint(
     image, hole, painted = session.read_files(photo, mask, order)
     values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles, finish)
     settings = session.read_settings(values, painted)
-    *_, last = engine.steps_of(image, hole, settings)
+    *_, last = engine.steps_of(weights, image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         profile = image.info.get("icc_profile")
@@ -373,7 +397,6 @@ def on_load(model: Model, query: Mapping[str, str]) -> Iterator[Update]:
             "status": payload.message(str(error), "error"),
         }
         return
-    yield {
-        "model": f'<span class="badge done">Model ready on {pipe.device}</span>',
-        "sampler": Props(choices=list(pipe.samplers)),
-    } | {name: getattr(pipe.config, name) for name in LEFT_TO_WEIGHTS if name not in query}
+    told = {name: value for name, value in told_by(pipe).items() if name not in query}
+    ready = f'<span class="badge done">Model ready on {pipe.device}</span>'
+    yield {"sampler": Props(choices=list(pipe.samplers)), "model": ready} | told

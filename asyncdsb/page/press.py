@@ -51,7 +51,7 @@ class Press:
             more: whether other runs follow.
         """
         started = time.monotonic()
-        for state in self.engine.steps_of(self.image, self.mask, self.settings):
+        for state in self.engine.steps_of(self.photo.weights, self.image, self.mask, self.settings):
             self.frames.append(Moment.of(state))
             self.sent.append(payload.frame_payload(state.step, state.steps, self.frames[-1]))
             said = f"Step {state.step} of {state.steps}, t = {state.t:.2f} T"
@@ -92,7 +92,7 @@ class Press:
             self.settings, tau_min=0.5, tau_max=0.5, strategy="uniform"
         )
         other: list[dict[str, Any]] = []
-        for state in self.engine.steps_of(self.image, self.mask, synchronous):
+        for state in self.engine.steps_of(self.photo.weights, self.image, self.mask, synchronous):
             moment = Moment.of(state)
             other.append(payload.frame_payload(state.step, state.steps, moment))
             said = f"The result is ready. I²SB beside it: step {state.step} of {state.steps}"
@@ -105,7 +105,7 @@ class Press:
         for number in range(1, count):
             seed = (self.settings.seed + number) % (session.MAX_SEED + 1)
             settings = dataclasses.replace(self.settings, seed=seed)
-            for state in self.engine.steps_of(self.image, self.mask, settings):
+            for state in self.engine.steps_of(self.photo.weights, self.image, self.mask, settings):
                 said = f"Seed {number + 1} of {count}: step {state.step} of {state.steps}"
                 yield {"status": payload.message(said, "busy")}
             self._save(state)

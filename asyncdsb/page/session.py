@@ -52,11 +52,13 @@ class Photo:
         path: the uploaded file, or an example.
         size: (width, height) in pixels, EXIF rotation applied.
         example: its name if it is an example.
+        weights: that restore it; None for the page's first.
     """
 
     path: str
     size: tuple[int, int]
     example: str | None = None
+    weights: str | None = None
 
     @property
     def stem(self) -> str:
