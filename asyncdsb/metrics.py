@@ -1,7 +1,8 @@
 """How close a restored image is to the truth, and a set of restored images to a set of true ones.
 
-Paired: :func:`psnr` and :func:`ssim` (both over the whole image or over the hole alone), and
-:func:`seam` along the hole's border. Between sets, over features that a network of
+Paired: :func:`psnr` and :func:`ssim` (both over the whole image or over the hole alone),
+:func:`seam` along the hole's border, and :func:`squared_error`. How much structure of every size a
+hole holds: :func:`band_power`. Between sets, over features that a network of
 :mod:`asyncdsb.perceptual` extracts: :func:`frechet_distance` and :func:`kernel_distance`; of one
 set, over its class scores: :func:`inception_score`. The perceptual distance of a pair is
 :class:`asyncdsb.perceptual.Lpips`.
@@ -133,6 +134,87 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
 def _neighbours(length: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of all pairs of neighbours along an axis."""
     return np.arange(length - 1), np.arange(1, length)
+
+
+def squared_error(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
+    """Sum of the squared differences over the pixels of a hole and all channels.
+
+    Args:
+        image: float (H, W, C).
+        truth: as ``image``, of the same shape.
+        hole: bool (H, W), True = was missing.
+
+    Returns:
+        The sum, in squared units of the images.
+    """
+    difference = image[hole].astype(np.float64) - truth[hole].astype(np.float64)
+    return float((difference**2).sum())
+
+
+def octaves(side: int) -> tuple[str, ...]:
+    """Names of the bands of :func:`band_power`, in cycles per picture: "0-1", "1-2", "2-4", ...
+
+    Args:
+        side: of the square picture in pixels, at least 4.
+
+    Returns:
+        "LOW-HIGH" for each band, rising; the last ends at half the side, the finest pattern along
+        one axis.
+    """
+    ends = _octave_ends(side)
+    return tuple(f"{low:g}-{high:g}" for low, high in zip(ends[:-1], ends[1:], strict=True))
+
+
+def _octave_ends(side: int) -> list[float]:
+    if side < 4:
+        raise ValueError(f"expected a side of at least 4 pixels, got {side}")
+    doublings = (2.0**n for n in range(side.bit_length()))
+    return [0.0, *(end for end in doublings if end < side / 2), side / 2]
+
+
+def band_power(picture: np.ndarray, fill: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Power of what a hole shows beyond a smooth fill, for every octave of frequency.
+
+    With X the orthonormal two-dimensional cosine transform (DCT-II) of (picture - fill) inside the
+    hole and 0 outside, over the whole picture, mode (i, j) has the frequency
+    f = sqrt(i^2 + j^2) / 2 cycles per picture, and a band has the power
+
+        sum over channels and the modes with low <= f < high of X_ij^2.
+
+    The bands are those of :func:`octaves`; the last also takes the corner of the spectrum, which
+    lies above it, so that the powers add up to the squared difference in the hole (Parseval).
+
+    The window is the hole itself, of any shape, so that the powers of two pictures with the same
+    fill and hole can be compared, band by band. The fill meets the known pixels without a step
+    (``harmonic``); where a picture does so too, the window's border adds no power.
+
+    Args:
+        picture: float (S, S, C), all units alike.
+        fill: smooth fill, of the same shape.
+        hole: bool (S, S), True = was missing.
+
+    Returns:
+        float64, one number for each of ``octaves(S)``, in squared units of the picture.
+
+    Raises:
+        ValueError: shapes that differ from the above.
+    """
+    # Only evaluations need scipy: it comes with the extra `eval`.
+    from scipy.fft import dctn
+
+    side = hole.shape[0]
+    if hole.shape != (side, side) or picture.shape != fill.shape or picture.shape[:2] != hole.shape:
+        raise ValueError(
+            "expected a square picture and a fill (S, S, C) and a hole (S, S);"
+            f" got {picture.shape}, {fill.shape} and {hole.shape}"
+        )
+    residual = picture.astype(np.float64) - fill.astype(np.float64)
+    modes = dctn(np.where(hole[..., None], residual, 0.0), axes=(0, 1), norm="ortho")
+    index = np.arange(side) / 2
+    frequency = np.hypot(index[:, None], index[None, :])
+    inner = _octave_ends(side)[1:-1]
+    band = np.digitize(frequency, inner)
+    return np.bincount(band.ravel(), (modes**2).sum(2).ravel(), minlength=len(inner) + 1)
 
 
 def _check_pair(

@@ -10,10 +10,10 @@ from pathlib import Path
 from asyncdsb.card import model_card
 from asyncdsb.perceptual import EfficientNetFeatures
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.report import classical, ratio_table
+from train.report import classical, gauge_table, ratio_table
 
-OURS = "asyncdsb"
-"""Name of the weights' own method in an evaluation."""
+OURS = "bridge"
+"""Name of our method in an evaluation: the bridge alone, without copied patches."""
 
 WORST = "worst.webp"
 """Picture of the worst cases, beside the card."""
@@ -88,7 +88,7 @@ def measured(folder: Path) -> str:
         Markdown.
 
     Raises:
-        ValueError: the weights' own method was not evaluated.
+        ValueError: the bridge alone was not evaluated.
     """
     results = json.loads((Path(folder) / "results.json").read_text("utf-8"))
     summary = results["results"]
@@ -99,6 +99,7 @@ def measured(folder: Path) -> str:
         )
     protocol, settings = results["protocol"], results["settings"]
     count = protocol["photos"] * protocol["crops_per_photo"]
+    crops = "1 crop" if protocol["crops_per_photo"] == 1 else f"{protocol['crops_per_photo']} crops"
     sampling = (
         f"{settings['steps']} {settings['sampler']} steps, tau from {settings['tau_min']} to "
         f"{settings['tau_max']}"
@@ -114,13 +115,16 @@ def measured(folder: Path) -> str:
         )
     if others := classical(summary):
         share_text = (
-            f"; the share is ours over that of the best classical method ({', '.join(others)})"
+            "; the share is that of the bridge alone over the best classical method "
+            f"({', '.join(others)})"
         )
     return (
         "## Measured\n\n"
-        f"Held out: {protocol['photos']} photographs, {protocol['crops_per_photo']} crops of "
-        f"{protocol['size']} pixels each (n = {count}), masks and noise at fixed seeds "
+        f"Held out: {protocol['photos']} photographs, {crops} of {protocol['size']} pixels each "
+        f"(n = {count}), masks and noise at fixed seeds "
         f"(`train/protocol.py`); {sampling}. LPIPS (AlexNet) with 95 % intervals from a bootstrap "
         f"over photographs{distance_text}. Lower is better{share_text}.\n\n"
         + ratio_table(summary, OURS, scores)
+        + "\n"
+        + gauge_table({kind: {OURS: methods[OURS]} for kind, methods in summary.items()})
     )

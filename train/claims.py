@@ -28,7 +28,7 @@ ASYNC, I2SB_GRADIENT, I2SB, BBDM = "AsyncDSB", "I2SB+gradient", "I2SB", "BBDM-st
 MATCHED = {ASYNC: "asyncdsb", I2SB_GRADIENT: "i2sb-gradient", I2SB: "i2sb", BBDM: "bbdm"}
 """Matched models, by their folder."""
 
-CLASSICAL = "telea,navier-stokes,patchmatch"
+CLASSICAL = "patch-fill,telea,navier-stokes,patchmatch"
 FD = EfficientNetFeatures.names.frechet
 SET_NAMES = EfficientNetFeatures.names
 

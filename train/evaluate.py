@@ -1,15 +1,17 @@
 """Compare restorations with the truth: ``python -m train.evaluate --data PHOTOS -o OUT``.
 
 Crops, masks and seeds follow :mod:`train.protocol`; the methods are those of
-:mod:`train.methods`.
+:mod:`train.methods`. Unless it is told otherwise, the crops have the side that the weights were
+trained for, one of the whole centred square for weights for portraits, four for others.
 
 Reported for each kind of mask and each method: PSNR and SSIM over the whole crop and over the hole
 alone, LPIPS (AlexNet, v0.1), how much the hole's border stands out (:func:`asyncdsb.metrics.seam`,
 in grey levels), and the Frechet and kernel distances between the restored and the true crops and
 the Inception score of the restored ones, on EfficientNet-Lite2 features: not FID, KID and IS, which
-``--inception`` adds. Distances between sets are comparable only at equal n. Means come with a 95 %
-interval from a bootstrap over photos. PSNR counts at most 100 dB per crop, so that one perfect crop
-does not make the mean infinite.
+``--inception`` adds. Two gauges of what a bridge invents by itself stand in a table of their own,
+see :mod:`train.scores`. Distances between sets are comparable only at equal n. Means come with a
+95 % interval from a bootstrap over photos. PSNR counts at most 100 dB per crop, so that one perfect
+crop does not make the mean infinite.
 
 Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
 pixels, its mask and everything that decides its restoration, with its scores and features beside
@@ -38,7 +40,7 @@ from tqdm import tqdm
 from asyncdsb.images import read_image, write_atomic
 from asyncdsb.perceptual import INCEPTION_FILE, FeatureExtractor
 from train.intervals import clustered_mean, set_scores
-from train.methods import Method, gradient_picture, load_methods, to_batch
+from train.methods import Method, gradient_picture, held_out_of, load_methods, to_batch
 from train.options import HeldOut, guarded, held_out_parser, sampling
 from train.processes import Processes
 from train.protocol import Crop
@@ -46,20 +48,29 @@ from train.report import (
     chart,
     contact_sheet,
     difference_table,
+    gauge_table,
+    legend,
     markdown_table,
     ratio_table,
     wide_table,
     write_results,
 )
-from train.scores import SCORES, Judges, paired_scores
+from train.scores import SCORES, SUMS, Judges, first_errors, gauge_sums, gauges, paired_scores
 
 PRESETS = {
     "shipped": {},
-    "quick": {"crops": 1, "steps": 10, "methods": "asyncdsb,telea,navier-stokes"},
+    "quick": {"crops": 1, "steps": 10, "methods": "bridge,telea,navier-stokes"},
 }
 """What is measured: "shipped" is the protocol of the model card, "quick" its first glance."""
 
-SCORES_VERSION = 3
+METHODS = "bridge,bridge+patches,patch-fill,telea,navier-stokes,patchmatch"
+"""What is compared by default: the bridge alone, what copied patches make of it, what they make
+without it, and the other classical methods."""
+
+CROPS = 4
+"""Crops per photo by default, of photos that are not portraits."""
+
+SCORES_VERSION = 4
 """Part of the name of kept scores: raise it when a metric changes."""
 
 
@@ -70,10 +81,12 @@ class Tally:
     Attributes:
         scores: for each crop, a number for each of :data:`train.scores.SCORES`.
         features: by extractor, for each crop, its features (d,).
+        sums: for each crop, its part in the gauges, see :func:`train.scores.gauges`.
     """
 
     scores: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCORES})
     features: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    sums: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def matrix(self, extractor: FeatureExtractor) -> np.ndarray:
         """Return the features of all crops, float64 (n, d)."""
@@ -89,12 +102,14 @@ class Collected:
         truth: features of the true crops, in ``truth.features``.
         photos: for each crop, its photo.
         names: for each crop, its name.
+        side: of the crops in pixels.
     """
 
     tallies: dict[str, dict[str, Tally]]
     truth: Tally = field(default_factory=Tally)
     photos: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    side: int = 0
 
 
 def restore_and_score(
@@ -143,6 +158,7 @@ def collect(
     for crop in crops:
         found.photos.append(crop.key)
         found.names.append(crop.name)
+        found.side = len(crop.pixels)
         _add_features(found.truth, _truth_file(folder, crop), judges)
         for kind in kinds:
             for method in methods:
@@ -150,6 +166,11 @@ def collect(
                 with np.load(_scores_file(path)) as stored:
                     for name, values in tally.scores.items():
                         values.append(float(stored[name]))
+                    for name in SUMS:
+                        tally.sums.setdefault(name, []).append(stored[name])
+                if method.follow is not None:
+                    first = np.load(_first_file(path))
+                    tally.sums.setdefault("first_error", []).append(first)
                 _add_features(tally, path, judges)
     return found
 
@@ -166,8 +187,9 @@ def summarise(found: Collected, judges: Judges) -> dict:
     Returns:
         kind -> method -> score -> :func:`train.intervals.clustered_mean` result; distances between
         sets are numbers, None where there are fewer than two crops; for all methods but the first
-        "lpips_difference" and, by extractor, "... difference" are those to the first; "worst" is
-        the name of the crop with the largest LPIPS.
+        "lpips_difference" and, by extractor, "... difference" are those to the first;
+        "first_error" and "power" are those of :func:`train.scores.gauges`; "worst" is the name of
+        the crop with the largest LPIPS.
     """
     return {kind: _summarise(by_method, found, judges) for kind, by_method in found.tallies.items()}
 
@@ -186,6 +208,7 @@ def _summarise(by_method: dict[str, Tally], found: Collected, judges: Judges) ->
             reference = None if tally is first else first.matrix(extractor)
             truth = found.truth.matrix(extractor)
             scores |= set_scores(tally.matrix(extractor), truth, extractor, found.photos, reference)
+        scores |= gauges(tally.sums, found.side)
         scores["worst"] = found.names[int(np.argmax(tally.scores["lpips"]))]
         summary[name] = scores
     return summary
@@ -225,6 +248,10 @@ def _scores_file(path: Path) -> Path:
     return path.with_suffix(f".scores{SCORES_VERSION}.npz")
 
 
+def _first_file(path: Path) -> Path:
+    return path.with_suffix(".first.npy")
+
+
 def _features_file(path: Path, extractor: FeatureExtractor) -> Path:
     return path.with_suffix(f".{extractor.slug}.npy")
 
@@ -256,10 +283,15 @@ def _keep_features(pictures: list[np.ndarray], paths: list[Path], judges: Judges
 def _keep(chunk: list[Crop], kind: str, method: Method, folder: Path, judges: Judges) -> None:
     """Restore a batch and score it, as far as that is missing on disk."""
     paths = [method.cached(folder, crop, kind) for crop in chunk]
-    if _missing(paths):
+    # Of the first estimates nothing is kept but their errors: they are taken in the same run.
+    firsts = [] if method.follow is None else [_first_file(path) for path in paths]
+    if _missing(paths + firsts):
         paths[0].parent.mkdir(parents=True, exist_ok=True)
-        for path, result in zip(paths, _results(chunk, kind, method), strict=True):
+        results, errors = _results(chunk, kind, method)
+        for path, result in zip(paths, results, strict=True):
             write_atomic(path, Image.fromarray(result).save)
+        for path, error in zip(firsts, errors, strict=True):
+            write_atomic(path, partial(np.save, arr=np.float64(error)))
     files = [_scores_file(path) for path in paths]
     features = [_features_file(path, x) for path in paths for x in judges.extractors]
     if not _missing(files + features):
@@ -268,9 +300,11 @@ def _keep(chunk: list[Crop], kind: str, method: Method, folder: Path, judges: Ju
     if _missing(files):
         truths = [crop.pixels for crop in chunk]
         holes = [crop.mask(kind) for crop in chunk]
-        rows: list[dict[str, Any]] = paired_scores(restored, truths, holes, judges.lpips)
-        for file, row in zip(files, rows, strict=True):
-            write_atomic(file, partial(np.savez, **row))
+        rows = paired_scores(restored, truths, holes, judges.lpips)
+        parts = gauge_sums(restored, truths, holes)
+        for file, row, part in zip(files, rows, parts, strict=True):
+            values: dict[str, Any] = {**row, **part}
+            write_atomic(file, partial(np.savez, **values))
     _keep_features(restored, paths, judges)
 
 
@@ -278,13 +312,20 @@ def _load(path: Path) -> np.ndarray:
     return np.array(Image.open(path).convert("RGB"))
 
 
-def _results(crops: list[Crop], kind: str, method: Method) -> list[np.ndarray]:
-    """Return crops restored by the method, or as another program left them."""
+def _results(crops: list[Crop], kind: str, method: Method) -> tuple[list[np.ndarray], list[float]]:
+    """Return crops restored by the method, or as another program left them.
+
+    With them, of bridges only, the squared errors of the first estimates.
+    """
     masks = [crop.mask(kind) for crop in crops]
     if method.source is None:
         # What the hole shows must have no influence, so no method gets to see it.
         inputs = [crop.corrupted(kind) for crop in crops]
-        return method.restore(inputs, masks, [crop.noise_seed(kind) for crop in crops])
+        seeds = [crop.noise_seed(kind) for crop in crops]
+        if method.follow is None:
+            return method.restore(inputs, masks, seeds), []
+        restored, first = method.follow(inputs, masks, seeds)
+        return restored, first_errors(first, [crop.pixels for crop in crops], masks)
     results = []
     for crop, mask in zip(crops, masks, strict=True):
         path = method.made_elsewhere(crop, kind)
@@ -292,7 +333,7 @@ def _results(crops: list[Crop], kind: str, method: Method) -> list[np.ndarray]:
         if found.shape != crop.pixels.shape:
             raise ValueError(f"expected {path} of {crop.pixels.shape[:2]}, got {found.shape[:2]}")
         results.append(np.where(mask[..., None], found, crop.pixels))
-    return results
+    return results, []
 
 
 def write_inputs(crops: Iterable[Crop], kinds: Sequence[str], folder: Path) -> int:
@@ -352,10 +393,10 @@ def draw_sheet(
 
 def parser(program: str = "train.evaluate", doc: str = __doc__) -> argparse.ArgumentParser:
     """Options of this program."""
-    options = held_out_parser(program, doc, crops=4)
+    options = held_out_parser(program, doc, size=None, crops=None)
     add = options.add_argument
     add("--preset", choices=PRESETS, default="shipped", help="defaults of the other options")
-    add("--methods", default="asyncdsb,telea,navier-stokes,patchmatch", help="comma-separated")
+    add("--methods", default=METHODS, help="comma-separated, see train.methods")
     add("--inception", metavar="FILE", help=f"{INCEPTION_FILE}, or 'download', for FID, KID and IS")
     add("--write-inputs", action="store_true", help="only write crops and masks")
     add("--sheet", type=int, default=4, help="photos on the contact sheet, 0 = no sheet")
@@ -366,14 +407,15 @@ def run(args: argparse.Namespace) -> dict:
     """Evaluate, write ``results.json``, ``results.md`` and the pictures, return the results."""
     if args.sheet < 0:
         raise ValueError(f"expected --sheet of at least 0, got {args.sheet}")
-    held_out = HeldOut(args)
     if args.write_inputs:
+        held_out = held_out_of(args, (), CROPS)
         count = write_inputs(held_out.crops(), held_out.kinds, args.out)
         print(f"wrote {count} crops and masks to {args.out}")
         return {}
     processes = Processes.started(args.device)
     args.device = processes.device
     methods = load_methods(args)
+    held_out = held_out_of(args, methods, CROPS)
     judges = Judges.load(args.device, args.inception)
     args.out.mkdir(parents=True, exist_ok=True)
     kinds, share = held_out.kinds, (processes.index, processes.count)
@@ -411,7 +453,8 @@ def tables_of(summary: dict, methods: Sequence[Method], judges: Judges) -> str:
     set_names = [name for extractor in judges.extractors for name in extractor.names]
     distances = [name for extractor in judges.extractors for name in extractor.names[:2]]
     first = methods[0]
-    tables = [markdown_table(summary, set_names), wide_table(summary, ["lpips", *set_names])]
+    tables = [legend(summary), markdown_table(summary, set_names)]
+    tables += [gauge_table(summary), wide_table(summary, ["lpips", *set_names])]
     if len(methods) > 1:
         tables.append(difference_table(summary, first.name, ["lpips", *distances[::2]]))
     if first.pipe is not None and any(method.classical for method in methods):

@@ -19,8 +19,8 @@ from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.samplers import SamplerState
 from asyncdsb.viz import GRADIENT_COLOURS, TAU_COLOURS
-from train.methods import Method, load_bridges, trace
-from train.options import HeldOut, guarded, held_out_parser
+from train.methods import Method, held_out_of, load_bridges, trace
+from train.options import guarded, held_out_parser
 from train.protocol import Crop
 
 TIMES = (1.0, 0.83, 0.66, 0.5, 0.33, 0.17, 0.0)
@@ -96,7 +96,8 @@ def schedule_figure(method: Method, crop: Crop, kind: str, path: Path) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Restore the photos and draw both figures."""
-    held_out, methods = HeldOut(args), load_bridges(args)
+    methods = load_bridges(args)
+    held_out = held_out_of(args, methods)
     if args.photos < 1:
         raise ValueError(f"expected --photos of at least 1, got {args.photos}")
     crops, kind = held_out.first(args.photos), held_out.kinds[0]
@@ -111,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     # What is copied after the run is no part of it.
     options = held_out_parser("train.figures", __doc__, masks="center", steps=48, finish="none")
-    options.set_defaults(grid="uniform")
+    options.set_defaults(grid="uniform", size=None, crops=None)
     options.add_argument("--methods", default="synchronous,asyncdsb", help="see train.methods")
     options.add_argument("--photos", type=int, default=2, help="photos on process.png")
     return options

@@ -1,9 +1,12 @@
 """The methods that an evaluation compares, behind one interface.
 
 ==================  =============================================================================
-asyncdsb            the bridge of ``--weights`` with the settings given on the command line
+bridge              the bridge of ``--weights`` alone, with the settings of the command line
+bridge+patches      the same, then known patches copied over its result
+patch-fill          known patches copied over a smooth fill, without any network
+telea, ...          this and the other classical methods of :mod:`asyncdsb.baselines`
+asyncdsb            the bridge with the finish of ``--finish``, or of its weights without that
 synchronous         the same with tau = 0.5 in every pixel, as I2SB
-telea, ...          the classical methods of :mod:`asyncdsb.baselines`
 NAME=WEIGHTS        the bridge in another weights folder, with the settings of the command line
 NAME=PICTURES       restorations that any other program made of the crops that ``--write-inputs``
                     wrote, read from PICTURES/KIND/CROP.png
@@ -33,20 +36,28 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.restoration import Settings
 from asyncdsb.samplers import SamplerState
 from asyncdsb.viz import GRADIENT_COLOURS, heatmap
-from train.options import SAMPLING, sampling
+from train.options import SAMPLING, HeldOut, sampling
 from train.protocol import Crop
 
 SYNCHRONOUS = {"strategy": "uniform", "tau_min": 0.5, "tau_max": 0.5}
 """Settings with which every pixel runs the same schedule, as in I2SB."""
 
-NAMED_BRIDGES = {"asyncdsb": {}, "synchronous": SYNCHRONOUS}
+NAMED_BRIDGES: dict[str, dict] = {
+    "bridge": {"finish": "none"},
+    "bridge+patches": {"finish": "patches"},
+    "asyncdsb": {},
+    "synchronous": SYNCHRONOUS,
+}
 """Bridges that need no folder, and their settings."""
 
-RESTORE_VERSION = 1
+RESTORE_VERSION = 2
 """Part of every identity, as the package's version is: raise it when the same weights, settings
 and seeds come to give other pixels within a version."""
 
 RestoreBatch = Callable[[list[np.ndarray], list[np.ndarray], list[int]], list[np.ndarray]]
+FollowBatch = Callable[
+    [list[np.ndarray], list[np.ndarray], list[int]], tuple[list[np.ndarray], torch.Tensor]
+]
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,8 @@ class Method:
         restore: (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each.
         source: folder of restorations made elsewhere, which ``restore`` is then not asked for.
         pipe: of a bridge.
-        settings: of a bridge, keyword arguments of its ``restore_batch``.
+        settings: of a bridge, keyword arguments of its ``trace``.
+        follow: of a bridge, like ``restore``, with the first estimates (B, 3, S, S), made at t = 1.
     """
 
     name: str
@@ -68,6 +80,7 @@ class Method:
     source: Path | None = None
     pipe: AsyncDSBPipeline | None = None
     settings: dict | None = None
+    follow: FollowBatch | None = None
 
     @property
     def classical(self) -> bool:
@@ -117,25 +130,37 @@ def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: di
 
     Args:
         name: as printed.
-        pipe: runs its ``restore_batch``.
+        pipe: runs its ``trace``.
         checksum: of its weights, see :func:`weights_checksum`.
-        settings: keyword arguments of ``restore_batch``.
+        settings: keyword arguments of ``trace``.
     """
 
-    def restore(
+    @torch.no_grad()
+    def follow(
         crops: list[np.ndarray], masks: list[np.ndarray], seeds: list[int]
-    ) -> list[np.ndarray]:
+    ) -> tuple[list[np.ndarray], torch.Tensor]:
         images = to_batch(crops)
         holes = torch.from_numpy(np.stack(masks)[:, None].astype(np.float32))
-        output = pipe.restore_batch(images, holes, seeds, **settings)
-        pixels = ((output.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        _, states = pipe.trace(images, holes, seeds, **settings)
+        first = next(states)
+        *_, last = states
+        output = last.x_t.float().cpu()
+        pixels = ((output.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         restored = pixels.permute(0, 2, 3, 1).numpy()
-        return [
+        kept = [
             np.where(mask[..., None], result, crop)
             for crop, mask, result in zip(crops, masks, restored, strict=True)
         ]
+        return kept, first.x0_hat.float().cpu()
 
-    return Method(name, _identity(name, checksum, settings), restore, None, pipe, settings)
+    return Method(
+        name,
+        _identity(name, checksum, settings),
+        restore=lambda *batch: follow(*batch)[0],
+        pipe=pipe,
+        settings=settings,
+        follow=follow,
+    )
 
 
 def _identity(*parts: str | dict) -> str:
@@ -227,6 +252,28 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
             Settings(**settings).check(pipe.samplers)
             methods.append(bridge_method(name, pipe, checksum, settings))
     return methods
+
+
+def held_out_of(args: argparse.Namespace, methods: Sequence[Method], crops: int = 1) -> HeldOut:
+    """Return the crops that the command line asks for, by default those that the weights suit.
+
+    Weights for portraits (``config.window`` "head") take the whole centred square of each photo;
+    the side of a crop is the resolution the weights were trained for.
+
+    Args:
+        args: of :func:`train.options.held_out_parser`; ``size`` and ``crops`` are set where they
+            are None, by the weights of the first bridge, or ``--weights`` without any.
+        methods: what is to be evaluated.
+        crops: per photo, for weights that are not for portraits.
+    """
+    if args.size is None or args.crops is None:
+        pipes = (method.pipe for method in methods if method.pipe is not None)
+        pipe = next(pipes, None) or AsyncDSBPipeline.from_pretrained(args.weights, device="cpu")
+        if args.size is None:
+            args.size = pipe.config.resolution
+        if args.crops is None:
+            args.crops = 1 if pipe.config.window == "head" else crops
+    return HeldOut(args)
 
 
 def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Method]:

@@ -39,8 +39,8 @@ from asyncdsb.analysis import (
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import write_atomic
 from train.intervals import RESAMPLES
-from train.methods import Method, load_bridges, trace
-from train.options import HeldOut, guarded, held_out_parser
+from train.methods import Method, held_out_of, load_bridges, trace
+from train.options import guarded, held_out_parser
 from train.protocol import Crop
 from train.report import difference, publish
 
@@ -253,7 +253,8 @@ def measure_all(args: argparse.Namespace) -> dict:
     Raises:
         ValueError: methods that are no bridges, or whose runs have not the same times.
     """
-    held_out, methods = HeldOut(args), load_bridges(args)
+    methods = load_bridges(args)
+    held_out = held_out_of(args, methods)
     axes = {(method.settings["steps"], method.settings["grid"]) for method in methods}
     if len(axes) > 1 or methods[0].settings["grid"] != "uniform":
         raise ValueError("expected the same steps and the uniform grid for all methods")
@@ -285,7 +286,7 @@ def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     # What is copied after the run is no part of it.
     options = held_out_parser("train.mismatch", __doc__, masks="center,narrow", finish="none")
-    options.set_defaults(grid="uniform")
+    options.set_defaults(grid="uniform", size=None, crops=None)
     options.add_argument("--methods", default="synchronous,asyncdsb", help="see train.methods")
     options.add_argument("--runs", type=int, default=4, help="runs of the oracle per restoration")
     return options

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from asyncdsb import baselines
 from asyncdsb.images import write_atomic
+from train.scores import GOOD_POWER
 
 HEADS = {
     "psnr": "PSNR",
@@ -23,6 +24,13 @@ HEADS = {
     "seam_shift": "seam shift",
 }
 """Column heads of the paired scores."""
+
+TITLES = {
+    "bridge": "bridge alone",
+    "bridge+patches": "bridge, then patches",
+    "patch-fill": "patches alone",
+}
+"""What the methods with these names are, as tables say it."""
 
 HIGHER = ("PSNR", "SSIM", "IS")
 """Beginnings of the heads of scores for which higher is better."""
@@ -90,27 +98,66 @@ def ratio_table(
 ) -> str:
     """Return our scores beside those of the best classical method, and their ratio.
 
+    Where they were evaluated, the two columns with copied patches stand between them: after the
+    bridge, and without it. The latter is a classical method and may be the best of them.
+
     Args:
-        summary: as for :func:`markdown_table`; without a classical method our scores stand alone.
+        summary: as for :func:`markdown_table`; without a classical method there is no ratio.
         ours: name of our method.
         scores: scores for which lower is better, none of them None.
     """
+    names = next(iter(summary.values()))
+    beside = [name for name in TITLES if name in names and name != ours]
     heads = []
     for score in scores:
-        heads.append(f"{HEADS.get(score, score)}, ours")
-        heads += ["best other", "share"] * bool(classical(summary))
+        heads.append(f"{HEADS.get(score, score)}, {TITLES.get(ours, ours)}")
+        heads += [TITLES[name] for name in beside]
+        heads += ["best classical", f"share of {ours}"] * bool(classical(summary))
     lines = ["| mask | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
     for kind, methods in summary.items():
         cells = [kind]
         for score in scores:
             values = {method: _mean(found[score]) for method, found in methods.items()}
             cells.append(_with_interval(methods[ours][score]))
+            cells += [_plain(values[name]) for name in beside]
             if others := classical(summary):
                 best = min(others, key=values.get)
                 share = values[ours] / values[best]
                 cells += [f"{_plain(values[best])} ({best})", f"{share:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def gauge_table(summary: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """Return what the gauges of :mod:`train.scores` say, one row per mask and method.
+
+    Args:
+        summary: as for :func:`markdown_table`, with "first_error" and "power".
+    """
+    low, high = GOOD_POWER
+    bands = list(next(iter(next(iter(summary.values())).values()))["power"])
+    heads = ["mask", "method", "first error", *bands]
+    lines = [
+        "First error: squared error in the hole of the first estimate over that of a smooth fill; "
+        "below 1, the network knows more. Then, by band of frequency in cycles per picture, power "
+        "of the restored holes beyond the smooth fill over that of the true ones; "
+        f"good from {low:g} to {high:g}.\n",
+        "| " + " | ".join(heads) + " |",
+        "| --- | --- |" + " ---: |" * (len(heads) - 2),
+    ]
+    for kind, methods in summary.items():
+        for method, scores in methods.items():
+            values = [scores["first_error"], *(scores["power"][band] for band in bands)]
+            cells = [kind, method, *("-" if v is None else f"{v:.2f}" for v in values)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def legend(summary: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """Say which method is which, as far as a summary's methods have names of their own."""
+    methods = next(iter(summary.values()))
+    known = [f"`{name}`: {title}" for name, title in TITLES.items() if name in methods]
+    return "; ".join(known) + ".\n" if known else ""
 
 
 def classical(summary: Mapping[str, Mapping[str, Mapping]]) -> list[str]:

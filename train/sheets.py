@@ -1,60 +1,122 @@
 """Contact sheets of held-out photos, uncurated: ``python -m train.sheets --data PHOTOS -o OUT``.
 
-The first photos in the order of their keys, one row each: input, completed gradient, restorations
-from three seeds, truth. The kinds of mask take turns, one sheet a kind; crops and masks are those
-of :mod:`train.protocol`.
+The first photos in the order of their keys: input, restorations by the bridge alone from three
+seeds, truth. Small pictures stand side by side, several photos to a row. The kinds of mask take
+turns, one sheet a kind (``--masks center`` for one sheet of all photos); crops and masks are those
+of :mod:`train.protocol`. With ``--manifest``, a CSV with the columns key and source, only photos of
+one source are shown: ``--manifest MANIFEST.csv --source mysociety/theyworkforyou``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from asyncdsb.images import write_atomic
-from train.methods import Method, gradient_picture, load_bridges
-from train.options import HeldOut, guarded, held_out_parser
+from train.methods import Method, held_out_of, load_bridges
+from train.options import guarded, held_out_parser
 from train.protocol import Crop, derived_seed
 from train.report import contact_sheet
 
 SEEDS = 3
 
+WIDTH = 2100
+"""Photos stand side by side as long as a sheet is no wider than this, in pixels."""
+
+HEADS = ["input", *(f"seed {i}" for i in range(SEEDS)), "truth"]
+
 
 def row(method: Method, crop: Crop, kind: str) -> list[np.ndarray]:
-    """Pictures of one row, uint8 (S, S, 3) each."""
+    """Pictures of one photo, uint8 (S, S, 3) each."""
     mask = crop.mask(kind)
     corrupted = np.where(mask[..., None], np.uint8(128), crop.pixels)
     seeds = [derived_seed(crop.key, crop.index, kind, "noise", i) for i in range(SEEDS)]
     restored = method.restore([corrupted] * SEEDS, [mask] * SEEDS, seeds)
-    gradient = gradient_picture(method, corrupted, mask)
-    return [corrupted, gradient, *restored, crop.pixels]
+    return [corrupted, *restored, crop.pixels]
+
+
+def keys_of(manifest: Path, source: str) -> set[str]:
+    """Keys of the photos of a source.
+
+    Args:
+        manifest: CSV with the columns key and source.
+        source: as the column has it.
+
+    Raises:
+        ValueError: no such column, or no photo of the source.
+    """
+    with open(manifest, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"key", "source"} <= rows[0].keys():
+        raise ValueError(f"expected the columns key and source in {manifest}")
+    found = {line["key"] for line in rows if line["source"] == source}
+    if not found:
+        known = sorted({line["source"] for line in rows})
+        raise ValueError(f"expected a source out of {', '.join(known)}, got {source!r}")
+    return found
 
 
 def run(args: argparse.Namespace) -> None:
     """Restore the photos and write a sheet for every kind of mask."""
-    held_out = HeldOut(args)
+    if (args.manifest is None) != (args.source is None):
+        raise ValueError("expected --manifest and --source together, got one of them")
     (method,) = load_bridges(args, most=1)
+    held_out = held_out_of(args, [method])
+    if args.manifest is not None:
+        wanted = keys_of(args.manifest, args.source)
+        held_out.photos = [photo for photo in held_out.photos if photo.key in wanted]
+        if not held_out.photos:
+            raise ValueError(f"expected photos of {args.source} in the data, found none")
     rows: dict[str, list] = {kind: [] for kind in held_out.kinds}
     for index, crop in enumerate(held_out.first(args.photos)):
         kind = held_out.kinds[index % len(held_out.kinds)]
         rows[kind].append(row(method, crop, kind))
     args.out.mkdir(parents=True, exist_ok=True)
-    heads = ["input", "completed gradient", *(f"seed {i + 1}" for i in range(SEEDS)), "truth"]
     for kind, pictures in rows.items():
         if pictures:
-            sheet = contact_sheet(pictures, heads)
             path = args.out / f"{kind}.webp"
-            write_atomic(path, partial(sheet.save, quality=82, method=6))
+            write_atomic(path, partial(sheet(pictures).save, quality=82, method=6))
+
+
+def sheet(photos: list[list[np.ndarray]]) -> Image.Image:
+    """Lay out the pictures of photos, as many photos side by side as fit into :data:`WIDTH`.
+
+    Args:
+        photos: for each photo one picture for each of :data:`HEADS`, uint8 (S, S, 3).
+
+    Returns:
+        The sheet; what is left over of its last row is white.
+    """
+    side = len(photos[0][0])
+    across = max(1, min(len(photos), WIDTH // (len(HEADS) * (side + 6))))
+    white = [np.full((side, side, 3), 255, np.uint8)] * len(HEADS)
+    lines = []
+    for first in range(0, len(photos), across):
+        line = photos[first : first + across]
+        line += [white] * (across - len(line))
+        lines.append([picture for photo in line for picture in photo])
+    return contact_sheet(lines, HEADS * across)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
+    options = held_out_parser("train.sheets", __doc__, size=None, crops=None)
+    options.add_argument("--methods", default="bridge", help="one bridge, see train.methods")
+    options.add_argument("--photos", type=int, default=24, help="how many are shown")
+    options.add_argument("--manifest", type=Path, help="CSV that says which photo has which source")
+    options.add_argument("--source", help="show the photos of this source only")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    options = held_out_parser("train.sheets", __doc__)
-    options.add_argument("--methods", default="asyncdsb", help="one bridge, see train.methods")
-    options.add_argument("--photos", type=int, default=24)
-    args = options.parse_args(argv)
+    args = parser().parse_args(argv)
     return guarded("train.sheets", lambda: run(args))
 
 

@@ -2,7 +2,8 @@
 
 Every sampler that the weights were trained for restores the same held-out crops from the same seeds
 with more and more steps. The reference is the posterior sampler with ``--reference`` steps; the
-table gives every LPIPS and its ratio to that one.
+first table gives every LPIPS and its ratio to that one, the second the power of what is restored
+in each band of frequency over that of the truth (:mod:`train.scores`).
 
 Restored crops are kept like those of :mod:`train.evaluate`: a run that was interrupted does only
 what is missing.
@@ -19,16 +20,16 @@ from tqdm import tqdm
 
 from asyncdsb.metrics import frechet_distance
 from train.evaluate import evaluate
-from train.methods import bridge_method, load_bridges
-from train.options import HeldOut, guarded, held_out_parser
+from train.methods import bridge_method, held_out_of, load_bridges
+from train.options import guarded, held_out_parser
 from train.report import publish
-from train.scores import Judges
+from train.scores import Judges, gauges
 
 
 def measure(args: argparse.Namespace) -> dict:
     """Restore with every sampler and number of steps, and summarise."""
-    held_out, judges = HeldOut(args), Judges.load(args.device)
     (chosen,) = load_bridges(args, most=1)
+    held_out, judges = held_out_of(args, [chosen]), Judges.load(args.device)
     samplers = args.samplers.split(",") if args.samplers else list(chosen.pipe.samplers)
     steps = sorted({int(n) for n in args.steps_list.split(",")} | {args.reference})
     extractor = judges.extractors[0]
@@ -42,6 +43,7 @@ def measure(args: argparse.Namespace) -> dict:
             (tally,) = found.tallies[kind].values()
             row = {"sampler": sampler, "steps": n, "mask": kind}
             row["lpips"] = float(np.mean(tally.scores["lpips"]))
+            row["power"] = gauges(tally.sums, found.side)["power"]
             truth = found.truth.matrix(extractor)
             if len(truth) > 1:
                 row["frechet"] = float(frechet_distance(tally.matrix(extractor), truth))
@@ -50,6 +52,7 @@ def measure(args: argparse.Namespace) -> dict:
         "photos": len(held_out.photos),
         "crops": len(held_out),
         "size": args.size,
+        "grid": chosen.settings["grid"],
         "reference": args.reference,
         "frechet": extractor.names.frechet,
         "rows": rows,
@@ -73,6 +76,23 @@ def table(results: dict) -> str:
             ratio = "" if best is None else f" ({value / best - 1:+.1%})"
             cells.append(f"{value:.3f}{ratio}")
         lines.append(f"| {sampler} | {steps} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\n" + _power_table(rows)
+
+
+def _power_table(rows: list[dict]) -> str:
+    """One row a sampler, number of steps and mask: ratio of power in each band."""
+    bands = list(rows[0]["power"])
+    lines = [
+        "Power of the restored holes beyond a smooth fill over that of the true ones, by band of "
+        "frequency in cycles per picture.\n",
+        "| sampler | steps | mask | " + " | ".join(bands) + " |",
+        "| --- | ---: | --- |" + " ---: |" * len(bands),
+    ]
+    for row in rows:
+        values = (row["power"][band] for band in bands)
+        cells = [row["sampler"], str(row["steps"]), row["mask"]]
+        cells += ["-" if value is None else f"{value:.2f}" for value in values]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -98,10 +118,12 @@ def figure(results: dict, path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
-    options = held_out_parser("train.step_curve", __doc__, masks="center,wide,narrow")
-    options.add_argument("--methods", default="asyncdsb", help="one bridge, see train.methods")
+    options = held_out_parser(
+        "train.step_curve", __doc__, masks="center,wide,narrow", size=None, crops=None
+    )
+    options.add_argument("--methods", default="bridge", help="one bridge, see train.methods")
     options.add_argument("--samplers", help="comma-separated; without, all that were trained for")
-    options.add_argument("--steps-list", default="5,10,20,50", help="numbers of steps")
+    options.add_argument("--steps-list", default="10,20,50,100", help="numbers of steps")
     options.add_argument("--reference", type=int, default=100, help="steps of the reference")
     return options
 

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from asyncdsb.metrics import frechet_distance
 from train.evaluate import Collected, evaluate
 from train.intervals import clustered_mean
-from train.methods import Method, bridge_method, load_bridges
-from train.options import HeldOut, guarded, held_out_parser
+from train.methods import Method, bridge_method, held_out_of, load_bridges
+from train.options import guarded, held_out_parser
 from train.protocol import derived_seed
 from train.report import difference, publish
 from train.scores import Judges
@@ -42,8 +42,8 @@ def measure(args: argparse.Namespace) -> dict:
     """Restore the whole grid and summarise it, kind of mask by kind of mask."""
     if args.points < 2:
         raise ValueError(f"expected --points of at least 2, got {args.points}")
-    held_out, judges = HeldOut(args), Judges.load(args.device)
     (chosen,) = load_bridges(args, most=1)
+    held_out, judges = held_out_of(args, [chosen]), Judges.load(args.device)
     values = [round(float(v), 3) for v in np.linspace(args.lowest, args.highest, args.points)]
     pairs = [(low, high) for low in values for high in values if low <= high]
     methods = {pair: _method(chosen, pair) for pair in dict.fromkeys([*pairs, I2SB])}
@@ -193,8 +193,10 @@ def table(results: dict) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
-    options = held_out_parser("train.tau_grid", __doc__, masks="center,narrow")
-    options.add_argument("--methods", default="asyncdsb", help="one bridge, see train.methods")
+    options = held_out_parser(
+        "train.tau_grid", __doc__, masks="center,narrow", size=None, crops=None
+    )
+    options.add_argument("--methods", default="bridge", help="one bridge, see train.methods")
     options.add_argument("--points", type=int, default=5, help="values of tau along each side")
     options.add_argument("--lowest", type=float, default=0.0, help="smallest tau")
     options.add_argument("--highest", type=float, default=1.0, help="largest tau")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from asyncdsb.data import iter_photos
+from asyncdsb.data import find_photos
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.images import write_atomic
 from asyncdsb.metrics import frechet_distance
@@ -18,10 +19,13 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from train.lines import read_lines
 from train.methods import bridge_method, to_batch
 from train.protocol import Crop, iter_crops
-from train.scores import paired_scores
+from train.scores import GOOD_POWER, SUMS, first_errors, gauge_sums, gauges, paired_scores
 
 KINDS = ("center", "half", "wide", "narrow")
 """Masks of the held-out crops."""
+
+PHOTOS = 48
+"""Most photos of a validation; of more, as many are taken at even distances."""
 
 STEPS = 20
 """Sampling steps of a validation."""
@@ -34,11 +38,11 @@ DIGITS = 5
 
 
 class RestorationValidator:
-    """Restores one crop of each held-out photo with every mask, always at the same seeds.
+    """Restores one crop of held-out photos with every mask, always at the same seeds.
 
     Args:
         pipe: wraps the averaged weights, which may change between calls.
-        paths: held-out photos, see :func:`asyncdsb.data.iter_photos`.
+        paths: held-out photos, see :func:`asyncdsb.data.find_photos`; :data:`PHOTOS` are taken.
     """
 
     def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
@@ -50,24 +54,36 @@ class RestorationValidator:
         self.true_features = np.concatenate(truths)
 
     def __call__(self) -> dict[str, float]:
-        """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds."""
+        """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds.
+
+        The gauges of :mod:`train.scores` are "KIND/first_error" and "KIND/power/BAND".
+        """
         # What is copied from the known part says nothing about the network.
         settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "finish": "none"}
         method = bridge_method("present", self.pipe, "", settings)
         record = {}
         for kind in KINDS:
             rows, found = [], []
+            sums: dict[str, list] = {name: [] for name in (*SUMS, "first_error")}
             for start in range(0, len(self.crops), BATCH):
                 chunk = self.crops[start : start + BATCH]
                 masks = [crop.mask(kind) for crop in chunk]
                 truths = [crop.pixels for crop in chunk]
                 inputs = [crop.corrupted(kind) for crop in chunk]
                 seeds = [crop.noise_seed(kind) for crop in chunk]
-                restored = method.restore(inputs, masks, seeds)
+                restored, first = method.follow(inputs, masks, seeds)
+                sums["first_error"] += first_errors(first, truths, masks)
+                for part in gauge_sums(restored, truths, masks):
+                    for name, value in part.items():
+                        sums[name].append(value)
                 rows += paired_scores(restored, truths, masks, self.lpips)
                 found.append(self.features(to_batch(restored)))
             for name in ("lpips", "psnr", "ssim", "seam_step"):
                 record[f"{kind}/{name}"] = float(np.mean([row[name] for row in rows]))
+            gauge = gauges(sums, self.pipe.config.resolution)
+            ratios = {"first_error": gauge["first_error"]}
+            ratios |= {f"power/{band}": ratio for band, ratio in gauge["power"].items()}
+            record |= {f"{kind}/{name}": v for name, v in ratios.items() if v is not None}
             if len(rows) > 1:
                 features = np.concatenate(found)
                 record[f"{kind}/frechet"] = frechet_distance(features, self.true_features)
@@ -76,11 +92,11 @@ class RestorationValidator:
 
 
 class GradientValidator:
-    """Completes the gradient map of one crop of each held-out photo with every mask.
+    """Completes the gradient map of one crop of held-out photos with every mask.
 
     Args:
         model: the averaged completion, which may change between calls.
-        paths: held-out photos.
+        paths: held-out photos; :data:`PHOTOS` are taken.
         device: where the model is.
     """
 
@@ -139,28 +155,51 @@ def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:
 
 
 def _curves(records: list[dict], out: Path, path: Path) -> None:
-    """Loss of the training and every held-out score over the steps, one panel a score."""
+    """Loss of the training and every held-out score over the steps, one panel a score.
+
+    The power of the last record has a panel over the bands.
+    """
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(key.split("/")[1] for key in records[0] if "/" in key))
     log = read_lines(out / "log.jsonl")
     figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(names))
+    for panel in (first, *panels):
+        panel.set_xlabel("step")
     loss = next((k for k in ("loss", "l1") if log and k in log[0]), None)
     if loss:
         first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
     first.set_title(f"training {loss}")
     for panel, name in zip(panels, names, strict=True):
+        if name == "power":
+            _power_panel(panel, records[-1])
+            continue
         for kind in KINDS:
             found = [(r["step"], r[f"{kind}/{name}"]) for r in records if f"{kind}/{name}" in r]
             if found:
                 panel.plot(*zip(*found, strict=True), marker=".", label=kind)
         panel.set_title(f"held-out {name}")
         panel.legend(fontsize=7)
-    for panel in (first, *panels):
-        panel.set_xlabel("step")
     figure.savefig(path, dpi=90)
 
 
+def _power_panel(panel: Any, record: dict) -> None:
+    """Power over the bands, a line a mask, over the range that counts as good."""
+    for kind in KINDS:
+        start = f"{kind}/power/"
+        found = {key.removeprefix(start): v for key, v in record.items() if key.startswith(start)}
+        if found:
+            panel.plot(list(found), list(found.values()), marker=".", label=kind)
+    panel.axhspan(*GOOD_POWER, alpha=0.15)
+    panel.set_title(f"held-out power, step {record['step']}")
+    panel.set_xlabel("cycles per picture")
+    panel.legend(fontsize=7)
+
+
 def _crops(paths: Sequence[str], size: int) -> list[Crop]:
-    return list(iter_crops(iter_photos(paths), 1, size))
+    """The first crop of each photo, of at most :data:`PHOTOS` photos."""
+    photos = find_photos(paths)
+    places = np.linspace(0, len(photos) - 1, min(PHOTOS, len(photos))).round().astype(int)
+    chosen = (photos[place] for place in places)
+    return list(iter_crops(((photo.key, photo.read()) for photo in chosen), 1, size))
