@@ -414,7 +414,7 @@ def test_i2sb_is_run_beside_with_the_same_seed(engine, tmp_path):
     image = photograph()
     photo, _ = opened(saved(image, tmp_path / "a.png"))
     layer = painted(image, hole_in(image))
-    updates = list(restore(engine, photo, layer, beside=True, steps=2, seed=5))
+    updates = list(restore(engine, photo, layer, beside=True, steps=4, seed=5))
     result = next(update for update in updates if "The result is ready" in update.get("status", ""))
     assert result["result"]["value"] and result["stop"] == {"interactive": True}, (
         "the second run can be stopped"
@@ -424,10 +424,10 @@ def test_i2sb_is_run_beside_with_the_same_seed(engine, tmp_path):
     film = updates[-2]["film"]
     ours, other = film["frames"], film["other"]
     # Each has the times at which its own mean noise has the levels of the grid.
-    assert [f["t"] for f in ours] == pytest.approx([f["t"] for f in other], abs=0.02)
+    assert [f["t"] for f in ours] == pytest.approx([f["t"] for f in other], abs=0.1)
     # One start, for the noise is the same, and two ends.
     assert ours[0]["x_t"] == other[0]["x_t"] and ours[-1]["x_t"] != other[-1]["x_t"]
-    alone = list(restore(engine, photo, layer, steps=2, seed=5))
+    alone = list(restore(engine, photo, layer, steps=4, seed=5))
     assert next(u for u in alone if u.get("film"))["film"]["frames"] == ours
 
 
