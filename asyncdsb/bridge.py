@@ -74,7 +74,7 @@ def clock_at_level(sigma: Tensor, total_var: Tensor | float, hole_noise: float) 
     With r = s / (1 - s), sigma_eff^2 = M r + h^2 r^2.
 
     Args:
-        sigma: sigma_eff, >= 0; infinity is the start, s = 1.
+        sigma: sigma_eff, > 0; infinity is the start, s = 1.
         total_var: M, broadcastable; 0 for the bridge without noise.
         hole_noise: h; one of M and h is positive.
 

@@ -109,8 +109,10 @@ class BridgeConfig:
                 "expected the score form and one bridge for an ADM network, which is told the time "
                 f"alone, got {self.parametrisation} and {len(self.bridges)}"
             )
-        if self.sigma_data <= 0:
-            raise ValueError(f"expected sigma_data > 0, got {self.sigma_data}")
+        if not 0 < self.sigma_data < math.inf:
+            raise ValueError(f"expected a finite sigma_data > 0, got {self.sigma_data}")
+        if not 0 <= self.hole_noise < math.inf:
+            raise ValueError(f"expected a finite hole_noise >= 0, got {self.hole_noise}")
         _expect_subset("finish", (self.finish,), FINISHES)
 
     @property

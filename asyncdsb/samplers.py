@@ -67,14 +67,14 @@ def time_grid(
     standard deviation of the noise that a denoiser has to remove, in units of the picture, see
     :func:`asyncdsb.bridge.clock_at_level`. Only while it is larger than a structure of the hole can
     a run invent that structure. After t = 1, where it is infinite, the grid begins at
-    :data:`COARSEST`; its last evaluation is at :data:`FINEST`. ``uniform`` has equal steps of t.
-    ``clock`` has equal steps of the mean clock, so that every step restores about as much of the
-    picture as any other.
+    :data:`COARSEST`; its last evaluation is at :data:`FINEST`. A bridge without any noise has no
+    levels, and "log" is "clock" there. ``uniform`` has equal steps of t. ``clock`` has equal steps
+    of the mean clock, so that every step restores about as much of the picture as any other.
 
     Args:
-        kind: "uniform" or "clock".
+        kind: one of :data:`GRIDS`.
         steps: number of steps, >= 1.
-        tau: (1, 1, H, W) or (H, W) tau map of one sample; needed for "clock".
+        tau: (1, 1, H, W) or (H, W) tau map of one sample; needed for "log" and "clock".
         hole: mask of the same shape, non-zero = missing; None averages over all pixels.
         schedule: noise schedule; needed for "log" and "clock".
         start_std: h, standard deviation of the noise of x1 ("log" only).
@@ -100,13 +100,13 @@ def time_grid(
     if hole is not None:
         values = values[hole.detach().to("cpu").flatten() > 0.5]
     centres, weights = _histogram(values)
-    if kind == "clock":
+    total_var = schedule.total_var if bridge_var is None else bridge_var
+    if kind == "clock" or total_var == start_std == 0:
         clocks = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
     else:
         coarsest = max(COARSEST * len(values) ** 0.5, 2 * FINEST)
         ends = math.log10(coarsest), math.log10(FINEST)
         levels = torch.logspace(*ends, int(steps) - 1, dtype=torch.float64)
-        total_var = schedule.total_var if bridge_var is None else bridge_var
         clocks = F.pad(clock_at_level(levels, total_var, start_std), (1, 1))
         clocks[0] = 1
     return _times_of(clocks, centres, weights, schedule)

@@ -278,7 +278,7 @@ def test_sizes_and_heads_that_do_not_divide_are_refused():
 
 
 def test_it_serves_one_bridge_in_the_score_form():
-    for form, bridges in {"score": BRIDGES, "wiener": BRIDGES[:1]}.items():
+    for form, bridges in {"score": BRIDGES, "edm": BRIDGES[:1]}.items():
         with pytest.raises(ValueError, match="score form and one bridge for an ADM network"):
             BridgeConfig(unet=SMALL, parametrisation=form, bridges=bridges)
 
@@ -486,6 +486,7 @@ def test_with_one_half_everywhere_sampling_is_i2sbs(run, sampler, intervals):
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:24, 6:22] = 1
     settings = dict(strategy="uniform", tau_min=0.5, tau_max=0.5, steps=10, sampler=sampler)
+    settings["grid"] = "uniform"
     _, states = pipe.trace(image, mask, [11], **settings)
     got = [state.x_t for state in states]
 
@@ -518,7 +519,7 @@ def test_known_pixels_have_i2sbs_law_at_each_time(run):
     pipe = AsyncDSBPipeline.from_pretrained(run(random_state(SMALL)), device="cpu")
     image, mask = torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
     mask[..., :16, :16] = 1
-    settings = dict(strategy="uniform", tau_min=0.5, tau_max=0.5, steps=4)
+    settings = dict(strategy="uniform", tau_min=0.5, tau_max=0.5, steps=4, grid="uniform")
     _, states = pipe.trace(image, mask, [0], **settings)
     forward, backward = integrals(1.0)
     for state in states:

@@ -7,16 +7,15 @@ through the bridge's functions gives exact means, variances and covariances, wit
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from asyncdsb.bridge import (
-    extrapolated,
+    clock_at_level,
     implicit_step,
     marginal,
+    noise_var,
     posterior_step,
     target,
     x0_from_target,
@@ -259,50 +258,52 @@ def test_single_precision_steps_stay_finite(eta: float) -> None:
     assert bool(torch.isfinite(posterior_step(x_n, x0_hat, s_n, s_m, 0.247, z)).all())
 
 
-@pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("tau", [0.2, 0.5, 0.9])
-def test_extrapolation_makes_the_noise_free_step_second_order(order: int, tau: float) -> None:
-    """Against the exact flow of a Gaussian pixel, which keeps its quantile on the way.
+@each_schedule
+@each_step
+@pytest.mark.parametrize("hole_noise", [0.3, 1.0])
+@pytest.mark.parametrize("noisy", [True, False])
+def test_a_step_is_exact_without_sight_of_x1(
+    schedule: NoiseSchedule, times: tuple[float, float], hole_noise: float, noisy: bool
+) -> None:
+    """Given x_n and x0, x_m does not depend on x1, with or without noise in the bridge.
 
-    With x1 seen, y = x_t - s x1 is N((1 - s) mean, (1 - s)^2 var + M s (1 - s)).
+    x0 ~ N(0, v) and x1 ~ N(0, h^2). Where x0_hat is drawn from the law of x0 given x_n alone, state
+    and estimate after the step have the joint law of the bridge at s_m.
     """
-    mean, var = 0.3, 0.04
-    schedule = NoiseSchedule()
-    total = schedule.total_var
-
-    def spread(s: Tensor) -> Tensor:
-        return ((1 - s) ** 2 * var + total * s * (1 - s)).sqrt()
-
-    quantile = torch.linspace(-2, 2, 5, dtype=torch.float64)
-    x1 = torch.tensor([1.0, -0.5, 0.2, 0.0, 2.0], dtype=torch.float64)
-
-    def exact(s: Tensor) -> Tensor:
-        return s * x1 + (1 - s) * mean + spread(s) * quantile
-
-    errors = []
-    for steps in (40, 80, 160):
-        times = torch.linspace(0.95, 0.05, steps + 1, dtype=torch.float64)
-        clocks = schedule.clock(times, torch.tensor(tau, dtype=torch.float64))
-        x, before = exact(clocks[0]), None
-        for s, s_next in zip(clocks, clocks[1:], strict=False):
-            gain = var * (1 - s) / spread(s) ** 2
-            x0_hat = mean + gain * (x - s * x1 - (1 - s) * mean)
-            ahead = x0_hat
-            if order == 2 and before is not None:
-                ahead = extrapolated(x0_hat, before[0], s_next, s, before[1])
-            x = implicit_step(x, ahead, x1, s, s_next, total, 0.0, torch.zeros_like(x))
-            before = x0_hat, s
-        errors.append(float((x - exact(clocks[-1])).abs().max()))
-    for coarse, fine in zip(errors, errors[1:], strict=False):
-        assert coarse / fine == pytest.approx(2**order, rel=0.15), errors
+    v, total = 0.4, schedule.total_var if noisy else 0.0
+    unit = torch.eye(5, dtype=torch.float64)[:, :, None, None, None].expand(5, 5, 1, 2, 4)
+    e, start, z_n, draw, z_m = unit
+    x0, x1 = v**0.5 * e, hole_noise * start
+    s_n, s_m = (schedule.clock(t, TAU) for t in times)
+    x_n = marginal(x0, x1, s_n, total, z_n if noisy else None)
+    gain = (x_n * x0).sum(0) / (x_n * x_n).sum(0)
+    left = (v - gain * (x_n * x0).sum(0)).clamp(min=0)
+    x0_hat = gain * x_n + left.sqrt() * draw
+    x_m = posterior_step(x_n, x0_hat, s_n, s_m, total, z_m if noisy else None)
+    wanted = (1 - s_m) ** 2 * v + total * s_m * (1 - s_m) + s_m**2 * hole_noise**2
+    close((x_m * x_m).sum(0), wanted[0], 1e-10)
+    close((x_m * x0_hat).sum(0), ((1 - s_m) * v)[0], 1e-10)
 
 
-def test_extrapolation_is_first_order_at_the_ends_and_where_the_clock_stands_still() -> None:
-    x0_hat, before = torch.ones(4), torch.zeros(4)
-    s_before = torch.tensor([1.0, 0.5, 0.4, 0.6])
-    s_n = torch.tensor([0.5, 0.3, 0.4, 0.5])
-    s_m = torch.tensor([0.3, 0.0, 0.2, 0.4])
-    found = extrapolated(x0_hat, before, s_m, s_n, s_before)
-    assert torch.equal(found[:3], x0_hat[:3])
-    step = (math.log(0.6 / 0.4) - math.log(1.0)) / (2 * (math.log(1.0) - math.log(0.4 / 0.6)))
-    assert float(found[3]) == pytest.approx(1 + step)
+@pytest.mark.parametrize(("total_var", "hole_noise"), [(0.247, 1.0), (0.247, 0.0), (0.0, 0.6)])
+def test_the_level_of_the_clock_and_the_clock_of_the_level(
+    total_var: float, hole_noise: float
+) -> None:
+    levels = torch.logspace(-4, 4, 33, dtype=torch.float64)
+    s = clock_at_level(levels, total_var, hole_noise)
+    assert bool((s > 0).all() and (s < 1).all() and (s.diff() > 0).all())
+    close(noise_var(s, total_var, hole_noise).sqrt() / (1 - s) / levels, 1.0, 1e-6)
+    endless = torch.tensor([float("inf")], dtype=torch.float64)
+    assert clock_at_level(endless, total_var, hole_noise).tolist() == [1.0]
+    # Both bridges in one batch.
+    both = torch.tensor([total_var, 1.0], dtype=torch.float64)[:, None]
+    together = clock_at_level(levels, both, hole_noise)
+    close(together[0], s, 1e-15)
+    assert bool((together[1] != s).any()) and together.shape == (2, 33)
+
+
+def test_the_noise_of_a_state_is_what_is_neither_truth_nor_fill() -> None:
+    x0, x1, z_n, _ = sources()
+    s = NoiseSchedule().clock(0.4, TAU)
+    x_t = marginal(x0, 0.7 * x1, s, 0.247, z_n)
+    close((x_t[1:] ** 2).sum(0), noise_var(s, 0.247, 0.7)[0])

@@ -1,217 +1,383 @@
+"""Both forms of the denoiser, in float64, against conditioning written out by hand."""
+
+from __future__ import annotations
+
 import dataclasses
-import itertools
+import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
-from asyncdsb.networks import UNetConfig
+from asyncdsb import bridge
+from asyncdsb.denoiser import (
+    CONDITIONS,
+    LEVELS,
+    PARAMETRISATIONS,
+    BridgeConfig,
+    BridgeDenoiser,
+    Context,
+)
+from asyncdsb.fill import FILLS
+from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.samplers import sample
 
 TINY = UNetConfig(16, (1,), 1, (False,), 16)
-CASES = [
-    (parametrisation, stochastic, x1, hole_noise)
-    for parametrisation, stochastic, x1, hole_noise in itertools.product(
-        ("wiener", "score"), (True, False), (True, False), (0.5, 1.0)
-    )
-]
+SHAPE = (3, 3, 16, 16)
+
+each_form = pytest.mark.parametrize("form", PARAMETRISATIONS)
+each_bridge = pytest.mark.parametrize("stochastic", [True, False])
+each_start = pytest.mark.parametrize("hole_noise", [0.0, 0.5, 1.0])
 
 
 class Fixed(nn.Module):
     """Stands in for the UNet: returns what it is told to."""
 
-    def __init__(self, output):
+    def __init__(self, output: Tensor):
         super().__init__()
         self.output = output
 
-    def forward(self, x, scalars):
+    def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
         assert torch.isfinite(x).all() and torch.isfinite(scalars).all()
         return self.output
 
 
-def make(parametrisation, stochastic, x1, hole_noise, batch=3, gradient=None):
-    conditions = ("mask", "gradient", "fill") + (("x1",) if x1 else ())
-    config = BridgeConfig(
-        unet=TINY, conditions=conditions, parametrisation=parametrisation, hole_noise=hole_noise
-    )
-    denoiser = BridgeDenoiser(config)
+class Recorder(nn.Module):
+    """Stands in for the UNet: some function of all that it sees, which it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
+        self.seen.append((x, scalars))
+        return torch.tanh(x.cumsum(1)[:, -3:] + scalars.sum(1).view(-1, 1, 1, 1))
+
+
+@dataclasses.dataclass
+class Scene:
+    """A denoiser and one batch: the hole has rows 4 to 11 and columns 3 to 13."""
+
+    denoiser: BridgeDenoiser
+    x0: Tensor
+    context: Context
+    z: Tensor
+    tau: Tensor
+
+    @property
+    def total_var(self) -> float:
+        return self.denoiser.config.schedule.total_var
+
+    @property
+    def hole(self) -> Tensor:
+        return (self.context.mask > 0.5).expand_as(self.x0)
+
+    def at(self, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        """State, time and clock of the bridge."""
+        time = torch.full((len(self.x0), 1, 1, 1), t, dtype=torch.float64)
+        s = self.denoiser.config.schedule.clock(time, self.tau)
+        z = self.z * self.context.stochastic
+        return bridge.marginal(self.x0, self.context.x1, s, self.total_var, z), time, s
+
+
+def scene(stochastic: bool = True, **config) -> Scene:
+    config = {"unet": TINY, "fill": "harmonic"} | config
+    denoiser = BridgeDenoiser(BridgeConfig(**config))
     g = torch.Generator().manual_seed(1)
-    shape = (batch, 3, 16, 16)
-    x0 = (torch.rand(shape, generator=g) * 2 - 1).double()
-    mask = torch.zeros(batch, 1, 16, 16, dtype=torch.float64)
+    x0 = (torch.rand(SHAPE, generator=g) * 2 - 1).double()
+    mask = torch.zeros(3, 1, 16, 16, dtype=torch.float64)
     mask[:, :, 4:12, 3:14] = 1
-    if gradient is None:
-        gradient = torch.rand(batch, 1, 16, 16, generator=g).double() ** 4
-    else:
-        gradient = torch.full_like(mask, gradient)
-    noise, z = torch.randn(2, *shape, generator=g).double()
-    context = denoiser.context(x0, mask, gradient, torch.full((batch,), stochastic), noise)
-    return denoiser, x0, context, z, g
+    gradient, tau = torch.rand(2, 3, 1, 16, 16, generator=g).double()
+    noise, z = torch.randn(2, *SHAPE, generator=g).double()
+    context = denoiser.context(x0, mask, gradient, torch.full((3,), stochastic), noise)
+    return Scene(denoiser, x0, context, z, tau)
 
 
-def unit_prior(context):
-    """The context with the same prior everywhere: r = q = 1."""
-    one = torch.ones_like(context.mask)
-    return dataclasses.replace(context, relief=one, tone=one)
+def conditioned(
+    s: Tensor, sigma_data: float, total_var: float, hole_noise: float
+) -> tuple[Tensor, Tensor]:
+    """Gain and variance of e given d, from the covariance of both for every pixel's clock.
+
+    Columns are independent sources of unit variance: e / sigma_d, the noise of x1, the bridge's z.
+    """
+    zero = torch.zeros_like(s)
+    e = torch.stack([zero + sigma_data, zero, zero], -1)
+    d = torch.stack([(1 - s) * sigma_data, s * hole_noise, (total_var * s * (1 - s)).sqrt()], -1)
+    both = torch.stack([e, d], -2)
+    covariance = both @ both.mT
+    gain = covariance[..., 0, 1] / covariance[..., 1, 1]
+    return gain, covariance[..., 0, 0] - gain * covariance[..., 1, 0]
 
 
-def fix(denoiser, output, detail=None):
-    """Replace the UNet; in the Wiener form ``output`` is o2 and ``detail`` o1."""
-    if denoiser.config.parametrisation == "wiener":
-        detail = torch.zeros_like(output) if detail is None else detail
-        output = torch.cat([detail, output], dim=1)
-    denoiser.unet = Fixed(output)
+@each_form
+@each_bridge
+@each_start
+@pytest.mark.parametrize("t", [0.0, 1e-6, 1e-3, 0.1, 0.5, 0.9, 0.999, 1.0])
+def test_the_target_stands_for_x0_and_has_no_loss(
+    form: str, stochastic: bool, hole_noise: float, t: float
+) -> None:
+    this = scene(stochastic, parametrisation=form, hole_noise=hole_noise)
+    x_t, time, s = this.at(t)
+    rest = (this.context, this.total_var)
+    z = this.z * this.context.stochastic
+    target = this.denoiser.form.target(this.x0, x_t, s, z, *rest)
+    assert torch.isfinite(target).all()
+    this.denoiser.unet = Fixed(target)
+    estimate = this.denoiser.x0_hat(x_t, time, s, *rest)
+    torch.testing.assert_close(estimate, this.x0, rtol=0, atol=1e-9)
+    loss = this.denoiser.loss(this.x0, time, s, this.z, *rest)
+    assert loss.shape == (3,) and loss.max() < 1e-20
 
 
-def predict(denoiser, output, *args):
-    fix(denoiser, output)
-    return denoiser.x0_hat(*args)
+@each_form
+@pytest.mark.parametrize(("stochastic", "hole_noise"), [(True, 0.0), (True, 1.0), (False, 1.0)])
+@pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
+def test_the_loss_is_the_error_of_the_estimate_in_units_of_c_out(
+    form: str, stochastic: bool, hole_noise: float, t: float
+) -> None:
+    """c_out^2 is M s in the score form, and the variance of e given d in EDM's."""
+    this = scene(stochastic, parametrisation=form, hole_noise=hole_noise, sigma_data=0.7)
+    x_t, time, s = this.at(t)
+    rest = (this.context, this.total_var)
+    g = torch.Generator().manual_seed(5)
+    this.denoiser.unet = Fixed(torch.randn(SHAPE, generator=g).double())
+    variance = this.total_var * s
+    if form == "edm":
+        variance = conditioned(s, 0.7, stochastic * this.total_var, hole_noise)[1]
+    squared = (this.denoiser.x0_hat(x_t, time, s, *rest) - this.x0) ** 2 / variance
+    expected = torch.stack([one[hole].mean() for one, hole in zip(squared, this.hole, strict=True)])
+    found = this.denoiser.loss(this.x0, time, s, this.z, *rest)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("t", [1e-3, 0.1, 0.5, 0.9, 0.999, 1.0])
-def test_the_output_that_gives_x0_has_zero_loss(case, t):
-    """x0_hat and loss are two sides of one parametrisation."""
-    denoiser, x0, context, z, g = make(*case)
-    schedule = denoiser.config.schedule
-    tau = torch.rand(x0[:, :1].shape, generator=g).double()
-    time = torch.full((len(x0), 1, 1, 1), t, dtype=torch.float64)
-    s = schedule.clock(time, tau)
-    std = (schedule.total_var * s * (1 - s)).sqrt()
-    x_t = (1 - s) * x0 + s * context.x1 + std * z * context.stochastic
-    args = (x_t, time, s, context, schedule.total_var)
-    at_zero = predict(denoiser, torch.zeros_like(x0), *args)
-    units = torch.eye(3, dtype=torch.float64).view(3, 1, 3, 1, 1).expand(3, *x0.shape)
-    effects = torch.stack([predict(denoiser, unit, *args) - at_zero for unit in units])
-    # x0_hat is affine in the output, pixel by pixel: solve the 3x3 system of each pixel.
-    matrix, wanted = effects.permute(1, 3, 4, 2, 0), (x0 - at_zero).permute(0, 2, 3, 1)
-    output = torch.linalg.solve(matrix, wanted[..., None])[..., 0].permute(0, 3, 1, 2)
-    fix(denoiser, output)
-    loss, _ = denoiser.loss(x0, time, s, z, context, schedule.total_var)
-    assert loss.shape == (len(x0),)
-    assert loss.max() < 1e-7  # the colour axes are float32
+@pytest.mark.parametrize(("stochastic", "hole_noise"), [(True, 0.0), (True, 0.5), (False, 1.0)])
+@pytest.mark.parametrize("t", [0.02, 0.3, 0.7, 0.99])
+def test_edm_is_bayes_for_a_gaussian_unknown(stochastic: bool, hole_noise: float, t: float) -> None:
+    """Output 0 is the posterior mean of e given d; output 1 adds its standard deviation."""
+    this = scene(stochastic, hole_noise=hole_noise, sigma_data=0.4)
+    x_t, time, s = this.at(t)
+    gain, variance = conditioned(s, 0.4, stochastic * this.total_var, hole_noise)
+    mean = this.context.fill + gain * (x_t - this.context.fill)
+    for output in (0.0, 1.0):
+        this.denoiser.unet = Fixed(torch.full_like(x_t, output))
+        estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        expected = mean + output * variance.sqrt()
+        torch.testing.assert_close(estimate, expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("stochastic", [True, False])
-@pytest.mark.parametrize("x1", [True, False])
-@pytest.mark.parametrize("s", [0.02, 0.3, 0.7, 0.99])
-def test_zero_output_is_the_gaussian_conditional_mean(stochastic, x1, s):
-    """Reference: joint covariance of (e, x_t - s x1 or x_t) for one pixel, conditioned directly."""
-    denoiser, x0, context, z, _ = make("wiener", stochastic, x1, 0.5)
-    context = unit_prior(context)
-    h, m = 0.5, 0.247 * stochastic
-    # The prior of a pixel's colour: independent along the axes, hence a full covariance in RGB.
-    axes = torch.tensor([[1, 1, 1], [1, 0, -1], [1, -2, 1]], dtype=torch.float64)
-    axes = axes / axes.norm(dim=1, keepdim=True)
-    prior = axes.T @ torch.diag(torch.tensor(denoiser.config.residual_std).double() ** 2) @ axes
-    s_map = torch.full_like(x0[:, :1], s)
-    x_t = (1 - s) * x0 + s * context.x1 + (m * s * (1 - s)) ** 0.5 * z
-    estimate = predict(
-        denoiser, torch.zeros_like(x0), x_t, s_map[:, :, :1, :1], s_map, context, 0.247
-    )
-    seen = x1 and stochastic
-    observed = x_t - (s * context.x1 + (1 - s) * context.fill if seen else context.fill)
-    noise = (m * s * (1 - s) + (0 if seen else (s * h) ** 2)) * torch.eye(3).double()
-    gain = (1 - s) * prior @ torch.linalg.inv((1 - s) ** 2 * prior + noise)
-    expected = context.fill + torch.einsum("ij,bjhw->bihw", gain, observed)
-    inside = (context.mask > 0).expand_as(x0)
-    torch.testing.assert_close(estimate[inside], expected[inside], atol=1e-6, rtol=0)
+def test_nothing_is_known_at_the_start() -> None:
+    """At s = 1 the posterior mean is the fill, whatever the noise in x1."""
+    this = scene()
+    x_t, time, s = this.at(1.0)
+    assert s.min() > 1 - 1e-12
+    this.denoiser.unet = Fixed(torch.zeros_like(x_t))
+    estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+    torch.testing.assert_close(estimate, this.context.fill, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("stochastic", [True, False])
+@each_bridge
 @pytest.mark.parametrize("t", [0.01, 0.4, 0.8, 1.0])
-def test_targets_have_unit_variance_for_residuals_of_the_assumed_size(stochastic, t):
-    denoiser, _, context, z, g = make("wiener", stochastic, True, 0.5, batch=64, gradient=0.1)
-    std = torch.tensor(denoiser.config.residual_std).double().view(1, 3, 1, 1)
-    along_axes = torch.randn(z.shape, generator=g).double() * std
-    residual = torch.einsum("ij,bihw->bjhw", denoiser.axes.double(), along_axes)
-    context = unit_prior(context)
-    x0 = context.fill + context.mask * residual
-    time = torch.full((64, 1, 1, 1), t, dtype=torch.float64)
-    s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.4))
-    fix(denoiser, torch.zeros_like(x0))
-    loss, _ = denoiser.loss(x0, time, s, z, context, denoiser.config.schedule.total_var)
-    assert loss.mean() == pytest.approx(1, abs=0.05)  # 64 * 88 * 3 draws: sd of the mean 0.011
+def test_input_and_target_have_unit_variance_for_unknowns_of_the_assumed_size(
+    stochastic: bool, t: float
+) -> None:
+    """3 x 88 x 3 x 40 draws: the standard deviation of both variances is 0.008."""
+    found = []
+    for seed in range(40):
+        this = scene(stochastic, sigma_data=0.5)
+        g = torch.Generator().manual_seed(seed)
+        e, z, noise = torch.randn(3, *SHAPE, generator=g).double()
+        this.x0 = this.context.fill + this.context.mask * 0.5 * e
+        x1 = this.context.fill + this.context.mask * noise
+        this.context, this.z = dataclasses.replace(this.context, x1=x1), z
+        x_t, time, s = this.at(t)
+        rest = (this.context, this.total_var)
+        seen, _ = this.denoiser.form.inputs(x_t, time, s, *rest)
+        target = this.denoiser.form.target(this.x0, x_t, s, z * this.context.stochastic, *rest)
+        found.append(torch.stack([seen[0][this.hole], target[this.hole]]))
+    variances = torch.cat(found, 1).var(1)
+    torch.testing.assert_close(variances, torch.ones_like(variances), rtol=0, atol=0.04)
 
 
-@pytest.mark.parametrize(
-    ("gradient", "expected"), [(0.0, 1 / 50), (0.1, 1), (0.05, 0.5**1.1), (1.0, 5 / 4)]
-)
-def test_the_prior_follows_gradient_and_depth(gradient, expected):
-    _, _, context, _, _ = make("wiener", True, True, 0.5, gradient=gradient)
-    # The hole has rows 4 to 11 and columns 3 to 13.
-    for (row, column), depth in {(4, 7): 1, (5, 7): 2, (7, 7): 4, (7, 3): 1, (0, 0): 1}.items():
-        relief, tone = (float(x[0, 0, row, column]) for x in (context.relief, context.tone))
-        assert relief == pytest.approx(0.72 * expected * depth**0.2)
-        assert tone == pytest.approx((relief**2 + (0.0375 * depth) ** 2) ** 0.5)
+@pytest.mark.parametrize("sigma", [0.01, 0.3, 2.0, 150.0])
+def test_the_network_of_edm_sees_the_unknown_in_noise_and_its_level_only(sigma: float) -> None:
+    """Whatever M, h and clock made e + sigma n, the network sees the same and says the same."""
+    g = torch.Generator().manual_seed(2)
+    n = torch.randn(SHAPE, generator=g).double()
+    found = []
+    for beta_max, hole_noise, stochastic in (
+        (0.433, 1.0, True),
+        (0.433, 0.0, True),
+        (4.0, 0.3, True),
+        (0.433, 0.2, False),
+    ):
+        this = scene(
+            stochastic,
+            beta_max=beta_max,
+            hole_noise=hole_noise,
+            conditions=("mask", "fill", "gradient", "position"),
+        )
+        level = torch.tensor(sigma, dtype=torch.float64)
+        total_var = this.total_var * stochastic
+        s = bridge.clock_at_level(level, total_var, hole_noise).expand_as(this.context.mask)
+        fill = this.context.fill
+        x_t = fill + (1 - s) * (this.x0 - fill + sigma * n)
+        network = Recorder()
+        this.denoiser.unet = network
+        time = torch.full((3, 1, 1, 1), 0.123 + hole_noise / 3, dtype=torch.float64)
+        estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        found.append((*network.seen[0], estimate * this.context.mask))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
+    log = (math.log(sigma) - math.log(LEVELS[0])) / (math.log(LEVELS[1]) - math.log(LEVELS[0]))
+    pixels, scalars = found[0][:2]
+    assert pixels[:, 3][this.hole[:, 0]].mean() == pytest.approx(log)
+    assert pixels[:, 3][~this.hole[:, 0]].abs().max() == 0
+    assert scalars[0].tolist() == pytest.approx([log, 88 / 256])
 
 
-@pytest.mark.parametrize("gradient", [0.0, 0.02, 0.5])
-def test_detail_and_tone_count_in_units_of_their_priors(gradient):
-    denoiser, x0, context, z, g = make("wiener", True, True, 0.5, gradient=gradient)
-    time = torch.full((len(x0), 1, 1, 1), 0.6, dtype=torch.float64)
-    s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.5))
-    x_t = (1 - s) * x0 + s * context.x1 + 0.2 * z * context.mask
-    args = (x_t, time, s, context, 0.247)
-    change = torch.randn(x0.shape, generator=g).double()
-    nothing = predict(denoiser, torch.zeros_like(x0), *args)
-    tone = predict(denoiser, change, *args) - nothing
-    fix(denoiser, torch.zeros_like(x0), detail=change)
-    detail = denoiser.x0_hat(*args) - nothing
-    torch.testing.assert_close(detail * context.tone, context.relief * tone)
+@each_form
+def test_known_pixels_are_seen_as_they_are(form: str) -> None:
+    this = scene(parametrisation=form, hole_noise=1.0)
+    this.z = torch.zeros_like(this.z)
+    x_t, time, s = this.at(0.6)
+    seen, _ = this.denoiser.form.inputs(x_t, time, s, this.context, this.total_var)
+    torch.testing.assert_close(seen[0][~this.hole], this.x0[~this.hole], rtol=0, atol=1e-12)
 
 
-def test_only_the_hole_counts():
-    denoiser, x0, context, z, _ = make("wiener", True, True, 0.5)
-    time = torch.full((len(x0), 1, 1, 1), 0.5, dtype=torch.float64)
-    s = denoiser.config.schedule.clock(time, torch.full_like(context.mask, 0.5))
+@each_form
+@pytest.mark.parametrize("fill", FILLS)
+def test_what_a_photograph_holds_under_its_mask_has_no_influence(form: str, fill: str) -> None:
+    this = scene(parametrisation=form, fill=fill, conditions=tuple(CONDITIONS))
+    g = torch.Generator().manual_seed(4)
+    noise = torch.randn(SHAPE, generator=g)
+    x0, mask, gradient = (x.float() for x in (this.x0, this.context.mask, this.context.gradient))
+    this.denoiser.unet = Recorder()
+    estimates = []
+    for under in (0.0, 0.7, float("nan")):
+        image = torch.where(mask > 0.5, torch.full_like(x0, under), x0)
+        context = this.denoiser.context(image, mask, gradient, torch.ones(3).bool(), noise)
+        _, time, s = this.at(0.7)
+        found = this.denoiser.x0_hat(context.x1, time.float(), s.float(), context, this.total_var)
+        estimates.append(found)
+    assert torch.isfinite(estimates[0]).all()
+    assert all(torch.equal(one, estimates[0]) for one in estimates)
+
+
+@each_form
+def test_only_the_hole_counts(form: str) -> None:
+    this = scene(parametrisation=form)
+    _, time, s = this.at(0.5)
     losses = []
     for outside in (0.0, 100.0):
-        fix(denoiser, (1 - context.mask) * outside + torch.zeros_like(x0))
-        losses.append(denoiser.loss(x0, time, s, z, context, 0.247)[0])
+        this.denoiser.unet = Fixed((1 - this.context.mask) * outside + torch.zeros_like(this.x0))
+        losses.append(this.denoiser.loss(this.x0, time, s, this.z, this.context, this.total_var))
     assert torch.equal(*losses)
 
 
-@pytest.mark.parametrize("sampler", ["posterior", "implicit", "multistep", "ode"])
-def test_what_the_network_sees_does_not_depend_on_the_bridge_noise_it_cannot_use(sampler):
-    """d and nu carry the same law for every M: the network's inputs stay bounded on a whole run."""
-    denoiser, x0, context, _, _ = make("wiener", sampler != "ode", True, 0.5)
-    context = type(context)(*(v if v is None else v.float() for v in vars(context).values()))
-    inputs = []
+def test_position_tells_row_and_column() -> None:
+    this = scene(conditions=("mask", "position"))
+    assert this.denoiser.unet.in_channels == 4 + 1 + 2
+    network = Recorder()
+    this.denoiser.unet = network
+    x_t, time, s = this.at(0.5)
+    this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+    row, column = network.seen[0][0][:, -2:].unbind(1)
+    ramp = torch.arange(16).double() / 7.5 - 1
+    torch.testing.assert_close(row, ramp.view(1, -1, 1).expand_as(row), rtol=0, atol=1e-6)
+    torch.testing.assert_close(column, ramp.view(1, 1, -1).expand_as(row), rtol=0, atol=1e-6)
 
-    class Spy(nn.Module):
-        def forward(self, x, scalars):
-            inputs.append(x)
-            return torch.zeros(x.shape[0], 6, *x.shape[2:])
 
-    denoiser.unet = Spy()
-    tau = torch.rand(context.mask.shape, generator=torch.Generator().manual_seed(3))
+@each_form
+def test_conditions_come_in_the_order_of_the_configuration(form: str) -> None:
+    names = tuple(CONDITIONS)
+    for conditions in (names, names[::-1]):
+        this = scene(parametrisation=form, conditions=conditions)
+        network = Recorder()
+        this.denoiser.unet, wanted = network, this.denoiser.unet.in_channels
+        x_t, time, s = this.at(0.5)
+        this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        seen = network.seen[0][0]
+        assert seen.shape[1] == wanted == this.denoiser.form.channels + sum(CONDITIONS.values())
+        parts = seen[:, this.denoiser.form.channels :].split([CONDITIONS[c] for c in conditions], 1)
+        part = dict(zip(conditions, parts, strict=True))
+        assert torch.equal(part["mask"], this.context.mask) and torch.equal(part["clock"], s)
+        assert torch.equal(part["x1"], this.context.x1)
+        assert torch.equal(part["fill"], this.context.fill)
+        assert torch.equal(part["gradient"], this.context.gradient.sqrt())
+
+
+def test_x1_is_hidden_in_the_bridge_without_noise() -> None:
+    """x_t and x1 together would give x0 away there."""
+    this = scene(stochastic=False, conditions=("x1",))
+    network = Recorder()
+    this.denoiser.unet = network
+    x_t, time, s = this.at(0.5)
+    this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+    assert network.seen[0][0][:, -3:].abs().max() == 0
+
+
+@each_form
+@pytest.mark.parametrize("sampler", ["posterior", "implicit", "ode"])
+def test_inputs_stay_bounded_on_a_whole_run(form: str, sampler: str) -> None:
+    this = scene(sampler != "ode", parametrisation=form, conditions=("mask", "fill", "x1"))
+    values = {f.name: getattr(this.context, f.name).float() for f in dataclasses.fields(Context)}
+    context = Context(**values)
+    network = Recorder()
+    this.denoiser.unet = network
     states = sample(
-        denoiser.bind(context, 0.247),
+        this.denoiser.bind(context, this.total_var),
         context.x1,
         context.mask,
-        tau,
-        denoiser.config.schedule,
+        this.tau.float(),
+        this.denoiser.config.schedule,
         steps=10,
         sampler=sampler,
         eta=0.0,
         generators=[torch.Generator().manual_seed(i) for i in range(3)],
     )
-    assert torch.isfinite(list(states)[-1].x_t).all()
-    assert max(float(x.abs().max()) for x in inputs) < 8
+    last = list(states)[-1].x_t
+    assert torch.isfinite(last).all() and last.abs().max() <= 1
+    assert len(network.seen) == 10
+    assert max(float(x.abs().max()) for x, _ in network.seen) < 8
+    assert all(bool(((s >= 0) & (s <= 1)).all()) for _, s in network.seen)
 
 
-def test_configuration_is_checked():
-    with pytest.raises(ValueError, match="conditions out of mask.*got depth"):
-        BridgeConfig(conditions=("mask", "depth"))
-    with pytest.raises(ValueError, match="at least one bridge"):
-        BridgeConfig(bridges=())
-    with pytest.raises(ValueError, match="parametrisation"):
-        BridgeConfig(parametrisation="velocity")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"conditions": ("mask", "depth")}, "conditions out of mask.*got depth"),
+        ({"bridges": ()}, "at least one bridge"),
+        ({"bridges": ("noisy",)}, "bridges out of stochastic.*got noisy"),
+        ({"parametrisation": "velocity"}, "parametrisation out of score, edm, got velocity"),
+        ({"fill": "blur"}, "fill out of zero.*got blur"),
+        ({"window": "whole"}, "window out of hole, head, got whole"),
+        ({"finish": "paint"}, "finish out of none, patches, got paint"),
+        ({"sigma_data": 0.0}, "sigma_data > 0, got 0"),
+        ({"sigma_data": -1.0}, "sigma_data > 0, got -1"),
+        ({"sigma_data": float("nan")}, "sigma_data > 0, got nan"),
+        ({"hole_noise": -0.5}, "hole_noise >= 0, got -0.5"),
+        ({"hole_noise": float("nan")}, "hole_noise >= 0, got nan"),
+        ({"unet": ADMConfig()}, "score form and one bridge for an ADM network.*got edm and 2"),
+    ],
+    ids=str,
+)
+@each_form
+def test_nonsense_is_refused_in_every_form(form: str, change: dict, said: str) -> None:
+    if "unet" in change and form == "score":
+        said = "score form and one bridge for an ADM network.*got score and 2"
+    with pytest.raises(ValueError, match=said):
+        BridgeConfig(**({"parametrisation": form} | change))
 
 
-def test_samplers_follow_the_trained_bridges():
-    assert BridgeConfig().samplers == ("posterior", "implicit", "multistep", "ode")
-    assert BridgeConfig(bridges=("stochastic",)).samplers == ("posterior", "implicit", "multistep")
-    assert BridgeConfig(bridges=("deterministic",)).samplers == ("ode",)
+@each_form
+@pytest.mark.parametrize("conditions", [(), ("mask", "x1")])
+def test_samplers_follow_the_trained_bridges(form: str, conditions: tuple[str, ...]) -> None:
+    def samplers(*bridges: str) -> tuple[str, ...]:
+        config = BridgeConfig(parametrisation=form, conditions=conditions, bridges=bridges)
+        return config.samplers
+
+    noisy = ("posterior", "implicit") if conditions else ("posterior",)
+    assert samplers("stochastic") == noisy
+    assert samplers("deterministic") == ("ode",)
+    assert samplers("stochastic", "deterministic") == (*noisy, "ode")

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from asyncdsb.samplers import sample
+from asyncdsb.bridge import clock_at_level, posterior_step
+from asyncdsb.samplers import COARSEST, FINEST, GRIDS, sample, time_grid
 from asyncdsb.schedule import NoiseSchedule
 from benchmarks.gaussian_bridge import (
+    PICTURES,
     Case,
+    Picture,
+    bands,
     conditional_covariance,
     denoise,
     error,
     hole_tau,
     main,
+    measure,
     produced_covariance,
+    restored_share,
     squared_w2,
 )
 
@@ -101,7 +109,8 @@ def test_the_sampling_loop_is_the_propagation(tau: str) -> None:
 
     everything = torch.ones((64, 1, 8, 8), dtype=torch.bool)
     tau_map = hole_tau(tau).expand(64, 1, 8, 8)
-    states = sample(predict, unit, everything, tau_map, schedule, steps=6, sampler="ode")
+    options = {"steps": 6, "sampler": "ode", "grid": "uniform"}
+    states = sample(predict, unit, everything, tau_map, schedule, **options)
     *_, last = states
     columns = last.x_t.flatten(1)
     expected = produced_covariance(Case("ode", total_var=0.0, tau=tau), 6, covariance)
@@ -113,8 +122,105 @@ def test_squared_w2_of_commuting_covariances() -> None:
     assert squared_w2(a.diag(), b.diag()) == pytest.approx(1 + 0 + 9, abs=1e-6)
 
 
-def test_command_line_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--steps", "1", "2"])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| sampler | 1 steps | 2 steps |"
-    assert sum(line.startswith("| ") for line in lines) == 14
+SCENES = next(p for p in PICTURES if p.size == 256)
+
+
+def modes(picture: Picture) -> torch.Tensor:
+    """Variance of every mode of the hole, (side, side) float64."""
+    return torch.tensor(picture.variance, dtype=torch.float64)[bands(picture.size // 2)]
+
+
+@pytest.mark.parametrize(("steps", "least"), [(20, 0.75), (50, 0.88)])
+def test_the_default_grid_restores_photographs(steps: int, least: float) -> None:
+    """Every mode of a hole of 128 x 128 pixels through the package's own steps.
+
+    The sum over noise sources is that of independent variances: a step maps the standard deviation
+    of a mode without fresh noise, and nothing with it.
+    """
+    schedule, v = NoiseSchedule(), modes(SCENES)
+    total_var = schedule.total_var
+    times = time_grid("log", steps, torch.full_like(v, 0.5), None, schedule)
+    levels = torch.logspace(
+        math.log10(COARSEST * len(v)), math.log10(FINEST), steps - 1, dtype=torch.float64
+    )
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    clocks = torch.cat([one, clock_at_level(levels, total_var, 1.0), zero])
+    torch.testing.assert_close(schedule.clock(times, 0.5), clocks, rtol=0, atol=1e-9)
+    variance = torch.ones_like(v)
+    for s, s_next in zip(clocks, clocks[1:], strict=False):
+        noise = total_var * s * (1 - s) + s**2
+        x0_hat = (1 - s) * v / ((1 - s) ** 2 * v + noise) * variance.sqrt()
+        mean = posterior_step(variance.sqrt(), x0_hat, s, s_next, total_var, None)
+        fresh = posterior_step(0 * v, 0 * v, s, s_next, total_var, torch.ones_like(v))
+        variance = mean**2 + fresh**2
+    share = float(variance.sum() / v.sum())
+    assert share > least
+    assert share == pytest.approx(restored_share(SCENES, "posterior", "log", steps), abs=1e-9)
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.label)
+@pytest.mark.parametrize("sampler", ["posterior", "ode"])
+def test_the_default_grid_restores_every_size(picture: Picture, sampler: str) -> None:
+    shares = [restored_share(picture, sampler, "log", steps) for steps in (10, 20, 50)]
+    assert shares == sorted(shares) and 0.75 < shares[1] and 0.88 < shares[2] < 1
+
+
+@pytest.mark.parametrize("grid", ["uniform", "clock"])
+@pytest.mark.parametrize("sampler", ["posterior", "ode"])
+def test_everything_comes_back_in_the_end(grid: str, sampler: str) -> None:
+    assert restored_share(SCENES, sampler, grid, 2000) == pytest.approx(1, abs=0.02)
+
+
+def test_modes_are_those_that_were_measured() -> None:
+    """Largest and mean variance of a separate measurement on the same photographs."""
+    scenes, faces = modes(SCENES), modes(PICTURES[3])
+    assert (PICTURES[3].size, PICTURES[3].fill) == (128, "zero")
+    assert scenes.max() == pytest.approx(171.67, rel=1e-3)
+    assert scenes.mean() == pytest.approx(0.07895, rel=2e-3)
+    assert faces.max() == pytest.approx(294.09, rel=1e-3)
+    assert faces.mean() == pytest.approx(0.20456, rel=2e-3)
+
+
+def test_bands_are_octaves() -> None:
+    assert bands(5).tolist() == [
+        [0, 1, 2, 2, 3],
+        [1, 1, 2, 2, 3],
+        [2, 2, 2, 2, 3],
+        [2, 2, 2, 3, 3],
+        [3, 3, 3, 3, 3],
+    ]
+
+
+def test_measured_modes_keep_the_power_of_the_hole(tmp_path) -> None:
+    """Parseval, on noise whose fill is mid grey."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    found = measure([str(tmp_path)], 32, "zero", 5)
+    count = np.bincount(bands(16).ravel())
+    hole = picture[8:24, 12:28] / 127.5 - 1
+    assert (count * found).sum() == pytest.approx((hole**2).sum() / 3, rel=1e-4)
+
+
+def test_command_line_measures_photographs(tmp_path, capsys) -> None:
+    Image.new("RGB", (32, 32), (255, 255, 255)).save(tmp_path / "a.png")
+    main(["--measure", str(tmp_path), "--size", "16", "--fill", "zero"])
+    values = [float(value) for value in capsys.readouterr().out.split(",")]
+    assert values == pytest.approx([64, 0, 0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [["--steps", "0"], ["--size", "30"], ["--count", "0"]])
+def test_command_line_refuses_nonsense(options: list[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(options)
+    assert "expected" in capsys.readouterr().err
+
+
+def test_command_line_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--steps", "1", "2", "--photograph-steps", "3"])
+    first, second, _ = capsys.readouterr().out.split("\n\n")
+    first, second = first.splitlines(), second.splitlines()
+    assert first[0] == "| sampler | 1 steps | 2 steps |"
+    assert len(first) == 14
+    assert second[0] == "| picture | sampler | grid | 3 steps |"
+    assert len(second) == 2 + len(PICTURES) * 2 * len(GRIDS)

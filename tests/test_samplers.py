@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from asyncdsb.samplers import SamplerState, sample, time_grid
+from asyncdsb.bridge import noise_var
+from asyncdsb.samplers import COARSEST, FINEST, GRIDS, SamplerState, sample, time_grid
 from asyncdsb.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
@@ -21,9 +22,7 @@ RUNS = (
     ("implicit", 0.0),
     ("implicit", 0.4),
     ("implicit", 1.0),
-    ("multistep", 0.0),
 )
-GRIDS = ("uniform", "clock")
 
 each_run = pytest.mark.parametrize(("sampler", "eta"), RUNS)
 each_grid = pytest.mark.parametrize("grid", GRIDS)
@@ -243,39 +242,65 @@ def test_ode_converges_to_the_exact_flow_at_first_order(tau: float) -> None:
     tau_map = torch.full((1, 1, 4, 4), tau, dtype=torch.float64)
     errors = []
     for steps in (64, 128, 256):
-        states = run(gaussian_denoiser(mean, var, 0), x1, mask, tau_map, steps=steps, sampler="ode")
+        options = {"steps": steps, "sampler": "ode", "grid": "uniform"}
+        states = run(gaussian_denoiser(mean, var, 0), x1, mask, tau_map, **options)
         errors.append((states[-1].x_t - mean - var**0.5 * x1).abs().max().item())
     orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
     assert orders == pytest.approx([1, 1], abs=0.1)
     assert errors[-1] < 0.01
 
 
-@pytest.mark.parametrize("tau", [0.0, 0.3, 0.5, 1.0])
-def test_posterior_runs_have_the_law_that_the_recursion_predicts(tau: float) -> None:
-    """Drawn pixels against the exact variance of x_0 after this many steps, scalar by scalar."""
-    mean, var, steps, size = 0.3, 0.04, 5, 400
-    total = SCHEDULE.total_var
-    x1 = torch.randn((1, 1, size, size), dtype=torch.float64, generator=generators(1)[0])
-    mask = torch.ones_like(x1, dtype=torch.bool)
-    tau_map = torch.full_like(x1, tau)
-    states = run(
-        gaussian_denoiser(mean, var, total),
-        x1,
-        mask,
-        tau_map,
-        steps=steps,
-        generators=generators(1, seed=9),
-    )
+def test_the_ends_of_the_log_grid_bound_what_it_can_restore() -> None:
+    """With ever more steps a share 1 / ((1 + v / coarsest^2) (1 + finest^2 / v)) comes back."""
+    var, pixels = 0.04, 16
+    x1 = torch.linspace(-2, 2, pixels, dtype=torch.float64).view(1, 1, 4, 4)
+    mask, tau = torch.ones((1, 1, 4, 4), dtype=torch.bool), torch.full((1, 1, 4, 4), 0.5)
+    options = {"steps": 2000, "sampler": "ode", "grid": "log"}
+    last = run(gaussian_denoiser(0.0, var, 0), x1, mask, tau.double(), **options)[-1].x_t
+    coarsest = COARSEST * math.sqrt(pixels)
+    share = 1 / ((1 + var / coarsest**2) * (1 + FINEST**2 / var))
+    found = float((last**2).sum() / (var * x1**2).sum())
+    assert found == pytest.approx(share, abs=2e-3)
 
-    clock = [float(SCHEDULE.clock(1 - i / steps, tau)) for i in range(steps + 1)]
-    expected = 1.0
+
+def expected_variance(var: float, tau: float, times: Tensor) -> float:
+    """Variance of a pixel after a posterior run, x0 ~ N(., var) and x1 ~ N(., 1), step by step."""
+    total, found = SCHEDULE.total_var, 1.0
+    clock = SCHEDULE.clock(times, torch.full_like(times, tau)).tolist()
     for s, s_next in zip(clock, clock[1:], strict=False):
         gain = var * (1 - s) / ((1 - s) ** 2 * var + s**2 + total * s * (1 - s))
         rho = s_next / s
-        expected = (rho + (1 - rho) * gain) ** 2 * expected + total * s_next * (1 - rho)
+        found = (rho + (1 - rho) * gain) ** 2 * found + total * s_next * (1 - rho)
+    return found
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.3, 0.5, 1.0])
+@each_grid
+def test_posterior_runs_have_the_law_that_the_recursion_predicts(tau: float, grid: str) -> None:
+    """Drawn pixels against the exact variance of x_0 after this many steps, scalar by scalar."""
+    mean, var, steps, size = 0.3, 0.04, 5, 400
+    x1 = torch.randn((1, 1, size, size), dtype=torch.float64, generator=generators(1)[0])
+    mask = torch.ones_like(x1, dtype=torch.bool)
+    tau_map = torch.full_like(x1, tau)
+    denoise = gaussian_denoiser(mean, var, SCHEDULE.total_var)
+    own = generators(1, seed=9)
+    states = run(denoise, x1, mask, tau_map, steps=steps, generators=own, grid=grid)
+    times = time_grid(grid, steps, tau_map, mask, SCHEDULE)
+    expected = expected_variance(var, tau, times)
     got = states[-1].x_t
     assert got.mean().item() == pytest.approx(mean, abs=5 * math.sqrt(expected) / size)
     assert got.var().item() == pytest.approx(expected, rel=5 * math.sqrt(2) / size)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.3, 0.5, 1.0])
+def test_posterior_runs_reach_the_law_of_the_data_without_sight_of_x1(tau: float) -> None:
+    """The denoiser is given x_t alone, and x1 is N(0, 1): the variance tends to that of x0."""
+    var = 0.04
+    grids = [time_grid("uniform", steps) for steps in (2000, 4000, 8000)]
+    errors = [1 - expected_variance(var, tau, grid) / var for grid in grids]
+    assert 0 < errors[2] < 0.01
+    # What is missing is of the order of log N / N.
+    assert all(1.7 < a / b < 2.1 for a, b in zip(errors, errors[1:], strict=False))
 
 
 class LargestTensor(TorchDispatchMode):
@@ -295,8 +320,16 @@ def test_memory_does_not_grow_with_the_number_of_steps(sampler: str, eta: float)
     """No table over time: nothing is larger than one batch of images."""
     x0, x1, mask, tau = scene(size=24)
     with LargestTensor() as seen:
-        run(Oracle(x0, mask), x1, mask, tau, steps=100, sampler=sampler, eta=eta)
+        run(Oracle(x0, mask), x1, mask, tau, steps=100, sampler=sampler, eta=eta, grid="uniform")
     assert seen.numel == x1.numel()
+
+
+@pytest.mark.parametrize("grid", ["log", "clock"])
+def test_memory_of_a_grid_does_not_grow_with_the_picture(grid: str) -> None:
+    tau = torch.rand((1, 1, 256, 256), generator=torch.Generator().manual_seed(0))
+    with LargestTensor() as seen:
+        time_grid(grid, 10, tau, None, SCHEDULE)
+    assert seen.numel == tau.numel()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 1000])
@@ -335,6 +368,54 @@ def test_clock_grid_of_a_constant_map_is_the_inverse_clock() -> None:
     torch.testing.assert_close(grid, SCHEDULE.inverse_clock(s, 0.3), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 300])
+@pytest.mark.parametrize("side", [1, 3, 12])
+@pytest.mark.parametrize("limits", [(0.2, 0.5), (0.0, 1.0), (0.0, 0.0), (1.0, 1.0)])
+@pytest.mark.parametrize(
+    ("start_std", "bridge_var"), [(1.0, None), (1.0, 0.0), (0.3, None), (0.0, None)]
+)
+def test_log_grid_has_equal_steps_of_the_logarithm_of_the_level(
+    steps: int, side: int, limits: tuple[float, float], start_std: float, bridge_var: float | None
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tau = torch.rand((1, 1, 32, 32), dtype=torch.float64, generator=generator)
+    tau = limits[0] + (limits[1] - limits[0]) * tau**2
+    hole = torch.zeros(tau.shape)
+    hole[..., 2 : 2 + side, 5 : 5 + side] = 1
+    grid = time_grid("log", steps, tau, hole, SCHEDULE, start_std, bridge_var)
+    assert grid.shape == (steps + 1,) and grid.dtype == torch.float64
+    assert grid[0] == 1 and grid[-1] == 0
+    assert bool((grid.diff() < 0).all())
+    s = SCHEDULE.clock(grid[1:-1, None], tau[hole > 0.5][None]).mean(1)
+    total_var = SCHEDULE.total_var if bridge_var is None else bridge_var
+    levels = (noise_var(s, total_var, start_std).sqrt() / (1 - s)).tolist()
+    assert len(levels) == steps - 1
+    if steps > 1:
+        assert levels[0] == pytest.approx(COARSEST * side, rel=1e-3)
+    if steps > 2:
+        assert levels[-1] == pytest.approx(FINEST, rel=1e-3)
+        ratio = (FINEST / (COARSEST * side)) ** (1 / (steps - 2))
+        found = [b / a for a, b in zip(levels, levels[1:], strict=False)]
+        assert found == pytest.approx([ratio] * (steps - 2), rel=1e-3)
+
+
+def test_log_grid_of_a_bridge_without_any_noise_is_that_of_the_clock() -> None:
+    tau = torch.linspace(0, 1, 16, dtype=torch.float64).view(1, 1, 4, 4)
+    found = time_grid("log", 7, tau, None, SCHEDULE, 0.0, 0.0)
+    assert torch.equal(found, time_grid("clock", 7, tau, None, SCHEDULE))
+
+
+def test_a_run_takes_the_levels_of_its_own_bridge() -> None:
+    """The ODE's bridge has no noise, and x1 as much as the caller says."""
+    x0, x1, mask, tau = scene(batch=1)
+    for sampler, bridge_var in (("posterior", SCHEDULE.total_var), ("ode", 0.0)):
+        states = run(
+            Oracle(x0, mask), x1, mask, tau, steps=6, sampler=sampler, grid="log", start_std=0.4
+        )
+        expected = time_grid("log", 6, tau, mask, SCHEDULE, 0.4, bridge_var)
+        assert torch.equal(torch.cat([state.t for state in states]), expected)
+
+
 @pytest.mark.parametrize("steps", [0, -3, 2.5, float("nan"), float("inf"), True])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_bad_numbers_of_steps_are_refused(grid: str, steps: float) -> None:
@@ -345,8 +426,9 @@ def test_bad_numbers_of_steps_are_refused(grid: str, steps: float) -> None:
 def test_bad_grids_are_refused() -> None:
     with pytest.raises(ValueError, match="'karras'"):
         time_grid("karras", 5)
-    with pytest.raises(ValueError, match="tau"):
-        time_grid("clock", 5)
+    for grid in ("log", "clock"):
+        with pytest.raises(ValueError, match=f"a tau map and a schedule for the {grid} grid"):
+            time_grid(grid, 5)
 
 
 @pytest.mark.parametrize(
@@ -373,32 +455,6 @@ def test_bad_settings_are_refused(change: dict, message: str) -> None:
     tau = options.pop("tau")
     with pytest.raises(ValueError, match=message):
         list(sample(Oracle(x0, mask), x1, mask, tau, SCHEDULE, **options))
-
-
-# --- temperature ---
-
-
-@each_run
-def test_temperature_scales_the_noise_around_the_same_mean(sampler: str, eta: float) -> None:
-    x0, x1, mask, tau = scene()
-    options = {"steps": 6, "sampler": sampler, "eta": eta}
-    cold, warm, full = (
-        run(Oracle(x0, mask), x1, mask, tau, temperature=temperature, **options)
-        for temperature in (0.0, 0.5, 1.0)
-    )
-    for none, half, whole in zip(cold, warm, full, strict=True):
-        # With an oracle every step is linear in the noise.
-        torch.testing.assert_close(half.x_t, (none.x_t + whole.x_t) / 2, rtol=0, atol=1e-10)
-    assert torch.equal(full[-1].x_t, cold[-1].x_t)
-    if sampler != "ode":
-        assert not torch.equal(full[2].x_t, cold[2].x_t)
-
-
-@pytest.mark.parametrize("temperature", [-0.1, 1.1, float("nan")])
-def test_a_temperature_out_of_range_is_refused(temperature: float) -> None:
-    x0, x1, mask, tau = scene()
-    with pytest.raises(ValueError, match="temperature"):
-        run(Oracle(x0, mask), x1, mask, tau, steps=2, temperature=temperature)
 
 
 @pytest.mark.parametrize(
