@@ -11,6 +11,7 @@ import train.bridge
 import train.claims
 import train.evaluate
 import train.figures
+import train.sheets
 import train.splits
 from asyncdsb.data import iter_photos
 from asyncdsb.pipeline import AsyncDSBPipeline
@@ -66,14 +67,62 @@ def test_the_states_shown_are_the_nearest_ones(photos, models):
         ["--data", str(photos), "--weights", f"{models}/bundled", "-o", "x"]
         + "--size 64 --steps 12".split()
     )
-    (method, _), crop = (
-        train.figures.load_bridges(args),
-        train.figures.HeldOut(args).first(1)[0],
-    )
+    method, _ = methods = train.figures.load_bridges(args)
+    (crop,) = train.figures.held_out_of(args, methods).first(1)
     *_, states = train.figures.trace(method, crop, "center")
     found = [float(state.t[0]) for state in train.figures.at_times(states)]
     np.testing.assert_allclose(found, train.figures.TIMES, atol=1 / 24 + 1e-9)
     assert len(states) == 13
+
+
+# --- sheets ---
+
+
+def sheet_command(photos, models, out, extra=""):
+    command = f"--data {photos} --weights {models}/bundled --size 32 --steps 2 --masks center"
+    return [*command.split(), *extra.split(), "-o", str(out)]
+
+
+def test_portraits_stand_side_by_side_on_a_sheet(models, tmp_path, monkeypatch):
+    photos = save_photos(tmp_path / "photos", [f"{k}.png" for k in range(5)])
+    # Room for two photos of five pictures with their gaps of six pixels, not for three.
+    monkeypatch.setattr(train.sheets, "WIDTH", 14 * 38)
+    assert train.sheets.main(sheet_command(photos, models, tmp_path / "out")) == 0
+    (path,) = (tmp_path / "out").iterdir()
+    sheet = np.array(Image.open(path)).astype(int)
+    assert path.name == "center.webp" and sheet.shape == (24 + 3 * 38, 6 + 10 * 38, 3)
+
+    def picture(line, column):
+        top, left = 24 + 38 * line, 6 + 38 * column
+        return sheet[top : top + 32, left : left + 32]
+
+    crops = list(iter_crops(iter_photos([photos]), 1, 32))
+    mask = crops[2].mask("center")
+    # The third photo begins the second line: input, three seeds, truth.
+    assert np.abs(picture(1, 0)[mask] - 128).mean() < 12
+    assert np.abs(picture(1, 4) - crops[2].pixels).mean() < 12
+    seeds = [picture(1, column)[mask] for column in (1, 2, 3)]
+    assert all(np.abs(seeds[i] - seeds[j]).mean() > 3 for i, j in ((0, 1), (0, 2), (1, 2)))
+    # Nothing stands beside the last photo.
+    assert (picture(2, 5) > 245).all() and (picture(2, 0) < 245).any()
+
+
+def test_a_sheet_of_one_source(photos, models, tmp_path, capsys):
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("key,source\na,one/place\nb,another\nc,third\n")
+    extra = f"--manifest {manifest} --source another"
+    assert train.sheets.main(sheet_command(photos, models, tmp_path / "out", extra)) == 0
+    sheet = np.array(Image.open(tmp_path / "out/center.webp")).astype(int)
+    crops = list(iter_crops(iter_photos([photos]), 1, 32))
+    assert crops[1].key == "b"
+    assert np.abs(sheet[24:56, 6 + 4 * 38 : 38 + 4 * 38] - crops[1].pixels).mean() < 12
+    for extra, message in (
+        (f"--manifest {manifest} --source nowhere", "another, one/place, third, got 'nowhere'"),
+        (f"--manifest {manifest} --source third", "photos of third in the data, found none"),
+        (f"--manifest {manifest}", "--manifest and --source together"),
+    ):
+        assert train.sheets.main(sheet_command(photos, models, tmp_path / "out", extra)) == 2
+        assert message in capsys.readouterr().err
 
 
 # --- splits ---

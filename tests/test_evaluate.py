@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -5,33 +6,57 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
-from conftest import PHOTOS, mask_folder
+from conftest import PHOTOS, mask_folder, photo_folder
 from PIL import Image
 
 import train.evaluate
+import train.validation
+from asyncdsb.fill import fill_hole
 from asyncdsb.perceptual import EfficientNetFeatures, SetNames
 from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.restoration import Settings
 from train.evaluate import evaluate, main, summarise
-from train.methods import Method, bridge_method, classical_method, load_methods
+from train.methods import (
+    Method,
+    bridge_method,
+    classical_method,
+    held_out_of,
+    load_methods,
+    to_batch,
+    trace,
+)
 from train.protocol import iter_crops
-from train.report import difference_table, markdown_table, wide_table
+from train.report import (
+    difference_table,
+    gauge_table,
+    legend,
+    markdown_table,
+    ratio_table,
+    wide_table,
+)
 from train.scores import Judges
+from train.validation import KINDS, RestorationValidator, keep_scores
 
 
 class FakePipeline:
-    """Paints the hole in a colour that depends on the seed."""
+    """Paints the hole in a colour that depends on the seed, after a first look at a smooth fill."""
 
     def __init__(self):
         self.batches = []
 
-    def restore_batch(self, images, masks, seeds, **settings):
+    def trace(self, images, masks, seeds, **settings):
         self.batches.append((images.clone(), masks.clone(), list(seeds), settings))
         colour = torch.tensor([seed % 7 for seed in seeds]).float() / 7 - 0.5
-        return torch.where(masks > 0.5, colour[:, None, None, None], images)
+        last = torch.where(masks > 0.5, colour[:, None, None, None], images)
+        # Another value in the hole, so that only the mask can say where it is.
+        first = fill_hole(torch.where(masks > 0.5, 0.3, images), masks, "harmonic")
+        return None, iter([SimpleNamespace(x_t=images, x0_hat=first), SimpleNamespace(x_t=last)])
 
 
 def fake_lpips(images, truths):
@@ -86,6 +111,46 @@ def test_a_perfect_method_gets_perfect_scores(tmp_path):
         assert telea["psnr"]["n"] == 6 and telea["psnr"]["groups"] == 3
 
 
+def test_the_gauges_of_a_perfect_method_are_one_in_every_band(tmp_path):
+    summary = run([truth_method(), classical_method("telea")], tmp_path)
+    for scores in summary.values():
+        assert list(scores["truth"]["power"]) == ["0-1", "1-2", "2-4", "4-8", "8-16", "16-24"]
+        assert set(scores["truth"]["power"].values()) == {1.0}
+        assert all(ratio > 0 and ratio != 1 for ratio in scores["telea"]["power"].values())
+        assert scores["truth"]["first_error"] is scores["telea"]["first_error"] is None
+
+
+def test_the_first_error_of_a_smooth_fill_is_one_whatever_is_painted_later(tmp_path):
+    summary = run([bridge_method("bridge", FakePipeline(), "w", {})], tmp_path)
+    assert [scores["bridge"]["first_error"] for scores in summary.values()] == [1.0, 1.0]
+
+
+def test_the_gauges_are_ratios_of_sums_over_crops(tmp_path, tiny_pipe):
+    settings = {"steps": 2, "finish": "none"}
+    method = bridge_method("bridge", tiny_pipe, "w", settings)
+    summary = run([method], tmp_path, kinds=["wide"], batch=4)
+    errors, fills, found, wanted = [], [], 0.0, 0.0
+    for crop in iter_crops(PHOTOS, 2, 48):
+        x0, mask, _, states = trace(method, crop, "wide")
+        fill = fill_hole(x0, mask, "harmonic")
+        errors.append(float(((states[0].x0_hat - x0) ** 2 * mask).sum()))
+        fills.append(float(((fill - x0) ** 2 * mask).sum()))
+        (path,) = (tmp_path / "restored/bridge/wide").glob(f"{crop.name}-*.png")
+        restored = to_batch([np.array(Image.open(path))])
+        for power, picture in (("found", restored), ("wanted", x0)):
+            residual = ((picture - fill) * mask)[0].double().numpy()
+            modes = scipy.fft.dctn(residual, axes=(1, 2), norm="ortho")
+            i, j = np.mgrid[:48, :48]
+            # Modes from 2 to 4 cycles per picture, half a cycle being one step of the index.
+            inside = (i**2 + j**2 >= 4**2) & (i**2 + j**2 < 8**2)
+            total = float((modes[:, inside] ** 2).sum())
+            found, wanted = (found + total, wanted) if power == "found" else (found, wanted + total)
+    scores = summary["wide"]["bridge"]
+    assert scores["first_error"] == pytest.approx(sum(errors) / sum(fills), rel=1e-4)
+    assert scores["first_error"] != pytest.approx(np.mean(np.divide(errors, fills)), rel=1e-3)
+    assert scores["power"]["2-4"] == pytest.approx(found / wanted, rel=1e-4)
+
+
 def test_every_method_meets_the_same_holes_and_sees_nothing_in_them(tmp_path):
     seen = []
 
@@ -104,9 +169,11 @@ def test_results_do_not_depend_on_the_batch_or_on_other_photos(tmp_path):
     small = run([method], tmp_path / "a", batch=1)
     large = run([method], tmp_path / "b", batch=5)
     for kind in small:
+        first, second = small[kind]["asyncdsb"], large[kind]["asyncdsb"]
         for score in ("psnr", "ssim", "lpips"):
-            first, second = small[kind]["asyncdsb"][score], large[kind]["asyncdsb"][score]
-            assert first["mean"] == pytest.approx(second["mean"], rel=1e-6)
+            assert first[score]["mean"] == pytest.approx(second[score]["mean"], rel=1e-6)
+        assert first["first_error"] == pytest.approx(second["first_error"], rel=1e-6)
+        assert first["power"] == pytest.approx(second["power"], rel=1e-6)
     run([method], tmp_path / "c", photos=PHOTOS[1:2])
     names = {path.relative_to(tmp_path / "c") for path in (tmp_path / "c").rglob("*.png")}
     assert len(names) == 4
@@ -130,6 +197,10 @@ def test_a_second_run_restores_only_what_is_missing(tmp_path):
     assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
     # Its whole batch, so that the result does not depend on the interruption.
     assert len(pipe.batches) == 1
+    # The first estimate's error is kept beside the picture, and comes from the same run.
+    next((tmp_path / "restored").rglob("*.first.npy")).unlink()
+    assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
+    assert len(pipe.batches) == 2
 
 
 @pytest.mark.parametrize("checksum, settings", [("other", {"steps": 3}), ("w", {"steps": 4})])
@@ -156,8 +227,9 @@ def test_restorations_by_other_code_are_not_taken_from_the_cache(
 
 def test_bridge_method_keeps_known_pixels_whatever_the_pipeline_returns():
     class Careless:
-        def restore_batch(self, images, masks, seeds):
-            return images * 0 + 3.0
+        def trace(self, images, masks, seeds):
+            x = images * 0 + 3.0
+            return None, iter([SimpleNamespace(x_t=x, x0_hat=x), SimpleNamespace(x_t=x, x0_hat=x)])
 
     crop = next(iter_crops(PHOTOS, 1, 48))
     mask = crop.mask("wide")
@@ -186,6 +258,43 @@ def test_tables_hold_a_row_for_each_mask_and_method(tmp_path):
     ]
 
 
+def scores(lpips, first=None, **power):
+    power = {"1-2": 1.0, "2-4": None} | power
+    return {"lpips": {"mean": lpips, "low": None}, "first_error": first, "power": power}
+
+
+THREE_COLUMNS = {
+    "center": {
+        "bridge": scores(0.3, 0.75),
+        "bridge+patches": scores(0.2, 0.75),
+        "patch-fill": scores(0.25),
+        "telea": scores(0.4),
+    }
+}
+
+
+def test_tables_say_which_column_is_the_bridge_alone():
+    lines = ratio_table(THREE_COLUMNS, "bridge", ["lpips"]).splitlines()
+    assert lines[0] == (
+        "| mask | LPIPS, bridge alone | bridge, then patches | patches alone | best classical"
+        " | share of bridge |"
+    )
+    # Patches without a network are a classical method, here the best of them.
+    assert lines[2] == "| center | 0.300 | 0.2 | 0.25 | 0.25 (patch-fill) | 1.20 |"
+    said = legend(THREE_COLUMNS)
+    assert "`bridge`: bridge alone; `bridge+patches`: bridge, then patches" in said
+    assert legend({"center": {"telea": {}}}) == ""
+
+
+def test_the_gauges_have_a_table_of_their_own():
+    lines = gauge_table(THREE_COLUMNS).splitlines()
+    assert "good from 0.6 to 1.4" in lines[0]
+    assert lines[2] == "| mask | method | first error | 1-2 | 2-4 |"
+    assert lines[4] == "| center | bridge | 0.75 | 1.00 | - |"
+    assert lines[6] == "| center | patch-fill | - | 1.00 | - |"
+    assert len(lines) == 8
+
+
 def test_one_crop_has_no_distance_between_sets(tmp_path):
     methods = [classical_method("telea"), classical_method("navier-stokes")]
     summary = run(methods, tmp_path, PHOTOS[:1], kinds=["center"], crops=1)
@@ -200,7 +309,7 @@ def test_one_crop_has_no_distance_between_sets(tmp_path):
 
 
 def test_command_line_writes_numbers_table_and_sheet(shard, tiny_weights, tmp_path, capsys):
-    command = f"--data {shard} --weights {tiny_weights} --methods asyncdsb,synchronous,telea"
+    command = f"--data {shard} --weights {tiny_weights} --methods bridge,synchronous,telea"
     command += " --masks center,narrow --crops 2 --size 64 --limit 2 --steps 2 --sheet 1"
     assert main([*command.split(), "-o", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
@@ -211,7 +320,7 @@ def test_command_line_writes_numbers_table_and_sheet(shard, tiny_weights, tmp_pa
         "photos": 2,
     }
     assert set(results["results"]) == {"center", "narrow"}
-    assert set(results["results"]["center"]) == {"asyncdsb", "synchronous", "telea"}
+    assert set(results["results"]["center"]) == {"bridge", "synchronous", "telea"}
     assert results["results"]["center"]["telea"]["lpips"]["n"] == 4
     table = (tmp_path / "out/results.md").read_text()
     assert "FID" not in table and "KID" not in table and table in capsys.readouterr().out
@@ -220,6 +329,10 @@ def test_command_line_writes_numbers_table_and_sheet(shard, tiny_weights, tmp_pa
     assert len(list((tmp_path / "out/restored").rglob("*.png"))) == 2 * 2 * 2 * 3
     assert Image.open(tmp_path / "out/results.png").width > 500
     assert results["settings"]["steps"] == 2
+    for scores in results["results"].values():
+        assert scores["bridge"]["first_error"] > 0 and scores["telea"]["first_error"] is None
+        assert list(scores["telea"]["power"]) == ["0-1", "1-2", "2-4", "4-8", "8-16", "16-32"]
+    assert "| mask | method | first error | 0-1 |" in table and "bridge alone" in table
     same = results["results"]["center"]["synchronous"]
     assert {"mean", "low", "high"} == set(same[EfficientNetFeatures.names.frechet + " difference"])
 
@@ -259,6 +372,43 @@ def test_bridges_have_settings_and_weights_of_their_own(tiny_weights, tmp_path):
     assert first.identity != again.identity and len({m.name for m in (first, o, again)}) == 3
 
 
+def test_three_columns_are_the_bridge_its_patches_and_patches_alone(tiny_weights):
+    args = options(tiny_weights, train.evaluate.METHODS)
+    args.finish = "patches"
+    columns = load_methods(args)
+    assert [m.name for m in columns[:3]] == ["bridge", "bridge+patches", "patch-fill"]
+    # The columns are what they are called, whatever the command line or the weights prefer.
+    assert [m.settings["finish"] for m in columns[:2]] == ["none", "patches"]
+    assert columns[2].classical and columns[0].pipe is columns[1].pipe
+    crop = next(iter_crops(PHOTOS, 1, 64))
+    batch = [crop.corrupted("wide")], [crop.mask("wide")], [3]
+    alone, patched = (m.follow(*batch) for m in columns[:2])
+    assert (alone[0][0] != patched[0][0]).any()
+    assert torch.equal(alone[1], patched[1])
+
+
+@pytest.mark.parametrize(
+    "window, extra, expected",
+    [
+        ("hole", "", (4, 96)),
+        ("head", "", (1, 96)),
+        ("head", "--crops 2 --size 64", (2, 64)),
+        ("hole", "--size 64", (4, 64)),
+    ],
+)
+@pytest.mark.parametrize("methods", ["bridge", "telea"])
+def test_crops_suit_the_weights(shard, tmp_path, window, extra, expected, methods):
+    pipe = AsyncDSBPipeline.random()
+    pipe.denoiser.config = dataclasses.replace(pipe.config, window=window, resolution=96)
+    pipe.save_pretrained(tmp_path)
+    command = ["--data", str(shard), "-o", "y", "--weights", str(tmp_path), *extra.split()]
+    args = train.evaluate.parser().parse_args([*command, "--methods", methods])
+    found = list(held_out_of(args, load_methods(args), train.evaluate.CROPS).crops())
+    crops, size = expected
+    assert (args.crops, args.size) == expected and len(found) == 3 * crops
+    assert found[0].pixels.shape == (size, size, 3)
+
+
 @pytest.mark.parametrize(
     "methods, message",
     [
@@ -268,7 +418,7 @@ def test_bridges_have_settings_and_weights_of_their_own(tiny_weights, tmp_path):
         ("x=?steps=many", "expected a number for steps, got 'many'"),
         ("x=?steps=5,x=?steps=6", "another name than 'x'"),
         ("x=/nowhere/at/all", "weights or restorations of x, found none at /nowhere"),
-        ("", "asyncdsb, synchronous, telea.*got none"),
+        ("", "bridge, bridge.patches, .*telea.*got none"),
     ],
 )
 def test_bad_methods_are_refused(tiny_weights, methods, message):
@@ -279,7 +429,7 @@ def test_bad_methods_are_refused(tiny_weights, methods, message):
 @pytest.mark.parametrize(
     "extra, message",
     [
-        ("--methods magic", "asyncdsb, synchronous, telea.*'magic'"),
+        ("--methods magic", "bridge, bridge.patches, .*telea.*'magic'"),
         ("--methods telea --masks blob", "center.*'blob'"),
         ("--methods telea --limit 0", "--limit of at least 1, got 0"),
         ("--methods telea --batch 0", "--batch of at least 1, got 0"),
@@ -288,7 +438,8 @@ def test_bad_methods_are_refused(tiny_weights, methods, message):
     ],
 )
 def test_command_line_refuses_with_one_line(shard, tmp_path, capsys, extra, message):
-    assert main(["--data", str(shard), "-o", str(tmp_path), *extra.split()]) == 2
+    command = ["--data", str(shard), "-o", str(tmp_path), "--size", "64", "--crops", "1"]
+    assert main([*command, *extra.split()]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
 
@@ -298,7 +449,9 @@ def test_the_presets_set_defaults_that_options_override(shard, tiny_weights, tmp
     monkeypatch.setattr(train.evaluate, "run", seen.append)
     for extra in ("", "--preset quick", "--preset quick --crops 3"):
         main(["--data", str(shard), "-o", str(tmp_path), *extra.split()])
-    assert [(a.crops, a.steps) for a in seen] == [(4, 10), (1, 10), (3, 10)]
+    steps = Settings().steps
+    assert [(a.crops, a.steps) for a in seen] == [(None, steps), (1, 10), (3, 10)]
+    assert all(a.methods.startswith("bridge,") for a in seen)
 
 
 def test_restorations_of_other_programs_are_scored_beside_ours(shard, tiny_weights, tmp_path):
@@ -348,7 +501,7 @@ def launched(command, *launcher):
 
 def small(shard, tiny_weights, out):
     command = (
-        f"--data {shard} --weights {tiny_weights} --methods asyncdsb,telea --masks center,narrow"
+        f"--data {shard} --weights {tiny_weights} --methods bridge,telea --masks center,narrow"
     )
     return [*command.split(), *"--crops 2 --size 64 --steps 2 --batch 4 -o".split(), str(out)]
 
@@ -393,3 +546,51 @@ def test_a_missing_restoration_is_named(shard, tmp_path, capsys):
     command = ["--data", str(shard), "-o", str(tmp_path), "--methods", f"other={tmp_path}"]
     assert main([*command, "--size", "64", "--crops", "1"]) == 2
     assert "center/photo-0-0.png" in capsys.readouterr().err
+
+
+# --- validation during training ---
+
+
+@pytest.fixture
+def validated(shard, monkeypatch):
+    """A pipeline for crops of 64 pixels, and what a validation with three steps says of it."""
+    monkeypatch.setattr(train.validation, "STEPS", 3)
+    pipe = AsyncDSBPipeline.random()
+    pipe.denoiser.config = pipe.config = dataclasses.replace(pipe.config, resolution=64)
+    return pipe, RestorationValidator(pipe, [str(shard)])()
+
+
+def test_a_validation_finds_what_an_evaluation_of_the_bridge_alone_finds(
+    shard, tmp_path, validated
+):
+    pipe, record = validated
+    pipe.save_pretrained(tmp_path)
+    command = f"--data {shard} --weights {tmp_path} --methods bridge --crops 1 --steps 3 --sheet 0"
+    assert main([*command.split(), "--masks", ",".join(KINDS), "-o", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out/results.json").read_text())["results"]
+    for kind in KINDS:
+        scores = found[kind]["bridge"]
+        assert record[f"{kind}/lpips"] == pytest.approx(scores["lpips"]["mean"], rel=0.02)
+        # Saved weights are rounded to half precision.
+        assert record[f"{kind}/first_error"] == pytest.approx(scores["first_error"], rel=0.02)
+        for band, ratio in scores["power"].items():
+            assert record[f"{kind}/power/{band}"] == pytest.approx(ratio, rel=0.05)
+
+
+def test_the_curves_of_a_run_show_the_gauges(tmp_path, validated):
+    _, record = validated
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    for step in (1, 2):
+        keep_scores(tmp_path, step, record)
+    kept = json.loads((tmp_path / "validation.json").read_text())[-1]
+    assert kept["center/power/2-4"] == pytest.approx(record["center/power/2-4"], abs=1e-5)
+    # Panels: loss, five mean scores, first error, power.
+    assert Image.open(tmp_path / "curves.png").width == 8 * 4 * 90
+
+
+@pytest.mark.parametrize("most, chosen", [(48, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (1, [0])])
+def test_a_validation_takes_photos_at_even_distances(tmp_path, monkeypatch, most, chosen):
+    monkeypatch.setattr(train.validation, "PHOTOS", most)
+    folder = photo_folder(tmp_path / "photos", 7)
+    crops = train.validation._crops([str(folder)], 64)
+    assert [crop.name for crop in crops] == [f"{number}-0" for number in chosen]

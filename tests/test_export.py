@@ -3,6 +3,7 @@ import json
 import pytest
 from PIL import Image
 
+from asyncdsb.denoiser import FINISHES
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.export import main
 
@@ -35,18 +36,16 @@ def test_export_gives_what_the_pipeline_loads(runs, choice, steps, score):
     for kind in ("gradient", "bridge"):
         assert pipe.training[kind]["steps"] == steps
         assert pipe.training[kind]["held_out"] == {"step": steps, "score": score}
-    assert pipe.config.temperature == 1
+    assert pipe.config.finish == "none"
     source = "best" if choice == "best" else "weights"
     wanted = (runs / "bridge" / source / "bridge.safetensors").read_bytes()
     assert (runs / "out" / "bridge.safetensors").read_bytes() == wanted
 
 
-@pytest.mark.parametrize(("name", "said"), [("temperature", "a temperature"), ("patches",) * 2])
-def test_what_runs_do_by_default_is_set_on_export(runs, capsys, name, said):
-    assert main(command(runs, f"--{name}", "0.3")) == 0
-    assert getattr(AsyncDSBPipeline.from_pretrained(runs / "out").config, name) == 0.3
-    assert main(command(runs, f"--{name}", "3")) == 2
-    assert f"expected {said} in [0, 1], got 3.0" in capsys.readouterr().err
+@pytest.mark.parametrize("finish", FINISHES)
+def test_what_runs_do_by_default_is_set_on_export(runs, finish):
+    assert main(command(runs, "--finish", finish)) == 0
+    assert AsyncDSBPipeline.from_pretrained(runs / "out").config.finish == finish
 
 
 def test_the_card_tells_networks_training_and_licences(runs):
@@ -65,6 +64,8 @@ def scores(lpips, distance):
     return {
         "lpips": {"mean": lpips, "low": lpips - 0.01, "high": lpips + 0.01},
         "FD (EfficientNet-Lite2)": distance,
+        "first_error": 0.71,
+        "power": {"0-1": 0.9, "1-2": 0.84},
     }
 
 
@@ -80,12 +81,12 @@ def write_results(folder, **found):
 @pytest.mark.parametrize(
     ("found", "row"),
     [
-        ({"asyncdsb": scores(0.1, 30.0)}, "| 0.100 (0.090 to 0.110) | 30 |"),
+        ({"bridge": scores(0.1, 30.0)}, "| 0.100 (0.090 to 0.110) | 30 |"),
         (
-            {"asyncdsb": scores(0.1, None), "telea": scores(0.2, None)},
+            {"bridge": scores(0.1, None), "telea": scores(0.2, None)},
             "| 0.100 (0.090 to 0.110) | 0.2 (telea) | 0.50 |",
         ),
-        ({"asyncdsb": scores(0.1, None)}, "| 0.100 (0.090 to 0.110) |"),
+        ({"bridge": scores(0.1, None)}, "| 0.100 (0.090 to 0.110) |"),
     ],
 )
 def test_the_card_of_an_evaluation_without_others_or_of_one_crop(runs, found, row):
@@ -94,20 +95,24 @@ def test_the_card_of_an_evaluation_without_others_or_of_one_crop(runs, found, ro
     card = (runs / "out" / "README.md").read_text()
     assert f"\n| wide {row}\n" in card
     assert ("classical" in card) == ("telea" in found)
-    assert ("Frechet" in card) == (found["asyncdsb"]["FD (EfficientNet-Lite2)"] is not None)
+    assert ("Frechet" in card) == (found["bridge"]["FD (EfficientNet-Lite2)"] is not None)
 
 
-def test_results_without_the_weights_own_method_are_refused_before_anything_is_written(
-    runs, capsys
-):
+def test_results_without_the_bridge_alone_are_refused_before_anything_is_written(runs, capsys):
     write_results(runs, mine=scores(0.1, 30.0), telea=scores(0.2, 80.0))
     assert main(command(runs, "--results", str(runs))) == 2
-    assert "expected the method asyncdsb in" in capsys.readouterr().err
+    assert "expected the method bridge in" in capsys.readouterr().err
     assert not (runs / "out").exists()
 
 
 def test_the_card_shows_scores_beside_the_best_other(runs):
-    found = {"asyncdsb": scores(0.1, 30.0), "telea": scores(0.2, 80), "patchmatch": scores(0.3, 60)}
+    found = {
+        "bridge": scores(0.1, 30.0),
+        "bridge+patches": scores(0.05, 20.0),
+        "telea": scores(0.2, 80),
+        "patch-fill": scores(0.16, 70),
+        "patchmatch": scores(0.3, 60),
+    }
     write_results(runs, **found)
     Image.new("RGB", (40, 30)).save(runs / "worst.png")
     (runs / "notes.md").write_text("Never paints a unicorn.")
@@ -116,8 +121,14 @@ def test_the_card_shows_scores_beside_the_best_other(runs):
     card = (runs / "out" / "README.md").read_text()
     assert "n = 6" in card and "20 posterior steps, tau from 0.2 to 0.5" in card
     row = next(line for line in card.splitlines() if line.startswith("| wide |"))
-    assert row.startswith("| wide | 0.100 (0.090 to 0.110) | 0.2 (telea) | 0.50 |")
-    assert row.endswith("| 30 | 60 (patchmatch) | 0.50 |")
+    assert row.startswith(
+        "| wide | 0.100 (0.090 to 0.110) | 0.05 | 0.16 | 0.16 (patch-fill) | 0.62 |"
+    )
+    assert row.endswith("| 30 | 20 | 70 | 60 (patchmatch) | 0.50 |")
+    assert "| mask | LPIPS, bridge alone | bridge, then patches | patches alone | best" in card
+    # What the bridge does by itself; other methods have no place there.
+    assert card.count("\n| wide | bridge | 0.71 | 0.90 | 0.84 |\n") == 1
+    assert "| wide | telea |" not in card
     assert "unicorn" in card and "(worst.webp)" in card
     assert Image.open(runs / "out" / "worst.webp").size == (40, 30)
 

@@ -13,13 +13,17 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from asyncdsb import baselines
+from asyncdsb.fill import fill_hole
 from asyncdsb.masks import make_mask
 from asyncdsb.metrics import (
+    band_power,
     frechet_distance,
     inception_score,
     kernel_distance,
+    octaves,
     psnr,
     seam,
+    squared_error,
     ssim,
 )
 from asyncdsb.perceptual import (
@@ -481,3 +485,71 @@ def test_a_hole_without_a_border_is_refused():
     truth, hole = seam_scene()
     with pytest.raises(ValueError, match="border"):
         seam(truth, truth, np.ones_like(hole))
+
+
+# --- what a hole holds beyond a smooth fill ---
+
+
+def holed(side: int, seed: int = 0):
+    """A picture (side, side, 3), the smooth fill of an irregular hole in it, and the hole."""
+    rng = np.random.default_rng(seed)
+    image = rng.uniform(-1, 1, (side, side, 3))
+    hole = make_mask("wide", side, seed)
+    tensors = torch.from_numpy(image).permute(2, 0, 1)[None], torch.from_numpy(hole)[None, None]
+    fill = fill_hole(*tensors, "harmonic")[0].permute(1, 2, 0).numpy()
+    return image, fill, hole
+
+
+@pytest.mark.parametrize("side, last", [(48, "16-24"), (64, "16-32"), (128, "32-64")])
+def test_powers_add_up_to_the_squared_difference_in_the_hole(side, last):
+    image, fill, hole = holed(side)
+    found = band_power(image, fill, hole)
+    assert found.sum() == pytest.approx(squared_error(image, fill, hole), rel=1e-12)
+    assert found.sum() == pytest.approx(((image - fill) ** 2)[hole].sum(), rel=1e-12)
+    assert len(found) == len(octaves(side)) and octaves(side)[-1] == last
+    # What the pictures show outside does not matter.
+    elsewhere = np.where(hole[..., None], image, 7.0)
+    np.testing.assert_array_equal(band_power(elsewhere, fill, hole), found)
+
+
+def test_the_fill_itself_has_no_power_and_twice_the_structure_has_four_times_the_power():
+    image, fill, hole = holed(64)
+    np.testing.assert_array_equal(band_power(fill, fill, hole), np.zeros(6))
+    twice = band_power(2 * image - fill, fill, hole)
+    np.testing.assert_allclose(twice / band_power(image, fill, hole), 4)
+
+
+def test_powers_of_a_hand_made_picture():
+    """Cosines over the whole of 8 x 8 pixels, one per channel: each has its own band."""
+    place = (np.arange(8) + 0.5) / 8
+    # Half a cycle across; one cycle down and one across; three cycles down; nearly the finest.
+    half, one, three, fine = (np.cos(2 * np.pi * f * place) for f in (0.5, 1, 3, 3.5))
+    flat = np.ones(8)
+    waves = [flat[:, None] * half, one[:, None] * one, three[:, None] * flat, fine[:, None] * fine]
+    picture = np.stack(waves, 2) * [1.0, 2.0, 3.0, 4.0]
+    everywhere = np.ones((8, 8), bool)
+    # A cosine has the mean square 1/2 along its axis, so 64 pixels have 32, and 16 with two axes.
+    expected = [32, 4 * 16, 9 * 32 + 16 * 16]
+    assert octaves(8) == ("0-1", "1-2", "2-4")
+    np.testing.assert_allclose(band_power(picture, 0 * picture, everywhere), expected)
+    for channel, band in enumerate((0, 1, 2, 2)):
+        alone = band_power(picture[..., [channel]], 0 * picture[..., :1], everywhere)
+        assert alone[band] == pytest.approx(alone.sum()) and alone.sum() > 1
+
+
+def test_a_band_begins_with_its_own_frequency():
+    place = (np.arange(16) + 0.5) / 16
+    for cycles, band in ((0.5, 0), (1, 1), (1.5, 1), (2, 2), (3.5, 2), (4, 3), (7.5, 3)):
+        wave = np.broadcast_to(np.cos(2 * np.pi * cycles * place)[:, None, None], (16, 16, 1))
+        found = band_power(wave, 0 * wave, np.ones((16, 16), bool))
+        assert int(found.argmax()) == band and found[band] == pytest.approx(128)
+
+
+def test_gauges_refuse_what_they_cannot_compare():
+    image, fill, hole = holed(48)
+    with pytest.raises(ValueError, match=r"square picture.*\(48, 40, 3\)"):
+        band_power(image[:, :40], fill[:, :40], hole[:, :40])
+    with pytest.raises(ValueError, match="square picture"):
+        band_power(image, fill[..., :1], hole)
+    with pytest.raises(ValueError, match="at least 4 pixels, got 3"):
+        octaves(3)

@@ -161,7 +161,7 @@ def _curves(records: list[dict], out: Path, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(key.split("/")[1] for key in records[0] if "/" in key))
+    names = list(dict.fromkeys(key.split("/")[1] for key in records[-1] if "/" in key))
     log = read_lines(out / "log.jsonl")
     figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(names))
