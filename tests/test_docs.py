@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import pkgutil
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import box_mask, save_mask, synthetic_photo
@@ -59,20 +62,51 @@ def folder(tmp_path, tiny_weights, monkeypatch):
     for path in (ROOT / "assets" / "examples").glob("wren*.*"):
         picture = Image.open(path)
         picture.resize((96, 64)).save(tmp_path / path.relative_to(ROOT))
-    monkeypatch.setattr(asyncdsb.pipeline, "BUNDLED", tiny_weights)
+    for name in asyncdsb.pipeline.BUNDLED_NAMES:
+        (tmp_path / "bundled" / name).mkdir(parents=True)
+        for path in tiny_weights.iterdir():
+            (tmp_path / "bundled" / name / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(asyncdsb.pipeline, "BUNDLED", tmp_path / "bundled")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_examples_in_the_readme(folder, capsys):
-    # The page's client needs a server; that example is tested with the page.
     blocks = python_blocks((ROOT / "README.md").read_text("utf-8"))
-    local = [code for code in blocks if "gradio_client" not in code]
-    assert len(blocks) > len(local) > 0
-    for code in local:
+    assert blocks
+    for code in blocks:
         exec(compile(code, "README.md", "exec"), {})
     assert (folder / "restored.png").is_file()
     assert "t = 1.00" in capsys.readouterr().out
+
+
+def test_the_method_in_100_lines(folder):
+    path = ROOT / "docs" / "method_in_100_lines.py"
+    assert len(path.read_text("utf-8").splitlines()) <= 100
+    photo, mask = (folder / "assets" / "examples" / f"wren{end}" for end in (".jpg", "-mask.png"))
+    method = runpy.run_path(str(path))
+    result = method["restore"](Image.open(photo), Image.open(mask), folder / "bundled" / "scenes")
+    pipe = asyncdsb.AsyncDSBPipeline.from_pretrained("scenes")
+    assert result.size == (pipe.config.resolution,) * 2
+    known = np.array(Image.open(mask).convert("L").resize(result.size)) <= 127
+    before = np.array(Image.open(photo).resize(result.size))
+    assert np.array_equal(np.array(result)[known], before[known])
+
+
+def test_equations_are_where_the_table_says():
+    found = re.findall(r"`([\w/]+\.py):([\w.]+)`", (ROOT / "docs" / "paper.md").read_text("utf-8"))
+    assert len(found) >= 10
+    for file, name in found:
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        assert functools.reduce(getattr, name.split("."), module), name
+
+
+def test_links_in_documents_lead_somewhere():
+    documents = [ROOT / "README.md", ROOT / "train" / "README.md", *(ROOT / "docs").glob("*.md")]
+    for document in documents:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
+            if not link.startswith("http"):
+                assert (document.parent / link).exists(), f"{document.name}: {link}"
 
 
 def test_example_in_the_card(folder, tiny_weights):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +56,7 @@ class UNetConfig:
     patch: int = 2
     dropout: float = 0.0
     norm: str = "group"
-    kind: ClassVar[str] = "unet"
+    kind: str = field(default="unet", init=False)
 
     def __post_init__(self) -> None:
         check_levels(self.multipliers, self.attention)
