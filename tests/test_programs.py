@@ -19,7 +19,7 @@ def test_sheets_of_three_seeds(shard, tiny_weights, tmp_path):
     assert train.sheets.main([*command.split(), "-o", str(tmp_path)]) == 0
     # Three photos: one row on each of the first three sheets.
     assert sorted(p.name for p in tmp_path.iterdir()) == ["center.webp", "half.webp", "wide.webp"]
-    assert Image.open(tmp_path / "wide.webp").size == (6 * 70 + 6, 24 + 70)
+    assert Image.open(tmp_path / "wide.webp").size == (5 * 70 + 6, 24 + 70)
 
 
 def test_tau_grid_covers_the_valid_half_and_resumes(shard, tiny_weights, tmp_path, monkeypatch):
@@ -51,13 +51,13 @@ def test_tau_grid_covers_the_valid_half_and_resumes(shard, tiny_weights, tmp_pat
 def test_step_curve_compares_samplers_with_the_reference(shard, tiny_weights, tmp_path, capsys):
     command = f"--data {shard} --weights {tiny_weights} --size 64 --masks wide --device cpu"
     command = [*command.split(), "--limit", "2", "--steps-list", "1,2", "--reference", "3"]
-    command += ["--samplers", "posterior,multistep", "-o", str(tmp_path)]
+    command += ["--samplers", "posterior,ode", "-o", str(tmp_path)]
     assert train.step_curve.main(command) == 0
     found = json.loads((tmp_path / "step_curve.json").read_text())
     runs = {(row["sampler"], row["steps"]): row["lpips"] for row in found["rows"]}
-    assert set(runs) == {(s, n) for s in ("posterior", "multistep") for n in (1, 2, 3)}
+    assert set(runs) == {(s, n) for s in ("posterior", "ode") for n in (1, 2, 3)}
     # With one step every sampler gives the first estimate.
-    assert runs["posterior", 1] == runs["multistep", 1]
+    assert runs["posterior", 1] == runs["ode", 1]
     text = (tmp_path / "step_curve.md").read_text()
     assert "| posterior | 3 |" in text and "(+0.0%)" in text
     assert Image.open(tmp_path / "step_curve.png").width > 200
