@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyncdsb.networks.layers import (
-    ChannelNorm,
-    ChannelResBlock,
     ResBlock,
     SelfAttention,
     check_levels,
@@ -20,12 +18,6 @@ from asyncdsb.networks.layers import (
     sinusoidal_embedding,
     zero_init,
 )
-
-NORMS: dict[str, tuple[Any, Any]] = {
-    "group": (ResBlock, group_norm),
-    "channel": (ChannelResBlock, ChannelNorm),
-}
-"""Residual block and normalisation by name."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +35,6 @@ class UNetConfig:
             half resolution, which costs a quarter and loses nothing, as all pixels stay in the
             channels.
         dropout: dropout probability of the residual blocks.
-        norm: "group", or "channel", which is faster on a processor, see
-            :class:`~asyncdsb.networks.layers.ChannelResBlock`.
         kind: tells this configuration from others on disk.
     """
 
@@ -55,7 +45,6 @@ class UNetConfig:
     head_channels: int = 32
     patch: int = 2
     dropout: float = 0.0
-    norm: str = "group"
     kind: str = field(default="unet", init=False)
 
     def __post_init__(self) -> None:
@@ -65,8 +54,6 @@ class UNetConfig:
                 f"expected one number of blocks for each of {len(self.multipliers)} levels, "
                 f"got {self.blocks}"
             )
-        if self.norm not in NORMS:
-            raise ValueError(f"expected a norm out of {', '.join(NORMS)}, got {self.norm!r}")
 
     @property
     def blocks_of_levels(self) -> tuple[int, ...]:
@@ -101,7 +88,6 @@ class UNet(nn.Module):
         self.in_channels = in_channels
         widths = [config.width * m for m in config.multipliers]
         embedding = 4 * config.width
-        block_of, norm_of = NORMS[config.norm]
         blocks = config.blocks_of_levels
         self.embed = nn.Sequential(
             nn.Linear(scalars * config.width, embedding),
@@ -111,12 +97,10 @@ class UNet(nn.Module):
         )
 
         def stage(channels_in: int, level: int) -> nn.ModuleList:
-            block = block_of(channels_in, widths[level], embedding, config.dropout)
+            block = ResBlock(channels_in, widths[level], embedding, config.dropout)
             if not config.attention[level]:
                 return nn.ModuleList([block])
-            return nn.ModuleList(
-                [block, SelfAttention(widths[level], config.head_channels, norm_of)]
-            )
+            return nn.ModuleList([block, SelfAttention(widths[level], config.head_channels)])
 
         area = config.patch**2
         self.stem = nn.Conv2d(in_channels * area, widths[0], 3, padding=1)
@@ -133,9 +117,9 @@ class UNet(nn.Module):
 
         self.middle = nn.ModuleList(
             [
-                block_of(channels, channels, embedding, config.dropout),
-                SelfAttention(channels, config.head_channels, norm_of),
-                block_of(channels, channels, embedding, config.dropout),
+                ResBlock(channels, channels, embedding, config.dropout),
+                SelfAttention(channels, config.head_channels),
+                ResBlock(channels, channels, embedding, config.dropout),
             ]
         )
 
@@ -148,7 +132,7 @@ class UNet(nn.Module):
                 # Mixed before the nearest-neighbour copy: a quarter of the arithmetic, same result.
                 self.upsample.append(nn.Conv2d(channels, widths[level - 1], 1))
                 channels = widths[level - 1]
-        self.norm = norm_of(channels)
+        self.norm = group_norm(channels)
         # Most of a denoiser's output is a linear filter of its input, with a gain that depends on
         # the noise level: the input goes to the head directly, not through the normalised features.
         self.gain = zero_init(nn.Linear(embedding, in_channels * area))
