@@ -5,13 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.networks import PatchDiscriminator, UNet, UNetConfig
 from asyncdsb.networks.adm import ADMAttention
-from asyncdsb.networks.layers import (
-    ChannelNorm,
-    ChannelResBlock,
-    SelfAttention,
-    attend,
-    attend_written_out,
-)
+from asyncdsb.networks.layers import SelfAttention
 from train.presets import BRIDGE_PRESETS
 
 
@@ -74,63 +68,9 @@ def test_attention_sees_dense_features_off_the_cpu(monkeypatch, kind, channels_l
     assert strides == [1, 1, 1]
 
 
-def test_channel_norm_gives_every_pixel_unit_root_mean_square():
-    norm = ChannelNorm(5)
-    x = torch.randn(2, 5, 3, 4) * torch.logspace(-1, 2, 12).view(1, 1, 3, 4)
-    assert norm(x).square().mean(1).sqrt().sub(1).abs().max() < 1e-3
-    torch.nn.init.uniform_(norm.weight)
-    torch.testing.assert_close(norm(x) / norm.weight.view(1, -1, 1, 1), ChannelNorm(5)(x))
-    # A pixel's value depends on no other pixel.
-    changed = x.clone()
-    changed[:, :, 0, 0] += 7
-    assert torch.equal(norm(changed)[:, :, 1:], norm(x)[:, :, 1:])
-    assert torch.equal(norm(0 * x), 0 * x)
-
-
-@pytest.mark.parametrize("channels", [8, 12])
-def test_channel_block_is_the_identity_at_first_and_then_sees_the_picture(channels):
-    block = ChannelResBlock(8, channels, 6)
-    x, embedding = torch.randn(2, 8, 9, 9), torch.randn(2, 6)
-    torch.testing.assert_close(block(x, embedding), block.skip(x))
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    x.requires_grad_()
-    out = block(x, embedding)
-    assert out.shape == (2, channels, 9, 9)
-    (slope,) = torch.autograd.grad(out[0, :, 4, 4].sum(), x)
-    # Two convolutions reach two pixels, the mean over the picture all of them, in one sample.
-    assert bool((slope[0].abs().amax(0) > 0).all()) and slope[1].abs().max() == 0
-    assert not torch.equal(block(x, embedding + 1), out)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 4, 9), (2, 3, 8, 30), (2, 4, 16, 64)])
-def test_attention_written_out_is_attention(shape):
-    g = torch.Generator().manual_seed(0)
-    query, key, value = (3 * torch.randn(shape, generator=g) for _ in range(3))
-    found = attend_written_out(query, key, value)
-    torch.testing.assert_close(found, attend(query, key, value), rtol=0, atol=1e-5)
-    for head in range(shape[1]):
-        # One position by hand.
-        scores = torch.exp((query[0, head, :, 1] @ key[0, head]) / shape[2] ** 0.5)
-        expected = value[0, head] @ (scores / scores.sum())
-        rows = slice(head * shape[2], (head + 1) * shape[2])
-        torch.testing.assert_close(found[0, rows, 1], expected, rtol=0, atol=1e-4)
-
-
-def test_self_attention_with_channel_norm_is_that_of_its_formula():
-    attention = SelfAttention(16, 8, ChannelNorm)
-    for parameter in attention.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    x = torch.randn(2, 16, 6, 5)
-    qkv = attention.qkv(attention.norm(x)).flatten(2).unflatten(1, (3, 2, 8))
-    looked = attend(*qkv.unbind(1)).unflatten(2, (6, 5))
-    torch.testing.assert_close(attention(x), x + attention.out(looked), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("norm", ["group", "channel"])
 @pytest.mark.parametrize("blocks", [(0, 1), (2, 0), (1, 3), 1])
-def test_every_level_has_its_own_number_of_blocks(norm, blocks):
-    config = UNetConfig(16, (1, 2), blocks, (False, True), 16, norm=norm)
+def test_every_level_has_its_own_number_of_blocks(blocks):
+    config = UNetConfig(16, (1, 2), blocks, (False, True), 16)
     counts = (blocks, blocks) if isinstance(blocks, int) else blocks
     assert config.blocks_of_levels == counts
     net = UNet(config, 4, 3, scalars=2)
@@ -155,7 +95,6 @@ def test_one_number_of_blocks_is_the_same_for_all_levels():
     ("change", "said"),
     [
         ({"blocks": (1, 1, 1)}, r"blocks for each of 2 levels, got \(1, 1, 1\)"),
-        ({"norm": "layer"}, "norm out of group, channel, got 'layer'"),
         ({"attention": (True,)}, "as many attention flags as multipliers, got 1 and 2"),
     ],
 )
