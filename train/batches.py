@@ -18,6 +18,9 @@ from train.photos import SAMPLE_STEP, SHOWN, PhotoBank, PhotoStream
 from train.presets import BridgePreset, Preset
 from train.processes import Processes
 
+FOCUS_STD = 1.1
+"""Standard deviation of log sigma_eff of the times that are normal and not even."""
+
 AREA = (0.01, 0.75)
 """Smallest and largest hole of a training mask, as a share of its window."""
 
@@ -185,11 +188,12 @@ def draw_times(
 ) -> Tensor:
     """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1.
 
-    They are even in log sigma_eff of the mean tau over the hole if the preset names levels, else
-    in t.
+    If the preset names levels, they are even in log sigma_eff of the mean tau over the hole, but
+    for a share ``focus`` that is log-normal around sigma_data (as in EDM): there details are
+    decided, and small networks learn those levels slowest. Else they are even in t.
 
     Args:
-        preset: levels, and the share at the start.
+        preset: levels, focus, and the share at the start.
         tau: (B, 1, H, W) tau maps.
         mask: (B, 1, H, W) float, 1 = missing.
         stochastic: (B,) bool, whether the bridge carries noise.
@@ -199,9 +203,13 @@ def draw_times(
     start = to_device(draws.rand() < preset.from_start, mask.device).view(-1, 1, 1, 1)
     if preset.levels is not None:
         low, high = preset.levels
-        schedule = preset.model.schedule
+        schedule, sigma_data = preset.model.schedule, preset.model.sigma_data
         total_var = schedule.total_var * stochastic.view(-1, 1, 1, 1)
         sigma = low * (high / low) ** even
+        # The normal part is spread over the batch as evenly as the other.
+        normal = sigma_data * torch.exp(FOCUS_STD * torch.special.ndtri(even.clamp(max=0.999)))
+        chosen = to_device(draws.rand() < preset.focus, mask.device).view(-1, 1, 1, 1)
+        sigma = torch.where(chosen, normal.clamp(low, high), sigma)
         s = clock_at_level(sigma, total_var, preset.model.hole_noise)
         mean = (tau * mask).sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True)
         even = schedule.inverse_clock(s, mean.clamp(0, 1))

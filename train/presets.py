@@ -124,6 +124,7 @@ class BridgePreset(Preset):
         tau_range: (tau_min, tau_max) of the other samples; None draws a range for each.
         levels: (least, largest) sigma_eff of the training times, which are even in its logarithm;
             None for times that are even in t.
+        focus: share of times whose sigma_eff is log-normal around ``model.sigma_data`` instead.
         from_start: share of samples at t = 1 exactly, where every run takes its first step.
         draws: samples of a batch that share a photo and its mask, at different times and noises;
             ``batch``, and with ``large_every`` a quarter of it, must be a multiple of it.
@@ -137,6 +138,7 @@ class BridgePreset(Preset):
     smooth_tau: float = 0.2
     tau_range: tuple[float, float] | None = None
     levels: tuple[float, float] | None = (0.015, 100.0)
+    focus: float = 0.0
     from_start: float = 0.05
     draws: int = 1
     checkpointing: bool = False
@@ -324,7 +326,8 @@ BRIDGE_PRESETS = {
         model=BridgeConfig(
             unet=_LEAN, conditions=("mask", "position"), resolution=128, window="head"
         ),
-        levels=(0.015, 60.0),
+        levels=(0.03, 60.0),
+        focus=0.6,
         batch=16,
         steps=1_000_000,
         lr=8e-4,
@@ -342,7 +345,8 @@ BRIDGE_PRESETS = {
             sigma_data=0.3,
             finish="patches",
         ),
-        levels=(0.015, 100.0),
+        levels=(0.03, 100.0),
+        focus=0.6,
         steps=1_000_000,
         lr=8e-4,
         warmup=200,
