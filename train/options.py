@@ -42,7 +42,7 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--masks", default="center,half,wide,narrow", help="kinds, or NAME=FOLDER; comma-separated")
     add("--invert-masks", action="store_true", help="white is what is known in folders of masks")
     add("--crops", type=int, default=1, help="crops per photo; as suits the weights if not given")
-    add("--size", type=int, default=256, help="side of a crop in pixels; that of the weights if not given")
+    add("--size", type=int, default=256, help="side of a crop in pixels; as above")
     add("--limit", type=int, help="use only the first so many photos")
     add("--batch", type=int, default=8, help="crops per batch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
