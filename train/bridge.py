@@ -26,6 +26,7 @@ from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from train.batches import Batches, draw_tau, draw_times
 from train.draws import Draws, to_device
+from train.muon import Muon, is_matrix
 from train.options import guarded
 from train.photos import SAMPLE_STEP
 from train.precision import autocast, compiles, precision
@@ -109,13 +110,17 @@ class BridgeTrainer:
             self.processes.sharded(spread, _blocks(spread))
             self.loss = self.processes.sharded(Method(self.model, "loss"), _blocks(self.model))
         self.modules: dict[str, nn.Module] = {"model": self.model, "ema": self.ema}
+        # Sharded weights are no whole matrices.
+        matrices = [p for p in self.model.parameters() if is_matrix(p)]
+        matrices = matrices if preset.muon and not args.shard else []
+        taken = set(map(id, matrices))
+        others = [p for p in self.model.parameters() if id(p) not in taken]
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "model": torch.optim.AdamW(
-                self.model.parameters(),
-                weight_decay=preset.weight_decay,
-                fused=True,
-            )
+            "model": torch.optim.AdamW(others, weight_decay=preset.weight_decay, fused=True)
         }
+        if matrices:
+            scaled = {"params": matrices, "lr_scale": preset.muon / preset.lr}
+            self.optimizers["matrices"] = Muon([scaled], weight_decay=preset.weight_decay)
         if not args.shard and compiles(preset, self.device, self.processes.main):
             # One program for each of the two batch shapes: code for any shape is slower.
             self.model.unet.compile(dynamic=False)
@@ -133,8 +138,8 @@ class BridgeTrainer:
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Draw the batch of this step, learn from it, one part after the other."""
-        optimizer = self.optimizers["model"]
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for part in range(self.parts):
             batch = self.prepare(step, part)
@@ -144,7 +149,8 @@ class BridgeTrainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() / self.parts
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
-        optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         self.ema.update_parameters(self.model)
         return sums | {"norm": whole(norm)}
 

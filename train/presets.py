@@ -117,7 +117,9 @@ class BridgePreset(Preset):
 
     Attributes:
         model: the bridge's configuration.
-        weight_decay: of AdamW.
+        weight_decay: of both optimisers.
+        muon: learning rate of Muon for the weights of layers, see :mod:`train.muon`; 0 leaves them
+            to AdamW, which takes all others.
         synchronous: share of samples with tau = 0.5 everywhere (I2SB).
         smooth_tau: share of samples whose tau map is a smooth random field instead of following
             the gradient; it covers inward and painted maps.
@@ -134,6 +136,7 @@ class BridgePreset(Preset):
 
     model: BridgeConfig = field(default_factory=BridgeConfig)
     weight_decay: float = 0.01
+    muon: float = 0.0
     synchronous: float = 0.15
     smooth_tau: float = 0.2
     tau_range: tuple[float, float] | None = None
@@ -331,6 +334,7 @@ BRIDGE_PRESETS = {
         batch=16,
         steps=1_000_000,
         lr=8e-4,
+        muon=0.03,
         warmup=200,
         lr_end=1.0,
         ema=0.999,
@@ -349,6 +353,7 @@ BRIDGE_PRESETS = {
         focus=0.6,
         steps=1_000_000,
         lr=8e-4,
+        muon=0.03,
         warmup=200,
         lr_end=1.0,
         ema=0.999,
