@@ -26,7 +26,7 @@ from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from train.batches import Batches, draw_tau, draw_times
 from train.draws import Draws, to_device
-from train.muon import Muon, is_matrix
+from train.muon import Muon, split
 from train.options import guarded
 from train.photos import SAMPLE_STEP
 from train.precision import autocast, compiles, precision
@@ -111,10 +111,9 @@ class BridgeTrainer:
             self.loss = self.processes.sharded(Method(self.model, "loss"), _blocks(self.model))
         self.modules: dict[str, nn.Module] = {"model": self.model, "ema": self.ema}
         # Sharded weights are no whole matrices.
-        matrices = [p for p in self.model.parameters() if is_matrix(p)]
-        matrices = matrices if preset.muon and not args.shard else []
-        taken = set(map(id, matrices))
-        others = [p for p in self.model.parameters() if id(p) not in taken]
+        matrices, others = split(self.model.parameters())
+        if not preset.muon or args.shard:
+            matrices, others = [], list(self.model.parameters())
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "model": torch.optim.AdamW(others, weight_decay=preset.weight_decay, fused=True)
         }

@@ -20,6 +20,7 @@ from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator, UNetConfig
 from train.batches import Batches
+from train.muon import Muon, split
 from train.options import guarded
 from train.precision import autocast, compiles
 from train.presets import GRADIENT_PRESETS, GradientPreset
@@ -56,8 +57,11 @@ class GradientTrainer:
             "discriminator": self.discriminator,
         }
         # EdgeConnect's Adam, without first-moment momentum as is usual against a discriminator.
+        matrices, others = split(self.model.parameters())
+        if not preset.muon:
+            matrices, others = [], list(self.model.parameters())
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "model": torch.optim.Adam(self.model.parameters(), betas=(0.0, 0.9)),
+            "model": torch.optim.Adam(others, betas=(0.0, 0.9)),
             "discriminator": torch.optim.Adam(
                 [
                     {
@@ -70,6 +74,9 @@ class GradientTrainer:
         }
         if isinstance(preset.model.generator, UNetConfig) and compiles(preset, self.device):
             self.model.generator.compile(dynamic=False)
+        if matrices:
+            scaled = {"params": matrices, "lr_scale": preset.muon / preset.lr}
+            self.optimizers["matrices"] = Muon([scaled])
         # As they learn, together with the other processes, and in this order.
         self.joined = {
             "discriminator": self.processes.joined(self.discriminator),
@@ -84,8 +91,11 @@ class GradientTrainer:
         sums: dict[str, Tensor] = {}
         maps = None
         for name, joined in self.joined.items():
-            optimizer = self.optimizers[name]
-            optimizer.zero_grad(set_to_none=True)
+            optimizers = [self.optimizers[name]]
+            if name == "model" and "matrices" in self.optimizers:
+                optimizers.append(self.optimizers["matrices"])
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             # The generator learns through the discriminator, which does not learn from that.
             self.discriminator.requires_grad_(name == "discriminator")
             for part in range(self.parts):
@@ -99,7 +109,8 @@ class GradientTrainer:
                 for term, value in terms.items():
                     sums[term] = sums.get(term, 0) + value.detach() / self.parts
             torch.nn.utils.clip_grad_norm_(self.modules[name].parameters(), self.preset.clip)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
         self.ema.update_parameters(self.model)
         return sums
 

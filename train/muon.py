@@ -7,6 +7,7 @@ do slowly. This one takes the weights of convolutions too, in their own precisio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,17 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= LEAST
 
 
+def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Those parameters that :class:`Muon` takes, and the others."""
+    every = list(parameters)
+    return [p for p in every if is_matrix(p)], [p for p in every if not is_matrix(p)]
+
+
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, each update orthogonalised as a matrix (output, all inputs).
 
     Args:
-        parameters: that :func:`is_matrix` accepts.
+        parameters: that :func:`is_matrix` accepts, or groups of them.
         lr: step of every singular direction, for matrices at least as wide as high.
         momentum: of the running sum of gradients.
         weight_decay: decoupled, multiplied by ``lr``.
@@ -55,7 +62,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float = 0.03,
         momentum: float = 0.9,
         weight_decay: float = 0.0,

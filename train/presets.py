@@ -41,6 +41,8 @@ class Preset:
             which costs the same and shows what lies further away; 0 for never.
         steps: length of the training.
         lr: peak learning rate.
+        muon: learning rate of Muon for the weights of the trained network's layers, see
+            :mod:`train.muon`; 0 leaves them to Adam, which takes all others.
         warmup: steps of linear warm-up; the rate then falls along a cosine to ``lr_end * lr``.
         lr_end: see ``warmup``.
         ema: decay of the weight average, itself warmed up.
@@ -63,6 +65,7 @@ class Preset:
     large_every: int = 0
     steps: int = 20_000
     lr: float = 2e-4
+    muon: float = 0.0
     warmup: int = 500
     lr_end: float = 0.02
     ema: float = 0.999
@@ -118,8 +121,6 @@ class BridgePreset(Preset):
     Attributes:
         model: the bridge's configuration.
         weight_decay: of both optimisers.
-        muon: learning rate of Muon for the weights of layers, see :mod:`train.muon`; 0 leaves them
-            to AdamW, which takes all others.
         synchronous: share of samples with tau = 0.5 everywhere (I2SB).
         smooth_tau: share of samples whose tau map is a smooth random field instead of following
             the gradient; it covers inward and painted maps.
@@ -136,7 +137,6 @@ class BridgePreset(Preset):
 
     model: BridgeConfig = field(default_factory=BridgeConfig)
     weight_decay: float = 0.01
-    muon: float = 0.0
     synchronous: float = 0.15
     smooth_tau: float = 0.2
     tau_range: tuple[float, float] | None = None
@@ -291,6 +291,7 @@ GRADIENT_PRESETS = {
         batch=16,
         steps=12_000,
         lr=5e-4,
+        muon=0.02,
         warmup=100,
         ema=0.998,
     ),
