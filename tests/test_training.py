@@ -19,7 +19,7 @@ from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks import UNetConfig
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.augment import augmented
-from train.batches import MaskBank, draw_tau, draw_times
+from train.batches import FOCUS_STD, MaskBank, draw_tau, draw_times
 from train.draws import Draws
 from train.lines import read_lines
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
@@ -419,7 +419,8 @@ def test_times_without_levels_cover_the_bridge_evenly_with_some_at_the_start():
 @pytest.mark.parametrize("stochastic", [True, False])
 @pytest.mark.parametrize("tau", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("name", ["shipped", "portraits"])
-def test_levels_of_training_times_are_even_in_their_logarithm(name, tau, stochastic):
+def test_levels_of_training_times_follow_the_preset(name, tau, stochastic):
+    """Even in their logarithm, but for a share that is log-normal around sigma_data."""
     preset = BRIDGE_PRESETS[name]
     t = torch.cat([times(preset, i, tau, stochastic) for i in range(50)]).flatten().double()
     share = (t == 1).double().mean()
@@ -429,8 +430,11 @@ def test_levels_of_training_times_are_even_in_their_logarithm(name, tau, stochas
     total_var = schedule.total_var * stochastic
     sigma = (total_var * s * (1 - s) + (s * preset.model.hole_noise) ** 2).sqrt() / (1 - s)
     low, high = (np.log(level) for level in preset.levels)
-    place = ((sigma.log() - low) / (high - low)).sort().values
-    assert (place - torch.linspace(0, 1, len(place)).double()).abs().max() < 0.03
+    log = sigma.log().sort().values
+    normal = torch.special.ndtr((log - np.log(preset.model.sigma_data)) / FOCUS_STD)
+    share = (1 - preset.focus) * (log - low) / (high - low) + preset.focus * normal
+    # The normal share is cut at both ends, where less than 0.01 of it lies.
+    assert (share - torch.linspace(0, 1, len(log)).double()).abs().max() < 0.04
 
 
 def test_every_batch_has_all_levels():
