@@ -324,7 +324,7 @@ BRIDGE_PRESETS = {
         draws=2,
         large_every=4,
     ),
-    # Trained for as long as a processor is free; its rate therefore does not fall.
+    # As many steps as the time allows (--steps); a later run goes on from the weights (--init).
     "portraits": BridgePreset(
         **_PORTRAITS,
         model=BridgeConfig(
@@ -333,11 +333,10 @@ BRIDGE_PRESETS = {
         levels=(0.03, 60.0),
         focus=0.6,
         batch=16,
-        steps=1_000_000,
+        steps=20_000,
         lr=8e-4,
-        muon=0.03,
-        warmup=200,
-        lr_end=1.0,
+        muon=0.012,
+        warmup=100,
         ema=0.999,
     ),
     # From the smooth fill: it holds most of what few photographs can teach about a large hole.
@@ -352,11 +351,10 @@ BRIDGE_PRESETS = {
         ),
         levels=(0.03, 100.0),
         focus=0.6,
-        steps=1_000_000,
+        steps=20_000,
         lr=8e-4,
-        muon=0.03,
-        warmup=200,
-        lr_end=1.0,
+        muon=0.012,
+        warmup=100,
         ema=0.999,
     ),
     **_matched(_MATCHED),
