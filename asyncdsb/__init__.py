@@ -3,7 +3,7 @@
 >>> from asyncdsb import AsyncDSBPipeline
 >>> pipe = AsyncDSBPipeline.from_pretrained()
 >>> pipe.samplers
-('posterior', 'implicit', 'multistep', 'ode')
+('posterior', 'ode')
 
 Start at :class:`asyncdsb.pipeline.AsyncDSBPipeline`. The parts are usable on their own:
 :mod:`asyncdsb.schedule` (schedules, clocks and tau maps), :mod:`asyncdsb.bridge` (marginal, target

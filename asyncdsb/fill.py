@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.membrane import harmonic_fill, pyramid_fill
@@ -50,37 +49,6 @@ def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:
         "patches": patch_fill,
     }
     return fills[kind](known, hole)
-
-
-def hole_depth(mask: Tensor, limit: int) -> Tensor:
-    """Chessboard distance of every hole pixel to the nearest known one.
-
-    Args:
-        mask: (B, 1, H, W) float, 1 = missing.
-        limit: largest depth told apart, in pixels.
-
-    Returns:
-        (B, 1, H, W) float: 0 for known pixels, 1 to ``limit`` in the hole. What lies beyond the
-        picture's edge counts as missing.
-    """
-    if mask.device.type != "cpu":
-        return _depth_by_erosion(mask, limit)
-    found = []
-    for one in mask.detach()[:, 0].numpy():
-        hole = (one > 0.5).astype(np.uint8)
-        # Without a known pixel the distance has no meaning to OpenCV.
-        deep = np.full(hole.shape, float(limit), np.float32)
-        found.append(deep if hole.all() else cv2.distanceTransform(hole, cv2.DIST_C, 3))
-    return torch.from_numpy(np.stack(found))[:, None].clamp(max=limit).to(mask)
-
-
-def _depth_by_erosion(mask: Tensor, limit: int) -> Tensor:
-    """The same by tensor operations, for devices from which a copy to the host would cost more."""
-    depth, inside = mask, mask
-    for _ in range(limit - 1):
-        inside = -F.max_pool2d(-inside, 3, stride=1, padding=1)
-        depth = depth + inside
-    return depth
 
 
 def telea_fill(image: Tensor, hole: Tensor) -> Tensor:

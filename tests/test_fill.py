@@ -1,14 +1,7 @@
-import cv2
 import pytest
 import torch
 
-from asyncdsb.fill import (
-    _depth_by_erosion,
-    fill_hole,
-    harmonic_fill,
-    hole_depth,
-    pyramid_fill,
-)
+from asyncdsb.fill import fill_hole, harmonic_fill, pyramid_fill
 
 
 @pytest.fixture
@@ -93,24 +86,3 @@ def test_harmonic_meets_the_border_without_a_step(mask):
     slope = x[0, 1] - x[0, 0]
     assert abs(steps["harmonic"] - slope) < 0.05 * slope
     assert abs(steps["pyramid"] - slope) > 0.2 * slope
-
-
-def test_depth_is_the_chessboard_distance_up_to_its_limit(mask):
-    reference = cv2.distanceTransform(mask[0, 0].byte().numpy(), cv2.DIST_C, 3)
-    for limit in (3, 40):
-        expected = torch.from_numpy(reference).clamp(max=limit)
-        torch.testing.assert_close(hole_depth(mask, limit)[0, 0], expected)
-
-
-def test_depth_does_not_start_at_the_edge_of_the_picture():
-    mask = torch.zeros(1, 1, 6, 9)
-    mask[..., 4:] = 1
-    assert hole_depth(mask, 40)[0, 0, 0].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5]
-
-
-def test_depth_is_the_same_on_every_device():
-    masks = (torch.rand(4, 1, 50, 40, generator=torch.Generator().manual_seed(0)) > 0.05).float()
-    masks[3] = 1
-    masks[2] = 0
-    for limit in (1, 3, 40):
-        assert torch.equal(hole_depth(masks, limit), _depth_by_erosion(masks, limit))
