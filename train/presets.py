@@ -259,6 +259,7 @@ _DEBUG: dict[str, Any] = dict(
     batch=4,
     large_every=2,
     steps=4,
+    muon=0.01,
     warmup=2,
     precision="fp32",
     compile=False,
