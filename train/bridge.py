@@ -118,7 +118,7 @@ class BridgeTrainer:
             "model": torch.optim.AdamW(others, weight_decay=preset.weight_decay, fused=True)
         }
         if matrices:
-            scaled = {"params": matrices, "lr_scale": preset.muon / preset.lr}
+            scaled = {"params": matrices, "lr_scale": preset.muon}
             self.optimizers["matrices"] = Muon([scaled], weight_decay=preset.weight_decay)
         if not args.shard and compiles(preset, self.device, self.processes.main):
             # One program for each of the two batch shapes: code for any shape is slower.

@@ -75,7 +75,7 @@ class GradientTrainer:
         if isinstance(preset.model.generator, UNetConfig) and compiles(preset, self.device):
             self.model.generator.compile(dynamic=False)
         if matrices:
-            scaled = {"params": matrices, "lr_scale": preset.muon / preset.lr}
+            scaled = {"params": matrices, "lr_scale": preset.muon}
             self.optimizers["matrices"] = Muon([scaled])
         # As they learn, together with the other processes, and in this order.
         self.joined = {

@@ -41,8 +41,8 @@ class Preset:
             which costs the same and shows what lies further away; 0 for never.
         steps: length of the training.
         lr: peak learning rate.
-        muon: learning rate of Muon for the weights of the trained network's layers, see
-            :mod:`train.muon`; 0 leaves them to Adam, which takes all others.
+        muon: learning rate of Muon as a multiple of ``lr``, for the weights of the trained
+            network's layers, see :mod:`train.muon`; 0 leaves them to Adam, which takes all others.
         warmup: steps of linear warm-up; the rate then falls along a cosine to ``lr_end * lr``.
         lr_end: see ``warmup``.
         ema: decay of the weight average, itself warmed up.
@@ -259,7 +259,7 @@ _DEBUG: dict[str, Any] = dict(
     batch=4,
     large_every=2,
     steps=4,
-    muon=0.01,
+    muon=10.0,
     warmup=2,
     precision="fp32",
     compile=False,
@@ -292,7 +292,7 @@ GRADIENT_PRESETS = {
         batch=16,
         steps=12_000,
         lr=5e-4,
-        muon=0.02,
+        muon=40.0,
         warmup=100,
         ema=0.998,
     ),
@@ -336,7 +336,7 @@ BRIDGE_PRESETS = {
         batch=16,
         steps=20_000,
         lr=8e-4,
-        muon=0.012,
+        muon=15.0,
         warmup=100,
         ema=0.999,
     ),
@@ -354,7 +354,7 @@ BRIDGE_PRESETS = {
         focus=0.6,
         steps=20_000,
         lr=8e-4,
-        muon=0.012,
+        muon=15.0,
         warmup=100,
         ema=0.999,
     ),
