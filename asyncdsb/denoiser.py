@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -168,13 +169,13 @@ class Score:
     def __init__(self, config: BridgeConfig):
         self.config = config
 
-    channels = 3
-    """Channels that the network sees of the state."""
+    channels: ClassVar[dict[str, int]] = {"x_t": 3}
+    """What the network sees of the state, and how many channels it takes."""
 
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> tuple[list[Tensor], Tensor]:
-        """What the network sees of the state: (B, channels, H, W) in parts, and (B, 2) scalars."""
+        """What the network sees of the state, (B, C, H, W) in parts, and (B, 2) scalars."""
         scalars = torch.cat([t.expand(len(x_t), 1, 1, 1), context.stochastic], dim=1).flatten(1)
         return [x_t], scalars.to(x_t.dtype)
 
@@ -201,8 +202,8 @@ class Edm:
     def __init__(self, config: BridgeConfig):
         self.config = config
 
-    channels = 4
-    """Channels that the network sees of the state."""
+    channels: ClassVar[dict[str, int]] = {"d": 3, "level": 1}
+    """What the network sees of the state, and how many channels it takes."""
 
     def variances(
         self, s: Tensor, stochastic: Tensor | float, total_var: float
@@ -269,8 +270,13 @@ class BridgeDenoiser(nn.Module):
         super().__init__()
         self.config = config
         self.form = FORMS[config.parametrisation](config)
-        channels = self.form.channels + sum(CONDITIONS[name] for name in config.conditions)
-        self.unet = config.unet.build(channels, 3, scalars=2)
+        self.unet = config.unet.build(len(self.channels), 3, scalars=2)
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the network's input channels, in their order."""
+        sizes = self.form.channels | {name: CONDITIONS[name] for name in self.config.conditions}
+        return [f"{name}/{index}" for name, size in sizes.items() for index in range(size)]
 
     def context(
         self, image: Tensor, mask: Tensor, gradient: Tensor, stochastic: Tensor, noise: Tensor

@@ -262,6 +262,34 @@ def test_an_added_condition_changes_nothing_at_first():
     torch.testing.assert_close(found[0], found[1])
 
 
+def test_a_denoiser_is_adapted_to_another_configuration():
+    """Channels keep their weights by name; what is new is not seen before it is trained."""
+    unet = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
+    before = BridgeConfig(unet=unet, conditions=("position", "mask"))
+    model = BridgeDenoiser(before).eval()
+    torch.nn.init.normal_(model.unet.head.weight, std=0.1)
+    torch.nn.init.normal_(model.unet.gain.weight, std=0.1)
+    with torch.no_grad():  # What it says then does not depend on where a pixel lies.
+        for name in ("stem", "head"):
+            weight = getattr(model.unet, name).weight
+            weight[:, weight.shape[1] - 28 + 16 : weight.shape[1] - 28 + 24] = 0
+    after = dataclasses.replace(before, conditions=("mask", "fill"), resolution=64)
+    adapted = train.bridge.adapted(model, after)
+    assert adapted.config == after and not adapted.training
+    assert train.bridge.adapted(model, before) is model
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[..., 8:20, 8:20] = 1
+    t, s = torch.full((2, 1, 1, 1), 0.6), torch.full((2, 1, 32, 32), 0.4)
+    found = []
+    with torch.no_grad():
+        for one in (model, adapted):
+            noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+            context = one.context(image, mask, mask * 0.1, torch.ones(2).bool(), noise)
+            found.append(one.x0_hat(context.x1, t, s, context, 0.25))
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_augmentation_keeps_the_range_and_turns_each_crop_alone():
     ramp = (
         torch.linspace(-1, 1, 32).expand(64, 3, 32, 32)

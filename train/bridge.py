@@ -19,6 +19,7 @@ from asyncdsb.checkpoint import config_from_dict, file_sha256, load_weights, sav
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
 from asyncdsb.gradient import image_gradient
 from asyncdsb.images import to_pil, write_atomic
+from asyncdsb.networks import UNet
 from asyncdsb.networks.adm import ADMUNet, Stage
 from asyncdsb.networks.layers import ResBlock, SelfAttention
 from asyncdsb.pipeline import AsyncDSBPipeline
@@ -79,13 +80,17 @@ class BridgeTrainer:
         if args.init:
             self.model = load_weights(args.init, "bridge")[0].train()
             self.weights["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
-            added = [c for c in preset.model.conditions if c not in self.model.config.conditions]
-            self.model = with_conditions(self.model, added)
-            if self.model.config.unet != preset.model.unet and self.processes.main:
-                print(
-                    f"training the network of {args.init}, {self.model.config.unet}, "
-                    f"instead of the preset's, {preset.model.unet}"
-                )
+            if self.model.config.unet == preset.model.unet:
+                self.model = adapted(self.model, preset.model)
+            else:
+                conditions = self.model.config.conditions
+                added = [c for c in preset.model.conditions if c not in conditions]
+                self.model = with_conditions(self.model, added)
+                if self.processes.main:
+                    print(
+                        f"training the network of {args.init}, {self.model.config.unet}, "
+                        f"instead of the preset's, {preset.model.unet}"
+                    )
         else:
             self.model = BridgeDenoiser(started_with(args.out) or preset.model)
         # Weights that are spread must lie in memory as they are counted.
@@ -256,6 +261,50 @@ def _blocks(model: BridgeDenoiser) -> list[nn.Module]:
     return [part for part in model.unet.modules() if isinstance(part, kinds)]
 
 
+def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
+    """A denoiser of another configuration with the same network, started from trained weights.
+
+    Channels of the input keep their weights by name. Those that the model did not see change
+    nothing before they are trained.
+
+    Args:
+        model: a trained denoiser.
+        config: with the same ``unet``.
+
+    Returns:
+        The model itself if nothing differs, else a new one.
+    """
+    if model.config == config:
+        return model
+    fresh = BridgeDenoiser(config).train(model.training)
+    if not isinstance(fresh.unet, UNet) or fresh.channels == model.channels:
+        fresh.load_state_dict(model.state_dict())
+        return fresh
+    area = fresh.unet.config.patch**2
+    pairs = [
+        (area * new + pixel, area * model.channels.index(name) + pixel)
+        for new, name in enumerate(fresh.channels)
+        if name in model.channels
+        for pixel in range(area)
+    ]
+    to, source = (torch.tensor(places) for places in zip(*pairs, strict=True))
+    features = fresh.unet.norm.num_channels
+    state = dict(model.state_dict())
+    for name, first, axis in (
+        ("stem.weight", 0, 1),
+        ("gain.weight", 0, 0),
+        ("gain.bias", 0, 0),
+        ("head.weight", features, 1),
+    ):
+        old, new = state[f"unet.{name}"], torch.zeros_like(fresh.unet.state_dict()[name])
+        kept = torch.arange(first)
+        new.index_copy_(axis, kept, old.index_select(axis, kept))
+        new.index_copy_(axis, first + to, old.index_select(axis, first + source))
+        state[f"unet.{name}"] = new
+    fresh.load_state_dict(state)
+    return fresh
+
+
 def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:
     """A denoiser that also sees other conditions, which change nothing before it is trained.
 
@@ -303,7 +352,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     options.add_argument(
         "--init",
-        help="weights folder of a bridge to start from and to train, whatever the preset's network",
+        help="weights folder of a bridge to start from; where its network is not the preset's, its "
+        "own is trained",
     )
     options.add_argument(
         "--shard",
