@@ -44,6 +44,14 @@ Not for restoring evidence, and not where an invented texture could mislead some
 """
 
 
+INTENDED_FOR_PORTRAITS = """## Intended use
+
+Trying out the method, its sliders and its page, also on a computer without a GPU; a starting point
+for training. **A restored face is an invention, not the person.** Do not use it to identify anybody,
+as evidence, or to show somebody as they never looked.
+"""
+
+
 def model_card(pipe: AsyncDSBPipeline, licence: str | None = None) -> str:
     """Write the card of a pipeline from what it knows of itself.
 
@@ -55,7 +63,8 @@ def model_card(pipe: AsyncDSBPipeline, licence: str | None = None) -> str:
     Returns:
         Markdown with the front matter that the Hub reads.
     """
-    parts = ["# Model card\n", _networks(pipe), USE, INTENDED]
+    intended = INTENDED_FOR_PORTRAITS if pipe.config.window == "head" else INTENDED
+    parts = ["# Model card\n", _networks(pipe), USE, intended]
     if any(pipe.training.values()):
         parts += ["## Training\n", _training(pipe)]
     front = FRONT_MATTER
@@ -89,10 +98,11 @@ def _networks(pipe: AsyncDSBPipeline) -> str:
         name: sum(p.numel() for p in network.parameters()) / 1e6
         for name, network in (("gradient", pipe.completion), ("bridge", pipe.denoiser))
     }
+    what = "upright heads in squares" if pipe.config.window == "head" else "holes in pictures"
     return (
         f"Two networks: `gradient.*` completes the gradient map of the hole "
         f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
-        f"bridge ({sizes['bridge']:.2f}M), for holes in pictures of about "
+        f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
         f"{pipe.config.resolution} x {pipe.config.resolution} pixels. Safetensors, "
         "each with a JSON description: configuration, schema version, checksum, facts of its "
         f"training. Samplers it was trained for: {', '.join(pipe.samplers)}. By default the "
