@@ -47,7 +47,7 @@ Not for restoring evidence, and not where an invented texture could mislead some
 INTENDED_FOR_PORTRAITS = """## Intended use
 
 Trying out the method, its sliders and its page, also on a computer without a GPU; a starting point
-for training. **A restored face is an invention, not the person.** Do not use it to identify anybody,
+for training. **A restored face is an invention, not the person.** Do not use it to identify people,
 as evidence, or to show somebody as they never looked.
 """
 
