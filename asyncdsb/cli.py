@@ -35,7 +35,7 @@ FINISHES = ("none", "patches")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
 MAX_PIXELS = 64_000_000
 SETTINGS = (
-    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "finish", "seed", "tiles",
+    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "finish", "seed", "tiles", "box",
 )  # fmt: skip
 
 
@@ -148,6 +148,13 @@ def _parser() -> argparse.ArgumentParser:
         "(8): more keep more detail of a large photo, and take as much longer",
     )
     options.add_argument(
+        "--box",
+        type=_box,
+        metavar="LEFT,TOP,SIDE",
+        help="with weights for portraits, the square around the head, in pixels of the photo "
+        "(looked for)",
+    )
+    options.add_argument(
         "--settings",
         type=Path,
         metavar="FILE",
@@ -202,6 +209,14 @@ def _at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return value
+
+
+def _box(text: str) -> tuple[int, int, int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected LEFT,TOP,SIDE in pixels, got {text!r}")
+    left, top, side = map(int, parts)
+    return left, top, side
 
 
 def _seed(text: str) -> int:
@@ -383,5 +398,5 @@ def _restore(
         frames = [*frames, frame] if keep_frames else [frame]
         bar.total = frame.steps
         bar.update(frame.step - bar.n)
-    chosen = pipe.record(Settings(**settings))
+    chosen = pipe.record(Settings(**settings), frame.job.box)
     return Result(frame.image, frame.gradient, frame.tau, frames if keep_frames else [], chosen)

@@ -25,6 +25,7 @@ from asyncdsb.gradient import (
     image_gradient,
     known_gradient,
 )
+from asyncdsb.heads import Box, check_box, head_box, largest_square
 from asyncdsb.images import (
     check_pair,
     check_rgb,
@@ -47,7 +48,7 @@ from asyncdsb.restoration import (
 from asyncdsb.samplers import SamplerState, sample, time_grid
 from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 from asyncdsb.tiles import Tiles
-from asyncdsb.window import Window, resize
+from asyncdsb.window import Window, fill_smoothly, resize
 
 _HERE = Path(__file__).resolve().parent
 _INSTALLED, _CHECKOUT = _HERE / "weights", _HERE.parent / "assets" / "weights"
@@ -240,7 +241,7 @@ class AsyncDSBPipeline:
             gradient=last.gradient,
             tau=last.tau,
             trajectory=frames if trajectory else [],
-            settings=self.record(Settings(**settings)),
+            settings=self.record(Settings(**settings), last.job.box),
         )
 
     def resolved(self, chosen: Settings) -> Settings:
@@ -248,12 +249,18 @@ class AsyncDSBPipeline:
         left = [name for name in LEFT_TO_WEIGHTS if getattr(chosen, name) is None]
         return dataclasses.replace(chosen, **{name: getattr(self.config, name) for name in left})
 
-    def record(self, chosen: Settings) -> dict:
+    def record(self, chosen: Settings, box: Box | None = None) -> dict:
         """What gives a picture again with these weights, JSON-serialisable.
 
         The settings as :meth:`resolved`, and the precision where it is not float32.
+
+        Args:
+            chosen: settings of the run.
+            box: ``frame.job.box`` of any of its frames, where the run itself chose it.
         """
         other = {} if self.precision == "fp32" else {"precision": self.precision}
+        if box is not None:
+            chosen = dataclasses.replace(chosen, box=box)
         return self.resolved(chosen).as_dict() | other
 
     def stream(self, image, mask, **settings) -> Iterator[Frame]:
@@ -267,7 +274,7 @@ class AsyncDSBPipeline:
         """
         chosen = Settings(**settings)
         chosen.check(self.samplers)
-        job = self._job(image, mask, chosen.tiles)
+        job = self._job(image, mask, chosen.tiles, chosen.box)
         if not isinstance(chosen.strategy, str):
             check_painted(chosen.strategy, job.hole.shape)
         return self._frames(job, chosen)
@@ -355,6 +362,8 @@ class AsyncDSBPipeline:
         chosen.check(self.samplers)
         if not isinstance(chosen.strategy, str):
             raise ValueError("expected a named strategy for a batch, got an array")
+        if chosen.box is not None:
+            raise ValueError(f"expected no box for a batch, got {chosen.box}")
         if len(seeds) != len(images):
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
         if any(side % self._stride for side in images.shape[2:]):
@@ -369,13 +378,16 @@ class AsyncDSBPipeline:
         return tau, self._run(images, masks, gradient, tau, seeds, chosen, chosen.grid)
 
     @torch.no_grad()
-    def predict_gradient(self, image, mask, tiles: int = Settings.tiles) -> np.ndarray:
+    def predict_gradient(
+        self, image, mask, tiles: int = Settings.tiles, box: Box | None = None
+    ) -> np.ndarray:
         """Complete the gradient map of a photo (step 1 alone).
 
         Args:
             image: see :meth:`__call__`.
             mask: likewise.
             tiles: see :class:`Settings`.
+            box: likewise.
 
         Returns:
             (H, W) float32 in [0, 1].
@@ -383,8 +395,24 @@ class AsyncDSBPipeline:
         Raises:
             ValueError: if the pair cannot be restored.
         """
-        Settings(tiles=tiles).check(("posterior",))
-        return self._complete(self._job(image, mask, tiles))
+        Settings(tiles=tiles, box=box).check(("posterior",))
+        return self._complete(self._job(image, mask, tiles, box))
+
+    def head_box(self, image, mask) -> Box | None:
+        """The box in which weights for portraits restore a photo unless they are given one.
+
+        Args:
+            image: see :meth:`__call__`.
+            mask: likewise.
+
+        Returns:
+            Left edge, top edge and side in photo pixels; None with other weights.
+
+        Raises:
+            ValueError: if the pair cannot be restored.
+        """
+        photo, hole = _pair(image, mask)
+        return head_box(photo, hole) if self.config.window == "head" else None
 
     @torch.no_grad()
     def tau_map(
@@ -395,6 +423,7 @@ class AsyncDSBPipeline:
         tau_max: float,
         strategy: str | np.ndarray = "gradient",
         tiles: int = Settings.tiles,
+        box: Box | None = None,
     ) -> np.ndarray:
         """Per-pixel peak time for a completed gradient map; runs no network.
 
@@ -405,6 +434,8 @@ class AsyncDSBPipeline:
             tau_max: see :class:`Settings`.
             strategy: see :class:`Settings`.
             tiles: see :class:`Settings`.
+            box: of :meth:`head_box`; without it, weights for portraits lay the map out as if no
+                head had been found.
 
         Returns:
             (H, W) float32 in [0, 1].
@@ -412,7 +443,7 @@ class AsyncDSBPipeline:
         Raises:
             ValueError: if sizes differ or the range or strategy is not valid.
         """
-        chosen = Settings(tau_min=tau_min, tau_max=tau_max, strategy=strategy, tiles=tiles)
+        chosen = Settings(tau_min, tau_max, strategy=strategy, tiles=tiles, box=box)
         chosen.check(("posterior",))
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         if not isinstance(strategy, str):
@@ -420,25 +451,29 @@ class AsyncDSBPipeline:
         if gradient.shape != hole.shape:
             raise ValueError(f"expected a gradient map of shape {hole.shape}, got {gradient.shape}")
         check_pair(gradient[..., None], hole)
-        windows = self._windows(hole, tiles)
+        windows = self._windows(hole, tiles, box)
         return self._tau(hole, windows, gradient, tau_min, tau_max, strategy)
 
-    def work(self, mask, tiles: int = Settings.tiles) -> int:
+    def work(self, mask, tiles: int = Settings.tiles, box: Box | None = None) -> int:
         """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo.
 
         Args:
             mask: (H, W), see :meth:`__call__`.
             tiles: see :class:`Settings`.
+            box: likewise.
         """
-        return sum(window.evaluated for window in self._windows(read_mask(mask), tiles))
+        return sum(window.evaluated for window in self._windows(read_mask(mask), tiles, box))
 
     @property
     def _stride(self) -> int:
         """Of what number both networks need sides to be multiples."""
         return math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
 
-    def _windows(self, hole: np.ndarray, tiles: int) -> tuple[Window, ...]:
+    def _windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
         """Windows over a hole; the last ones are kept, as one hole is asked about several times."""
+        if self.config.window == "head":
+            chosen = largest_square(hole) if box is None else box
+            return (Window.at(hole, chosen, self.config.resolution, self._stride),)
         key = (hole.shape, tiles, hashlib.blake2b(np.packbits(hole).tobytes()).digest())
         known, windows = self._chosen
         if key != known:
@@ -446,12 +481,21 @@ class AsyncDSBPipeline:
             self._chosen = key, windows
         return windows
 
-    def _job(self, image, mask, tiles: int) -> Job:
-        photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
-        check_rgb(photo)
-        hole = read_mask(mask)
-        check_pair(photo, hole)
-        windows = self._windows(hole, tiles)
+    def _job(self, image, mask, tiles: int, box: Box | None = None) -> Job:
+        photo, hole = _pair(image, mask)
+        rest: np.ndarray | None = None
+        if self.config.window == "head":
+            left, top, side = box = head_box(photo, hole) if box is None else box
+            check_box(box, hole)
+            outside = hole.copy()
+            outside[top : top + side, left : left + side] = False
+            rest = outside if outside.any() else None
+            # Nothing hidden may show beyond the window, nor in the gradients along its edge.
+            photo = photo.copy()
+            fill_smoothly(photo, hole)
+        elif box is not None:
+            raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
+        windows = self._windows(hole, tiles, box)
         images, masks = zip(*(window.cut(photo, hole) for window in windows), strict=True)
         return Job(
             photo,
@@ -459,6 +503,8 @@ class AsyncDSBPipeline:
             windows,
             tuple(image.to(self.device) for image in images),
             tuple(mask.to(self.device) for mask in masks),
+            rest,
+            box,
         )
 
     def _complete(self, job: Job) -> np.ndarray:
@@ -468,7 +514,7 @@ class AsyncDSBPipeline:
         distributed nearly alike at every scale.
         """
         photo, finest = job.photo, _finest(job.windows)
-        if not finest.native:
+        if finest.scale < 1:
             height, width = finest.photo_at_work_scale()
             photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
         whole = resize(torch.from_numpy(_gradient_of(photo))[None, None], finest.photo)[0, 0]
@@ -563,6 +609,15 @@ class AsyncDSBPipeline:
             generators=generators,
         )
         return _with_patches(states, mask) if self.resolved(chosen).finish == "patches" else states
+
+
+def _pair(image, mask) -> tuple[np.ndarray, np.ndarray]:
+    """A photo (H, W, 3) uint8 and its hole (H, W) bool, read and checked."""
+    photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
+    check_rgb(photo)
+    hole = read_mask(mask)
+    check_pair(photo, hole)
+    return photo, hole
 
 
 def _with_patches(states: Iterator[SamplerState], mask: Tensor) -> Iterator[SamplerState]:

@@ -16,7 +16,7 @@ from asyncdsb.images import to_pil
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES, check_tau_range
 from asyncdsb.tiles import TOGETHER
-from asyncdsb.window import Window
+from asyncdsb.window import Window, fill_smoothly
 
 PREVIEW = 512
 """Longest side in pixels of the frames of a trajectory."""
@@ -45,7 +45,11 @@ class Settings:
         seed: of all noise, 0 <= seed < 2**63.
         tiles: in how many fields of the networks a hole that does not fit into one may be
             restored, >= 1: overlapping ones over a large hole, separate ones over holes that lie
-            far apart. More keep more of a large photo's detail, and take as much longer.
+            far apart. More keep more of a large photo's detail, and take as much longer. Without
+            effect with weights for portraits, which work in one square.
+        box: with weights for portraits, the square around the head in which they work: left edge,
+            top edge and side in photo pixels, at least 32 wide. None for what
+            :func:`asyncdsb.heads.head_box` chooses. What is missing beyond it is filled smoothly.
     """
 
     tau_min: float = 0.2
@@ -58,6 +62,7 @@ class Settings:
     finish: str | None = None
     seed: int = 0
     tiles: int = 8
+    box: tuple[int, int, int] | None = None
 
     def check(self, samplers: Sequence[str]) -> None:
         """Raise ValueError, saying what was expected and what came, unless all is in range."""
@@ -83,19 +88,23 @@ class Settings:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"expected eta in [0, 1], got {self.eta}")
         if self.finish is not None and self.finish not in FINISHES:
-            raise ValueError(
-                f"expected a finish out of {', '.join(FINISHES)}, got {self.finish!r}"
-            )
+            raise ValueError(f"expected a finish out of {', '.join(FINISHES)}, got {self.finish!r}")
         if self.grid not in GRIDS:
             raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {self.grid!r}")
         if not _whole(self.seed) or not 0 <= self.seed < 2**63:
             raise ValueError(f"expected a whole seed with 0 <= seed < 2**63, got {self.seed!r}")
+        if self.box is not None and not _box(self.box):
+            raise ValueError(
+                f"expected three whole numbers for box (left, top, side), got {self.box!r}"
+            )
 
     def as_dict(self) -> dict:
         """JSON-serialisable form; a painted tau map is named, not copied."""
         painted = not isinstance(self.strategy, str)
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values |= {"strategy": "painted"} if painted else {}
+        # A list, as JSON has no other.
+        values |= {"box": None if self.box is None else [int(value) for value in self.box]}
         return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
 
 
@@ -141,6 +150,9 @@ class Frame:
         picture = self.job.photo.copy()
         for window, estimate in zip(self.job.windows, self.estimates, strict=True):
             window.paste(picture, self.job.hole, estimate, self.finish == "patches")
+        if self.job.rest is not None:
+            # Once more, because the border of what was restored is known by now.
+            fill_smoothly(picture, self.job.rest)
         return Image.fromarray(picture)
 
 
@@ -168,11 +180,13 @@ class Job:
     """A photo on its way: the windows over its hole, the networks' inputs, the preview.
 
     Attributes:
-        photo: (H, W, 3) uint8.
+        photo: (H, W, 3) uint8; with a smooth fill in its hole, if the window is that of a head.
         hole: (H, W) bool.
-        windows: of :func:`asyncdsb.regions.windows_over`.
+        windows: of :func:`asyncdsb.regions.windows_over`, or the one of a head.
         images: (1, 3, h, w) in [-1, 1] for each window, nothing but a smooth fill in its hole.
         masks: (1, 1, h, w) float for each window, 1 = missing.
+        rest: (H, W) bool, the part of the hole that lies beyond a head's window; None if none does.
+        box: (left, top, side) of a head's window; None for windows around holes.
     """
 
     photo: np.ndarray
@@ -180,6 +194,8 @@ class Job:
     windows: tuple[Window, ...]
     images: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
+    rest: np.ndarray | None = None
+    box: tuple[int, int, int] | None = None
 
     def batches(self) -> list[list[int]]:
         """Numbers of the windows that the networks can take together: of one size, not tiled."""
@@ -238,6 +254,10 @@ def check_painted(tau: np.ndarray, shape: tuple[int, int]) -> None:
 
 def _real(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _box(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_whole, value))
 
 
 def _whole(value: object) -> bool:

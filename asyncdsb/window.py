@@ -1,9 +1,14 @@
-"""Photos of any size: the window around the hole in which the networks work, and the way back.
+"""Photos of any size: the window in which the networks work, and the way back.
 
 A window is cut around the hole, and padded to a multiple of the networks' stride. Where it is
 larger than their field, it is covered by tiles (:mod:`asyncdsb.tiles`), and scaled down as far as
 it must: until no more tiles are needed than may be used, and until no part of the hole is further
 from what is known than a network can see. What comes back is enlarged and set into the hole alone.
+
+Weights that were trained on portraits work in a square around a head instead
+(:mod:`asyncdsb.heads`), which is scaled down or up to their resolution. What lies beyond it is
+filled smoothly.
+
 Nothing that the photo holds under the mask reaches the networks or the result.
 """
 
@@ -115,6 +120,27 @@ class Window:
         work = max(1, round(height * least)), max(1, round(width * least))
         return cls(hole.shape, top, left, height, width, work, stride, own)
 
+    @classmethod
+    def at(
+        cls, hole: np.ndarray, box: tuple[int, int, int], resolution: int, stride: int
+    ) -> Window:
+        """A square that was chosen, at the size that the networks were trained for.
+
+        Args:
+            hole: (H, W) bool.
+            box: left, top and side of the square, which lies within the photo.
+            resolution: side in pixels that the networks were trained for; a smaller square is
+                enlarged to it.
+            stride: multiple of sizes that the networks need.
+
+        Returns:
+            The window; it owns what is missing in the square.
+        """
+        left, top, side = box
+        own = hole[top : top + side, left : left + side].copy()
+        work = resolution, resolution
+        return cls(hole.shape, top, left, side, side, work, stride, own)
+
     @property
     def fields(self) -> int:
         """How many times the networks are evaluated in one step."""
@@ -129,7 +155,7 @@ class Window:
 
     @property
     def scale(self) -> float:
-        """Working pixels per photo pixel, at most 1."""
+        """Working pixels per photo pixel; above 1 for a small square around a head alone."""
         return max(self.work) / max(self.height, self.width)
 
     @property
@@ -159,8 +185,8 @@ class Window:
         return cv2.dilate(rest.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
 
     def photo_at_work_scale(self) -> tuple[int, int]:
-        """(h, w) of the whole photo at the window's scale."""
-        if self.native:
+        """(h, w) of the whole photo at the window's scale, never more than its own."""
+        if self.scale >= 1:
             return self.photo
         height, width = (max(1, round(edge * self.scale)) for edge in self.photo)
         return height, width
@@ -207,7 +233,7 @@ class Window:
     ) -> None:
         """Set what a window restores into the photo, in place.
 
-        A window that was scaled down comes back without the photo's finest detail, and may miss its
+        A window that was scaled comes back without the photo's finest detail, and may miss its
         colour at the border by a little. The difference on the known side is therefore continued
         smoothly into the hole and added, which puts the seam inside the hole and leaves no step.
         The detail comes from known patches, if the estimate shows some already.
@@ -255,6 +281,29 @@ class Window:
             ratio = min(2 * ratio, most)
             sizes.append((max(1, round(ratio * self.height)), max(1, round(ratio * self.width))))
         return sizes
+
+
+def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
+    """Continue a photo smoothly into a hole, in place: what lies beyond all windows.
+
+    Args:
+        image: (H, W, 3) uint8, changed in the hole alone; what it holds there does not matter.
+        hole: (H, W) bool.
+    """
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    if not len(rows):
+        return
+    # What is known around the hole decides, not what lies further away.
+    place = (
+        slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2),
+        slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2),
+    )
+    part, inside = image[place], hole[place]
+    missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
+    for channel in range(3):
+        plane = harmonic_fill(_known(part, missing, channel), missing)[0, 0]
+        pixels = ((plane + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        part[..., channel][inside] = pixels[inside]
 
 
 def _known(original: np.ndarray, missing: Tensor, channel: int) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 from conftest import box_mask, save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import cli, images, jobs, masks, samplers, schedule
+from asyncdsb import cli, denoiser, images, jobs, masks, samplers, schedule
 from asyncdsb.cli import main
 from asyncdsb.record import load_map, save_map
 from asyncdsb.restoration import Settings
@@ -62,6 +62,7 @@ def assert_refused(folder: Path, capsys, before: dict[str, bytes], told: str, co
 def test_names_are_those_of_the_package():
     assert cli.SAMPLERS == samplers.SAMPLERS
     assert cli.GRIDS == samplers.GRIDS
+    assert cli.FINISHES == denoiser.FINISHES
     assert {*cli.SETTINGS, "strategy"} == {f.name for f in dataclasses.fields(Settings)}
     assert cli.STRATEGIES == schedule.STRATEGIES
     assert cli.MASK_KINDS == masks.MASK_KINDS
@@ -160,9 +161,12 @@ def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
         # Above the default of the other end.
         (["--tau-min", "0.9"], "tau_min"),
         (["--eta", "2"], "from 0 to 1, got '2'"),
+        (["--box", "1,2"], "expected LEFT,TOP,SIDE in pixels, got '1,2'"),
+        (["--box", "a,2,50"], "expected LEFT,TOP,SIDE in pixels, got 'a,2,50'"),
+        (["--box", "10,10,100"], "expected no box with weights that are not for portraits"),
         (["--seed", "-3"], "0 or more, got '-3'"),
         (["--sampler", "euler"], "invalid choice: 'euler'"),
-        (["--grid", "log"], "invalid choice: 'log'"),
+        (["--grid", "cubic"], "invalid choice: 'cubic'"),
         (["--strategy", "outward"], "expected gradient, uniform, inward or a picture file"),
         (["--strategy", "nothing.png"], "there is no such file"),
         (["--weights", "no/such/folder"], "weights"),
@@ -271,7 +275,7 @@ def test_settings_come_from_a_restored_picture_or_a_file(folder, tiny_weights):
     assert (folder / "again.png").read_bytes() == (folder / "out.png").read_bytes()
     with Image.open(folder / "out.png") as picture:
         settings = json.loads(picture.text["asyncdsb"])
-    assert settings["sampler"] == "ode" and settings["temperature"] is not None
+    assert settings["sampler"] == "ode" and settings["finish"] is not None
     (folder / "settings.json").write_text(json.dumps(settings))
     again = ["--settings", folder / "settings.json", "--seed", "5"]
     assert inpaint(folder, tiny_weights, *again, out="other.png") == 0
@@ -305,6 +309,8 @@ def test_settings_name_the_map_of_a_painted_order(folder, tiny_weights):
         ('{"strategy": "painted"}', "give its map with --strategy"),
         ("[" * 50_000, "cannot read settings"),
         ('{"strategy": 3}', "give its map with --strategy"),
+        ('{"box": [1, 2]}', "expected three whole numbers for box"),
+        ('{"box": [0, 0, "wide"]}', "expected three whole numbers for box"),
         ('{"strategy": "gone.png"}', "there is no such file"),
         (None, "cannot read settings"),
     ],
@@ -553,7 +559,7 @@ def test_the_precision_is_recorded_where_it_is_not_float32(folder, tiny_weights)
 
 def test_another_precision_is_refused_at_once(folder, tiny_weights, capsys):
     assert inpaint(folder, tiny_weights, "--precision", "fp64") == 2
-    assert "expected a precision out of fp32, bf16, got 'fp64'" in capsys.readouterr().err
+    assert "expected a precision out of auto, fp32, bf16, got 'fp64'" in capsys.readouterr().err
 
 
 def test_compile_is_handed_to_the_pipeline(folder, tiny_weights, monkeypatch, capsys):

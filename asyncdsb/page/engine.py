@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from asyncdsb.heads import Box
 from asyncdsb.restoration import Settings
 from asyncdsb.schedule import STRATEGIES, NoiseSchedule
 
@@ -182,7 +183,8 @@ class Model:
 
 def predict_maps(pipe: Any, image: Image.Image, mask: np.ndarray, tiles: int) -> Maps:
     """Predict the gradient and every strategy's order of restoration; no step of the bridge."""
-    return _maps(pipe, np.asarray(pipe.predict_gradient(image, mask, tiles)), mask, tiles)
+    box = pipe.head_box(image, mask)
+    return _maps(pipe, np.asarray(pipe.predict_gradient(image, mask, tiles, box)), mask, tiles, box)
 
 
 def run_steps(
@@ -208,14 +210,17 @@ def run_steps(
             t=float(state.t),
             x_t=np.asarray(state.x_t),
             x0_hat=np.asarray(state.x0_hat),
-            maps=_maps(pipe, state.gradient, mask, settings.tiles) if state.step == 0 else None,
+            maps=_maps(pipe, state.gradient, mask, settings.tiles, state.job.box)
+            if state.step == 0
+            else None,
             image=np.asarray(state.image) if last else None,
-            settings=pipe.record(settings) if last else None,
+            settings=pipe.record(settings, state.job.box) if last else None,
         )
 
 
-def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray, tiles: int) -> Maps:
+def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray, tiles: int, box: Box | None) -> Maps:
     orders = {
-        name: np.asarray(pipe.tau_map(gradient, mask, 0.0, 1.0, name, tiles)) for name in STRATEGIES
+        name: np.asarray(pipe.tau_map(gradient, mask, 0.0, 1.0, name, tiles, box))
+        for name in STRATEGIES
     }
-    return Maps(gradient, orders, pipe.config.schedule, pipe.work(mask, tiles))
+    return Maps(gradient, orders, pipe.config.schedule, pipe.work(mask, tiles, box))
