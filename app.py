@@ -46,6 +46,8 @@ DEFAULTS = Settings()
 WEIGHTS = {"scenes": "Any photo", "portraits": "Portrait: a head, upright"}
 """What the bundled weights are for, as the page says it."""
 
+FACES = "A restored face is an invention, not the person: do not use it to identify anybody."
+
 FINISH_NAMES = {"Bridge only": "none", "With known patches": "patches"}
 
 
@@ -163,7 +165,7 @@ def canvas_pane(parts: dict[str, Any]) -> None:
         parts["open_mask"] = by_path(gr.UploadButton("Mask file", size="sm", file_types=["image"]))
         for edit in canvas.EDITS:
             parts[edit] = gr.Button(edit.capitalize(), size="sm", min_width=0, elem_id=edit)
-    gr.HTML("<span>Examples, three of them with a hole</span>", elem_classes="chip-label")
+    gr.HTML("<span>Examples, five of them with a hole</span>", elem_classes="chip-label")
     examples = handlers.find_examples(EXAMPLES)
     parts["examples"] = gr.HTML(
         payload.example_buttons([(one.path.stem, *one.read()[1:]) for one in examples]),
@@ -201,6 +203,8 @@ def restore_pane(parts: dict[str, Any], names: Sequence[str]) -> None:
         [(WEIGHTS.get(name, name), name) for name in names], value=names[0], show_label=False,
         container=False, elem_id="weights", elem_classes="segments", visible=len(names) > 1,
     )  # fmt: skip
+    if "portraits" in names:
+        gr.HTML(f"<span>{FACES}</span>", elem_classes="chip-label")
     with gr.Row(elem_id="settings"):
         parts["steps"] = gr.Slider(
             1, session.MAX_STEPS, DEFAULTS.steps, step=1, label="Steps", elem_id="steps"
@@ -213,7 +217,7 @@ def restore_pane(parts: dict[str, Any], names: Sequence[str]) -> None:
             elem_id="seed",
         )  # fmt: skip
         parts["dice"] = gr.Button("🎲", elem_id="dice", size="sm", min_width=0)
-    with gr.Accordion("More: I²SB beside it, several seeds, noise", open=False, elem_id="more"):
+    with gr.Accordion("More: I²SB beside it, several seeds, finish", open=False, elem_id="more"):
         parts["beside"] = gr.Checkbox(
             False, label="I²SB (τ = 0.5 everywhere) beside it, with the same seed",
             elem_id="beside", container=False,
