@@ -14,7 +14,6 @@ import torch
 
 from asyncdsb.images import to_tensor
 from asyncdsb.membrane import harmonic_fill
-from asyncdsb.window import MARGIN, MIN_MARGIN
 
 Box = tuple[int, int, int]
 """Left edge, top edge and side of a square, in photo pixels."""
@@ -74,9 +73,9 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
     photo as it is. Pixels under the mask may therefore decide where the window lies. They never
     reach its content.
 
-    The window grows up to :data:`REACH` times to hold all of the hole. Where no head holds a part
-    of the hole, and none is near, it lies around the hole. Without a head it is
-    :func:`largest_square`.
+    The window grows up to :data:`REACH` times to hold all of the hole. Where no head is found, or
+    none near the hole, it is :func:`largest_square`. A square around the hole would be worse:
+    weights for portraits paint a part of a face into its middle, whatever the photo shows there.
 
     Args:
         photo: (H, W, 3) uint8.
@@ -95,9 +94,7 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
         return largest_square(hole)
     head = max(heads, key=lambda head: (_held(hole, head), head[2]))
     grown = _grown(head, hole)
-    if _held(hole, grown):
-        return grown
-    return _around(hole)
+    return grown if _held(hole, grown) else largest_square(hole)
 
 
 def largest_square(hole: np.ndarray) -> Box:
@@ -195,16 +192,6 @@ def _grown(head: Box, hole: np.ndarray) -> Box:
     x = min(max(left - (wanted - side) // 2, east - wanted), west)
     y = min(max(top - (wanted - side) // 2, lower - wanted), upper)
     return _placed(x, y, wanted, hole.shape)
-
-
-def _around(hole: np.ndarray) -> Box:
-    """A square around a hole with a margin, as far as the photo reaches."""
-    upper, west, lower, east = _edges(hole)
-    longest = max(lower - upper, east - west)
-    side = min(longest + 2 * max(MIN_MARGIN, round(MARGIN * longest)), *hole.shape)
-    box = _placed((west + east - side) / 2, (upper + lower - side) / 2, side, hole.shape)
-    # The middle of what is missing in several places may be known.
-    return box if _held(hole, box) else largest_square(hole)
 
 
 def _reduced(photo: np.ndarray) -> np.ndarray:
