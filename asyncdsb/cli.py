@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tiles",
         type=_at_least_one,
         metavar="N",
-        help="in how many fields of 256 pixels a large hole, or holes far apart, may be restored "
+        help="in how many fields of the networks a large hole, or holes far apart, may be restored "
         "(8): more keep more detail of a large photo, and take as much longer",
     )
     options.add_argument(

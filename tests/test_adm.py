@@ -295,7 +295,10 @@ def test_both_kinds_of_network_come_back_from_disk(tmp_path):
         for name, value in saved.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value)
     described = json.loads((tmp_path / "bridge.json").read_text())
-    assert "kind" not in described["config"]["unet"]  # as in files older than the key
+    assert described["config"]["unet"].pop("kind") == "unet"
+    (tmp_path / "bridge.json").write_text(json.dumps(described))
+    # Files older than the key load as before.
+    assert load_weights(tmp_path, "bridge")[0].config == saved.config
     described["config"]["unet"]["kind"] = "dit"
     (tmp_path / "bridge.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="unet of kind unet, adm, got 'dit'"):

@@ -298,8 +298,9 @@ def test_conditions_come_in_the_order_of_the_configuration(form: str) -> None:
         x_t, time, s = this.at(0.5)
         this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
         seen = network.seen[0][0]
-        assert seen.shape[1] == wanted == this.denoiser.form.channels + sum(CONDITIONS.values())
-        parts = seen[:, this.denoiser.form.channels :].split([CONDITIONS[c] for c in conditions], 1)
+        of_state = sum(this.denoiser.form.channels.values())
+        assert seen.shape[1] == wanted == of_state + sum(CONDITIONS.values())
+        parts = seen[:, of_state:].split([CONDITIONS[c] for c in conditions], 1)
         part = dict(zip(conditions, parts, strict=True))
         assert torch.equal(part["mask"], this.context.mask) and torch.equal(part["clock"], s)
         assert torch.equal(part["x1"], this.context.x1)

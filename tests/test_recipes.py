@@ -114,12 +114,12 @@ def test_a_wrong_command_is_not_understood(wrong, monkeypatch, capsys):
         understand(wrong, monkeypatch)
 
 
-def test_your_own_photographs_take_five_commands():
+def test_your_own_photographs_take_four_commands():
     text = (ROOT / "train/README.md").read_text("utf-8")
     block = re.search(r"## Your own photographs.*?```sh\n(.*?)```", text, re.DOTALL)[1]
     lines = block.replace("\\\n", " ").splitlines()
     programs = [program(shlex.split(line))[0] for line in lines]
-    trainers = ["train.gradient", "train.bridge", "train.bridge"]
+    trainers = ["train.gradient", "train.bridge"]
     assert programs == [*trainers, "train.export", "app"]
 
 

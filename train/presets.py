@@ -259,7 +259,6 @@ _DEBUG: dict[str, Any] = dict(
     batch=4,
     large_every=2,
     steps=4,
-    muon=10.0,
     warmup=2,
     precision="fp32",
     compile=False,
