@@ -1,10 +1,10 @@
 """Contact sheets of held-out photos, uncurated: ``python -m train.sheets --data PHOTOS -o OUT``.
 
 The first photos in the order of their keys: input, restorations by the bridge alone from three
-seeds, truth. Small pictures stand side by side, several photos to a row. Photos are dealt
-to the kinds of mask, one sheet a kind (``--masks center`` for one sheet of all photos); crops and masks are those
-of :mod:`train.protocol`. With ``--manifest``, a CSV with the columns key and source, only photos of
-one source are shown: ``--manifest MANIFEST.csv --source mysociety/theyworkforyou``.
+seeds, truth. Small pictures stand side by side, several photos to a row. Photos are dealt to the
+kinds of mask, one sheet a kind (``--masks center`` for one sheet of all photos); crops and masks
+are those of :mod:`train.protocol`. With ``--manifest``, a CSV with the columns key and source, only
+photos of one source are shown: ``--manifest MANIFEST.csv --source mysociety/theyworkforyou``.
 """
 
 from __future__ import annotations
