@@ -252,7 +252,7 @@ def restore_pane(parts: dict[str, Any], names: Sequence[str]) -> None:
         parts["frame"] = mounted("frame", "mountFrame", "frame.html")
         parts["compare"] = gr.ImageSlider(
             elem_id="compare", type="pil", format="png", show_label=False, buttons=[],
-            max_height=449,
+            max_height=389,
         )  # fmt: skip
         parts["film"] = mounted("film", "mountFilm", "film.html")
         parts["timing"] = gr.Image(
@@ -261,7 +261,7 @@ def restore_pane(parts: dict[str, Any], names: Sequence[str]) -> None:
         )  # fmt: skip
         parts["seeds_view"] = gr.Gallery(
             elem_id="seeds-view", format="png", type="filepath", show_label=False, columns=2,
-            height=449, object_fit="contain", buttons=["download"], interactive=False,
+            height=389, object_fit="contain", buttons=["download"], interactive=False,
         )  # fmt: skip
     with gr.Row(elem_id="downloads"):
         for name, text in (("result", "PNG"), ("animation", "Animation")):
