@@ -1,11 +1,12 @@
 """The paper's claims, measured: every number and figure of the report, by one command.
 
-python -m train.claims --data HELD_OUT -o assets/report
+python -m train.claims --data HELD_OUT --models runs/matched -o OUT
 
-Restores held-out photos with the matched models (``assets/matched``: the same network, photos,
-seeds and steps; they differ in the schedule and in what they see) and with the bundled weights, and
-writes ``REPORT.md`` with its tables and figures. What is restored is kept under ``--work``: a run
-that was interrupted does only what is missing.
+Restores held-out photos with matched models (``--models``: a folder that holds weights of the
+presets i2sb, i2sb-gradient, asyncdsb and bbdm by these names, the same network, photos, seeds and
+steps; they differ in the schedule and in what they see) and with the bundled weights, and writes
+``REPORT.md`` with its tables and figures. What is restored is kept under ``--work``: a run that was
+interrupted does only what is missing.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Report:
             "# The paper's claims, measured",
             "Does asynchrony help, where, and by how much? This report answers with the paper's "
             "own tables and figures, on models that anybody can train on a desktop processor. "
-            "It is written by `python -m train.claims --data HELD_OUT -o assets/report`, "
+            "It is written by `python -m train.claims --data HELD_OUT --models MODELS -o OUT`, "
             "sentences about results included; nothing was selected.",
             "Two kinds of models are compared:",
             "- **Matched models**, trained for this report alone: same network (1.8M parameters), "
@@ -377,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options.add_argument("--data", nargs="+", required=True, help="held-out photos")
     options.add_argument("-o", "--out", type=Path, required=True, help="folder of the report")
-    options.add_argument("--models", type=Path, default=Path("assets/matched"))
+    options.add_argument("--models", type=Path, default=Path("runs/matched"))
     options.add_argument("--weights", default=BUNDLED_NAMES[0], help="a folder, ...")
     options.add_argument("--work", type=Path, default=Path("runs/claims"), help="what is kept")
     options.add_argument("--device", default="cpu")
