@@ -42,9 +42,12 @@ from asyncdsb.networks.layers import pixel_position
 from asyncdsb.schedule import NoiseSchedule
 from asyncdsb.tiles import Tiles
 
-CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3, "position": 2}
-"""What the network may see beside the state, and how many channels it takes. "position" is where in
-the picture a pixel lies, of use where all pictures show the same thing in the same place."""
+CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3, "skip": 3, "position": 2}
+"""What the network may see beside the state, and how many channels it takes. "skip" is the part of
+the estimate that does not pass the network: f + c_skip d has the scale of the photograph around the
+hole at every level and fades into the fill where noise rules, which c_in d does not. "position" is
+where in the picture a pixel lies, of use where all pictures show the same thing in the same place.
+"""
 
 PARAMETRISATIONS = ("score", "edm")
 WINDOWS = ("hole", "head")
@@ -185,6 +188,10 @@ class Score:
         """The estimate that an output F of the network stands for, (B, 3, H, W)."""
         return bridge.x0_from_target(x_t, output, s, total_var)
 
+    def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
+        """The part of the estimate that does not pass the network, x_t, (B, 3, H, W)."""
+        return x_t
+
     def target(
         self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> Tensor:
@@ -235,10 +242,14 @@ class Edm:
     ) -> Tensor:
         """The estimate that an output F of the network stands for, (B, 3, H, W)."""
         n, d_var = self.variances(s, context.stochastic, total_var)
-        var = self.config.sigma_data**2
-        c_skip = (1 - s) * var / d_var
-        c_out = (var * n / d_var).sqrt()
-        return context.fill + c_skip * (x_t - context.fill) + c_out * output
+        c_out = self.config.sigma_data * (n / d_var).sqrt()
+        return self.skip(x_t, s, context, total_var) + c_out * output
+
+    def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
+        """The part of the estimate that does not pass the network, f + c_skip d, (B, 3, H, W)."""
+        _, d_var = self.variances(s, context.stochastic, total_var)
+        c_skip = (1 - s) * self.config.sigma_data**2 / d_var
+        return context.fill + c_skip * (x_t - context.fill)
 
     def target(
         self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
@@ -372,9 +383,12 @@ class BridgeDenoiser(nn.Module):
         """F, (B, 3, H, W)."""
         s = s.expand_as(context.mask)
         seen, scalars = self.form.inputs(x_t, t, s, context, total_var)
-        return self.unet(torch.cat([*seen, *self._conditions(s, context)], dim=1), scalars)
+        seen += self._conditions(x_t, s, context, total_var)
+        return self.unet(torch.cat(seen, dim=1), scalars)
 
-    def _conditions(self, s: Tensor, context: Context) -> list[Tensor]:
+    def _conditions(
+        self, x_t: Tensor, s: Tensor, context: Context, total_var: float
+    ) -> list[Tensor]:
         available: dict[str, Callable[[], Tensor]] = {
             "mask": lambda: context.mask,
             "clock": lambda: s,
@@ -383,6 +397,7 @@ class BridgeDenoiser(nn.Module):
             "fill": lambda: context.fill,
             # Without bridge noise x1 and x_t together would give x0 away.
             "x1": lambda: context.x1 * context.stochastic,
+            "skip": lambda: self.form.skip(x_t, s, context, total_var),
             "position": lambda: pixel_position(context.mask),
         }
         return [available[name]() for name in self.config.conditions]

@@ -308,6 +308,19 @@ def test_conditions_come_in_the_order_of_the_configuration(form: str) -> None:
         assert torch.equal(part["gradient"], this.context.gradient.sqrt())
 
 
+@each_form
+def test_skip_is_the_estimate_of_a_silent_network(form: str) -> None:
+    this = scene(parametrisation=form, conditions=("skip",))
+    network = Recorder()
+    this.denoiser.unet = network
+    for t in (0.05, 0.5, 1.0):
+        x_t, time, s = this.at(t)
+        this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        zero = torch.zeros_like(x_t)
+        silent = this.denoiser.form.x0_hat(x_t, zero, s, this.context, this.total_var)
+        torch.testing.assert_close(network.seen[-1][0][:, -3:], silent, rtol=0, atol=1e-12)
+
+
 def test_x1_is_hidden_in_the_bridge_without_noise() -> None:
     """x_t and x1 together would give x0 away there."""
     this = scene(stochastic=False, conditions=("x1",))

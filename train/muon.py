@@ -33,9 +33,16 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     x = matrix / (matrix.norm() + 1e-7)
     tall = len(x) > x.shape[1]
     x = x.T if tall else x
+    # Every step multiplies x by a polynomial of its Gram matrix; such polynomials commute, so that
+    # only small square matrices need be iterated.
+    gram = x @ x.T
+    one = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    product = one
     for _ in range(iterations):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * one + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x.T if tall else x
 
 
