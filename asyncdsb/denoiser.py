@@ -12,7 +12,7 @@
         N = M s (1 - s) + s^2 h^2                    (M is absent in the bridge without noise)
 
     h is the standard deviation of the noise added to the fill in x1. With sigma_d, the standard
-    deviation of e, a number of the configuration::
+    deviation of e, from the configuration::
 
         D = (1 - s)^2 sigma_d^2 + N
         c_in = 1 / sqrt(D)    c_skip = (1 - s) sigma_d^2 / D    c_out = sigma_d sqrt(N / D)
@@ -23,6 +23,11 @@
     Only sigma_eff = sqrt(N) / (1 - s) matters to the network: d / (1 - s) is e with noise of that
     standard deviation. It is told log sigma_eff of every pixel. One network therefore serves every
     M, schedule and tau map, and the bridge without noise.
+
+    The colours of photographs differ far less than their brightness. sigma_d may therefore be one
+    number for each of :data:`COLOUR_AXES`; d, e and F are then along these axes, where white noise
+    stays white. With one number for all, the error that EDM's weights allow a network is several
+    times the colour there is, and results are full of coloured speckles.
 """
 
 from __future__ import annotations
@@ -54,6 +59,9 @@ WINDOWS = ("hole", "head")
 FINISHES = ("none", "patches")
 BRIDGES = ("stochastic", "deterministic")
 
+COLOUR_AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
+"""Orthonormal opponent axes of RGB: brightness, red against blue, green against magenta."""
+
 LEVELS = (0.005, 200.0)
 """Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
 bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels."""
@@ -73,7 +81,8 @@ class BridgeConfig:
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
-        sigma_data: standard deviation of x0 - fill in the hole (edm only).
+        sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
+            along each of :data:`COLOUR_AXES`.
         bridges: which bridges it was trained on; "stochastic" serves the posterior sampler, and the
             implicit one if the network sees x1; "deterministic" serves the ODE.
         finish: what happens to a result by default, see
@@ -91,7 +100,7 @@ class BridgeConfig:
     hole_noise: float = 1.0
     conditions: tuple[str, ...] = ("mask",)
     parametrisation: str = "edm"
-    sigma_data: float = 0.5
+    sigma_data: float | tuple[float, ...] = 0.5
     bridges: tuple[str, ...] = BRIDGES
     finish: str = "none"
     blur_sigma: float = 3.0
@@ -113,11 +122,17 @@ class BridgeConfig:
                 "expected the score form and one bridge for an ADM network, which is told the time "
                 f"alone, got {self.parametrisation} and {len(self.bridges)}"
             )
-        if not 0 < self.sigma_data < math.inf:
-            raise ValueError(f"expected a finite sigma_data > 0, got {self.sigma_data}")
+        sigmas = self.sigmas
+        if len(sigmas) not in (1, 3) or not all(0 < sigma < math.inf for sigma in sigmas):
+            raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         if not 0 <= self.hole_noise < math.inf:
             raise ValueError(f"expected a finite hole_noise >= 0, got {self.hole_noise}")
         _expect_subset("finish", (self.finish,), FINISHES)
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """``sigma_data`` as a tuple of one or three."""
+        return self.sigma_data if isinstance(self.sigma_data, tuple) else (self.sigma_data,)
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -208,16 +223,30 @@ class Edm:
 
     def __init__(self, config: BridgeConfig):
         self.config = config
+        self.sigmas = torch.tensor(config.sigmas, dtype=torch.float64).view(1, -1, 1, 1)
 
     channels: ClassVar[dict[str, int]] = {"d": 3, "level": 1}
     """What the network sees of the state, and how many channels it takes."""
 
     def variances(
         self, s: Tensor, stochastic: Tensor | float, total_var: float
-    ) -> tuple[Tensor, Tensor]:
-        """N and D, (B, 1, H, W). N is kept off zero, where s is 0."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """N (B, 1, H, W), kept off zero, where s is 0; D (B, 1 or 3, H, W); sigma_d."""
         n = bridge.noise_var(s, total_var * stochastic, self.config.hole_noise).clamp(min=1e-8)
-        return n, (1 - s) ** 2 * self.config.sigma_data**2 + n
+        sigma = self.sigmas.to(s)
+        return n, (1 - s) ** 2 * sigma**2 + n, sigma
+
+    def along_axes(self, rgb: Tensor) -> Tensor:
+        """A difference of pictures (B, 3, H, W), along the axes that sigma_data is for."""
+        return rgb if self.sigmas.numel() == 1 else _mixed(rgb, COLOUR_AXES)
+
+    def as_rgb(self, axes: Tensor) -> Tensor:
+        """The inverse of :meth:`along_axes`."""
+        return (
+            axes
+            if self.sigmas.numel() == 1
+            else _mixed(axes, tuple(zip(*COLOUR_AXES, strict=True)))
+        )
 
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
@@ -228,8 +257,9 @@ class Edm:
         that :data:`LEVELS` are 0 and 1; a known pixel has 0.
         """
         hole = context.mask
-        n, d_var = self.variances(s, context.stochastic, total_var)
-        state = torch.where(hole > 0.5, (x_t - context.fill) * d_var.rsqrt(), context.fill)
+        n, d_var, _ = self.variances(s, context.stochastic, total_var)
+        scaled = self.along_axes(x_t - context.fill) * d_var.rsqrt()
+        state = torch.where(hole > 0.5, scaled, self.along_axes(context.fill))
         low, high = (math.log(level) for level in LEVELS)
         sigma = n.sqrt() / (1 - s).clamp(min=1e-6)
         level = ((sigma.log() - low) / (high - low)).clamp(0, 1) * hole
@@ -241,15 +271,15 @@ class Edm:
         self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
         """The estimate that an output F of the network stands for, (B, 3, H, W)."""
-        n, d_var = self.variances(s, context.stochastic, total_var)
-        c_out = self.config.sigma_data * (n / d_var).sqrt()
-        return self.skip(x_t, s, context, total_var) + c_out * output
+        n, d_var, sigma = self.variances(s, context.stochastic, total_var)
+        c_out = sigma * (n / d_var).sqrt()
+        return self.skip(x_t, s, context, total_var) + self.as_rgb(c_out * output)
 
     def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
         """The part of the estimate that does not pass the network, f + c_skip d, (B, 3, H, W)."""
-        _, d_var = self.variances(s, context.stochastic, total_var)
-        c_skip = (1 - s) * self.config.sigma_data**2 / d_var
-        return context.fill + c_skip * (x_t - context.fill)
+        _, d_var, sigma = self.variances(s, context.stochastic, total_var)
+        c_skip = (1 - s) * sigma**2 / d_var
+        return context.fill + self.as_rgb(c_skip * self.along_axes(x_t - context.fill))
 
     def target(
         self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
@@ -260,11 +290,16 @@ class Edm:
 
             F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D))
         """
-        n, d_var = self.variances(s, context.stochastic, total_var)
-        e, d = x0 - context.fill, x_t - context.fill
-        var = self.config.sigma_data**2
+        n, d_var, sigma = self.variances(s, context.stochastic, total_var)
+        e, d = self.along_axes(x0 - context.fill), self.along_axes(x_t - context.fill)
         unit = (d - (1 - s) * e) / n.sqrt()
-        return (n.sqrt() * e - (1 - s) * var * unit) / (var * d_var).sqrt()
+        return (n.sqrt() * e - (1 - s) * sigma**2 * unit) / (sigma * d_var.sqrt())
+
+
+def _mixed(x: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
+    """A matrix (3, 3) times the channels of (B, 3, H, W)."""
+    red, green, blue = x.unbind(1)
+    return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
 
 
 FORMS: dict[str, type[Score] | type[Edm]] = {"score": Score, "edm": Edm}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from asyncdsb import bridge
 from asyncdsb.denoiser import (
+    COLOUR_AXES,
     CONDITIONS,
     LEVELS,
     PARAMETRISATIONS,
@@ -112,11 +114,12 @@ def conditioned(
 @each_form
 @each_bridge
 @each_start
+@pytest.mark.parametrize("sigma_data", [0.5, (0.8, 0.3, 0.1)], ids=str)
 @pytest.mark.parametrize("t", [0.0, 1e-6, 1e-3, 0.1, 0.5, 0.9, 0.999, 1.0])
 def test_the_target_stands_for_x0_and_has_no_loss(
-    form: str, stochastic: bool, hole_noise: float, t: float
+    form: str, stochastic: bool, hole_noise: float, sigma_data: Any, t: float
 ) -> None:
-    this = scene(stochastic, parametrisation=form, hole_noise=hole_noise)
+    this = scene(stochastic, parametrisation=form, hole_noise=hole_noise, sigma_data=sigma_data)
     x_t, time, s = this.at(t)
     rest = (this.context, this.total_var)
     z = this.z * this.context.stochastic
@@ -163,6 +166,37 @@ def test_edm_is_bayes_for_a_gaussian_unknown(stochastic: bool, hole_noise: float
         estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
         expected = mean + output * variance.sqrt()
         torch.testing.assert_close(estimate, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("stochastic", "hole_noise"), [(True, 0.0), (True, 0.5), (False, 1.0)])
+@pytest.mark.parametrize("t", [0.02, 0.3, 0.7, 0.99])
+def test_edm_is_bayes_for_a_gaussian_unknown_whose_colours_hang_together(
+    stochastic: bool, hole_noise: float, t: float
+) -> None:
+    """Every pixel's RGB covariance, inverted as a 3 x 3 matrix, gives what output 0 stands for."""
+    sigmas = (0.8, 0.3, 0.1)
+    this = scene(stochastic, hole_noise=hole_noise, sigma_data=sigmas)
+    x_t, time, s = this.at(t)
+    axes = torch.tensor(COLOUR_AXES, dtype=torch.float64)
+    prior = axes.T @ torch.diag(torch.tensor(sigmas, dtype=torch.float64) ** 2) @ axes
+    noise = stochastic * this.total_var * s * (1 - s) + s**2 * hole_noise**2
+    keep = (1 - s).permute(0, 2, 3, 1)[..., None]
+    seen = keep**2 * prior + noise.permute(0, 2, 3, 1)[..., None] * torch.eye(3).double()
+    gain = keep * prior @ torch.linalg.inv(seen)
+    d = (x_t - this.context.fill).permute(0, 2, 3, 1)[..., None]
+    mean = this.context.fill + (gain @ d)[..., 0].permute(0, 3, 1, 2)
+    self_information = prior - gain @ (keep * prior)
+    for output in (0.0, 1.0):
+        this.denoiser.unet = Fixed(torch.full_like(x_t, output))
+        estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        along = torch.einsum("ij,bjhw->bihw", axes, estimate - mean)
+        left = torch.einsum("ij,bhwjk,ik->bihw", axes, self_information, axes)
+        torch.testing.assert_close(along**2, output * left, rtol=0, atol=1e-10)
+
+
+def test_colour_axes_are_orthonormal() -> None:
+    axes = torch.tensor(COLOUR_AXES, dtype=torch.float64)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(3).double(), rtol=0, atol=1e-15)
 
 
 def test_nothing_is_known_at_the_start() -> None:
@@ -245,6 +279,17 @@ def test_known_pixels_are_seen_as_they_are(form: str) -> None:
     torch.testing.assert_close(seen[0][~this.hole], this.x0[~this.hole], rtol=0, atol=1e-12)
 
 
+def test_known_pixels_are_seen_along_the_axes_of_the_colours() -> None:
+    this = scene(sigma_data=(0.8, 0.3, 0.1))
+    x_t, time, s = this.at(0.6)
+    seen, _ = this.denoiser.form.inputs(x_t, time, s, this.context, this.total_var)
+    red, green, blue = this.x0.unbind(1)
+    known = (1 - this.context.mask[:, 0]).bool()
+    expected = torch.stack([(red + green + blue) / 3**0.5, (red - blue) / 2**0.5], 1)
+    for found, wanted in zip(seen[0].unbind(1), expected.unbind(1), strict=False):
+        torch.testing.assert_close(found[known], wanted[known], rtol=0, atol=1e-12)
+
+
 @each_form
 @pytest.mark.parametrize("fill", FILLS)
 def test_what_a_photograph_holds_under_its_mask_has_no_influence(form: str, fill: str) -> None:
@@ -309,8 +354,9 @@ def test_conditions_come_in_the_order_of_the_configuration(form: str) -> None:
 
 
 @each_form
-def test_skip_is_the_estimate_of_a_silent_network(form: str) -> None:
-    this = scene(parametrisation=form, conditions=("skip",))
+@pytest.mark.parametrize("sigma_data", [0.5, (0.8, 0.3, 0.1)], ids=str)
+def test_skip_is_the_estimate_of_a_silent_network(form: str, sigma_data: Any) -> None:
+    this = scene(parametrisation=form, conditions=("skip",), sigma_data=sigma_data)
     network = Recorder()
     this.denoiser.unet = network
     for t in (0.05, 0.5, 1.0):
@@ -370,6 +416,8 @@ def test_inputs_stay_bounded_on_a_whole_run(form: str, sampler: str) -> None:
         ({"sigma_data": 0.0}, "sigma_data > 0, got 0"),
         ({"sigma_data": -1.0}, "sigma_data > 0, got -1"),
         ({"sigma_data": float("nan")}, "sigma_data > 0, got nan"),
+        ({"sigma_data": (0.5, 0.5)}, "one or three finite sigma_data"),
+        ({"sigma_data": (0.5, 0.5, 0.0)}, "sigma_data > 0, got"),
         ({"hole_noise": -0.5}, "hole_noise >= 0, got -0.5"),
         ({"hole_noise": float("nan")}, "hole_noise >= 0, got nan"),
         ({"unet": ADMConfig()}, "score form and one bridge for an ADM network.*got edm and 2"),

@@ -203,7 +203,8 @@ def draw_times(
     start = to_device(draws.rand() < preset.from_start, mask.device).view(-1, 1, 1, 1)
     if preset.levels is not None:
         low, high = preset.levels
-        schedule, sigma_data = preset.model.schedule, preset.model.sigma_data
+        schedule, sigmas = preset.model.schedule, preset.model.sigmas
+        sigma_data = (sum(sigma**2 for sigma in sigmas) / len(sigmas)) ** 0.5
         total_var = schedule.total_var * stochastic.view(-1, 1, 1, 1)
         sigma = low * (high / low) ** even
         # The normal part is spread over the batch as evenly as the other.
