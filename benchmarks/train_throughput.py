@@ -6,9 +6,10 @@ share of a step that passes before the trained network starts (crops, masks, fil
 gradient, clocks, noise).
 
 The rate of the device is that of one large square matrix product in the same precision, measured
-here, in the same run. Operations are counted by torch (convolutions and matrix products, a multiply
-and an add being two); a training step counts three times the trained network's forward pass, plus
-the completion's.
+here, in the same run. The share of convolutions is their time by torch's profiler, forward and
+backward, over that of the steps. Operations are counted by torch (convolutions and matrix products,
+a multiply and an add being two); a training step counts three times the trained network's forward
+pass, plus the completion's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.device import multiplies_bf16
@@ -58,6 +60,23 @@ def operations(trainer: BridgeTrainer) -> float:
             trainer.model.loss(batch.image, batch.t, batch.s, batch.z, batch.context, total_var)
     total = preparation.get_total_flops() + 3 * forward.get_total_flops()
     return total / trainer.preset.batch
+
+
+def convolution_share(trainer: BridgeTrainer) -> float:
+    """Share of a step that is spent in convolutions, their backward pass included."""
+    on_gpu = str(trainer.device).startswith("cuda")
+    kind = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    started = time.perf_counter()
+    with profile(activities=[kind]) as profiler:
+        for step in range(3):
+            trainer.step(step)
+    spent = time.perf_counter() - started
+    name = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    rows = profiler.key_averages()
+    inside = sum(getattr(row, name) for row in rows if "conv" in row.key.lower())
+    # Compiled loops are none of torch's operations: on a processor the clock counts them.
+    whole = sum(getattr(row, name) for row in rows) if on_gpu else spent * 1e6
+    return inside / whole
 
 
 def _times(call: Callable[[], object], repeats: int, device: str) -> list[float]:
@@ -102,6 +121,7 @@ def measure(preset: BridgePreset, args: argparse.Namespace) -> str:
         f"{peak / 1e9:.0f}",
         f"{100 * rate * per_sample / peak:.0f} %",
         f"{100 * prepared / whole:.0f} %",
+        f"{100 * convolution_share(trainer):.0f} %",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -124,9 +144,9 @@ def main(argv: list[str] | None = None) -> None:
     preset = dataclasses.replace(preset, **given, large_every=0)
     print(
         "| precision | step | batch | samples/s | GFLOP/sample | GFLOP/s | matrix product GFLOP/s "
-        "| share | before the network |"
+        "| share | before the network | convolutions |"
     )
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for precision in ("fp32", "bf16") if multiplies_bf16(args.device) else ("fp32",):
         for compiled in (False, True):
             row = dataclasses.replace(preset, precision=precision, compile=compiled)
