@@ -18,7 +18,7 @@
         c_in = 1 / sqrt(D)    c_skip = (1 - s) sigma_d^2 / D    c_out = sigma_d sqrt(N / D)
 
         x0_hat = f + c_skip d + c_out F(c_in d, level, ...)
-        loss = mean over the hole of (x0_hat - x0)^2 / c_out^2
+        loss = mean over the hole of w (x0_hat - x0)^2 / c_out^2
 
     Only sigma_eff = sqrt(N) / (1 - s) matters to the network: d / (1 - s) is e with noise of that
     standard deviation. It is told log sigma_eff of every pixel. One network therefore serves every
@@ -26,8 +26,10 @@
 
     The colours of photographs differ far less than their brightness. sigma_d may therefore be one
     number for each of :data:`COLOUR_AXES`; d, e and F are then along these axes, where white noise
-    stays white. With one number for all, the error that EDM's weights allow a network is several
-    times the colour there is, and results are full of coloured speckles.
+    stays white. With one number for all, errors as large as the colours there are hardly count, and
+    results are full of coloured speckles. The weight w of an axis in the loss is its sigma_d over
+    the mean of the three: between errors in RGB, where colours hardly count, and equal shares, in
+    which they count twice as much as brightness.
 """
 
 from __future__ import annotations
@@ -47,11 +49,23 @@ from asyncdsb.networks.layers import pixel_position
 from asyncdsb.schedule import NoiseSchedule
 from asyncdsb.tiles import Tiles
 
-CONDITIONS = {"mask": 1, "clock": 1, "gradient": 1, "fill": 3, "x1": 3, "skip": 3, "position": 2}
-"""What the network may see beside the state, and how many channels it takes. "skip" is the part of
-the estimate that does not pass the network: f + c_skip d has the scale of the photograph around the
-hole at every level and fades into the fill where noise rules, which c_in d does not. "position" is
-where in the picture a pixel lies, of use where all pictures show the same thing in the same place.
+CONDITIONS = {
+    "mask": 1,
+    "clock": 1,
+    "gradient": 1,
+    "fill": 3,
+    "membrane": 3,
+    "x1": 3,
+    "skip": 3,
+    "position": 2,
+}
+"""What the network may see beside the state, and how many channels it takes.
+
+"membrane" is the harmonic fill, whatever the bridge starts from: it carries the colours of the
+border across a thin hole. "skip" is the part of the estimate that does not pass the network:
+f + c_skip d has the scale of the photograph around the hole at every level and fades into the fill
+where noise rules, which c_in d does not. "position" is where in the picture a pixel lies, of use
+where all pictures show the same thing in the same place.
 """
 
 PARAMETRISATIONS = ("score", "edm")
@@ -156,6 +170,7 @@ class Context:
         mask: (B, 1, H, W) float, 1 = missing.
         gradient: (B, 1, H, W) gradient map in [0, 1].
         fill: (B, 3, H, W) deterministic fill, known pixels as in the photo.
+        membrane: (B, 3, H, W) harmonic fill if the network sees it, else the fill.
         x1: (B, 3, H, W) start of the bridge.
         stochastic: (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without.
     """
@@ -163,6 +178,7 @@ class Context:
     mask: Tensor
     gradient: Tensor
     fill: Tensor
+    membrane: Tensor
     x1: Tensor
     stochastic: Tensor
 
@@ -186,6 +202,7 @@ class Score:
 
     def __init__(self, config: BridgeConfig):
         self.config = config
+        self.weights = torch.ones(1, 1, 1, 1, dtype=torch.float64)
 
     channels: ClassVar[dict[str, int]] = {"x_t": 3}
     """What the network sees of the state, and how many channels it takes."""
@@ -224,6 +241,7 @@ class Edm:
     def __init__(self, config: BridgeConfig):
         self.config = config
         self.sigmas = torch.tensor(config.sigmas, dtype=torch.float64).view(1, -1, 1, 1)
+        self.weights = self.sigmas / self.sigmas.mean()
 
     channels: ClassVar[dict[str, int]] = {"d": 3, "level": 1}
     """What the network sees of the state, and how many channels it takes."""
@@ -340,8 +358,13 @@ class BridgeDenoiser(nn.Module):
             The context.
         """
         fill = fill_hole(image, mask, self.config.fill)
+        membrane = fill
+        if "membrane" in self.config.conditions:
+            membrane = fill_hole(image, mask, "harmonic")
         x1 = fill + mask * self.config.hole_noise * noise
-        return Context(mask, gradient, fill, x1, stochastic.to(image.dtype).view(-1, 1, 1, 1))
+        return Context(
+            mask, gradient, fill, membrane, x1, stochastic.to(image.dtype).view(-1, 1, 1, 1)
+        )
 
     def x0_hat(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
@@ -364,7 +387,7 @@ class BridgeDenoiser(nn.Module):
     def loss(
         self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """Mean squared error of the network's output over the hole, per sample.
+        """Weighted mean squared error of the network's output over the hole, per sample.
 
         Args:
             x0: (B, 3, H, W) clean image in [-1, 1].
@@ -381,7 +404,8 @@ class BridgeDenoiser(nn.Module):
         x_t = bridge.marginal(x0, context.x1, s, total_var, z)
         output = self._output(x_t, t, s, context, total_var)
         wanted = self.form.target(x0, x_t, s, z, context, total_var)
-        squared = (context.mask * (output - wanted) ** 2).sum((1, 2, 3))
+        weights = self.form.weights.to(x0)
+        squared = (context.mask * weights * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
         return squared / (x0.shape[1] * area)
 
@@ -430,6 +454,7 @@ class BridgeDenoiser(nn.Module):
             # Natural gradients are small; the square root spreads them over [0, 1].
             "gradient": lambda: context.gradient.sqrt(),
             "fill": lambda: context.fill,
+            "membrane": lambda: context.membrane,
             # Without bridge noise x1 and x_t together would give x0 away.
             "x1": lambda: context.x1 * context.stochastic,
             "skip": lambda: self.form.skip(x_t, s, context, total_var),

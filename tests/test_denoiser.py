@@ -153,6 +153,26 @@ def test_the_loss_is_the_error_of_the_estimate_in_units_of_c_out(
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)
 
 
+@pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
+def test_an_axis_counts_as_much_as_its_colours_differ(t: float) -> None:
+    """The loss is the mean over axes of their errors in units of c_out, weighted by sigma_d."""
+    sigmas = (0.8, 0.3, 0.1)
+    this = scene(sigma_data=sigmas)
+    x_t, time, s = this.at(t)
+    rest = (this.context, this.total_var)
+    g = torch.Generator().manual_seed(5)
+    this.denoiser.unet = Fixed(torch.randn(SHAPE, generator=g).double())
+    error = this.denoiser.x0_hat(x_t, time, s, *rest) - this.x0
+    expected = torch.zeros(3, dtype=torch.float64)
+    for axis, sigma in zip(COLOUR_AXES, sigmas, strict=True):
+        along = sum(a * part for a, part in zip(axis, error.unbind(1), strict=True))
+        variance = conditioned(s, sigma, this.total_var, 1.0)[1]
+        share = this.context.mask * along[:, None] ** 2 / variance
+        expected += sigma / sum(sigmas) * share.sum((1, 2, 3)) / this.context.mask.sum((1, 2, 3))
+    found = this.denoiser.loss(this.x0, time, s, this.z, *rest)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)
+
+
 @pytest.mark.parametrize(("stochastic", "hole_noise"), [(True, 0.0), (True, 0.5), (False, 1.0)])
 @pytest.mark.parametrize("t", [0.02, 0.3, 0.7, 0.99])
 def test_edm_is_bayes_for_a_gaussian_unknown(stochastic: bool, hole_noise: float, t: float) -> None:
