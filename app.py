@@ -24,13 +24,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
-from asyncdsb import viz
-from asyncdsb.allocator import keep_freed
+from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
-from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
+from asyncdsb.show import viz
 
 try:  # Present on a hosted ZeroGPU machine only; must come before anything touches the GPU.
     import spaces

@@ -14,19 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyncdsb import hub
-from asyncdsb.card import CARD, model_card, read_card, without_pictures
-from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
-from asyncdsb.device import chosen_precision, compiles, usable
 from asyncdsb.gradient import (
     GradientCompletion,
     GradientConfig,
     image_gradient,
     known_gradient,
 )
-from asyncdsb.heads import Box, check_box, head_box, largest_square
-from asyncdsb.images import (
+from asyncdsb.networks import CompletionConfig, UNetConfig
+from asyncdsb.networks.device import chosen_precision, compiles, usable
+from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
+from asyncdsb.photo.images import (
     check_pair,
     check_rgb,
     read_image,
@@ -34,10 +32,9 @@ from asyncdsb.images import (
     to_tensor,
     write_atomic,
 )
-from asyncdsb.networks import CompletionConfig, UNetConfig
-from asyncdsb.patches import copy_patches
-from asyncdsb.regions import windows_over
-from asyncdsb.restoration import (
+from asyncdsb.photo.patches import copy_patches
+from asyncdsb.photo.regions import windows_over
+from asyncdsb.photo.restoration import (
     LEFT_TO_WEIGHTS,
     Frame,
     Job,
@@ -45,10 +42,13 @@ from asyncdsb.restoration import (
     Settings,
     check_painted,
 )
+from asyncdsb.photo.tiles import Tiles
+from asyncdsb.photo.window import Window, fill_smoothly, resize
 from asyncdsb.samplers import SamplerState, sample, time_grid
 from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
-from asyncdsb.tiles import Tiles
-from asyncdsb.window import Window, fill_smoothly, resize
+from asyncdsb.store import hub
+from asyncdsb.store.card import CARD, model_card, read_card, without_pictures
+from asyncdsb.store.checkpoint import load_weights, save_weights
 
 _HERE = Path(__file__).resolve().parent
 _INSTALLED, _CHECKOUT = _HERE / "weights", _HERE.parent / "assets" / "weights"
@@ -72,7 +72,7 @@ class AsyncDSBPipeline:
         completion: the trained gradient completion.
         device: where to run; None takes a GPU if there is one.
         training: facts about the training of both, by kind.
-        card: Markdown to write beside the weights; None for :func:`asyncdsb.card.model_card`.
+        card: Markdown to write beside the weights; None for :func:`asyncdsb.store.card.model_card`.
         precision: one of :data:`PRECISIONS`. Half precision gives slightly other pictures.
         compiled: whether torch.compile makes the bridge's network faster, with the same pictures
             up to rounding. It takes a minute at the first run of every size of window and batch, of

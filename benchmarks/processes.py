@@ -32,8 +32,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from asyncdsb.pipeline import BUNDLED
 from benchmarks.train_throughput import PHOTOS, trainer_arguments
 from train.bridge import BridgeTrainer
+from train.loop.processes import Processes
 from train.presets import BRIDGE_PRESETS
-from train.processes import Processes
 
 ROWS = ((1, 1), (1, 2), (2, 1))
 """Processes, and threads of each."""

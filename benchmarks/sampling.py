@@ -35,13 +35,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from asyncdsb.allocator import keep_freed
-from asyncdsb.baselines import METHODS, restore
-from asyncdsb.device import compiles, multiplies_bf16
-from asyncdsb.images import read_image, to_tensor
 from asyncdsb.masks import make_mask
+from asyncdsb.measure.baselines import METHODS, restore
+from asyncdsb.networks.device import compiles, multiplies_bf16
+from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Moment, run_steps
+from asyncdsb.photo.images import read_image, to_tensor
 from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
-from asyncdsb.data import iter_photos, scaled
 from asyncdsb.pipeline import BUNDLED
 from train.corpus import Settings, pack
+from train.data.sources import iter_photos, scaled
+from train.data.streams import CropStream, find_shards, read_shard
 from train.presets import BRIDGE_PRESETS
-from train.streams import CropStream, find_shards, read_shard
 
 ASSETS = BUNDLED.parent
 WORKERS = (1, 2)

@@ -34,14 +34,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from asyncdsb.data import iter_photos
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
-from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator
 from asyncdsb.networks.adm import Stage
 from asyncdsb.pipeline import BUNDLED
 from train.corpus import Settings, pack
+from train.data.sources import iter_photos
+from train.loop.losses import discriminator_loss, generator_loss
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS, BridgePreset, GradientPreset
 
 PHOTOS = (BUNDLED.parent / "examples", BUNDLED.parent / "heldout")

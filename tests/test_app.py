@@ -20,12 +20,12 @@ from conftest import synthetic_photo
 from PIL import Image, ImageCms
 
 import app
-from asyncdsb import cli
+from asyncdsb.cli import main as cli
 from asyncdsb.masks import make_mask
 from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
-from asyncdsb.record import load_map
-from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.photo.record import load_map
+from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
 
 PAGE = Path(payload.__file__).parent

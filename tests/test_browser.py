@@ -25,8 +25,8 @@ import pytest
 from conftest import save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import viz
 from asyncdsb.page.canvas import CANVAS, fit_box
+from asyncdsb.show import viz
 from benchmarks.page_server import FLAGS, served
 
 ROOT = Path(__file__).resolve().parent.parent

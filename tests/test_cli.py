@@ -13,10 +13,13 @@ import pytest
 from conftest import box_mask, save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import cli, denoiser, images, jobs, masks, samplers, schedule
-from asyncdsb.cli import main
-from asyncdsb.record import load_map, save_map
-from asyncdsb.restoration import Settings
+from asyncdsb import denoiser, masks, samplers, schedule
+from asyncdsb.cli import jobs
+from asyncdsb.cli import main as cli
+from asyncdsb.cli.main import main
+from asyncdsb.photo import images
+from asyncdsb.photo.record import load_map, save_map
+from asyncdsb.photo.restoration import Settings
 
 FAST = ["--steps", "2", "--quiet", "--device", "cpu"]
 
@@ -364,7 +367,7 @@ def test_nothing_is_left_when_a_later_file_cannot_be_written(
         raise OSError("no space left on device")
 
     (folder / "out.png").write_bytes(b"an older result")
-    monkeypatch.setattr("asyncdsb.viz.report_figure", full)
+    monkeypatch.setattr("asyncdsb.show.viz.report_figure", full)
     before = listing(folder)
     more = "--trajectory", folder / "way.webp", "--report", folder / "page.png"
     code = inpaint(folder, tiny_weights, *more)
@@ -514,7 +517,7 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_help_and_mistakes_do_not_wait_for_torch():
     code = """
 import sys
-from asyncdsb.cli import main
+from asyncdsb.cli.main import main
 for arguments in (["--help"], ["inpaint", "--help"], ["inpaint"], ["inpaint", "a", "b", "-o", "c"]):
     try:
         main(arguments)

@@ -18,8 +18,8 @@ from asyncdsb.denoiser import (
     BridgeDenoiser,
     Context,
 )
-from asyncdsb.fill import FILLS
 from asyncdsb.networks import ADMConfig, UNetConfig
+from asyncdsb.photo.fill import FILLS
 from asyncdsb.samplers import sample
 
 TINY = UNetConfig(16, (1,), 1, (False,), 16)

@@ -20,7 +20,7 @@ from PIL import Image
 
 import asyncdsb
 import asyncdsb.pipeline
-from asyncdsb.card import USE
+from asyncdsb.store.card import USE
 
 ROOT = Path(__file__).parent.parent
 MODULES = [

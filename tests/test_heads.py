@@ -13,9 +13,10 @@ import torch
 from conftest import save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import AsyncDSBPipeline, heads
-from asyncdsb.cli import main
-from asyncdsb.heads import REACH, find_heads, head_box, largest_square
+from asyncdsb import AsyncDSBPipeline
+from asyncdsb.cli.main import main
+from asyncdsb.photo import heads
+from asyncdsb.photo.heads import REACH, find_heads, head_box, largest_square
 
 RESOLUTION = 32
 """Of the tiny weights for portraits."""

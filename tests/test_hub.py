@@ -15,8 +15,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from asyncdsb import AsyncDSBPipeline
-from asyncdsb.card import CARD, model_card
-from asyncdsb.hub import FILES
+from asyncdsb.store.card import CARD, model_card
+from asyncdsb.store.hub import FILES
 
 
 class FakeHub(BaseHTTPRequestHandler):

@@ -12,10 +12,9 @@ import scipy.stats
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from asyncdsb import baselines
-from asyncdsb.fill import fill_hole
 from asyncdsb.masks import make_mask
-from asyncdsb.metrics import (
+from asyncdsb.measure import baselines
+from asyncdsb.measure.metrics import (
     band_power,
     frechet_distance,
     inception_score,
@@ -26,13 +25,14 @@ from asyncdsb.metrics import (
     squared_error,
     ssim,
 )
-from asyncdsb.perceptual import (
+from asyncdsb.measure.perceptual import (
     INCEPTION_FILE,
     EfficientNetFeatures,
     InceptionFeatures,
     Lpips,
     _ArrayUnpickler,
 )
+from asyncdsb.photo.fill import fill_hole
 
 
 def picture(seed: int, shape: tuple[int, int] = (48, 60)) -> np.ndarray:

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb import nearest, patches
-from asyncdsb.fill import fill_hole
-from asyncdsb.membrane import harmonic_fill
-from asyncdsb.patches import (
+from asyncdsb.photo import nearest, patches
+from asyncdsb.photo.fill import fill_hole
+from asyncdsb.photo.membrane import harmonic_fill
+from asyncdsb.photo.patches import (
     AROUND,
     COHERENCE,
     CONTRAST,
@@ -208,7 +208,7 @@ def continued(
     rings: int,
     part: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What :mod:`asyncdsb.patches` fills a margin of (part of) a hole with, patch by patch."""
+    """What ``asyncdsb.photo.patches`` fills a margin of (part of) a hole with, patch by patch."""
     written = Written(estimate[:3], hole)
     picture, known = estimate.copy(), ~hole
     part = hole if part is None else part

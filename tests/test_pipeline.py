@@ -12,14 +12,14 @@ from conftest import box_mask, synthetic_photo
 from PIL import Image
 
 from asyncdsb.denoiser import BridgeDenoiser
-from asyncdsb.device import compiles
 from asyncdsb.gradient import image_gradient
-from asyncdsb.images import to_tensor
 from asyncdsb.masks import make_mask
-from asyncdsb.patches import copy_patches
+from asyncdsb.networks.device import compiles
+from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.patches import copy_patches
+from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.window import Window
 from asyncdsb.pipeline import AsyncDSBPipeline, _gradient_of
-from asyncdsb.restoration import Settings
-from asyncdsb.window import Window
 
 SAMPLERS = ("posterior", "implicit", "ode")
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_compiled_is_refused_at_once(tiny_weights, monkeypatch):
 
 
 def test_whether_torch_can_compile_is_tried():
-    code = "from asyncdsb.device import compiles; print(compiles('cpu'))"
+    code = "from asyncdsb.networks.device import compiles; print(compiles('cpu'))"
     command = [sys.executable, "-c", code]
     environment = os.environ | {
         "CXX": "no-such-compiler",

@@ -11,8 +11,8 @@ from conftest import synthetic_photo
 from asyncdsb import AsyncDSBPipeline
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import image_gradient
-from asyncdsb.images import to_tensor
-from asyncdsb.regions import separate, windows_over
+from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.regions import separate, windows_over
 
 SIDE = 1500
 """Photographs of this many pixels a side are larger than what is worked on at once."""

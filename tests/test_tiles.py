@@ -8,9 +8,9 @@ import torch
 from conftest import synthetic_photo
 
 from asyncdsb.masks import MASK_KINDS, make_mask
-from asyncdsb.restoration import Settings
-from asyncdsb.tiles import OVERLAP, TOGETHER, Tiles
-from asyncdsb.window import MAX_CANVAS, Window
+from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.tiles import OVERLAP, TOGETHER, Tiles
+from asyncdsb.photo.window import MAX_CANVAS, Window
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (100, 333), (500, 64), (40, 700)])

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from asyncdsb.heads import Box
-from asyncdsb.restoration import Settings
+from asyncdsb.photo.heads import Box
+from asyncdsb.photo.restoration import Settings
 from asyncdsb.schedule import STRATEGIES, NoiseSchedule
 
 WARM_UP = (4, 256)
