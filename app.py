@@ -478,7 +478,7 @@ def listener(handler: Callable, convert: Callable = lambda answer: answer) -> Ca
 
 def main(arguments: list[str] | None = None) -> None:
     """Start the server; see the module's first lines for the options."""
-    from asyncdsb.pipeline import PRECISIONS
+    from asyncdsb.networks.placing import PRECISIONS
 
     parser = argparse.ArgumentParser(description="Restore holes in photographs, in the browser.")
     parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1)")

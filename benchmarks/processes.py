@@ -29,7 +29,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.store.bundled import BUNDLED
 from benchmarks.train_throughput import PHOTOS, trainer_arguments
 from train.bridge import BridgeTrainer
 from train.loop.processes import Processes

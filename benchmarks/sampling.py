@@ -42,9 +42,10 @@ from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Moment, run_steps
 from asyncdsb.photo.images import read_image, to_tensor
-from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
+from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule
+from asyncdsb.store.bundled import BUNDLED
 from benchmarks.train_throughput import matmul_rate
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.store.bundled import BUNDLED
 from train.corpus import Settings, pack
 from train.data.sources import iter_photos, scaled
 from train.data.streams import CropStream, find_shards, read_shard

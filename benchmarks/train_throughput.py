@@ -23,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.networks.device import multiplies_bf16
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.store.bundled import BUNDLED
 from train.bridge import BridgeTrainer, arguments
 from train.loop.precision import autocast
 from train.presets import BRIDGE_PRESETS, BridgePreset

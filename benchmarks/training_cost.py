@@ -38,7 +38,7 @@ from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks import PatchDiscriminator
 from asyncdsb.networks.adm import Stage
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.store.bundled import BUNDLED
 from train.corpus import Settings, pack
 from train.data.sources import iter_photos
 from train.loop.losses import discriminator_loss, generator_loss

@@ -12,7 +12,8 @@ from asyncdsb.denoiser import BRIDGES, BridgeConfig, BridgeDenoiser
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.adm import noise_level
 from asyncdsb.networks.layers import sinusoidal_embedding
-from asyncdsb.pipeline import BUNDLED, BUNDLED_NAMES, AsyncDSBPipeline
+from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.store.bundled import BUNDLED, BUNDLED_NAMES
 from asyncdsb.store.checkpoint import load_weights, misfits, save_weights
 from train.bridge import with_conditions
 from train.import_adm import main, peak

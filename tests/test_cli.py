@@ -566,6 +566,6 @@ def test_another_precision_is_refused_at_once(folder, tiny_weights, capsys):
 
 
 def test_compile_is_handed_to_the_pipeline(folder, tiny_weights, monkeypatch, capsys):
-    monkeypatch.setattr("asyncdsb.pipeline.compiles", lambda device: False)
+    monkeypatch.setattr("asyncdsb.networks.placing.compiles", lambda device: False)
     assert inpaint(folder, tiny_weights, "--compile") == 2
     assert "expected a compiler that torch can use" in capsys.readouterr().err

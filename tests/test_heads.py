@@ -175,7 +175,7 @@ def test_known_pixels_stay_and_all_of_the_hole_is_restored(portraits, case, fini
     # The frames on the way hide it as well.
     shown, other = (np.asarray(run.trajectory[0].x_t) for run in runs)
     np.testing.assert_array_equal(shown, other)
-    (window,) = runs[0].trajectory[0].job.windows
+    (window,) = runs[0].trajectory[0].prepared.windows
     left, top, side = box
     assert (window.left, window.top, window.height, window.width) == (left, top, side, side)
     assert window.work == (RESOLUTION, RESOLUTION)
@@ -188,7 +188,7 @@ def test_a_small_head_is_enlarged_and_comes_back(portraits):
     photo = np.asarray(synthetic_photo(*SHAPE[::-1]))
     hole = missing(SHAPE, 40, 60, 60, 80)
     result = pipe(photo, hole, box=(50, 20, 64), steps=2)
-    (window,) = result.trajectory[0].job.windows
+    (window,) = result.trajectory[0].prepared.windows
     assert window.scale == 2 and result.trajectory[0].states[0].shape[2:] == (128, 128)
     np.testing.assert_array_equal(np.asarray(result.image)[~hole], photo[~hole])
 

@@ -193,5 +193,7 @@ def test_the_card_has_what_the_hub_reads_and_is_kept(tmp_path, tiny_weights):
 
 
 def test_a_card_names_a_licence_that_is_known(tiny_pipe):
-    (line,) = (x for x in model_card(tiny_pipe, "mit").splitlines() if x.startswith("license"))
+    (line,) = (
+        x for x in model_card(tiny_pipe.facts, "mit").splitlines() if x.startswith("license")
+    )
     assert line == "license: mit"

@@ -16,10 +16,11 @@ from asyncdsb.gradient import image_gradient
 from asyncdsb.masks import make_mask
 from asyncdsb.networks.device import compiles
 from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.maps import gradient_of
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.restoration import Settings
 from asyncdsb.photo.window import Window
-from asyncdsb.pipeline import AsyncDSBPipeline, _gradient_of
+from asyncdsb.pipeline import AsyncDSBPipeline
 
 SAMPLERS = ("posterior", "implicit", "ode")
 
@@ -164,7 +165,7 @@ def test_patches_are_copied_into_the_last_frame_alone(pipe, photo, hole):
     assert plain.settings["finish"] == "none" and copied.settings["finish"] == "patches"
     *before, last = zip(plain.trajectory, copied.trajectory, strict=True)
     assert all(torch.equal(a.states[0], b.states[0]) for a, b in before)
-    mask, state = last[0].job.masks[0], last[0].states[0]
+    mask, state = last[0].prepared.masks[0], last[0].states[0]
     wanted = copy_patches(state, mask)
     assert torch.equal(last[1].states[0], wanted) and not torch.equal(state, wanted)
     assert torch.equal(last[1].estimates[0], wanted)
@@ -176,7 +177,7 @@ def test_patches_are_copied_into_the_last_frame_alone(pipe, photo, hole):
 def test_the_gradient_of_a_whole_photo_does_not_depend_on_its_strips(rows):
     photo = np.random.default_rng(0).integers(0, 256, (65, 40, 3), dtype=np.uint8)
     expected = image_gradient(to_tensor(photo))[0, 0].numpy()
-    np.testing.assert_allclose(_gradient_of(photo, rows), expected, atol=1e-7)
+    np.testing.assert_allclose(gradient_of(photo, rows), expected, atol=1e-7)
 
 
 def test_half_precision_gives_nearly_the_same_picture(tiny_weights):
@@ -214,7 +215,7 @@ def test_a_compiled_network_gives_the_same_picture(tiny_weights):
 
 
 def test_what_cannot_be_compiled_is_refused_at_once(tiny_weights, monkeypatch):
-    monkeypatch.setattr("asyncdsb.pipeline.compiles", lambda device: False)
+    monkeypatch.setattr("asyncdsb.networks.placing.compiles", lambda device: False)
     with pytest.raises(ValueError, match="expected a compiler that torch can use"):
         AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", compiled=True)
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from asyncdsb.measure.perceptual import EfficientNetFeatures
 from asyncdsb.photo.images import write_atomic
-from asyncdsb.pipeline import BUNDLED_NAMES, AsyncDSBPipeline
+from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.store.bundled import BUNDLED_NAMES
 from asyncdsb.store.checkpoint import load_weights
 from train import evaluate, figures, mismatch, tau_grid
 from train.judge.report import difference, markdown_table, ratio_table, wide_table

@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             sheet = Image.open(worst)
             write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
         notes = "" if args.notes is None else args.notes.read_text("utf-8")
-        card = measured_card(pipe, args.manifest, args.results, notes, args.licence)
+        card = measured_card(pipe.facts, args.manifest, args.results, notes, args.licence)
         write_atomic(args.out / CARD, lambda p: Path(p).write_text(card, "utf-8"))
     except (ValueError, OSError) as error:
         print(f"train.export: error: {error}", file=sys.stderr)

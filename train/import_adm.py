@@ -43,7 +43,7 @@ from torch import Tensor
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.networks import ADMConfig
 from asyncdsb.networks.adm import INTERVALS
-from asyncdsb.pipeline import BUNDLED, BUNDLED_NAMES
+from asyncdsb.store.bundled import BUNDLED, BUNDLED_NAMES
 from asyncdsb.store.checkpoint import file_sha256, load_weights, misfits, save_weights
 
 PUBLISHED = ADMConfig()

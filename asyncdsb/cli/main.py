@@ -398,5 +398,5 @@ def _restore(
         frames = [*frames, frame] if keep_frames else [frame]
         bar.total = frame.steps
         bar.update(frame.step - bar.n)
-    chosen = pipe.record(Settings(**settings), frame.job.box)
+    chosen = pipe.record(Settings(**settings), frame.prepared.box)
     return Result(frame.image, frame.gradient, frame.tau, frames if keep_frames else [], chosen)

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from asyncdsb.denoiser import FINISHES
+from asyncdsb.denoiser import FINISHES, BridgeConfig
+from asyncdsb.photo.finish import copies
 from asyncdsb.photo.images import to_pil
 from asyncdsb.photo.tiles import TOGETHER
 from asyncdsb.photo.window import Window, fill_smoothly
@@ -99,6 +100,11 @@ class Settings:
                 f"expected three whole numbers for box (left, top, side), got {self.box!r}"
             )
 
+    def resolved(self, config: BridgeConfig) -> Settings:
+        """The same, with what was left to the weights taken from their configuration."""
+        left = [name for name in LEFT_TO_WEIGHTS if getattr(self, name) is None]
+        return dataclasses.replace(self, **{name: getattr(config, name) for name in left})
+
     def as_dict(self) -> dict:
         """JSON-serialisable form; a painted tau map is named, not copied."""
         painted = not isinstance(self.strategy, str)
@@ -114,18 +120,18 @@ class Frame:
     """One moment of a restoration, with its pictures made when they are asked for.
 
     Attributes:
-        job: what is restored.
+        prepared: what is restored.
         gradient: (H, W) float32 completed gradient map in [0, 1].
         tau: (H, W) float32 peak times in [0, 1].
         t: time, falling from 1 to 0.
         step: steps done, 0 to ``steps``.
         steps: steps of the run.
-        states: (1, 3, h, w) state of the bridge in each window of the job.
+        states: (1, 3, h, w) state of the bridge in each window of the photo.
         estimates: (1, 3, h, w) estimate of the clean image in each.
-        finish: what happened to the estimates, see :class:`Settings`.
+        finish: what happens to the last state, see :class:`Settings`.
     """
 
-    job: Job = field(repr=False)
+    prepared: Prepared = field(repr=False)
     gradient: np.ndarray = field(repr=False)
     tau: np.ndarray = field(repr=False)
     t: float
@@ -133,27 +139,28 @@ class Frame:
     steps: int
     states: Sequence[Tensor] = field(repr=False)
     estimates: Sequence[Tensor] = field(repr=False)
-    finish: str = "none"
+    finish: str | None = None
 
     @cached_property
     def x_t(self) -> Image.Image:
         """State of the bridge in the hole, in the photo at preview size (long side <= 512)."""
-        return self.job.preview(self.states)
+        return self.prepared.preview(self.states)
 
     @cached_property
     def x0_hat(self) -> Image.Image:
         """Present estimate of the clean image in the hole, at preview size."""
-        return self.job.preview(self.estimates)
+        return self.prepared.preview(self.estimates)
 
     @property
     def image(self) -> Image.Image:
         """The estimate set into the photo at its own size; known pixels bit-identical."""
-        picture = self.job.photo.copy()
-        for window, estimate in zip(self.job.windows, self.estimates, strict=True):
-            window.paste(picture, self.job.hole, estimate, self.finish == "patches")
-        if self.job.rest is not None:
+        picture = self.prepared.photo.copy()
+        patches = copies(self.finish, self.step, self.steps)
+        for window, estimate in zip(self.prepared.windows, self.estimates, strict=True):
+            window.paste(picture, self.prepared.hole, estimate, patches)
+        if self.prepared.rest is not None:
             # Once more, because the border of what was restored is known by now.
-            fill_smoothly(picture, self.job.rest)
+            fill_smoothly(picture, self.prepared.rest)
         return Image.fromarray(picture)
 
 
@@ -177,7 +184,7 @@ class Result:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class Prepared:
     """A photo on its way: the windows over its hole, the networks' inputs, the preview.
 
     Attributes:
@@ -241,9 +248,11 @@ class Job:
         return shown
 
 
-def check_painted(tau: np.ndarray, shape: tuple[int, int]) -> None:
-    """Raise ValueError unless ``tau`` is an array of floats in [0, 1] of the photo's shape."""
-    tau = np.asarray(tau)
+def check_painted(strategy: str | np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a strategy has a name or is floats in [0, 1] of the photo's shape."""
+    if isinstance(strategy, str):
+        return
+    tau = np.asarray(strategy)
     if tau.shape != shape:
         raise ValueError(f"expected a painted tau map of shape {shape}, got {tau.shape}")
     if not np.issubdtype(tau.dtype, np.floating) or not ((tau >= 0) & (tau <= 1)).all():

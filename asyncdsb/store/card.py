@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion
+from asyncdsb.photo.images import write_atomic
 
 CARD = "README.md"
 """Name of the card in a folder of weights."""
@@ -52,21 +55,52 @@ as evidence, or to show somebody as they never looked.
 """
 
 
-def model_card(pipe: AsyncDSBPipeline, licence: str | None = None) -> str:
-    """Write the card of a pipeline from what it knows of itself.
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells of a pair of networks.
+
+    Attributes:
+        parameters: numbers of parameters, by kind ("gradient", "bridge").
+        resolution: side in pixels of what they were trained on.
+        window: "hole" or "head", see :class:`asyncdsb.denoiser.BridgeConfig`.
+        samplers: that they were trained for.
+        finish: what happens to results by default.
+        training: facts about the training of both, by kind, as far as they are known.
+    """
+
+    parameters: Mapping[str, int]
+    resolution: int
+    window: str
+    samplers: Sequence[str]
+    finish: str
+    training: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def facts_of(
+    denoiser: BridgeDenoiser, completion: GradientCompletion, training: Mapping[str, dict]
+) -> Facts:
+    """What can be told of a pair of networks."""
+    networks = {"gradient": completion, "bridge": denoiser}
+    sizes = {kind: sum(p.numel() for p in one.parameters()) for kind, one in networks.items()}
+    config = denoiser.config
+    return Facts(sizes, config.resolution, config.window, config.samplers, config.finish, training)
+
+
+def model_card(facts: Facts, licence: str | None = None) -> str:
+    """Write a card.
 
     Args:
-        pipe: with the facts of both trainings, as far as they are known.
+        facts: of the weights.
         licence: of the weights, by the Hub's name for it ("apache-2.0"); None leaves it open, as
             it depends on what they were trained on and started from.
 
     Returns:
         Markdown with the front matter that the Hub reads.
     """
-    intended = INTENDED_FOR_PORTRAITS if pipe.config.window == "head" else INTENDED
-    parts = ["# Model card\n", _networks(pipe), USE, intended]
-    if any(pipe.training.values()):
-        parts += ["## Training\n", _training(pipe)]
+    intended = INTENDED_FOR_PORTRAITS if facts.window == "head" else INTENDED
+    parts = ["# Model card\n", _networks(facts), USE, intended]
+    if any(facts.training.values()):
+        parts += ["## Training\n", _training(facts)]
     front = FRONT_MATTER
     if licence is not None:
         front = front.replace("---\n", f"---\nlicense: {licence}\n", 1)
@@ -86,6 +120,13 @@ def read_card(folder: Path) -> str | None:
     return path.read_text("utf-8", errors="replace") if path.is_file() else None
 
 
+def write_card(folder: Path, card: str) -> None:
+    """Put a card beside weights, without pictures of a folder that it does not come from."""
+    if read_card(folder) != card:
+        card = without_pictures(card)
+    write_atomic(folder / CARD, lambda path: Path(path).write_text(card, "utf-8"))
+
+
 def without_pictures(card: str) -> str:
     """A card without the paragraphs that show pictures of its own folder, which stay there."""
     paragraphs = card.split("\n\n")
@@ -93,26 +134,23 @@ def without_pictures(card: str) -> str:
     return "\n\n".join(kept).rstrip("\n") + "\n"
 
 
-def _networks(pipe: AsyncDSBPipeline) -> str:
-    sizes = {
-        name: sum(p.numel() for p in network.parameters()) / 1e6
-        for name, network in (("gradient", pipe.completion), ("bridge", pipe.denoiser))
-    }
-    what = "upright heads in squares" if pipe.config.window == "head" else "holes in pictures"
+def _networks(facts: Facts) -> str:
+    sizes = {kind: number / 1e6 for kind, number in facts.parameters.items()}
+    what = "upright heads in squares" if facts.window == "head" else "holes in pictures"
     return (
         f"Two networks: `gradient.*` completes the gradient map of the hole "
         f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
         f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
-        f"{pipe.config.resolution} x {pipe.config.resolution} pixels. Safetensors, "
+        f"{facts.resolution} x {facts.resolution} pixels. Safetensors, "
         "each with a JSON description: configuration, schema version, checksum, facts of its "
-        f"training. Samplers it was trained for: {', '.join(pipe.samplers)}. By default the "
-        f"finish is `{pipe.config.finish}`.\n"
+        f"training. Samplers it was trained for: {', '.join(facts.samplers)}. By default the "
+        f"finish is `{facts.finish}`.\n"
     )
 
 
-def _training(pipe: AsyncDSBPipeline) -> str:
+def _training(facts: Facts) -> str:
     rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
-    facts = [pipe.training.get(kind, {}) for kind in ("gradient", "bridge")]
+    trainings = [facts.training.get(kind, {}) for kind in ("gradient", "bridge")]
     names = {
         "preset": "preset",
         "steps": "steps",
@@ -123,7 +161,7 @@ def _training(pipe: AsyncDSBPipeline) -> str:
         "started_from": "started from",
     }
     for key, title in names.items():
-        cells = [f.get(key, "-") for f in facts]
+        cells = [training.get(key, "-") for training in trainings]
         if any(cell != "-" for cell in cells):
             cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
             rows.append(f"| {title} | " + " | ".join(cells) + " |")

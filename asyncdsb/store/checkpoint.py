@@ -124,6 +124,19 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]:
     return module.eval(), description.get("training", {})
 
 
+def load_pair(
+    folder: str | Path,
+) -> tuple[BridgeDenoiser, GradientCompletion, dict[str, dict[str, Any]]]:
+    """Read both networks, and the facts of both trainings by kind.
+
+    Raises:
+        ValueError: as :func:`load_weights`.
+    """
+    denoiser, bridge_training = load_weights(folder, "bridge")
+    completion, gradient_training = load_weights(folder, "gradient")
+    return denoiser, completion, {"bridge": bridge_training, "gradient": gradient_training}
+
+
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:

@@ -8,8 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from asyncdsb.measure.perceptual import EfficientNetFeatures
-from asyncdsb.pipeline import AsyncDSBPipeline
-from asyncdsb.store.card import model_card
+from asyncdsb.store.card import Facts, model_card
 from train.judge.report import classical, gauge_table, ratio_table
 
 OURS = "bridge"
@@ -20,16 +19,16 @@ WORST = "worst.webp"
 
 
 def measured_card(
-    pipe: AsyncDSBPipeline,
+    facts: Facts,
     manifest: Path | None,
     results: Path | None,
     notes: str = "",
     licence: str | None = None,
 ) -> str:
-    """Write the card of a pipeline with what it was trained on and what it reaches.
+    """Write the card of weights with what they were trained on and what they reach.
 
     Args:
-        pipe: with the facts of both trainings.
+        facts: of the weights, with those of both trainings.
         manifest: CSV with the columns key, split, source, licence, one row a photo; the rows whose
             split is the stem of a shard's name, less its number, were trained on. None leaves the
             table of photos out.
@@ -41,11 +40,11 @@ def measured_card(
         Markdown.
     """
     parts = [
-        model_card(pipe, licence),
+        model_card(facts, licence),
         "All settings: `train/presets.py`; what was tried: `train/LOG.md`.\n",
     ]
     if manifest is not None:
-        parts.append(_photos(pipe, manifest))
+        parts.append(_photos(facts, manifest))
     if results is not None:
         parts.append(measured(results))
     if notes or results is not None:
@@ -60,8 +59,8 @@ def measured_card(
     return "\n".join(parts)
 
 
-def _photos(pipe: AsyncDSBPipeline, manifest: Path) -> str:
-    shards = {name for f in pipe.training.values() for name in f.get("photos", [])}
+def _photos(facts: Facts, manifest: Path) -> str:
+    shards = {name for training in facts.training.values() for name in training.get("photos", [])}
     splits = {Path(name).stem.rsplit("-", 1)[0] for name in shards}
     with open(manifest, encoding="utf-8", newline="") as file:
         used = [row for row in csv.DictReader(file) if row["split"] in splits]

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from asyncdsb.denoiser import FINISHES
+from asyncdsb.networks.placing import PRECISIONS
 from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
-from asyncdsb.pipeline import BUNDLED_NAMES, PRECISIONS
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
+from asyncdsb.store.bundled import BUNDLED_NAMES
 from train.data.sources import find_photos
 from train.judge.protocol import Crop, MaskFolder, iter_crops, parse_kinds
 
