@@ -28,6 +28,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from asyncdsb.store.bundled import BUNDLED
 from benchmarks.train_throughput import PHOTOS, trainer_arguments
@@ -56,7 +57,7 @@ def work(args: argparse.Namespace) -> None:
         sent += bucket.buffer().nbytes
         return allreduce_hook(state, bucket)
 
-    if processes.count > 1:
+    if isinstance(trainer.loss, DistributedDataParallel):
         trainer.loss.register_comm_hook(None, counting)
     for group in trainer.optimizers["model"].param_groups:
         group["lr"] = 1e-5

@@ -129,7 +129,8 @@ class CompletionLosses(nn.Module):
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         truth, fake = torch.zeros_like(mask), self.completion.companded(image, mask)
         terms = generator_loss(self.discriminator, image, truth, fake, mask, self.weights)
-        return discriminator_loss(self.discriminator, image, truth, fake), sum(terms.values())
+        total = torch.stack(list(terms.values())).sum()
+        return discriminator_loss(self.discriminator, image, truth, fake), total
 
 
 def count_completion(preset: GradientPreset) -> CompletionCost:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -362,7 +363,7 @@ def test_weights_of_another_version(folder, tiny_weights, capsys, tmp_path_facto
 def test_nothing_is_left_when_a_later_file_cannot_be_written(
     folder, tiny_weights, capsys, monkeypatch
 ):
-    def full(*arguments: object, **_: object) -> None:
+    def full(*arguments: Any, **_: object) -> None:
         arguments[-1].write_bytes(b"half")
         raise OSError("no space left on device")
 

@@ -48,8 +48,8 @@ def drawn_face(side: int) -> np.ndarray:
     cv2.line(picture, (128, 120), (128, 152), (225, 190, 165), 9)
     cv2.ellipse(picture, (128, 157), (13, 5), 0, 0, 180, (130, 90, 80), 4)
     cv2.ellipse(picture, (128, 181), (25, 6), 0, 0, 360, (140, 70, 70), -1)
-    picture = cv2.GaussianBlur(picture, (0, 0), 2.5)
-    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(picture, (0, 0), 2.5)
+    return cv2.resize(soft, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def with_head(shape: tuple[int, int], top: int, left: int, side: int) -> np.ndarray:
@@ -264,7 +264,7 @@ def test_the_box_of_the_command_line_is_used_and_recorded(portraits, tmp_path: P
     run = ["inpaint", *paths, "--weights", str(tmp_path / "weights"), "--quiet", "--device", "cpu"]
     first, again = (str(tmp_path / name) for name in ("first.png", "again.png"))
     assert main([*run, "-o", first, "--steps", "2", "--box", "60,20,64"]) == 0
-    assert json.loads(Image.open(first).text["asyncdsb"])["box"] == [60, 20, 64]
+    assert json.loads(Image.open(first).info["asyncdsb"])["box"] == [60, 20, 64]
     assert main([*run, "-o", again, "--settings", first]) == 0
     assert Path(first).read_bytes() == Path(again).read_bytes()
     assert main([*run, "-o", again, "--box", "60,20,640"]) == 2

@@ -77,8 +77,11 @@ class FakeHub(BaseHTTPRequestHandler):
             tag = f'"{hashes[rest[2]]}"'
             return self.answer(200, files[rest[2]], ETag=tag, X_Repo_Commit=revision)
         if rest[:1] == ["tree"]:
-            sizes = ({"path": path, "size": len(blob)} for path, blob in files.items())
-            return self.answer(200, [f | {"type": "file", "oid": hashes[f["path"]]} for f in sizes])
+            found = [
+                {"path": path, "size": len(blob), "type": "file", "oid": hashes[path]}
+                for path, blob in files.items()
+            ]
+            return self.answer(200, found)
         siblings = [{"rfilename": path} for path in files]
         return self.answer(200, {"id": f"me/{name}", "sha": revision, "siblings": siblings})
 

@@ -139,7 +139,8 @@ def noise_pair() -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(0)
     first = rng.uniform(-1, 1, (3, 64, 96, 3)).astype(np.float32)
     second = np.clip(first + rng.normal(0, 0.3, first.shape), -1, 1).astype(np.float32)
-    return tuple(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (first, second))
+    one, other = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (first, second))
+    return one, other
 
 
 def test_lpips_gives_the_values_of_the_jax_implementation(lpips):
