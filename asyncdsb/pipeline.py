@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks.device import chosen_precision, usable
 from asyncdsb.networks.placing import check_precision, compile_for, frozen, multiplying
@@ -79,10 +78,7 @@ class AsyncDSBPipeline:
         # Not channels-last: instance normalisation returns plain tensors, and layers would copy.
         frozen(completion, self.device)
         self.denoiser, self.completion = denoiser, completion
-        self.config = denoiser.config
-        # Sides have to be multiples of what both networks need.
-        stride = math.lcm(self.config.unet.stride, completion.config.generator.stride)
-        self.framing = Framing(self.config.resolution, stride, self.config.window == "head")
+        self.framing = Framing(denoiser, completion)
         self.runner = Runner(denoiser, self.device, self.precision)
         self.training, self.card = training or {}, card
 
@@ -148,6 +144,11 @@ class AsyncDSBPipeline:
             return hub.upload(Path(folder), repo, commit_message, private)
 
     @property
+    def config(self) -> BridgeConfig:
+        """Configuration of the bridge."""
+        return self.denoiser.config
+
+    @property
     def facts(self) -> Facts:
         """What the card tells of the weights."""
         return facts_of(self.denoiser, self.completion, self.training)
@@ -195,8 +196,8 @@ class AsyncDSBPipeline:
     @torch.no_grad()
     def _frames(self, prepared: Prepared, chosen: Settings) -> Iterator[Frame]:
         gradient = completed_gradient(prepared, self._completed)
-        place = prepared.hole, prepared.windows
-        tau = tau_over(*place, gradient, chosen, self.config.blur_sigma)
+        over = prepared.hole, prepared.windows, gradient, chosen
+        tau = tau_over(*over, self.config.blur_sigma)
         yield from self.runner.frames(prepared, gradient, tau, chosen)
 
     @torch.no_grad()
@@ -242,10 +243,7 @@ class AsyncDSBPipeline:
     def predict_gradient(
         self, image, mask, tiles: int = Settings.tiles, box: Box | None = None
     ) -> np.ndarray:
-        """Complete the gradient map of a photo (step 1 alone): (H, W) float32 in [0, 1].
-
-        Takes what :meth:`__call__` takes, and raises the same errors.
-        """
+        """Complete the gradient map of a photo (step 1 alone): (H, W) float32 in [0, 1]."""
         chosen = Settings(tiles=tiles, box=box)
         chosen.check(SAMPLERS)
         return completed_gradient(self._prepared(image, mask, chosen), self._completed)

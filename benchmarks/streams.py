@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = Settings(size=512, shard_mib=4)
     count = args.photos - args.photos % args.batch
     packing: Times = {workers: [] for workers in WORKERS}
-    streaming: dict[int, dict[int, list[float]]] = {
+    streaming: dict[int, Times] = {
         size: {workers: [] for workers in WORKERS} for size in (128, 256)
     }
     reading: Times = {1: []}

@@ -19,6 +19,8 @@ from train.bridge import with_conditions
 from train.import_adm import main, peak
 from train.presets import BRIDGE_PRESETS
 
+pytestmark = pytest.mark.slow
+
 SMALL = ADMConfig(32, (1, 2), 1, (False, True), 32)
 CONFIGS = [SMALL, ADMConfig(32, (1, 2, 2), 2, (False, True, True), 16)]
 

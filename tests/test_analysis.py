@@ -22,6 +22,8 @@ from asyncdsb.measure.analysis import (
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule, inward_tau, tau_map
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = NoiseSchedule()
 
 

@@ -28,6 +28,8 @@ from asyncdsb.photo.record import load_map
 from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(payload.__file__).parent
 
 

@@ -31,6 +31,8 @@ from asyncdsb.page.canvas import CANVAS, fit_box
 from asyncdsb.show import viz
 from benchmarks.page_server import FLAGS, served
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60_000  # milliseconds: the machine may be busy
 SIZE = (320, 240)

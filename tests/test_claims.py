@@ -18,6 +18,8 @@ from train.claims import claims_table, in_short, verdict
 from train.data.sources import iter_photos
 from train.judge.protocol import iter_crops
 
+pytestmark = pytest.mark.slow
+
 
 def save_photos(folder, names, size=(80, 72)):
     folder.mkdir(parents=True, exist_ok=True)

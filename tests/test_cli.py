@@ -22,6 +22,8 @@ from asyncdsb.photo import images
 from asyncdsb.photo.record import load_map, save_map
 from asyncdsb.photo.restoration import Settings
 
+pytestmark = pytest.mark.slow
+
 FAST = ["--steps", "2", "--quiet", "--device", "cpu"]
 
 

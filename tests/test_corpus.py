@@ -17,6 +17,8 @@ import train.corpus
 from train.corpus import main
 from train.data.sources import find_photos, iter_photos
 
+pytestmark = pytest.mark.slow
+
 KIBS = "0.004"
 """Shards of about 4 KiB, two or three photographs each."""
 

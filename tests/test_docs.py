@@ -22,6 +22,8 @@ import asyncdsb
 from asyncdsb.store import bundled
 from asyncdsb.store.card import USE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 MODULES = [
     name

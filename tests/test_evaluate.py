@@ -43,6 +43,8 @@ from train.judge.report import (
 from train.judge.scores import Judges
 from train.judge.validation import KINDS, RestorationValidator, keep_scores
 
+pytestmark = pytest.mark.slow
+
 
 class FakePipeline:
     """Paints the hole in a colour that depends on the seed, after a first look at a smooth fill."""
@@ -556,7 +558,7 @@ def validated(shard, monkeypatch):
     """A pipeline for crops of 64 pixels, and what a validation with three steps says of it."""
     monkeypatch.setattr(train.judge.validation, "STEPS", 3)
     pipe = AsyncDSBPipeline.random()
-    pipe.denoiser.config = pipe.config = dataclasses.replace(pipe.config, resolution=64)
+    pipe.denoiser.config = dataclasses.replace(pipe.config, resolution=64)
     return pipe, RestorationValidator(pipe, [str(shard)])()
 
 

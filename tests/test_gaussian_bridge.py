@@ -32,6 +32,8 @@ from benchmarks.gaussian_bridge import (
     squared_w2,
 )
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = {
     Case("posterior"): (0.1088, 0.0375, 0.0125, 0.0028),
     Case("posterior", tau="inward"): (0.1013, 0.0351, 0.0118, 0.0027),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -18,6 +19,8 @@ from asyncdsb.cli.main import main
 from asyncdsb.photo import heads
 from asyncdsb.photo.heads import REACH, find_heads, head_box, largest_square
 
+pytestmark = pytest.mark.slow
+
 RESOLUTION = 32
 """Of the tiny weights for portraits."""
 
@@ -25,8 +28,8 @@ RESOLUTION = 32
 @pytest.fixture(scope="module")
 def portraits() -> AsyncDSBPipeline:
     pipe = AsyncDSBPipeline.random()
-    pipe.config = dataclasses.replace(pipe.config, window="head", resolution=RESOLUTION)
-    pipe.denoiser.config = pipe.config
+    head = dataclasses.replace(pipe.config, window="head", resolution=RESOLUTION)
+    pipe.denoiser.config = head
     return pipe
 
 
@@ -183,8 +186,9 @@ def test_known_pixels_stay_and_all_of_the_hole_is_restored(portraits, case, fini
 
 def test_a_small_head_is_enlarged_and_comes_back(portraits):
     """A large resolution and a small box: what the networks see is twice as large as the photo."""
-    pipe = AsyncDSBPipeline(portraits.denoiser, portraits.completion, "cpu")
-    pipe.config = dataclasses.replace(portraits.config, resolution=128)
+    denoiser = copy.copy(portraits.denoiser)
+    denoiser.config = dataclasses.replace(portraits.config, resolution=128)
+    pipe = AsyncDSBPipeline(denoiser, portraits.completion, "cpu")
     photo = np.asarray(synthetic_photo(*SHAPE[::-1]))
     hole = missing(SHAPE, 40, 60, 60, 80)
     result = pipe(photo, hole, box=(50, 20, 64), steps=2)

@@ -18,6 +18,8 @@ from asyncdsb import AsyncDSBPipeline
 from asyncdsb.store.card import CARD, model_card
 from asyncdsb.store.hub import FILES
 
+pytestmark = pytest.mark.slow
+
 
 class FakeHub(BaseHTTPRequestHandler):
     """One model repository, me/net, in memory: commits by their hash; "main" is the last one."""

@@ -34,6 +34,8 @@ from asyncdsb.measure.perceptual import (
 )
 from asyncdsb.photo.fill import fill_hole
 
+pytestmark = pytest.mark.slow
+
 
 def picture(seed: int, shape: tuple[int, int] = (48, 60)) -> np.ndarray:
     """Smooth colour ramps with some noise, uint8."""

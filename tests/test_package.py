@@ -17,6 +17,8 @@ from PIL import Image
 import asyncdsb
 from asyncdsb.store.bundled import BUNDLED_NAMES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 SIDE = 96
 

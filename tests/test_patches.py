@@ -33,6 +33,8 @@ from asyncdsb.photo.patches import (
     copy_patches,
 )
 
+pytestmark = pytest.mark.slow
+
 Place = tuple[int, int]
 
 

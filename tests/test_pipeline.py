@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -151,8 +152,9 @@ def test_settings_are_json(pipe, photo, hole):
 
 
 def test_the_finish_is_the_weights_unless_it_is_given(pipe, photo, hole):
-    copying = AsyncDSBPipeline(pipe.denoiser, pipe.completion, "cpu")
-    copying.config = dataclasses.replace(pipe.config, finish="patches")
+    denoiser = copy.copy(pipe.denoiser)
+    denoiser.config = dataclasses.replace(pipe.config, finish="patches")
+    copying = AsyncDSBPipeline(denoiser, pipe.completion, "cpu")
     by_default, given = copying(photo, hole, steps=2), pipe(photo, hole, steps=2, finish="patches")
     assert by_default.settings["finish"] == "patches"
     assert by_default.image.tobytes() == given.image.tobytes()
@@ -199,6 +201,7 @@ def test_half_precision_gives_nearly_the_same_picture(tiny_weights):
         AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision="fp64")
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_picture(tiny_weights):
     if not compiles("cpu"):  # On a machine without a C++ compiler or Python's headers.
         with pytest.raises(ValueError, match="expected a compiler that torch can use"):
@@ -220,6 +223,7 @@ def test_what_cannot_be_compiled_is_refused_at_once(tiny_weights, monkeypatch):
         AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", compiled=True)
 
 
+@pytest.mark.slow
 def test_whether_torch_can_compile_is_tried():
     code = "from asyncdsb.networks.device import compiles; print(compiles('cpu'))"
     command = [sys.executable, "-c", code]

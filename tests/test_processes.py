@@ -25,6 +25,8 @@ from train.data.draws import Draws
 from train.loop.processes import Processes
 from train.presets import GRADIENT_PRESETS
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 

@@ -14,6 +14,8 @@ from asyncdsb.gradient import image_gradient
 from asyncdsb.photo.images import to_tensor
 from asyncdsb.photo.regions import separate, windows_over
 
+pytestmark = pytest.mark.slow
+
 SIDE = 1500
 """Photographs of this many pixels a side are larger than what is worked on at once."""
 

@@ -17,6 +17,8 @@ import train.data.streams
 from train.data.sources import scaled
 from train.data.streams import CropStream, Source, default_lanes, find_shards, mixed, window
 
+pytestmark = pytest.mark.slow
+
 SEED = 3
 
 

@@ -12,6 +12,8 @@ from asyncdsb.photo.restoration import Settings
 from asyncdsb.photo.tiles import OVERLAP, TOGETHER, Tiles
 from asyncdsb.photo.window import MAX_CANVAS, Window
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("shape", [(64, 64), (100, 333), (500, 64), (40, 700)])
 @pytest.mark.parametrize("seed", range(4))

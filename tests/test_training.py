@@ -25,6 +25,8 @@ from train.loop.jsonl import read_lines
 from train.loop.run import Average, chosen_preset
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, photos):

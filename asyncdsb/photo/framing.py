@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
 
+from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion
 from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
 from asyncdsb.photo.images import ImageSource, check_pair, check_rgb, read_image, read_mask
 from asyncdsb.photo.regions import windows_over
@@ -31,14 +34,28 @@ class Framing:
     """How weights look at photos: in windows around holes, or in a square around a head.
 
     Args:
-        resolution: side in pixels that the networks were trained for.
-        stride: multiple of sizes that the networks need.
-        head: whether they work in the square around a head.
+        denoiser: whose configuration says which, and at what resolution.
+        completion: the other network that looks at them.
     """
 
-    def __init__(self, resolution: int, stride: int, head: bool):
-        self.resolution, self.stride, self.head = resolution, stride, head
+    def __init__(self, denoiser: BridgeDenoiser, completion: GradientCompletion):
+        self._denoiser, self._completion = denoiser, completion
         self._last: tuple[tuple | None, tuple[Window, ...]] = (None, ())
+
+    @property
+    def stride(self) -> int:
+        """Sides have to be multiples of it, for both networks."""
+        return math.lcm(self._denoiser.config.unet.stride, self._completion.config.generator.stride)
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels that the networks were trained for."""
+        return self._denoiser.config.resolution
+
+    @property
+    def head(self) -> bool:
+        """Whether they work in the square around a head."""
+        return self._denoiser.config.window == "head"
 
     def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
         """Choose the windows over a hole; the last ones are kept, as one hole is asked about often.
@@ -51,7 +68,12 @@ class Framing:
         if self.head:
             chosen = largest_square(hole) if box is None else box
             return (Window.at(hole, chosen, self.resolution, self.stride),)
-        key = (hole.shape, tiles, hashlib.blake2b(np.packbits(hole).tobytes()).digest())
+        key = (
+            hole.shape,
+            tiles,
+            self.resolution,
+            hashlib.blake2b(np.packbits(hole).tobytes()).digest(),
+        )
         known, windows = self._last
         if key != known:
             windows = windows_over(hole, self.resolution, self.stride, tiles)
