@@ -634,10 +634,10 @@ def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
     if hosted:
         # What is given to the GPU runs in another process, of which this one waits.
         monkeypatch.setattr(wiring, "spaces", SimpleNamespace(GPU=counted))
-        monkeypatch.setattr(app, "predict_maps", lambda *args: None)
+        monkeypatch.setattr(wiring, "predict_maps", lambda *args: None)
     else:
-        monkeypatch.setattr(app, "predict_maps", counted(lambda *args: None))
-    monkeypatch.setattr(app, "wire", lambda demo, parts, model, engine: engines.append(engine))
+        monkeypatch.setattr(wiring, "predict_maps", counted(lambda *args: None))
+    monkeypatch.setattr(wiring, "wire", lambda *given: engines.append(given[3]))
     app.build(lambda name: tiny_pipe)
     threads = [threading.Thread(target=engines[0].predict, args=("scenes",)) for _ in range(4)]
     for thread in threads:
