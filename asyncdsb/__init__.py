@@ -7,7 +7,7 @@
 
 Start at :class:`asyncdsb.pipeline.AsyncDSBPipeline`. The parts are usable on their own:
 :mod:`asyncdsb.schedule` (schedules, clocks and tau maps), :mod:`asyncdsb.bridge` (marginal, target
-and steps), :mod:`asyncdsb.samplers`, :mod:`asyncdsb.masks`, :mod:`asyncdsb.images`.
+and steps), :mod:`asyncdsb.samplers`, :mod:`asyncdsb.masks`, :mod:`asyncdsb.photo.images`.
 """
 
 from __future__ import annotations

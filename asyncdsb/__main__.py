@@ -1,6 +1,6 @@
 """``python -m asyncdsb``."""
 
-from asyncdsb.cli import main
+from asyncdsb.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

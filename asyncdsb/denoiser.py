@@ -43,11 +43,11 @@ import torch
 from torch import Tensor, nn
 
 from asyncdsb import bridge
-from asyncdsb.fill import FILLS, fill_hole
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.layers import pixel_position
+from asyncdsb.photo.fill import FILLS, fill_hole
+from asyncdsb.photo.tiles import Tiles
 from asyncdsb.schedule import NoiseSchedule
-from asyncdsb.tiles import Tiles
 
 CONDITIONS = {
     "mask": 1,
@@ -90,7 +90,7 @@ class BridgeConfig:
             score form.
         beta_min: see :class:`~asyncdsb.schedule.NoiseSchedule`.
         beta_max: likewise.
-        fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.fill.FILLS`.
+        fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.photo.fill.FILLS`.
         hole_noise: h, standard deviation of the noise added to the fill in x1. I2SB's start is
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         conditions: subset of :data:`CONDITIONS`.
@@ -100,7 +100,7 @@ class BridgeConfig:
         bridges: which bridges it was trained on; "stochastic" serves the posterior sampler, and the
             implicit one if the network sees x1; "deterministic" serves the ODE.
         finish: what happens to a result by default, see
-            :class:`asyncdsb.restoration.Settings`.
+            :class:`asyncdsb.photo.restoration.Settings`.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
         window: "hole" if it restores the neighbourhood of a hole, "head" if it was trained on
@@ -419,7 +419,7 @@ class BridgeDenoiser(nn.Module):
         Args:
             context: of the run.
             total_var: M of the schedule in use.
-            tiles: evaluate the network on these and blend, see :mod:`asyncdsb.tiles`.
+            tiles: evaluate the network on these and blend, see :mod:`asyncdsb.photo.tiles`.
         """
 
         def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:

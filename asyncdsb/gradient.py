@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asyncdsb.device import without_autocast
 from asyncdsb.networks import CompletionConfig, UNetConfig
+from asyncdsb.networks.device import without_autocast
 from asyncdsb.networks.layers import pixel_position
 
 LUMA = (0.299, 0.587, 0.114)

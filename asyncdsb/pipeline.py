@@ -3,65 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from asyncdsb import hub
-from asyncdsb.card import CARD, model_card, read_card, without_pictures
-from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
-from asyncdsb.device import chosen_precision, compiles, usable
-from asyncdsb.gradient import (
-    GradientCompletion,
-    GradientConfig,
-    image_gradient,
-    known_gradient,
-)
-from asyncdsb.heads import Box, check_box, head_box, largest_square
-from asyncdsb.images import (
-    check_pair,
-    check_rgb,
-    read_image,
-    read_mask,
-    to_tensor,
-    write_atomic,
-)
-from asyncdsb.networks import CompletionConfig, UNetConfig
-from asyncdsb.patches import copy_patches
-from asyncdsb.regions import windows_over
-from asyncdsb.restoration import (
-    LEFT_TO_WEIGHTS,
-    Frame,
-    Job,
-    Result,
-    Settings,
-    check_painted,
-)
-from asyncdsb.samplers import SamplerState, sample, time_grid
-from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
-from asyncdsb.tiles import Tiles
-from asyncdsb.window import Window, fill_smoothly, resize
-
-_HERE = Path(__file__).resolve().parent
-_INSTALLED, _CHECKOUT = _HERE / "weights", _HERE.parent / "assets" / "weights"
-BUNDLED = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-"""Folder of the weights that come with the project: a wheel has it in the package, a checkout
-beside it."""
-
-BUNDLED_NAMES = ("scenes", "portraits")
-"""Bundled weights, each a folder in :data:`BUNDLED`. The first are the default."""
-
-PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16}
-"""Types in which the networks may multiply, all else being done in float32. "auto" is bf16 on a
-device on which it is faster, else fp32."""
+from asyncdsb.gradient import GradientCompletion
+from asyncdsb.networks.device import chosen_precision, usable
+from asyncdsb.networks.placing import check_precision, compile_for, frozen, multiplying
+from asyncdsb.photo.framing import Framing, read_pair
+from asyncdsb.photo.heads import Box
+from asyncdsb.photo.images import read_mask
+from asyncdsb.photo.maps import check_map, completed_gradient, layout, tau_over
+from asyncdsb.photo.restoration import Frame, Prepared, Result, Settings, check_painted
+from asyncdsb.photo.run import Runner, check_batch
+from asyncdsb.samplers import SAMPLERS, SamplerState
+from asyncdsb.store import hub
+from asyncdsb.store.bundled import weights_folder
+from asyncdsb.store.card import Facts, facts_of, model_card, read_card, write_card
+from asyncdsb.store.checkpoint import load_pair, save_weights
+from asyncdsb.store.untrained import untrained_pair
 
 
 class AsyncDSBPipeline:
@@ -72,8 +37,9 @@ class AsyncDSBPipeline:
         completion: the trained gradient completion.
         device: where to run; None takes a GPU if there is one.
         training: facts about the training of both, by kind.
-        card: Markdown to write beside the weights; None for :func:`asyncdsb.card.model_card`.
-        precision: one of :data:`PRECISIONS`. Half precision gives slightly other pictures.
+        card: Markdown to write beside the weights; None for :func:`asyncdsb.store.card.model_card`.
+        precision: one of :data:`asyncdsb.networks.placing.PRECISIONS`. Half precision gives
+            slightly other pictures.
         compiled: whether torch.compile makes the bridge's network faster, with the same pictures
             up to rounding. It takes a minute at the first run of every size of window and batch, of
             eight at most; what comes after that runs as it is.
@@ -84,8 +50,7 @@ class AsyncDSBPipeline:
 
     >>> import numpy as np
     >>> pipe = AsyncDSBPipeline.random()  # from_pretrained() for weights that were trained
-    >>> photo = np.full((64, 96, 3), 128, np.uint8)
-    >>> mask = np.zeros((64, 96), bool)
+    >>> photo, mask = np.full((64, 96, 3), 128, np.uint8), np.zeros((64, 96), bool)
     >>> mask[20:40, 30:60] = True  # missing
     >>> result = pipe(photo, mask, steps=2, seed=1)
     >>> result.image.size, result.tau.shape, len(result.trajectory)
@@ -104,25 +69,18 @@ class AsyncDSBPipeline:
         precision: str = "auto",
         compiled: bool = False,
     ):
-        _check_precision(precision)
+        check_precision(precision)
         self.device = usable(device)
         self.precision = chosen_precision(precision, self.device)
-        if compiled and not compiles(self.device):
-            raise ValueError(
-                "expected a compiler that torch can use for the network (g++ and Python's headers"
-                " on a CPU, gcc and Triton on a GPU), found none"
-            )
-        self.denoiser = denoiser.eval().requires_grad_(False)
-        self.denoiser.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
-            # Dynamic sizes take longer than no compilation at all on a CPU, and fail for a batch.
-            self.denoiser.unet.compile(dynamic=False)
+            compile_for(denoiser.unet, self.device)
+        frozen(denoiser, self.device, channels_last=True)
         # Not channels-last: instance normalisation returns plain tensors, and layers would copy.
-        self.completion = completion.eval().requires_grad_(False).to(self.device)
-        self.config = denoiser.config
-        self._chosen: tuple[tuple | None, tuple[Window, ...]] = (None, ())
-        self.training = training or {}
-        self.card = card
+        frozen(completion, self.device)
+        self.denoiser, self.completion = denoiser, completion
+        self.framing = Framing(denoiser, completion)
+        self.runner = Runner(denoiser, self.device, self.precision)
+        self.training, self.card = training or {}, card
 
     @classmethod
     def from_pretrained(
@@ -136,56 +94,34 @@ class AsyncDSBPipeline:
         """Load trained weights.
 
         Args:
-            source: one of :data:`BUNDLED_NAMES`, a folder, or "user/repo" on the Hugging Face Hub;
-                None for the first of the bundled weights.
+            source: one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
+                on the Hugging Face Hub; None for the first of the bundled weights.
             device: see the class.
             revision: branch, tag or commit on the Hub.
             precision: see the class.
             compiled: see the class.
 
-        Returns:
-            The pipeline.
-
         Raises:
             ValueError: if there are no such weights, or they are damaged or of another version.
         """
-        _check_precision(precision)
-        source = BUNDLED_NAMES[0] if source is None else source
-        bundled = source in BUNDLED_NAMES
-        folder = BUNDLED / source if bundled else Path(source)
-        if not folder.is_dir():
-            if bundled:
-                raise ValueError(f"weights not found: expected the bundled weights in {folder}")
-            folder = hub.download(str(source), revision)
-        denoiser, bridge_training = load_weights(folder, "bridge")
-        completion, gradient_training = load_weights(folder, "gradient")
-        training = {"bridge": bridge_training, "gradient": gradient_training}
+        check_precision(precision)
+        folder = weights_folder(source, revision)
+        denoiser, completion, training = load_pair(folder)
         return cls(denoiser, completion, device, training, read_card(folder), precision, compiled)
 
     @classmethod
     def random(cls, seed: int = 0, device: str | torch.device = "cpu") -> AsyncDSBPipeline:
         """A tiny pipeline with random weights, for tests and for trying out an installation."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            unet = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
-            denoiser = BridgeDenoiser(BridgeConfig(unet=unet))
-            for parameter in denoiser.unet.get_submodule("head").parameters():
-                torch.nn.init.normal_(parameter, std=0.02)
-            generator = CompletionConfig(width=4, blocks=1)
-            return cls(denoiser, GradientCompletion(GradientConfig(generator)), device)
+        return cls(*untrained_pair(seed), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write both networks and their card to a folder that :meth:`from_pretrained` loads.
 
-        Args:
-            folder: made if need be; holds safetensors in half precision, JSON and ``README.md``.
+        The folder is made if need be; it holds safetensors in half precision, JSON, ``README.md``.
         """
         save_weights(folder, self.denoiser, self.training.get("bridge", {}))
         save_weights(folder, self.completion, self.training.get("gradient", {}))
-        card = self.card or model_card(self)
-        if read_card(Path(folder)) != card:
-            card = without_pictures(card)
-        write_atomic(Path(folder) / CARD, lambda path: Path(path).write_text(card, "utf-8"))
+        write_card(Path(folder), self.card or model_card(self.facts))
 
     def push_to_hub(
         self, repo: str, private: bool = False, commit_message: str = "AsyncDSB weights"
@@ -193,16 +129,12 @@ class AsyncDSBPipeline:
         """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub, in one commit.
 
         The card that was found beside the weights goes with them. Without one, what is written
-        leaves the licence open: it depends on the photographs and on the weights that a training
-        started from.
+        leaves the licence open: it depends on the photographs and on what a training started from.
 
         Args:
             repo: "user/repo", made if need be.
             private: whether a repository that is made is private.
-            commit_message: of the commit.
-
-        Returns:
-            Address of the commit.
+            commit_message: of the commit, whose address is returned.
 
         Raises:
             ValueError: if the Hub cannot be reached or does not allow it.
@@ -210,6 +142,16 @@ class AsyncDSBPipeline:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return hub.upload(Path(folder), repo, commit_message, private)
+
+    @property
+    def config(self) -> BridgeConfig:
+        """Configuration of the bridge."""
+        return self.denoiser.config
+
+    @property
+    def facts(self) -> Facts:
+        """What the card tells of the weights."""
+        return facts_of(self.denoiser, self.completion, self.training)
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -223,106 +165,40 @@ class AsyncDSBPipeline:
             image: PIL picture or (H, W, 3) uint8 RGB array.
             mask: PIL picture (white = hole), or (H, W) array, bool or uint8.
             trajectory: whether to keep the frames.
-            **settings: fields of :class:`Settings`.
-
-        Returns:
-            The result.
+            **settings: fields of :class:`asyncdsb.photo.restoration.Settings`.
 
         Raises:
-            ValueError: on anything that cannot be restored, see :func:`check_pair` and
-                :meth:`Settings.check`.
+            ValueError: on anything that cannot be restored, naming what was expected.
         """
         frames: list[Frame] = []
-        for frame in self.stream(image, mask, **settings):
-            frames = [*frames, frame] if trajectory else [frame]
-        last = frames[-1]
-        return Result(
-            image=last.image,
-            gradient=last.gradient,
-            tau=last.tau,
-            trajectory=frames if trajectory else [],
-            settings=self.record(Settings(**settings), last.job.box),
-        )
-
-    def resolved(self, chosen: Settings) -> Settings:
-        """The settings with what the weights decide put in, so that they say all."""
-        left = [name for name in LEFT_TO_WEIGHTS if getattr(chosen, name) is None]
-        return dataclasses.replace(chosen, **{name: getattr(self.config, name) for name in left})
+        for last in self.stream(image, mask, **settings):
+            frames += [last] if trajectory else []
+        record = self.record(Settings(**settings), last.prepared.box)
+        return Result(last.image, last.gradient, last.tau, frames, record)
 
     def record(self, chosen: Settings, box: Box | None = None) -> dict:
-        """What gives a picture again with these weights, JSON-serialisable.
-
-        The settings as :meth:`resolved`, and the precision where it is not float32.
-
-        Args:
-            chosen: settings of the run.
-            box: ``frame.job.box`` of any of its frames, where the run itself chose it.
-        """
+        """What gives a picture again, as JSON; ``box`` is ``frame.prepared.box`` of a frame."""
         other = {} if self.precision == "fp32" else {"precision": self.precision}
-        if box is not None:
-            chosen = dataclasses.replace(chosen, box=box)
-        return self.resolved(chosen).as_dict() | other
+        chosen = chosen if box is None else dataclasses.replace(chosen, box=box)
+        return chosen.resolved(self.config).as_dict() | other
 
     def stream(self, image, mask, **settings) -> Iterator[Frame]:
-        """Restore the hole of a photo, yielding a frame per state as it is computed.
+        """Restore the hole of a photo, yielding ``steps + 1`` frames as they are computed.
 
         Takes what :meth:`__call__` takes, and raises the same errors at once, before the first
-        frame is asked for.
-
-        Returns:
-            Iterator over ``steps + 1`` frames; the last one's ``image`` is the result.
+        frame is asked for. The last frame's ``image`` is the result.
         """
-        chosen = Settings(**settings)
-        chosen.check(self.samplers)
-        job = self._job(image, mask, chosen.tiles, chosen.box)
-        if not isinstance(chosen.strategy, str):
-            check_painted(chosen.strategy, job.hole.shape)
-        return self._frames(job, chosen)
+        chosen = self._checked(settings)
+        prepared = self._prepared(image, mask, chosen)
+        check_painted(chosen.strategy, prepared.hole.shape)
+        return self._frames(prepared, chosen)
 
     @torch.no_grad()
-    def _frames(self, job: Job, chosen: Settings) -> Iterator[Frame]:
-        gradient = self._complete(job)
-        tau = self._tau(
-            job.hole, job.windows, gradient, chosen.tau_min, chosen.tau_max, chosen.strategy
-        )
-        gradients = [window.shrink(gradient).to(self.device) for window in job.windows]
-        taus = [window.shrink(tau).to(self.device).clamp(0, 1) for window in job.windows]
-        times = time_grid(
-            chosen.grid,
-            chosen.steps,
-            # One grid for all windows, so that their states belong together.
-            torch.cat([values.flatten() for values in taus]),
-            torch.cat([mask.flatten() for mask in job.masks]),
-            self.config.schedule,
-            self.config.hole_noise,
-            0.0 if chosen.sampler == "ode" else None,
-        )
-        finish = self.resolved(chosen).finish or "none"
-        batches = job.batches()
-        runs = [
-            self._run(
-                torch.cat([job.images[number] for number in numbers]),
-                torch.cat([job.masks[number] for number in numbers]),
-                torch.cat([gradients[number] for number in numbers]),
-                torch.cat([taus[number] for number in numbers]),
-                [_seed_of(chosen.seed, number) for number in numbers],
-                chosen,
-                times,
-                job.windows[numbers[0]].tiles,
-            )
-            for numbers in batches
-        ]
-        for now in zip(*runs, strict=True):
-            parts = {
-                number: (state.x_t[i : i + 1], state.x0_hat[i : i + 1])
-                for numbers, state in zip(batches, now, strict=True)
-                for i, number in enumerate(numbers)
-            }
-            states, estimates = zip(*(parts[number] for number in sorted(parts)), strict=True)
-            first = now[0]
-            t = float(first.t[0])
-            done = finish if first.step == first.steps else "none"
-            yield Frame(job, gradient, tau, t, first.step, first.steps, states, estimates, done)
+    def _frames(self, prepared: Prepared, chosen: Settings) -> Iterator[Frame]:
+        gradient = completed_gradient(prepared, self._completed)
+        over = prepared.hole, prepared.windows, gradient, chosen
+        tau = tau_over(*over, self.config.blur_sigma)
+        yield from self.runner.frames(prepared, gradient, tau, chosen)
 
     @torch.no_grad()
     def restore_batch(
@@ -336,83 +212,45 @@ class AsyncDSBPipeline:
             images: (B, 3, H, W) in [-1, 1], H and W multiples of the network's stride.
             masks: (B, 1, H, W), 1 = missing.
             seeds: one per sample.
-            **settings: fields of :class:`Settings` other than ``seed``; a named strategy.
+            **settings: see :meth:`__call__`, other than ``seed``; a named strategy.
 
         Returns:
             (B, 3, H, W) in [-1, 1] on the CPU, known pixels equal to the input's.
 
         Raises:
-            ValueError: on settings out of range, another number of seeds, or sides that are no
-                multiples of the stride.
+            ValueError: on what :func:`asyncdsb.photo.run.check_batch` or a setting does not allow.
         """
-        _, states = self.trace(images, masks, seeds, **settings)
-        *_, last = states
+        *_, last = self.trace(images, masks, seeds, **settings)[1]
         return last.x_t.cpu()
 
+    @torch.no_grad()
     def trace(
         self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
     ) -> tuple[Tensor, Iterator[SamplerState]]:
-        """Like :meth:`restore_batch`, with every state of the runs.
+        """Like :meth:`restore_batch`: (B, 1, H, W) tau maps, and all states of the runs.
 
-        Returns:
-            (B, 1, H, W) tau maps, and the sampler's states as they are computed, all on the
-            pipeline's device.
+        The states come as they are computed; all stays on the pipeline's device.
         """
-        chosen = Settings(**settings)
-        chosen.check(self.samplers)
-        if not isinstance(chosen.strategy, str):
-            raise ValueError("expected a named strategy for a batch, got an array")
-        if chosen.box is not None:
-            raise ValueError(f"expected no box for a batch, got {chosen.box}")
-        if len(seeds) != len(images):
-            raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
-        if any(side % self._stride for side in images.shape[2:]):
-            raise ValueError(
-                f"expected sides that are multiples of {self._stride},"
-                f" got {tuple(images.shape[2:])}"
-            )
+        chosen = self._checked(settings)
+        check_batch(images, seeds, chosen, self.framing.stride)
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
-        with torch.no_grad():
-            gradient = self._completed(images, masks)
-            tau = self._layout(chosen.strategy, gradient, masks, chosen.tau_min, chosen.tau_max)
-        return tau, self._run(images, masks, gradient, tau, seeds, chosen, chosen.grid)
+        gradient = self._completed(images, masks)
+        tau = layout(chosen, self.config.blur_sigma, gradient, masks)
+        states = self.runner.states(images, masks, gradient, tau, seeds, chosen, chosen.grid)
+        return tau, states
 
     @torch.no_grad()
     def predict_gradient(
         self, image, mask, tiles: int = Settings.tiles, box: Box | None = None
     ) -> np.ndarray:
-        """Complete the gradient map of a photo (step 1 alone).
-
-        Args:
-            image: see :meth:`__call__`.
-            mask: likewise.
-            tiles: see :class:`Settings`.
-            box: likewise.
-
-        Returns:
-            (H, W) float32 in [0, 1].
-
-        Raises:
-            ValueError: if the pair cannot be restored.
-        """
-        Settings(tiles=tiles, box=box).check(("posterior",))
-        return self._complete(self._job(image, mask, tiles, box))
+        """Complete the gradient map of a photo (step 1 alone): (H, W) float32 in [0, 1]."""
+        chosen = Settings(tiles=tiles, box=box)
+        chosen.check(SAMPLERS)
+        return completed_gradient(self._prepared(image, mask, chosen), self._completed)
 
     def head_box(self, image, mask) -> Box | None:
-        """The box in which weights for portraits restore a photo unless they are given one.
-
-        Args:
-            image: see :meth:`__call__`.
-            mask: likewise.
-
-        Returns:
-            Left edge, top edge and side in photo pixels; None with other weights.
-
-        Raises:
-            ValueError: if the pair cannot be restored.
-        """
-        photo, hole = _pair(image, mask)
-        return head_box(photo, hole) if self.config.window == "head" else None
+        """The box in which weights for portraits work unless they are given one, else None."""
+        return self.framing.box_of(*read_pair(image, mask))
 
     @torch.no_grad()
     def tau_map(
@@ -425,234 +263,36 @@ class AsyncDSBPipeline:
         tiles: int = Settings.tiles,
         box: Box | None = None,
     ) -> np.ndarray:
-        """Per-pixel peak time for a completed gradient map; runs no network.
+        """Per-pixel peak time for a completed gradient map, (H, W) float32; runs no network.
 
-        Args:
-            gradient: (H, W) map of :meth:`predict_gradient`.
-            mask: mask of the same size.
-            tau_min: see :class:`Settings`.
-            tau_max: see :class:`Settings`.
-            strategy: see :class:`Settings`.
-            tiles: see :class:`Settings`.
-            box: of :meth:`head_box`; without it, weights for portraits lay the map out as if no
-                head had been found.
-
-        Returns:
-            (H, W) float32 in [0, 1].
+        ``gradient`` is of :meth:`predict_gradient`, ``mask`` of the same size, and ``box`` of
+        :meth:`head_box`; without it, weights for portraits lay the map out as if no head had been
+        found. The others are fields of :class:`asyncdsb.photo.restoration.Settings`.
 
         Raises:
             ValueError: if sizes differ or the range or strategy is not valid.
         """
         chosen = Settings(tau_min, tau_max, strategy=strategy, tiles=tiles, box=box)
-        chosen.check(("posterior",))
+        chosen.check(SAMPLERS)
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
-        if not isinstance(strategy, str):
-            check_painted(strategy, hole.shape)
-        if gradient.shape != hole.shape:
-            raise ValueError(f"expected a gradient map of shape {hole.shape}, got {gradient.shape}")
-        check_pair(gradient[..., None], hole)
-        windows = self._windows(hole, tiles, box)
-        return self._tau(hole, windows, gradient, tau_min, tau_max, strategy)
+        check_painted(strategy, hole.shape)
+        check_map(gradient, hole)
+        windows = self.framing.windows(hole, tiles, box)
+        return tau_over(hole, windows, gradient, chosen, self.config.blur_sigma)
 
     def work(self, mask, tiles: int = Settings.tiles, box: Box | None = None) -> int:
-        """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo.
+        """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo."""
+        return sum(w.evaluated for w in self.framing.windows(read_mask(mask), tiles, box))
 
-        Args:
-            mask: (H, W), see :meth:`__call__`.
-            tiles: see :class:`Settings`.
-            box: likewise.
-        """
-        return sum(window.evaluated for window in self._windows(read_mask(mask), tiles, box))
+    def _checked(self, settings: dict) -> Settings:
+        chosen = Settings(**settings)
+        chosen.check(self.samplers)
+        return chosen.resolved(self.config)
 
-    @property
-    def _stride(self) -> int:
-        """Of what number both networks need sides to be multiples."""
-        return math.lcm(self.config.unet.stride, self.completion.config.generator.stride)
-
-    def _windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
-        """Windows over a hole; the last ones are kept, as one hole is asked about several times."""
-        if self.config.window == "head":
-            chosen = largest_square(hole) if box is None else box
-            return (Window.at(hole, chosen, self.config.resolution, self._stride),)
-        key = (hole.shape, tiles, hashlib.blake2b(np.packbits(hole).tobytes()).digest())
-        known, windows = self._chosen
-        if key != known:
-            windows = windows_over(hole, self.config.resolution, self._stride, tiles)
-            self._chosen = key, windows
-        return windows
-
-    def _job(self, image, mask, tiles: int, box: Box | None = None) -> Job:
-        photo, hole = _pair(image, mask)
-        rest: np.ndarray | None = None
-        if self.config.window == "head":
-            left, top, side = box = head_box(photo, hole) if box is None else box
-            check_box(box, hole)
-            outside = hole.copy()
-            outside[top : top + side, left : left + side] = False
-            rest = outside if outside.any() else None
-            # Nothing hidden may show beyond the window, nor in the gradients along its edge.
-            photo = photo.copy()
-            fill_smoothly(photo, hole)
-        elif box is not None:
-            raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
-        windows = self._windows(hole, tiles, box)
-        images, masks = zip(*(window.cut(photo, hole) for window in windows), strict=True)
-        return Job(
-            photo,
-            hole,
-            windows,
-            tuple(image.to(self.device) for image in images),
-            tuple(mask.to(self.device) for mask in masks),
-            rest,
-            box,
-        )
-
-    def _complete(self, job: Job) -> np.ndarray:
-        """Gradient map of the whole photo at the finest window's scale, completed in each.
-
-        Values of windows of another scale are taken as they are: the gradients of photographs are
-        distributed nearly alike at every scale.
-        """
-        photo, finest = job.photo, _finest(job.windows)
-        if finest.scale < 1:
-            height, width = finest.photo_at_work_scale()
-            photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
-        whole = resize(torch.from_numpy(_gradient_of(photo))[None, None], finest.photo)[0, 0]
-        around = whole.numpy()
-        parts = zip(job.windows, job.images, job.masks, strict=True)
-        # Where windows overlap the finer one has the last word.
-        for window, image, mask in sorted(parts, key=lambda part: part[0].scale):
-            if window.tiles is None:
-                completed = self._completed(image, mask)
-            else:
-
-                def on(some: Tiles, image: Tensor = image, mask: Tensor = mask) -> Tensor:
-                    return self._completed(some.cut(image), some.cut(mask))
-
-                found = window.tiles.blend(on)
-                known, unknown = known_gradient(image, mask)
-                completed = torch.where(unknown > 0.5, found, known)
-            part = window.enlarge(completed)[0, 0].cpu().numpy()
-            settled = window.own | ~window.others(job.hole)
-            np.copyto(around[window.slices], part, where=settled)
-        return around.clip(0, 1)
-
-    def _tau(
-        self,
-        hole: np.ndarray,
-        windows: Sequence[Window],
-        gradient: np.ndarray,
-        tau_min: float,
-        tau_max: float,
-        strategy: str | np.ndarray,
-    ) -> np.ndarray:
-        """Tau map of the whole photo, laid out at the finest window's scale."""
-        if not isinstance(strategy, str):
-            return np.asarray(strategy, np.float32)
-        size = _finest(windows).photo_at_work_scale()
-        small = (resize(torch.from_numpy(hole)[None, None].float(), size) > 1e-3).float()
-        values = resize(torch.from_numpy(gradient)[None, None], size)
-        tau = self._layout(strategy, values, small, tau_min, tau_max)
-        return resize(tau, hole.shape)[0, 0].clamp(tau_min, tau_max).numpy()
+    def _prepared(self, image, mask, chosen: Settings) -> Prepared:
+        pair = read_pair(image, mask)
+        return self.framing.prepare(*pair, chosen.tiles, chosen.box, self.device)
 
     def _completed(self, image: Tensor, mask: Tensor) -> Tensor:
-        with self._multiplying():
+        with multiplying(self.precision, self.device):
             return self.completion(image, mask)
-
-    def _multiplying(self) -> torch.autocast:
-        chosen = PRECISIONS[self.precision]
-        return torch.autocast(self.device.type, chosen, enabled=chosen is not None)
-
-    def _layout(
-        self, strategy: str, gradient: Tensor, hole: Tensor, tau_min: float, tau_max: float
-    ) -> Tensor:
-        if strategy == "uniform":
-            return uniform_tau(hole, tau_min, tau_max)
-        if strategy == "inward":
-            return inward_tau(hole, tau_min, tau_max)
-        return tau_map(gradient, tau_min, tau_max, self.config.blur_sigma, hole)
-
-    def _run(
-        self,
-        image: Tensor,
-        mask: Tensor,
-        gradient: Tensor,
-        tau: Tensor,
-        seeds: Sequence[int],
-        chosen: Settings,
-        grid: str | Tensor,
-        tiles: Tiles | None = None,
-    ) -> Iterator[SamplerState]:
-        """The sampler's states for a batch at the networks' resolution."""
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
-        stochastic = torch.full((len(image),), chosen.sampler != "ode", device=self.device)
-        context = self.denoiser.context(image, mask, gradient, stochastic, noise.to(self.device))
-        schedule = self.config.schedule
-        bound = self.denoiser.bind(context, schedule.total_var, tiles)
-
-        def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            with self._multiplying():
-                return bound(x_t, t, s)
-
-        states = sample(
-            denoise,
-            context.x1,
-            mask,
-            tau,
-            schedule,
-            steps=chosen.steps,
-            sampler=chosen.sampler,
-            eta=chosen.eta,
-            grid=grid,
-            start_std=self.config.hole_noise,
-            generators=generators,
-        )
-        return _with_patches(states, mask) if self.resolved(chosen).finish == "patches" else states
-
-
-def _pair(image, mask) -> tuple[np.ndarray, np.ndarray]:
-    """A photo (H, W, 3) uint8 and its hole (H, W) bool, read and checked."""
-    photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
-    check_rgb(photo)
-    hole = read_mask(mask)
-    check_pair(photo, hole)
-    return photo, hole
-
-
-def _with_patches(states: Iterator[SamplerState], mask: Tensor) -> Iterator[SamplerState]:
-    """The same states, with known patches copied into the last one."""
-    for state in states:
-        if state.step == state.steps:
-            result = copy_patches(state.x_t, mask)
-            state = dataclasses.replace(state, x_t=result, x0_hat=result)
-        yield state
-
-
-def _finest(windows: Sequence[Window]) -> Window:
-    return max(windows, key=lambda window: window.scale)
-
-
-def _seed_of(seed: int, number: int) -> int:
-    """Seed of a window's noise: the run's for the first, and one derived from it for others."""
-    if number == 0:
-        return seed
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:
-    """Gradient map (H, W) float32 of a whole photo, strip by strip to spare memory."""
-    height = len(photo)
-    found = np.empty(photo.shape[:2], np.float32)
-    for first in range(0, height, rows):
-        last = min(first + rows, height)
-        # One more row at either side, which Sobel's operator looks at.
-        top, bottom = max(first - 1, 0), min(last + 1, height)
-        strip = image_gradient(to_tensor(np.ascontiguousarray(photo[top:bottom])))
-        found[first:last] = strip[0, 0, first - top : first - top + last - first].numpy()
-    return found
-
-
-def _check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"expected a precision out of {', '.join(PRECISIONS)}, got {precision!r}")

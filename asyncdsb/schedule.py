@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.device import without_autocast
+from asyncdsb.networks.device import without_autocast
 
 STRATEGIES = ("gradient", "uniform", "inward")
 

@@ -49,11 +49,11 @@ from scipy.fft import dctn
 from torch import Tensor
 
 from asyncdsb.bridge import implicit_step, noise_var, posterior_step
-from asyncdsb.data import iter_photos, scaled
-from asyncdsb.fill import FILLS, fill_hole
-from asyncdsb.images import to_tensor
+from asyncdsb.photo.fill import FILLS, fill_hole
+from asyncdsb.photo.images import to_tensor
 from asyncdsb.samplers import GRIDS, time_grid
 from asyncdsb.schedule import NoiseSchedule, inward_tau
+from train.data.sources import iter_photos, scaled
 
 FIELD, HOLE, PERIOD = 16, 8, 64
 DEFAULT_M = NoiseSchedule().total_var
@@ -229,7 +229,7 @@ class Picture:
     Attributes:
         name: what they show.
         size: side of the picture in pixels; that of the hole is half of it.
-        fill: one of :data:`asyncdsb.fill.FILLS`.
+        fill: one of :data:`asyncdsb.photo.fill.FILLS`.
         variance: mean variance of the modes in each band of :func:`bands`, pixels in [-1, 1].
     """
 
@@ -295,7 +295,7 @@ def measure(paths: Sequence[str], size: int, fill: str, count: int) -> tuple[flo
     Args:
         paths: folders or tar files of photographs.
         size: scale their short side to this and keep the square in the middle.
-        fill: of the hole, one of :data:`asyncdsb.fill.FILLS`.
+        fill: of the hole, one of :data:`asyncdsb.photo.fill.FILLS`.
         count: how many photographs at most.
     """
     quarter = size // 4

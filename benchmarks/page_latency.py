@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -101,7 +102,7 @@ def import_seconds() -> float:
     return time.monotonic() - begun
 
 
-def load(window, address: str) -> tuple[float, object]:
+def load(window, address: str) -> tuple[float, Any]:
     """Seconds until the page can be used, and the page."""
     page = window.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(PATIENCE)

@@ -28,12 +28,13 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.store.bundled import BUNDLED
 from benchmarks.train_throughput import PHOTOS, trainer_arguments
 from train.bridge import BridgeTrainer
+from train.loop.processes import Processes
 from train.presets import BRIDGE_PRESETS
-from train.processes import Processes
 
 ROWS = ((1, 1), (1, 2), (2, 1))
 """Processes, and threads of each."""
@@ -56,7 +57,7 @@ def work(args: argparse.Namespace) -> None:
         sent += bucket.buffer().nbytes
         return allreduce_hook(state, bucket)
 
-    if processes.count > 1:
+    if isinstance(trainer.loss, DistributedDataParallel):
         trainer.loss.register_comm_hook(None, counting)
     for group in trainer.optimizers["model"].param_groups:
         group["lr"] = 1e-5

@@ -28,6 +28,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,16 +36,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from asyncdsb.allocator import keep_freed
-from asyncdsb.baselines import METHODS, restore
-from asyncdsb.device import compiles, multiplies_bf16
-from asyncdsb.images import read_image, to_tensor
 from asyncdsb.masks import make_mask
+from asyncdsb.measure.baselines import METHODS, restore
+from asyncdsb.networks.device import compiles, multiplies_bf16
+from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Moment, run_steps
-from asyncdsb.pipeline import BUNDLED, AsyncDSBPipeline
+from asyncdsb.photo.images import read_image, to_tensor
+from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule
+from asyncdsb.store.bundled import BUNDLED
 from benchmarks.train_throughput import matmul_rate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -143,7 +145,7 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
             network.register_forward_hook(lambda *_: spent.append(now())),
         ]
 
-    def run(**settings: float) -> None:
+    def run(**settings: Any) -> None:
         for _ in pipe.stream(photo, mask, steps=steps, **settings):
             pass
 
@@ -183,7 +185,7 @@ def variants(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str
         which(photo, mask, steps=steps, finish="none")
 
     for name, other in others.items():
-        first = seconds_of(lambda other=other: run(other))
+        first = seconds_of(partial(run, other))
         ratios = []
         for _ in range(repeats):
             ours, plain = (median_seconds(partial(run, each), 1) for each in (other, pipe))
@@ -207,7 +209,7 @@ def batches(pipe: AsyncDSBPipeline, steps: int) -> list[tuple[str, str]]:
     alone = median_seconds(lambda: run(1), 3)
     return [
         (f"batch of {n}, per picture against one alone",
-         f"{median_seconds(lambda n=n: run(n), 1) / n / alone:.2f}")
+         f"{median_seconds(partial(run, n), 1) / n / alone:.2f}")
         for n in (4, 16)
     ]  # fmt: skip
 
@@ -220,7 +222,7 @@ def schedules(times: int, steps: int, repeats: int) -> list[tuple[str, str]]:
     hole = torch.ones_like(tau)
     x1 = torch.randn(1, 3, SIDE, SIDE, generator=g)
 
-    def denoise(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def denoise(x: Tensor, t: object, s: object) -> Tensor:
         return 0.5 * x
 
     def ours() -> Tensor:
@@ -237,8 +239,9 @@ def schedules(times: int, steps: int, repeats: int) -> list[tuple[str, str]]:
             n, m = (times * (steps - k) // steps for k in (index, index + 1))
             x0_hat = denoise(x, n, None)
             if m == 0:
-                return x0_hat
+                break
             x = tables.step(x, x0_hat, n, m, torch.randn(x1.shape[1:], generator=noise)[None])
+        return x0_hat
 
     def only_clock() -> None:
         for index in range(steps):
@@ -264,17 +267,15 @@ def scaling(pipe: AsyncDSBPipeline, base: float) -> list[tuple[str, str]]:
     rows = []
     small = photo_and_mask()
     for steps in (5, 20, 50):
-        seconds = median_seconds(lambda n=steps: pipe(*small, steps=n), 1)
+        seconds = median_seconds(partial(pipe, *small, steps=steps), 1)
         rows.append((f"{steps} steps", f"{seconds / base:.2f}"))
     for side in (512, 1024, 2048):
         photo, _ = photo_and_mask(side)
         mask = np.zeros((side, side), bool)
         mask[100:160, 100:160] = True
-        seconds = median_seconds(lambda p=photo, m=mask: pipe(p, m, steps=10), 1)
+        seconds = median_seconds(partial(pipe, photo, mask, steps=10), 1)
         rows.append((f"{side} x {side}, hole of 60 x 60", f"{seconds / base:.2f}"))
-        seconds = median_seconds(
-            lambda p=photo, s=side: pipe(p, make_mask("center", s), steps=10), 1
-        )
+        seconds = median_seconds(partial(pipe, photo, make_mask("center", side), steps=10), 1)
         rows.append((f"{side} x {side}, a quarter missing", f"{seconds / base:.2f}"))
     side = 4000
     photo, _ = photo_and_mask(side)
@@ -324,6 +325,7 @@ def _watched(folder: Path, device: str) -> tuple[float, float]:
         stderr=subprocess.PIPE,
         bufsize=0,
     )
+    assert process.stderr is not None
     first, seen = None, b""
     while part := process.stderr.read(64):
         seen += part
@@ -362,7 +364,7 @@ def main(argv: list[str] | None = None) -> None:
     rows += schedules(1000, steps, repeats)
     photo, mask = photo_and_mask()
     for method in METHODS:
-        seconds = median_seconds(lambda m=method: restore(m, photo, mask), repeats)
+        seconds = median_seconds(partial(restore, method, photo, mask), repeats)
         rows.append((f"{method} against that run", f"{seconds / whole:.3f}"))
     rows += scaling(pipe, whole)
     rows += batches(pipe, steps)

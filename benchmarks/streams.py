@@ -21,11 +21,14 @@ from pathlib import Path
 
 import torch
 
-from asyncdsb.data import iter_photos, scaled
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.store.bundled import BUNDLED
 from train.corpus import Settings, pack
+from train.data.sources import iter_photos, scaled
+from train.data.streams import CropStream, find_shards, read_shard
 from train.presets import BRIDGE_PRESETS
-from train.streams import CropStream, find_shards, read_shard
+
+Times = dict[int, list[tuple[float, float]]]
+"""By number of workers: seconds on the clock and on the processor, one pair a run."""
 
 ASSETS = BUNDLED.parent
 WORKERS = (1, 2)
@@ -54,7 +57,7 @@ def timed(runs: list[tuple[float, float]]) -> Iterator[None]:
     runs.append((time.perf_counter() - started, used() - before))
 
 
-def row(name: str, count: int, runs: dict[int, list[tuple[float, float]]]) -> str:
+def row(name: str, count: int, runs: Times) -> str:
     """Records a second with each number of workers, and processor time a record."""
     rates = [max(count / clock for clock, _ in runs[workers]) for workers in runs]
     cpu = statistics.median(cpu / count for each in runs.values() for _, cpu in each)
@@ -72,9 +75,11 @@ def main(argv: list[str] | None = None) -> None:
     sides = BRIDGE_PRESETS["shipped"].short_sides
     settings = Settings(size=512, shard_mib=4)
     count = args.photos - args.photos % args.batch
-    packing = {workers: [] for workers in WORKERS}
-    streaming = {size: {workers: [] for workers in WORKERS} for size in (128, 256)}
-    reading = {1: []}
+    packing: Times = {workers: [] for workers in WORKERS}
+    streaming: dict[int, Times] = {
+        size: {workers: [] for workers in WORKERS} for size in (128, 256)
+    }
+    reading: Times = {1: []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = write_photos(folder / "photos", args.photos)

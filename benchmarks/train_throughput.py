@@ -24,10 +24,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from asyncdsb.device import multiplies_bf16
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.networks.device import multiplies_bf16
+from asyncdsb.store.bundled import BUNDLED
 from train.bridge import BridgeTrainer, arguments
-from train.precision import autocast
+from train.loop.precision import autocast
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
 PHOTOS = BUNDLED.parent / "examples"

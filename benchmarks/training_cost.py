@@ -34,14 +34,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from asyncdsb.data import iter_photos
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
-from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator
 from asyncdsb.networks.adm import Stage
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.store.bundled import BUNDLED
 from train.corpus import Settings, pack
+from train.data.sources import iter_photos
+from train.loop.losses import discriminator_loss, generator_loss
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS, BridgePreset, GradientPreset
 
 PHOTOS = (BUNDLED.parent / "examples", BUNDLED.parent / "heldout")
@@ -129,7 +129,8 @@ class CompletionLosses(nn.Module):
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         truth, fake = torch.zeros_like(mask), self.completion.companded(image, mask)
         terms = generator_loss(self.discriminator, image, truth, fake, mask, self.weights)
-        return discriminator_loss(self.discriminator, image, truth, fake), sum(terms.values())
+        total = torch.stack(list(terms.values())).sum()
+        return discriminator_loss(self.discriminator, image, truth, fake), total
 
 
 def count_completion(preset: GradientPreset) -> CompletionCost:

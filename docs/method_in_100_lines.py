@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from asyncdsb.bridge import posterior_step
-from asyncdsb.checkpoint import load_weights
-from asyncdsb.images import to_pil, to_tensor
-from asyncdsb.pipeline import BUNDLED
+from asyncdsb.photo.images import to_pil, to_tensor
 from asyncdsb.samplers import time_grid
 from asyncdsb.schedule import tau_map
+from asyncdsb.store.bundled import BUNDLED
+from asyncdsb.store.checkpoint import load_weights
 
 STEPS = 20
 

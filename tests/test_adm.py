@@ -8,15 +8,18 @@ import torch
 import torch.nn.functional as F
 
 import train.import_adm
-from asyncdsb.checkpoint import load_weights, misfits, save_weights
 from asyncdsb.denoiser import BRIDGES, BridgeConfig, BridgeDenoiser
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.adm import noise_level
 from asyncdsb.networks.layers import sinusoidal_embedding
-from asyncdsb.pipeline import BUNDLED, BUNDLED_NAMES, AsyncDSBPipeline
+from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.store.bundled import BUNDLED, BUNDLED_NAMES
+from asyncdsb.store.checkpoint import load_weights, misfits, save_weights
 from train.bridge import with_conditions
 from train.import_adm import main, peak
 from train.presets import BRIDGE_PRESETS
+
+pytestmark = pytest.mark.slow
 
 SMALL = ADMConfig(32, (1, 2), 1, (False, True), 32)
 CONFIGS = [SMALL, ADMConfig(32, (1, 2, 2), 2, (False, True, True), 16)]

@@ -7,7 +7,8 @@ import scipy.stats
 import torch
 from PIL import Image
 
-from asyncdsb.analysis import (
+from asyncdsb.gradient import image_gradient
+from asyncdsb.measure.analysis import (
     MEASURES,
     PARTS,
     gradient_parts,
@@ -18,9 +19,10 @@ from asyncdsb.analysis import (
     restoration_time,
     timeline,
 )
-from asyncdsb.gradient import image_gradient
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule, inward_tau, tau_map
+
+pytestmark = pytest.mark.slow
 
 SCHEDULE = NoiseSchedule()
 

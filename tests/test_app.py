@@ -20,13 +20,15 @@ from conftest import synthetic_photo
 from PIL import Image, ImageCms
 
 import app
-from asyncdsb import cli
+from asyncdsb.cli import main as cli
 from asyncdsb.masks import make_mask
-from asyncdsb.page import canvas, handlers, payload, session, updates
+from asyncdsb.page import canvas, handlers, layout, payload, session, updates, wiring
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
-from asyncdsb.record import load_map
-from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.photo.record import load_map
+from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
+
+pytestmark = pytest.mark.slow
 
 PAGE = Path(payload.__file__).parent
 
@@ -607,7 +609,7 @@ def test_a_link_has_no_seed_that_the_page_would_refuse():
 
 def test_files_are_handed_over_without_leaving_others_behind(tmp_path):
     with gr.Blocks():
-        part = app.by_path(gr.File())
+        part = layout.by_path(gr.File())
         part.GRADIO_CACHE = str(tmp_path)
         assert part.preprocess(gr.FileData(path="photo.jpg")) == "photo.jpg"
         assert part.preprocess(None) is None
@@ -631,11 +633,11 @@ def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
 
     if hosted:
         # What is given to the GPU runs in another process, of which this one waits.
-        monkeypatch.setattr(app, "spaces", SimpleNamespace(GPU=counted))
-        monkeypatch.setattr(app, "predict_maps", lambda *args: None)
+        monkeypatch.setattr(wiring, "spaces", SimpleNamespace(GPU=counted))
+        monkeypatch.setattr(wiring, "predict_maps", lambda *args: None)
     else:
-        monkeypatch.setattr(app, "predict_maps", counted(lambda *args: None))
-    monkeypatch.setattr(app, "wire", lambda demo, parts, model, engine: engines.append(engine))
+        monkeypatch.setattr(wiring, "predict_maps", counted(lambda *args: None))
+    monkeypatch.setattr(wiring, "wire", lambda *given: engines.append(given[3]))
     app.build(lambda name: tiny_pipe)
     threads = [threading.Thread(target=engines[0].predict, args=("scenes",)) for _ in range(4)]
     for thread in threads:
@@ -810,18 +812,18 @@ def test_value_errors_become_messages():
         yield handler(False)
         yield handler(fail)
 
-    assert app.listener(handler)(False) == {"status": 1}
-    assert list(app.listener(stream)(False)) == [{"status": 1}] * 2
+    assert wiring.listener(handler)(False) == {"status": 1}
+    assert list(wiring.listener(stream)(False)) == [{"status": 1}] * 2
     with pytest.raises(gr.Error, match="expected this, got that"):
-        app.listener(handler)(True)
+        wiring.listener(handler)(True)
     with pytest.raises(gr.Error, match="expected this, got that"):
-        list(app.listener(stream)(True))
+        list(wiring.listener(stream)(True))
 
 
 def test_answers_name_components():
     parts = {"status": object(), "restore": object()}
     update = {"status": "text", "restore": updates.Props(interactive=False)}
-    answer = app.named(update, parts)
+    answer = wiring.named(update, parts)
     assert answer[parts["status"]] == "text"
     assert answer[parts["restore"]]["interactive"] is False
 

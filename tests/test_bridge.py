@@ -35,7 +35,8 @@ each_step = pytest.mark.parametrize("times", STEPS, ids=str)
 def sources(height: int = 2, width: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x0, x1, z_n, z_m as unit vectors, (4, 1, H, W) each, the batch running over the sources."""
     unit = torch.eye(4, dtype=torch.float64)[:, :, None, None, None]
-    return tuple(unit[i].expand(4, 1, height, width) for i in range(4))
+    x0, x1, z_n, z_m = (unit[i].expand(4, 1, height, width) for i in range(4))
+    return x0, x1, z_n, z_m
 
 
 def images(channels: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,8 +156,8 @@ def test_implicit_step_decides_about_the_start_pixel_by_pixel(eta: float) -> Non
     for row in range(2):
         for column in range(4):
             at = (..., slice(row, row + 1), slice(column, column + 1))
-            parts = (v[at] for v in (x_n, x0_hat, x1, s_n, s_m))
-            close(implicit_step(*parts, 0.247, eta, z[at]), whole[at])
+            x, end, start, s, s_next = (v[at] for v in (x_n, x0_hat, x1, s_n, s_m))
+            close(implicit_step(x, end, start, s, s_next, 0.247, eta, z[at]), whole[at])
 
 
 @each_schedule
@@ -218,11 +219,11 @@ def test_end_points_are_exact() -> None:
     assert torch.equal(marginal(x0, x1, one, 0.247, z), x1)
 
 
-@pytest.mark.parametrize("s_n", [1.0, 0.5, 1e-12, 0.0])
+@pytest.mark.parametrize("clock", [1.0, 0.5, 1e-12, 0.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_last_step_lands_on_the_estimate(s_n: float, dtype: torch.dtype) -> None:
+def test_last_step_lands_on_the_estimate(clock: float, dtype: torch.dtype) -> None:
     x0_hat, x1, z = (v.to(dtype) for v in images())
-    s_n = torch.full((1, 1, 2, 4), s_n, dtype=dtype)
+    s_n = torch.full((1, 1, 2, 4), clock, dtype=dtype)
     zero = torch.zeros_like(s_n)
     x_n = marginal(x0_hat, x1, s_n, 0.247, z)
     assert torch.equal(posterior_step(x_n, x0_hat, s_n, zero, 0.247, z), x0_hat)
@@ -231,11 +232,11 @@ def test_last_step_lands_on_the_estimate(s_n: float, dtype: torch.dtype) -> None
         assert torch.equal(implicit_step(x_n, x0_hat, x1, s_n, zero, 0.247, eta, z), x0_hat)
 
 
-@pytest.mark.parametrize("s", [1e-9, 0.2, 0.5, 0.999])
-def test_step_of_no_length_changes_nothing(s: float) -> None:
+@pytest.mark.parametrize("clock", [1e-9, 0.2, 0.5, 0.999])
+def test_step_of_no_length_changes_nothing(clock: float) -> None:
     x0_hat, x1, z = images()
     x_n = images(seed=1)[0]
-    s = torch.full_like(TAU, s)
+    s = torch.full_like(TAU, clock)
     close(posterior_step(x_n, x0_hat, s, s, 0.247, z), x_n)
     close(posterior_step(x_n, x0_hat, s, s, 0.247, None), x_n)
     for eta in ETAS:

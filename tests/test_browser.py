@@ -18,16 +18,20 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from conftest import save_mask, synthetic_photo
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from asyncdsb import viz
 from asyncdsb.page.canvas import CANVAS, fit_box
+from asyncdsb.show import viz
 from benchmarks.page_server import FLAGS, served
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60_000  # milliseconds: the machine may be busy
@@ -93,7 +97,7 @@ def page(server: str) -> Iterator:
     path = chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1440, "height": 900}, accept_downloads=True)
+        page: Any = browser.new_page(viewport={"width": 1440, "height": 900}, accept_downloads=True)
         page.set_default_timeout(PATIENCE)
         page.requests = []
         page.errors = []
@@ -202,7 +206,9 @@ def colour_index(pixels: np.ndarray) -> np.ndarray:
 
 def png_text(data: bytes) -> dict[str, str]:
     """What a PNG says about itself."""
-    return Image.open(io.BytesIO(data)).text
+    picture = Image.open(io.BytesIO(data))
+    assert isinstance(picture, PngImageFile)
+    return picture.text
 
 
 def test_paint_restore_download(page, photo, tmp_path):

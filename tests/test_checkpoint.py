@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.gradient import GradientCompletion, GradientConfig
 from asyncdsb.networks import CompletionConfig
 from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.store.checkpoint import load_weights, save_weights
 
 
 @pytest.fixture

@@ -13,10 +13,12 @@ import train.evaluate
 import train.figures
 import train.sheets
 import train.splits
-from asyncdsb.data import iter_photos
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.claims import claims_table, in_short, verdict
-from train.protocol import iter_crops
+from train.data.sources import iter_photos
+from train.judge.protocol import iter_crops
+
+pytestmark = pytest.mark.slow
 
 
 def save_photos(folder, names, size=(80, 72)):

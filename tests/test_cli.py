@@ -7,16 +7,22 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import box_mask, save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import cli, denoiser, images, jobs, masks, samplers, schedule
-from asyncdsb.cli import main
-from asyncdsb.record import load_map, save_map
-from asyncdsb.restoration import Settings
+from asyncdsb import denoiser, masks, samplers, schedule
+from asyncdsb.cli import jobs
+from asyncdsb.cli import main as cli
+from asyncdsb.cli.main import main
+from asyncdsb.photo import images
+from asyncdsb.photo.record import load_map, save_map
+from asyncdsb.photo.restoration import Settings
+
+pytestmark = pytest.mark.slow
 
 FAST = ["--steps", "2", "--quiet", "--device", "cpu"]
 
@@ -359,12 +365,12 @@ def test_weights_of_another_version(folder, tiny_weights, capsys, tmp_path_facto
 def test_nothing_is_left_when_a_later_file_cannot_be_written(
     folder, tiny_weights, capsys, monkeypatch
 ):
-    def full(*arguments: object, **_: object) -> None:
+    def full(*arguments: Any, **_: object) -> None:
         arguments[-1].write_bytes(b"half")
         raise OSError("no space left on device")
 
     (folder / "out.png").write_bytes(b"an older result")
-    monkeypatch.setattr("asyncdsb.viz.report_figure", full)
+    monkeypatch.setattr("asyncdsb.show.viz.report_figure", full)
     before = listing(folder)
     more = "--trajectory", folder / "way.webp", "--report", folder / "page.png"
     code = inpaint(folder, tiny_weights, *more)
@@ -514,7 +520,7 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def test_help_and_mistakes_do_not_wait_for_torch():
     code = """
 import sys
-from asyncdsb.cli import main
+from asyncdsb.cli.main import main
 for arguments in (["--help"], ["inpaint", "--help"], ["inpaint"], ["inpaint", "a", "b", "-o", "c"]):
     try:
         main(arguments)
@@ -563,6 +569,6 @@ def test_another_precision_is_refused_at_once(folder, tiny_weights, capsys):
 
 
 def test_compile_is_handed_to_the_pipeline(folder, tiny_weights, monkeypatch, capsys):
-    monkeypatch.setattr("asyncdsb.pipeline.compiles", lambda device: False)
+    monkeypatch.setattr("asyncdsb.networks.placing.compiles", lambda device: False)
     assert inpaint(folder, tiny_weights, "--compile") == 2
     assert "expected a compiler that torch can use" in capsys.readouterr().err

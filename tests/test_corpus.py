@@ -14,8 +14,10 @@ from PIL import Image
 from webdataset.tariterators import tarfile_samples
 
 import train.corpus
-from asyncdsb.data import find_photos, iter_photos
 from train.corpus import main
+from train.data.sources import find_photos, iter_photos
+
+pytestmark = pytest.mark.slow
 
 KIBS = "0.004"
 """Shards of about 4 KiB, two or three photographs each."""

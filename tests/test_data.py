@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from asyncdsb.data import find_photos, iter_photos
-from train.draws import Draws
-from train.photos import PhotoBank
+from train.data.draws import Draws
+from train.data.photos import PhotoBank
+from train.data.sources import find_photos, iter_photos
 
 
 def photo(seed, size=(90, 70)):

@@ -20,8 +20,8 @@ from asyncdsb.denoiser import (
     BridgeDenoiser,
     Context,
 )
-from asyncdsb.fill import FILLS
 from asyncdsb.networks import ADMConfig, UNetConfig
+from asyncdsb.photo.fill import FILLS
 from asyncdsb.samplers import sample
 
 TINY = UNetConfig(16, (1,), 1, (False,), 16)
@@ -60,7 +60,7 @@ class Recorder(nn.Module):
 class Scene:
     """A denoiser and one batch: the hole has rows 4 to 11 and columns 3 to 13."""
 
-    denoiser: BridgeDenoiser
+    denoiser: Any  # A BridgeDenoiser whose network may be replaced by one of the above.
     x0: Tensor
     context: Context
     z: Tensor
@@ -82,9 +82,9 @@ class Scene:
         return bridge.marginal(self.x0, self.context.x1, s, self.total_var, z), time, s
 
 
-def scene(stochastic: bool = True, **config) -> Scene:
-    config = {"unet": TINY, "fill": "harmonic"} | config
-    denoiser = BridgeDenoiser(BridgeConfig(**config))
+def scene(stochastic: bool = True, **config: Any) -> Scene:
+    given: dict[str, Any] = {"unet": TINY, "fill": "harmonic"} | config
+    denoiser = BridgeDenoiser(BridgeConfig(**given))
     g = torch.Generator().manual_seed(1)
     x0 = (torch.rand(SHAPE, generator=g) * 2 - 1).double()
     mask = torch.zeros(3, 1, 16, 16, dtype=torch.float64)

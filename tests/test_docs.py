@@ -19,8 +19,10 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 import asyncdsb
-import asyncdsb.pipeline
-from asyncdsb.card import USE
+from asyncdsb.store import bundled
+from asyncdsb.store.card import USE
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 MODULES = [
@@ -62,11 +64,11 @@ def folder(tmp_path, tiny_weights, monkeypatch):
     for path in (ROOT / "assets" / "examples").glob("wren*.*"):
         picture = Image.open(path)
         picture.resize((96, 64)).save(tmp_path / path.relative_to(ROOT))
-    for name in asyncdsb.pipeline.BUNDLED_NAMES:
+    for name in bundled.BUNDLED_NAMES:
         (tmp_path / "bundled" / name).mkdir(parents=True)
         for path in tiny_weights.iterdir():
             (tmp_path / "bundled" / name / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(asyncdsb.pipeline, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(bundled, "BUNDLED", tmp_path / "bundled")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

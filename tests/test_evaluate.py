@@ -16,13 +16,13 @@ from conftest import PHOTOS, mask_folder, photo_folder
 from PIL import Image
 
 import train.evaluate
-import train.validation
-from asyncdsb.fill import fill_hole
-from asyncdsb.perceptual import EfficientNetFeatures, SetNames
+import train.judge.validation
+from asyncdsb.measure.perceptual import EfficientNetFeatures, SetNames
+from asyncdsb.photo.fill import fill_hole
+from asyncdsb.photo.restoration import Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
-from asyncdsb.restoration import Settings
 from train.evaluate import evaluate, main, summarise
-from train.methods import (
+from train.judge.methods import (
     Method,
     bridge_method,
     classical_method,
@@ -31,8 +31,8 @@ from train.methods import (
     to_batch,
     trace,
 )
-from train.protocol import iter_crops
-from train.report import (
+from train.judge.protocol import iter_crops
+from train.judge.report import (
     difference_table,
     gauge_table,
     legend,
@@ -40,8 +40,10 @@ from train.report import (
     ratio_table,
     wide_table,
 )
-from train.scores import Judges
-from train.validation import KINDS, RestorationValidator, keep_scores
+from train.judge.scores import Judges
+from train.judge.validation import KINDS, RestorationValidator, keep_scores
+
+pytestmark = pytest.mark.slow
 
 
 class FakePipeline:
@@ -219,7 +221,7 @@ def test_restorations_by_other_code_are_not_taken_from_the_cache(
     pipe = FakePipeline()
     run([bridge_method("asyncdsb", pipe, "w", {}), classical_method("telea")], tmp_path)
     before = len(pipe.batches), len(list((tmp_path / "restored" / "telea").rglob("*.png")))
-    monkeypatch.setattr(f"train.methods.{name}", other)
+    monkeypatch.setattr(f"train.judge.methods.{name}", other)
     run([bridge_method("asyncdsb", pipe, "w", {}), classical_method("telea")], tmp_path)
     after = len(pipe.batches), len(list((tmp_path / "restored" / "telea").rglob("*.png")))
     assert after == (2 * before[0], 2 * before[1])
@@ -554,9 +556,9 @@ def test_a_missing_restoration_is_named(shard, tmp_path, capsys):
 @pytest.fixture
 def validated(shard, monkeypatch):
     """A pipeline for crops of 64 pixels, and what a validation with three steps says of it."""
-    monkeypatch.setattr(train.validation, "STEPS", 3)
+    monkeypatch.setattr(train.judge.validation, "STEPS", 3)
     pipe = AsyncDSBPipeline.random()
-    pipe.denoiser.config = pipe.config = dataclasses.replace(pipe.config, resolution=64)
+    pipe.denoiser.config = dataclasses.replace(pipe.config, resolution=64)
     return pipe, RestorationValidator(pipe, [str(shard)])()
 
 
@@ -590,7 +592,7 @@ def test_the_curves_of_a_run_show_the_gauges(tmp_path, validated):
 
 @pytest.mark.parametrize("most, chosen", [(48, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6]), (1, [0])])
 def test_a_validation_takes_photos_at_even_distances(tmp_path, monkeypatch, most, chosen):
-    monkeypatch.setattr(train.validation, "PHOTOS", most)
+    monkeypatch.setattr(train.judge.validation, "PHOTOS", most)
     folder = photo_folder(tmp_path / "photos", 7)
-    crops = train.validation._crops([str(folder)], 64)
+    crops = train.judge.validation._crops([str(folder)], 64)
     assert [crop.name for crop in crops] == [f"{number}-0" for number in chosen]

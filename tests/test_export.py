@@ -7,6 +7,8 @@ from asyncdsb.denoiser import FINISHES
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.export import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def runs(tmp_path):

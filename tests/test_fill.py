@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from asyncdsb.fill import fill_hole, harmonic_fill, pyramid_fill
+from asyncdsb.photo.fill import fill_hole, harmonic_fill, pyramid_fill
 
 
 @pytest.fixture

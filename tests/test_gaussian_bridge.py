@@ -32,6 +32,8 @@ from benchmarks.gaussian_bridge import (
     squared_w2,
 )
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = {
     Case("posterior"): (0.1088, 0.0375, 0.0125, 0.0028),
     Case("posterior", tau="inward"): (0.1013, 0.0351, 0.0118, 0.0027),
@@ -109,8 +111,8 @@ def test_the_sampling_loop_is_the_propagation(tau: str) -> None:
 
     everything = torch.ones((64, 1, 8, 8), dtype=torch.bool)
     tau_map = hole_tau(tau).expand(64, 1, 8, 8)
-    options = {"steps": 6, "sampler": "ode", "grid": "uniform"}
-    states = sample(predict, unit, everything, tau_map, schedule, **options)
+    given = unit, everything, tau_map, schedule
+    states = sample(predict, *given, steps=6, sampler="ode", grid="uniform")
     *_, last = states
     columns = last.x_t.flatten(1)
     expected = produced_covariance(Case("ode", total_var=0.0, tau=tau), 6, covariance)
@@ -218,8 +220,8 @@ def test_command_line_refuses_nonsense(options: list[str], capsys) -> None:
 
 def test_command_line_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--steps", "1", "2", "--photograph-steps", "3"])
-    first, second, _ = capsys.readouterr().out.split("\n\n")
-    first, second = first.splitlines(), second.splitlines()
+    tables = capsys.readouterr().out.split("\n\n")
+    first, second, _ = (table.splitlines() for table in tables)
     assert first[0] == "| sampler | 1 steps | 2 steps |"
     assert len(first) == 14
     assert second[0] == "| picture | sampler | grid | 3 steps |"

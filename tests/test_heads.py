@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch
 from conftest import save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import AsyncDSBPipeline, heads
-from asyncdsb.cli import main
-from asyncdsb.heads import REACH, find_heads, head_box, largest_square
+from asyncdsb import AsyncDSBPipeline
+from asyncdsb.cli.main import main
+from asyncdsb.photo import heads
+from asyncdsb.photo.heads import REACH, find_heads, head_box, largest_square
+
+pytestmark = pytest.mark.slow
 
 RESOLUTION = 32
 """Of the tiny weights for portraits."""
@@ -24,8 +28,8 @@ RESOLUTION = 32
 @pytest.fixture(scope="module")
 def portraits() -> AsyncDSBPipeline:
     pipe = AsyncDSBPipeline.random()
-    pipe.config = dataclasses.replace(pipe.config, window="head", resolution=RESOLUTION)
-    pipe.denoiser.config = pipe.config
+    head = dataclasses.replace(pipe.config, window="head", resolution=RESOLUTION)
+    pipe.denoiser.config = head
     return pipe
 
 
@@ -47,8 +51,8 @@ def drawn_face(side: int) -> np.ndarray:
     cv2.line(picture, (128, 120), (128, 152), (225, 190, 165), 9)
     cv2.ellipse(picture, (128, 157), (13, 5), 0, 0, 180, (130, 90, 80), 4)
     cv2.ellipse(picture, (128, 181), (25, 6), 0, 0, 360, (140, 70, 70), -1)
-    picture = cv2.GaussianBlur(picture, (0, 0), 2.5)
-    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(picture, (0, 0), 2.5)
+    return cv2.resize(soft, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def with_head(shape: tuple[int, int], top: int, left: int, side: int) -> np.ndarray:
@@ -174,7 +178,7 @@ def test_known_pixels_stay_and_all_of_the_hole_is_restored(portraits, case, fini
     # The frames on the way hide it as well.
     shown, other = (np.asarray(run.trajectory[0].x_t) for run in runs)
     np.testing.assert_array_equal(shown, other)
-    (window,) = runs[0].trajectory[0].job.windows
+    (window,) = runs[0].trajectory[0].prepared.windows
     left, top, side = box
     assert (window.left, window.top, window.height, window.width) == (left, top, side, side)
     assert window.work == (RESOLUTION, RESOLUTION)
@@ -182,12 +186,13 @@ def test_known_pixels_stay_and_all_of_the_hole_is_restored(portraits, case, fini
 
 def test_a_small_head_is_enlarged_and_comes_back(portraits):
     """A large resolution and a small box: what the networks see is twice as large as the photo."""
-    pipe = AsyncDSBPipeline(portraits.denoiser, portraits.completion, "cpu")
-    pipe.config = dataclasses.replace(portraits.config, resolution=128)
+    denoiser = copy.copy(portraits.denoiser)
+    denoiser.config = dataclasses.replace(portraits.config, resolution=128)
+    pipe = AsyncDSBPipeline(denoiser, portraits.completion, "cpu")
     photo = np.asarray(synthetic_photo(*SHAPE[::-1]))
     hole = missing(SHAPE, 40, 60, 60, 80)
     result = pipe(photo, hole, box=(50, 20, 64), steps=2)
-    (window,) = result.trajectory[0].job.windows
+    (window,) = result.trajectory[0].prepared.windows
     assert window.scale == 2 and result.trajectory[0].states[0].shape[2:] == (128, 128)
     np.testing.assert_array_equal(np.asarray(result.image)[~hole], photo[~hole])
 
@@ -263,7 +268,7 @@ def test_the_box_of_the_command_line_is_used_and_recorded(portraits, tmp_path: P
     run = ["inpaint", *paths, "--weights", str(tmp_path / "weights"), "--quiet", "--device", "cpu"]
     first, again = (str(tmp_path / name) for name in ("first.png", "again.png"))
     assert main([*run, "-o", first, "--steps", "2", "--box", "60,20,64"]) == 0
-    assert json.loads(Image.open(first).text["asyncdsb"])["box"] == [60, 20, 64]
+    assert json.loads(Image.open(first).info["asyncdsb"])["box"] == [60, 20, 64]
     assert main([*run, "-o", again, "--settings", first]) == 0
     assert Path(first).read_bytes() == Path(again).read_bytes()
     assert main([*run, "-o", again, "--box", "60,20,640"]) == 2

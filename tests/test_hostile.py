@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from PIL import Image
 
 import app
 from asyncdsb.masks import make_mask
+
+pytestmark = pytest.mark.slow
 
 SIZE = (96, 64)
 DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 8, None, None, None]
@@ -77,7 +80,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(tiny_pipe, cache) -> str:
+def address(tiny_pipe, cache) -> Iterator[str]:
     """The page with a small model, on a free port of this machine."""
     patch = pytest.MonkeyPatch()
     patch.setenv("GRADIO_TEMP_DIR", str(cache))
@@ -108,7 +111,7 @@ def upload(address: str, content: bytes, name: str) -> str:
     return path
 
 
-def inpaint(address: str, data: list) -> tuple[str, object]:
+def inpaint(address: str, data: list) -> tuple[str | None, object]:
     """Ask for a restoration with the raw arguments; return the last event and its content."""
     body = json.dumps({"data": data}).encode()
     request = urllib.request.Request(

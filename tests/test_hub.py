@@ -15,8 +15,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from asyncdsb import AsyncDSBPipeline
-from asyncdsb.card import CARD, model_card
-from asyncdsb.hub import FILES
+from asyncdsb.store.card import CARD, model_card
+from asyncdsb.store.hub import FILES
+
+pytestmark = pytest.mark.slow
 
 
 class FakeHub(BaseHTTPRequestHandler):
@@ -77,8 +79,11 @@ class FakeHub(BaseHTTPRequestHandler):
             tag = f'"{hashes[rest[2]]}"'
             return self.answer(200, files[rest[2]], ETag=tag, X_Repo_Commit=revision)
         if rest[:1] == ["tree"]:
-            sizes = ({"path": path, "size": len(blob)} for path, blob in files.items())
-            return self.answer(200, [f | {"type": "file", "oid": hashes[f["path"]]} for f in sizes])
+            found = [
+                {"path": path, "size": len(blob), "type": "file", "oid": hashes[path]}
+                for path, blob in files.items()
+            ]
+            return self.answer(200, found)
         siblings = [{"rfilename": path} for path in files]
         return self.answer(200, {"id": f"me/{name}", "sha": revision, "siblings": siblings})
 
@@ -193,5 +198,7 @@ def test_the_card_has_what_the_hub_reads_and_is_kept(tmp_path, tiny_weights):
 
 
 def test_a_card_names_a_licence_that_is_known(tiny_pipe):
-    (line,) = (x for x in model_card(tiny_pipe, "mit").splitlines() if x.startswith("license"))
+    (line,) = (
+        x for x in model_card(tiny_pipe.facts, "mit").splitlines() if x.startswith("license")
+    )
     assert line == "license: mit"

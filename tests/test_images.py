@@ -11,8 +11,8 @@ import torch
 from conftest import synthetic_photo
 from PIL import Image
 
-from asyncdsb import images
-from asyncdsb.images import check_pair, read_image, read_mask, to_pil, to_tensor, write_atomic
+from asyncdsb.photo import images
+from asyncdsb.photo.images import check_pair, read_image, read_mask, to_pil, to_tensor, write_atomic
 
 
 def encoded(picture: Image.Image, kind: str, **options) -> bytes:

@@ -12,10 +12,9 @@ import scipy.stats
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from asyncdsb import baselines
-from asyncdsb.fill import fill_hole
 from asyncdsb.masks import make_mask
-from asyncdsb.metrics import (
+from asyncdsb.measure import baselines
+from asyncdsb.measure.metrics import (
     band_power,
     frechet_distance,
     inception_score,
@@ -26,13 +25,16 @@ from asyncdsb.metrics import (
     squared_error,
     ssim,
 )
-from asyncdsb.perceptual import (
+from asyncdsb.measure.perceptual import (
     INCEPTION_FILE,
     EfficientNetFeatures,
     InceptionFeatures,
     Lpips,
     _ArrayUnpickler,
 )
+from asyncdsb.photo.fill import fill_hole
+
+pytestmark = pytest.mark.slow
 
 
 def picture(seed: int, shape: tuple[int, int] = (48, 60)) -> np.ndarray:
@@ -139,7 +141,8 @@ def noise_pair() -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(0)
     first = rng.uniform(-1, 1, (3, 64, 96, 3)).astype(np.float32)
     second = np.clip(first + rng.normal(0, 0.3, first.shape), -1, 1).astype(np.float32)
-    return tuple(torch.from_numpy(x).permute(0, 3, 1, 2) for x in (first, second))
+    one, other = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (first, second))
+    return one, other
 
 
 def test_lpips_gives_the_values_of_the_jax_implementation(lpips):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.muon import Muon, is_matrix, orthogonalised, split
+from train.loop.muon import Muon, is_matrix, orthogonalised, split
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 90), (90, 16)])

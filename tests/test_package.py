@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 import asyncdsb
-from asyncdsb.pipeline import BUNDLED_NAMES
+from asyncdsb.store.bundled import BUNDLED_NAMES
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 SIDE = 96
@@ -40,9 +42,12 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("build")
     # A copy, as building leaves files beside the sources; old ones there would get into the wheel.
     source = folder / "source"
-    left = shutil.ignore_patterns(
-        ".*", "build", "dist", "*.egg-info", "runs", "data", "outputs", "__pycache__"
-    )
+    anywhere = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__")
+    at_the_top = {"build", "dist", "runs", "data", "outputs"}
+
+    def left(place: str, names: list[str]) -> set[str]:
+        return anywhere(place, names) | (at_the_top if Path(place) == ROOT else set())
+
     shutil.copytree(ROOT, source, ignore=left)
     sdist = "from setuptools.build_meta import build_sdist; build_sdist('..')"
     run("-c", sdist, cwd=source)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb import nearest, patches
-from asyncdsb.fill import fill_hole
-from asyncdsb.membrane import harmonic_fill
-from asyncdsb.patches import (
+from asyncdsb.photo import nearest, patches
+from asyncdsb.photo.fill import fill_hole
+from asyncdsb.photo.membrane import harmonic_fill
+from asyncdsb.photo.patches import (
     AROUND,
     COHERENCE,
     CONTRAST,
@@ -32,6 +32,8 @@ from asyncdsb.patches import (
     TEXTURE,
     copy_patches,
 )
+
+pytestmark = pytest.mark.slow
 
 Place = tuple[int, int]
 
@@ -89,7 +91,7 @@ class Written:
     def __init__(self, estimate: np.ndarray, hole: np.ndarray):
         self.estimate, self.hole = np.concatenate([estimate, texture(estimate, hole)]), hole
         self.limits = limits = [edge - SIDE + 1 for edge in hole.shape]
-        places = list(product(*map(range, limits)))
+        places = list(product(range(limits[0]), range(limits[1])))
         self.known = [p for p in places if not self.cut(hole, p).any()]
         on = [sorted({*range(0, limit, STRIDE), limit - 1}) for limit in limits]
         # Cell of the lattice to place.
@@ -114,7 +116,8 @@ class Written:
     def nearest(self) -> dict[Place, Place]:
         offsets = {}
         for cell, p in self.targets.items():
-            q = min(self.known, key=lambda q, p=p: self.cost(self.estimate, p, q))
+            costs = [self.cost(self.estimate, p, q) for q in self.known]
+            q = self.known[int(np.argmin(costs))]
             offsets[cell] = q[0] - p[0], q[1] - p[1]
         return offsets
 
@@ -208,7 +211,7 @@ def continued(
     rings: int,
     part: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What :mod:`asyncdsb.patches` fills a margin of (part of) a hole with, patch by patch."""
+    """What ``asyncdsb.photo.patches`` fills a margin of (part of) a hole with, patch by patch."""
     written = Written(estimate[:3], hole)
     picture, known = estimate.copy(), ~hole
     part = hole if part is None else part
@@ -234,7 +237,7 @@ def continued(
                 distance = (p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2
                 return (weight * apart).sum() / (3 * weight.sum()) + distance / reach**2
 
-            q = min(written.known, key=cost)
+            q = written.known[int(np.argmin([cost(q) for q in written.known]))]
             for i, j in product(range(SIDE), range(SIDE)):
                 if front[p[0] + i, p[1] + j]:
                     colour = estimate[:, q[0] + i, q[1] + j]

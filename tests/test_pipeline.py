@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -12,14 +13,15 @@ from conftest import box_mask, synthetic_photo
 from PIL import Image
 
 from asyncdsb.denoiser import BridgeDenoiser
-from asyncdsb.device import compiles
 from asyncdsb.gradient import image_gradient
-from asyncdsb.images import to_tensor
 from asyncdsb.masks import make_mask
-from asyncdsb.patches import copy_patches
-from asyncdsb.pipeline import AsyncDSBPipeline, _gradient_of
-from asyncdsb.restoration import Settings
-from asyncdsb.window import Window
+from asyncdsb.networks.device import compiles
+from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.maps import gradient_of
+from asyncdsb.photo.patches import copy_patches
+from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.window import Window
+from asyncdsb.pipeline import AsyncDSBPipeline
 
 SAMPLERS = ("posterior", "implicit", "ode")
 
@@ -150,8 +152,9 @@ def test_settings_are_json(pipe, photo, hole):
 
 
 def test_the_finish_is_the_weights_unless_it_is_given(pipe, photo, hole):
-    copying = AsyncDSBPipeline(pipe.denoiser, pipe.completion, "cpu")
-    copying.config = dataclasses.replace(pipe.config, finish="patches")
+    denoiser = copy.copy(pipe.denoiser)
+    denoiser.config = dataclasses.replace(pipe.config, finish="patches")
+    copying = AsyncDSBPipeline(denoiser, pipe.completion, "cpu")
     by_default, given = copying(photo, hole, steps=2), pipe(photo, hole, steps=2, finish="patches")
     assert by_default.settings["finish"] == "patches"
     assert by_default.image.tobytes() == given.image.tobytes()
@@ -164,7 +167,7 @@ def test_patches_are_copied_into_the_last_frame_alone(pipe, photo, hole):
     assert plain.settings["finish"] == "none" and copied.settings["finish"] == "patches"
     *before, last = zip(plain.trajectory, copied.trajectory, strict=True)
     assert all(torch.equal(a.states[0], b.states[0]) for a, b in before)
-    mask, state = last[0].job.masks[0], last[0].states[0]
+    mask, state = last[0].prepared.masks[0], last[0].states[0]
     wanted = copy_patches(state, mask)
     assert torch.equal(last[1].states[0], wanted) and not torch.equal(state, wanted)
     assert torch.equal(last[1].estimates[0], wanted)
@@ -176,7 +179,7 @@ def test_patches_are_copied_into_the_last_frame_alone(pipe, photo, hole):
 def test_the_gradient_of_a_whole_photo_does_not_depend_on_its_strips(rows):
     photo = np.random.default_rng(0).integers(0, 256, (65, 40, 3), dtype=np.uint8)
     expected = image_gradient(to_tensor(photo))[0, 0].numpy()
-    np.testing.assert_allclose(_gradient_of(photo, rows), expected, atol=1e-7)
+    np.testing.assert_allclose(gradient_of(photo, rows), expected, atol=1e-7)
 
 
 def test_half_precision_gives_nearly_the_same_picture(tiny_weights):
@@ -198,6 +201,7 @@ def test_half_precision_gives_nearly_the_same_picture(tiny_weights):
         AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision="fp64")
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_picture(tiny_weights):
     if not compiles("cpu"):  # On a machine without a C++ compiler or Python's headers.
         with pytest.raises(ValueError, match="expected a compiler that torch can use"):
@@ -214,13 +218,14 @@ def test_a_compiled_network_gives_the_same_picture(tiny_weights):
 
 
 def test_what_cannot_be_compiled_is_refused_at_once(tiny_weights, monkeypatch):
-    monkeypatch.setattr("asyncdsb.pipeline.compiles", lambda device: False)
+    monkeypatch.setattr("asyncdsb.networks.placing.compiles", lambda device: False)
     with pytest.raises(ValueError, match="expected a compiler that torch can use"):
         AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", compiled=True)
 
 
+@pytest.mark.slow
 def test_whether_torch_can_compile_is_tried():
-    code = "from asyncdsb.device import compiles; print(compiles('cpu'))"
+    code = "from asyncdsb.networks.device import compiles; print(compiles('cpu'))"
     command = [sys.executable, "-c", code]
     environment = os.environ | {
         "CXX": "no-such-compiler",

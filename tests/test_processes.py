@@ -20,10 +20,12 @@ from safetensors.torch import load_file
 import train.bridge
 import train.corpus
 import train.gradient
-from train.batches import Batches
-from train.draws import Draws
+from train.data.batches import Batches
+from train.data.draws import Draws
+from train.loop.processes import Processes
 from train.presets import GRADIENT_PRESETS
-from train.processes import Processes
+
+pytestmark = pytest.mark.slow
 
 STEPS = 20
 

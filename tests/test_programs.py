@@ -13,6 +13,8 @@ import train.tau_grid
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.mismatch import CurveSet
 
+pytestmark = pytest.mark.slow
+
 
 def test_sheets_of_three_seeds(shard, tiny_weights, tmp_path):
     command = f"--data {shard} --weights {tiny_weights} --size 64 --steps 1"

@@ -5,7 +5,7 @@ import pytest
 from conftest import PHOTOS, mask_folder, smooth_photo
 from PIL import Image
 
-from train.protocol import AREA_KINDS, derived_seed, iter_crops, parse_kinds
+from train.judge.protocol import AREA_KINDS, derived_seed, iter_crops, parse_kinds
 
 
 def test_crop_zero_is_the_centre_with_the_short_side_resized():

@@ -75,7 +75,7 @@ def understand(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         raise Understood
 
     package = module == "asyncdsb"
-    main = importlib.import_module("asyncdsb.cli" if package else module).main
+    main = importlib.import_module("asyncdsb.cli.main" if package else module).main
     with monkeypatch.context() as patch, pytest.raises(Understood):
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
         main([word for word in arguments if word != "..."])

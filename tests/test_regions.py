@@ -11,8 +11,10 @@ from conftest import synthetic_photo
 from asyncdsb import AsyncDSBPipeline
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import image_gradient
-from asyncdsb.images import to_tensor
-from asyncdsb.regions import separate, windows_over
+from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.regions import separate, windows_over
+
+pytestmark = pytest.mark.slow
 
 SIDE = 1500
 """Photographs of this many pixels a side are larger than what is worked on at once."""
@@ -114,12 +116,12 @@ def test_windows_of_any_size_go_through_one_run(tiny_pipe, grid):
     np.testing.assert_array_equal(final[~hole], photo[~hole])
     # The preview shows every window's part.
     shown = np.asarray(frames[0].x_t).astype(int)
-    small = np.asarray(frames[0].job._small[0]).astype(int)
+    small = np.asarray(frames[0].prepared._small[0]).astype(int)
     scale = len(shown) / SIDE
     for row, column in ((60, 70), (50, 1400), (1300, 700)):
         y, x = round((row + 3) * scale), round((column + 10) * scale)
         assert np.abs(shown[y, x] - small[y, x]).max() > 0
-    assert tiny_pipe.work(hole) == sum(w.evaluated for w in frames[0].job.windows)
+    assert tiny_pipe.work(hole) == sum(w.evaluated for w in frames[0].prepared.windows)
 
 
 def test_more_fields_never_make_a_hole_coarser():
@@ -137,7 +139,7 @@ def test_the_gradient_around_a_fine_window_is_its_own(tiny_pipe):
     photo = np.asarray(synthetic_photo(SIDE, SIDE))
     hole = specks((500, 1100))
     hole[100:1000, 100:1000] = True
-    coarse, fine = sorted(tiny_pipe._windows(hole, 8), key=lambda window: window.scale)
+    coarse, fine = sorted(tiny_pipe.framing.windows(hole, 8), key=lambda window: window.scale)
     assert fine.native and coarse.scale < 0.5 and coarse.left + coarse.width > 1120
     inside = np.zeros_like(hole)
     inside[fine.top + 1 : fine.top + fine.height - 1, fine.left + 1 : fine.left + 255] = True

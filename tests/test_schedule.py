@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -311,7 +313,7 @@ def test_inward_tau_of_a_line_is_all_border() -> None:
 
 @pytest.mark.parametrize("limits", [(0.6, 0.5), (-0.1, 0.5), (0.2, 1.1), (float("nan"), 0.5)])
 @pytest.mark.parametrize("make", [tau_map, uniform_tau, inward_tau])
-def test_bad_tau_ranges_are_refused(make: object, limits: tuple[float, float]) -> None:
+def test_bad_tau_ranges_are_refused(make: Callable, limits: tuple[float, float]) -> None:
     source = random_gradient() if make is tau_map else square_hole()
     with pytest.raises(ValueError, match="tau_min"):
         make(source, *limits)

@@ -13,9 +13,11 @@ from conftest import smooth_photo
 from PIL import Image
 
 import train.corpus
-import train.streams
-from asyncdsb.data import scaled
-from train.streams import CropStream, Source, default_lanes, find_shards, mixed, window
+import train.data.streams
+from train.data.sources import scaled
+from train.data.streams import CropStream, Source, default_lanes, find_shards, mixed, window
+
+pytestmark = pytest.mark.slow
 
 SEED = 3
 
@@ -137,9 +139,9 @@ def test_a_far_start_is_cheap_and_exact_in_the_millionth_epoch(small):
 
 def test_shards_that_are_passed_are_not_read(tmp_path, monkeypatch):
     corpus = write_corpus(tmp_path / "corpus", [20] * 10)
-    opened, read_shard = [], train.streams.read_shard
+    opened, read_shard = [], train.data.streams.read_shard
     monkeypatch.setattr(
-        train.streams,
+        train.data.streams,
         "read_shard",
         lambda source: opened.append(source.url) or read_shard(source),
     )
@@ -204,7 +206,7 @@ def server(small):
     ],
 )
 def test_shards_from_elsewhere_give_the_same_samples(small, server, monkeypatch, source):
-    monkeypatch.setattr(train.streams, "WAITS", (0.0,))
+    monkeypatch.setattr(train.data.streams, "WAITS", (0.0,))
     source = source.format(folder=small, server=server)
     assert drawn(source, 0, 100) == drawn(small, 0, 100)
 
@@ -220,9 +222,9 @@ def test_shards_from_elsewhere_give_the_same_samples(small, server, monkeypatch,
     ],
 )
 def test_what_cannot_be_read_is_tried_again_then_told(small, server, monkeypatch, source, reason):
-    monkeypatch.setattr(train.streams, "WAITS", (0.0, 0.0))
-    opened, gopen = [], train.streams.gopen
-    monkeypatch.setattr(train.streams, "gopen", lambda url: opened.append(url) or gopen(url))
+    monkeypatch.setattr(train.data.streams, "WAITS", (0.0, 0.0))
+    opened, gopen = [], train.data.streams.gopen
+    monkeypatch.setattr(train.data.streams, "gopen", lambda url: opened.append(url) or gopen(url))
     source = source.format(folder=small, server=server)
     with open_stream(source, lanes=1, workers=1) as stream:
         with pytest.raises(ValueError) as error:
@@ -254,7 +256,7 @@ def test_broken_records_show_the_next_one_of_the_lane(tmp_path):
         expected.append(next(n for n in order[place:] if n not in broken))
     with pytest.warns(UserWarning) as told:
         assert drawn(bad, 0, 60, lanes=1) == expected
-    assert len(told) == train.streams.WARNINGS
+    assert len(told) == train.data.streams.WARNINGS
     assert all("passed over" in str(w.message) and ".bmp" in str(w.message) for w in told)
     assert "no more of these are reported" in str(told[-1].message)
     with warnings.catch_warnings():
@@ -272,7 +274,7 @@ def test_broken_records_show_the_next_one_of_the_lane(tmp_path):
 
 
 def test_nothing_but_broken_records_or_none_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.streams, "BROKEN_IN_A_ROW", 7)
+    monkeypatch.setattr(train.data.streams, "BROKEN_IN_A_ROW", 7)
     bad = write_corpus(tmp_path / "bad", [3, 4], set(range(7)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,9 +8,11 @@ import torch
 from conftest import synthetic_photo
 
 from asyncdsb.masks import MASK_KINDS, make_mask
-from asyncdsb.restoration import Settings
-from asyncdsb.tiles import OVERLAP, TOGETHER, Tiles
-from asyncdsb.window import MAX_CANVAS, Window
+from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.tiles import OVERLAP, TOGETHER, Tiles
+from asyncdsb.photo.window import MAX_CANVAS, Window
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (100, 333), (500, 64), (40, 700)])
@@ -119,10 +121,11 @@ def test_a_single_tile_over_all_of_the_canvas_is_the_plain_run(tiny_pipe):
     mask[..., 20:40, 30:60] = 1
     gradient, tau = mask * 0.1, torch.full_like(mask, 0.4)
     chosen = Settings(steps=3)
+    run = image, mask, gradient, tau, [5], chosen, chosen.grid
     whole = Tiles((64, 96), (64, 96), ((0, 0),))
     ends = []
     for tiles in (None, whole):
-        *_, last = tiny_pipe._run(image, mask, gradient, tau, [5], chosen, chosen.grid, tiles)
+        *_, last = tiny_pipe.runner.states(*run, tiles)
         ends.append(last.x_t)
     torch.testing.assert_close(ends[0], ends[1])
 
@@ -131,7 +134,7 @@ def test_a_single_tile_over_all_of_the_canvas_is_the_plain_run(tiny_pipe):
 def test_tiled_restorations_keep_known_pixels_and_can_be_repeated(tiny_pipe, sampler):
     photo = np.asarray(synthetic_photo(700, 420))
     mask = make_mask("narrow", (420, 700), seed=3)
-    assert tiny_pipe._windows(mask, 8)[0].fields > 1
+    assert tiny_pipe.framing.windows(mask, 8)[0].fields > 1
     results = [
         tiny_pipe(photo, mask, steps=2, sampler=sampler, tiles=tiles, trajectory=False)
         for tiles in (8, 8, 1)

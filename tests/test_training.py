@@ -12,18 +12,20 @@ from safetensors.torch import load_file
 
 import train.bridge
 import train.gradient
-import train.validation
-from asyncdsb.checkpoint import save_weights
+import train.judge.validation
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks import UNetConfig
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.augment import augmented
-from train.batches import FOCUS_STD, MaskBank, draw_tau, draw_times
-from train.draws import Draws
-from train.lines import read_lines
+from asyncdsb.store.checkpoint import save_weights
+from train.data.augment import augmented
+from train.data.batches import FOCUS_STD, MaskBank, draw_tau, draw_times
+from train.data.draws import Draws
+from train.loop.jsonl import read_lines
+from train.loop.run import Average, chosen_preset
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
-from train.run import Average, chosen_preset
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +102,8 @@ def test_validation_does_not_change_the_training(runs, photos, tmp_path):
 
 def test_a_validation_rounds_what_the_networks_multiply_and_nothing_else(runs, photos, monkeypatch):
     preset = dataclasses.replace(BRIDGE_PRESETS["debug"], precision="bf16")
-    monkeypatch.setattr(train.validation, "KINDS", ("center",))
-    monkeypatch.setattr(train.validation, "STEPS", 1)
+    monkeypatch.setattr(train.judge.validation, "KINDS", ("center",))
+    monkeypatch.setattr(train.judge.validation, "STEPS", 1)
     trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos, "--val", str(photos)))
     inside, outside = set(), set()
     for network in (trainer.averaged.unet, trainer.completion.generator):
@@ -119,8 +121,8 @@ def test_a_validation_rounds_what_the_networks_multiply_and_nothing_else(runs, p
 
 
 def test_a_validation_judges_the_bridge_without_copied_patches(runs, photos, monkeypatch):
-    monkeypatch.setattr(train.validation, "KINDS", ("center",))
-    monkeypatch.setattr(train.validation, "STEPS", 1)
+    monkeypatch.setattr(train.judge.validation, "KINDS", ("center",))
+    monkeypatch.setattr(train.judge.validation, "STEPS", 1)
     preset = BRIDGE_PRESETS["debug"]
     preset = dataclasses.replace(preset, model=dataclasses.replace(preset.model, finish="patches"))
     trainer = train.bridge.BridgeTrainer(preset, bridge_args(runs, photos, "--val", str(photos)))
@@ -174,7 +176,7 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
 
 
 def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):
-    monkeypatch.setattr("train.precision.can_compile", lambda device: False)
+    monkeypatch.setattr("train.loop.precision.can_compile", lambda device: False)
     preset = dataclasses.replace(BRIDGE_PRESETS["debug"], compile=True)
     args = bridge_args(runs, photos)
     trainer = train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)

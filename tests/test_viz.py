@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from asyncdsb import viz
 from asyncdsb.schedule import NoiseSchedule
+from asyncdsb.show import viz
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 32)) -> Image.Image:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from asyncdsb.images import to_tensor
-from asyncdsb.window import Window, fill_smoothly
+from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.window import Window, fill_smoothly
 
 SIZES = [(256, 256), (211, 300), (1067, 1600), (700, 90), (40, 33), (1, 60)]
 
@@ -92,7 +92,7 @@ def test_patches_bring_back_the_detail_that_a_scaled_window_lacks(monkeypatch):
 
     plain = error(False)
     assert error(True) < 0.5 * plain
-    monkeypatch.setattr("asyncdsb.window.MAX_COPIED", 1)
+    monkeypatch.setattr("asyncdsb.photo.window.MAX_COPIED", 1)
     assert error(True) == plain, "too large for any"
 
 

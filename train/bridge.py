@@ -15,26 +15,26 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from asyncdsb.checkpoint import config_from_dict, file_sha256, load_weights, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
 from asyncdsb.gradient import image_gradient
-from asyncdsb.images import to_pil, write_atomic
 from asyncdsb.networks import UNet
 from asyncdsb.networks.adm import ADMUNet, Stage
 from asyncdsb.networks.layers import ResBlock, SelfAttention
+from asyncdsb.photo.images import to_pil, write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
-from train.batches import Batches, draw_tau, draw_times
-from train.draws import Draws, to_device
-from train.muon import Muon, split
-from train.options import guarded
-from train.photos import SAMPLE_STEP
-from train.precision import autocast, compiles, precision
+from asyncdsb.store.checkpoint import config_from_dict, file_sha256, load_weights, save_weights
+from train.data.batches import Batches, draw_tau, draw_times
+from train.data.draws import Draws, to_device
+from train.data.photos import SAMPLE_STEP
+from train.judge.validation import RestorationValidator
+from train.loop.muon import Muon, split
+from train.loop.options import guarded
+from train.loop.precision import autocast, compiles, precision
+from train.loop.processes import Method, Processes, whole
+from train.loop.run import Average, chosen_preset, parser, recorded, run
 from train.presets import BRIDGE_PRESETS, BridgePreset
-from train.processes import Method, Processes, whole
-from train.run import Average, chosen_preset, parser, recorded, run
-from train.validation import RestorationValidator
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ def started_with(out: str | Path) -> BridgeConfig | None:
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; see :func:`train.run.parser` for what it has in common."""
+    """Read the command line; see :func:`train.loop.run.parser` for what it has in common."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
     options.add_argument(
         "--gradient",

@@ -17,13 +17,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from asyncdsb.checkpoint import load_weights
-from asyncdsb.images import write_atomic
-from asyncdsb.perceptual import EfficientNetFeatures
-from asyncdsb.pipeline import BUNDLED_NAMES, AsyncDSBPipeline
+from asyncdsb.measure.perceptual import EfficientNetFeatures
+from asyncdsb.photo.images import write_atomic
+from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.store.bundled import BUNDLED_NAMES
+from asyncdsb.store.checkpoint import load_weights
 from train import evaluate, figures, mismatch, tau_grid
-from train.options import guarded
-from train.report import difference, markdown_table, ratio_table, wide_table
+from train.judge.report import difference, markdown_table, ratio_table, wide_table
+from train.loop.options import guarded
 
 ASYNC, I2SB_GRADIENT, I2SB, BBDM = "AsyncDSB", "I2SB+gradient", "I2SB", "BBDM-style"
 MATCHED = {ASYNC: "asyncdsb", I2SB_GRADIENT: "i2sb-gradient", I2SB: "i2sb", BBDM: "bbdm"}

@@ -31,10 +31,10 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from asyncdsb.data import Photo, find_photos, numbered, scaled
-from asyncdsb.images import write_atomic
-from train.lines import add_line, read_lines
-from train.options import guarded
+from asyncdsb.photo.images import write_atomic
+from train.data.sources import Photo, find_photos, numbered, scaled
+from train.loop.jsonl import add_line, read_lines
+from train.loop.options import guarded
 
 FORMAT, VERSION = "asyncdsb-corpus", 1
 
@@ -96,7 +96,7 @@ def pack(paths: Iterable[str | Path], out: Path, settings: Settings, workers: in
     """Write a corpus, or what an earlier run has left of it to write.
 
     Args:
-        paths: see :func:`asyncdsb.data.find_photos`.
+        paths: see :func:`train.data.sources.find_photos`.
         out: folder of the corpus.
         settings: of the corpus.
         workers: processes that decode, scale and encode.

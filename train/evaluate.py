@@ -1,17 +1,18 @@
 """Compare restorations with the truth: ``python -m train.evaluate --data PHOTOS -o OUT``.
 
-Crops, masks and seeds follow :mod:`train.protocol`; the methods are those of
-:mod:`train.methods`. Unless it is told otherwise, the crops have the side that the weights were
-trained for, one of the whole centred square for weights for portraits, four for others.
+Crops, masks and seeds follow :mod:`train.judge.protocol`; the methods are those of
+:mod:`train.judge.methods`. Unless it is told otherwise, the crops have the side that the weights
+were trained for, one of the whole centred square for weights for portraits, four for others.
 
 Reported for each kind of mask and each method: PSNR and SSIM over the whole crop and over the hole
-alone, LPIPS (AlexNet, v0.1), how much the hole's border stands out (:func:`asyncdsb.metrics.seam`,
-in grey levels), and the Frechet and kernel distances between the restored and the true crops and
-the Inception score of the restored ones, on EfficientNet-Lite2 features: not FID, KID and IS, which
-``--inception`` adds. Two gauges of what a bridge invents by itself stand in a table of their own,
-see :mod:`train.scores`. Distances between sets are comparable only at equal n. Means come with a
-95 % interval from a bootstrap over photos. PSNR counts at most 100 dB per crop, so that one perfect
-crop does not make the mean infinite.
+alone, LPIPS (AlexNet, v0.1), how much the hole's border stands out
+(:func:`asyncdsb.measure.metrics.seam`, in grey levels), and the Frechet and kernel distances
+between the restored and the true crops and the Inception score of the restored ones, on
+EfficientNet-Lite2 features: not FID, KID and IS, which ``--inception`` adds. Two gauges of what a
+bridge invents by itself stand in a table of their own, see :mod:`train.judge.scores`. Distances
+between sets are comparable only at equal n. Means come with a 95 % interval from a bootstrap over
+photos. PSNR counts at most 100 dB per crop, so that one perfect crop does not make the mean
+infinite.
 
 Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
 pixels, its mask and everything that decides its restoration, with its scores and features beside
@@ -37,14 +38,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from asyncdsb.images import read_image, write_atomic
-from asyncdsb.perceptual import INCEPTION_FILE, FeatureExtractor
-from train.intervals import clustered_mean, set_scores
-from train.methods import Method, gradient_picture, held_out_of, load_methods, to_batch
-from train.options import HeldOut, guarded, held_out_parser, sampling
-from train.processes import Processes
-from train.protocol import Crop
-from train.report import (
+from asyncdsb.measure.perceptual import INCEPTION_FILE, FeatureExtractor
+from asyncdsb.photo.images import read_image, write_atomic
+from train.judge.intervals import clustered_mean, set_scores
+from train.judge.methods import Method, gradient_picture, held_out_of, load_methods, to_batch
+from train.judge.protocol import Crop
+from train.judge.report import (
     chart,
     contact_sheet,
     difference_table,
@@ -55,7 +54,9 @@ from train.report import (
     wide_table,
     write_results,
 )
-from train.scores import SCORES, SUMS, Judges, first_errors, gauge_sums, gauges, paired_scores
+from train.judge.scores import SCORES, SUMS, Judges, first_errors, gauge_sums, gauges, paired_scores
+from train.loop.options import HeldOut, guarded, held_out_parser, sampling
+from train.loop.processes import Processes
 
 PRESETS = {
     "shipped": {},
@@ -79,9 +80,9 @@ class Tally:
     """What is collected for one kind of mask and one method.
 
     Attributes:
-        scores: for each crop, a number for each of :data:`train.scores.SCORES`.
+        scores: for each crop, a number for each of :data:`train.judge.scores.SCORES`.
         features: by extractor, for each crop, its features (d,).
-        sums: for each crop, its part in the gauges, see :func:`train.scores.gauges`.
+        sums: for each crop, its part in the gauges, see :func:`train.judge.scores.gauges`.
     """
 
     scores: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in SCORES})
@@ -125,12 +126,12 @@ def restore_and_score(
     """Restore crops with all methods, score them, and keep both on disk.
 
     Args:
-        crops: see :func:`train.protocol.iter_crops`; consumed batch by batch.
+        crops: see :func:`train.judge.protocol.iter_crops`; consumed batch by batch.
         methods: at least one.
         kinds: kinds of mask.
         folder: where everything is kept.
         batch: crops per batch.
-        judges: see :class:`train.scores.Judges`.
+        judges: see :class:`train.judge.scores.Judges`.
         share: (i, n): of every n batches, only the i-th is done.
         progress: counts restored crops.
     """
@@ -185,11 +186,11 @@ def summarise(found: Collected, judges: Judges) -> dict:
     """Means and distances of what was collected.
 
     Returns:
-        kind -> method -> score -> :func:`train.intervals.clustered_mean` result; distances between
-        sets are numbers, None where there are fewer than two crops; for all methods but the first
-        "lpips_difference" and, by extractor, "... difference" are those to the first;
-        "first_error" and "power" are those of :func:`train.scores.gauges`; "worst" is the name of
-        the crop with the largest LPIPS.
+        kind -> method -> score -> :func:`train.judge.intervals.clustered_mean` result; distances
+        between sets are numbers, None where there are fewer than two crops; for all methods but the
+        first "lpips_difference" and, by extractor, "... difference" are those to the first;
+        "first_error" and "power" are those of :func:`train.judge.scores.gauges`; "worst" is the
+        name of the crop with the largest LPIPS.
     """
     return {kind: _summarise(by_method, found, judges) for kind, by_method in found.tallies.items()}
 
@@ -340,7 +341,7 @@ def write_inputs(crops: Iterable[Crop], kinds: Sequence[str], folder: Path) -> i
     """Write what other programs need: KIND/CROP.png, black in the hole, and masks/KIND/CROP.png.
 
     Args:
-        crops: see :func:`train.protocol.iter_crops`.
+        crops: see :func:`train.judge.protocol.iter_crops`.
         kinds: kinds of mask.
         folder: created if need be.
 
@@ -396,7 +397,7 @@ def parser(program: str = "train.evaluate", doc: str = __doc__) -> argparse.Argu
     options = held_out_parser(program, doc, size=None, crops=None)
     add = options.add_argument
     add("--preset", choices=PRESETS, default="shipped", help="defaults of the other options")
-    add("--methods", default=METHODS, help="comma-separated, see train.methods")
+    add("--methods", default=METHODS, help="comma-separated, see train.judge.methods")
     add("--inception", metavar="FILE", help=f"{INCEPTION_FILE}, or 'download', for FID, KID and IS")
     add("--write-inputs", action="store_true", help="only write crops and masks")
     add("--sheet", type=int, default=4, help="photos on the contact sheet, 0 = no sheet")

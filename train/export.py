@@ -15,13 +15,13 @@ from typing import Any
 
 from PIL import Image
 
-from asyncdsb.card import CARD
-from asyncdsb.checkpoint import load_weights, save_weights
 from asyncdsb.denoiser import FINISHES, BridgeDenoiser
-from asyncdsb.images import write_atomic
+from asyncdsb.photo.images import write_atomic
+from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS
 from asyncdsb.pipeline import AsyncDSBPipeline
-from asyncdsb.restoration import LEFT_TO_WEIGHTS
-from train.card import WORST, measured, measured_card
+from asyncdsb.store.card import CARD
+from asyncdsb.store.checkpoint import load_weights, save_weights
+from train.judge.measured import WORST, measured, measured_card
 
 CHOICES = ("best", "last")
 
@@ -35,7 +35,7 @@ def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) 
         choice: "best", the weights with the best held-out score, or "last".
         out: weights folder.
         **decided: what a bridge's runs do by default, out of
-            :data:`asyncdsb.restoration.LEFT_TO_WEIGHTS`; None for what its preset says.
+            :data:`asyncdsb.photo.restoration.LEFT_TO_WEIGHTS`; None for what its preset says.
 
     Returns:
         The facts of the training that were written beside the weights.
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
             sheet = Image.open(worst)
             write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
         notes = "" if args.notes is None else args.notes.read_text("utf-8")
-        card = measured_card(pipe, args.manifest, args.results, notes, args.licence)
+        card = measured_card(pipe.facts, args.manifest, args.results, notes, args.licence)
         write_atomic(args.out / CARD, lambda p: Path(p).write_text(card, "utf-8"))
     except (ValueError, OSError) as error:
         print(f"train.export: error: {error}", file=sys.stderr)

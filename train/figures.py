@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from asyncdsb.analysis import gradient_parts, progress
 from asyncdsb.gradient import image_gradient
-from asyncdsb.images import to_pil, write_atomic
+from asyncdsb.measure.analysis import gradient_parts, progress
+from asyncdsb.photo.images import to_pil, write_atomic
 from asyncdsb.samplers import SamplerState
-from asyncdsb.viz import GRADIENT_COLOURS, TAU_COLOURS
-from train.methods import Method, held_out_of, load_bridges, trace
-from train.options import guarded, held_out_parser
-from train.protocol import Crop
+from asyncdsb.show.viz import GRADIENT_COLOURS, TAU_COLOURS
+from train.judge.methods import Method, held_out_of, load_bridges, trace
+from train.judge.protocol import Crop
+from train.loop.options import guarded, held_out_parser
 
 TIMES = (1.0, 0.83, 0.66, 0.5, 0.33, 0.17, 0.0)
 """Moments that are shown, those of the paper and some between."""
@@ -113,7 +113,9 @@ def parser() -> argparse.ArgumentParser:
     # What is copied after the run is no part of it.
     options = held_out_parser("train.figures", __doc__, masks="center", steps=48, finish="none")
     options.set_defaults(grid="uniform", size=None, crops=None)
-    options.add_argument("--methods", default="synchronous,asyncdsb", help="see train.methods")
+    options.add_argument(
+        "--methods", default="synchronous,asyncdsb", help="see train.judge.methods"
+    )
     options.add_argument("--photos", type=int, default=2, help="photos on process.png")
     return options
 

@@ -14,19 +14,19 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from asyncdsb.checkpoint import save_weights
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
-from asyncdsb.images import to_pil, write_atomic
-from asyncdsb.losses import discriminator_loss, generator_loss
 from asyncdsb.networks import PatchDiscriminator, UNetConfig
-from train.batches import Batches
-from train.muon import Muon, split
-from train.options import guarded
-from train.precision import autocast, compiles
+from asyncdsb.photo.images import to_pil, write_atomic
+from asyncdsb.store.checkpoint import save_weights
+from train.data.batches import Batches
+from train.judge.validation import GradientValidator
+from train.loop.losses import discriminator_loss, generator_loss
+from train.loop.muon import Muon, split
+from train.loop.options import guarded
+from train.loop.precision import autocast, compiles
+from train.loop.processes import Method, Processes
+from train.loop.run import Average, chosen_preset, parser, run
 from train.presets import GRADIENT_PRESETS, GradientPreset
-from train.processes import Method, Processes
-from train.run import Average, chosen_preset, parser, run
-from train.validation import GradientValidator
 
 
 class GradientTrainer:

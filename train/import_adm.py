@@ -40,11 +40,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asyncdsb.checkpoint import file_sha256, load_weights, misfits, save_weights
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.networks import ADMConfig
 from asyncdsb.networks.adm import INTERVALS
-from asyncdsb.pipeline import BUNDLED, BUNDLED_NAMES
+from asyncdsb.store.bundled import BUNDLED, BUNDLED_NAMES
+from asyncdsb.store.checkpoint import file_sha256, load_weights, misfits, save_weights
 
 PUBLISHED = ADMConfig()
 """Shape of the network in the files."""

@@ -2,7 +2,8 @@
 
 The paper's Figures 2, 3 and 7 on held-out photos: the speed of the restoration, for the hole and
 the terciles of its true gradient, by default with one schedule for all pixels (I2SB) and with the
-schedule of the pixel's gradient. :mod:`asyncdsb.analysis` says what is measured, and against what.
+schedule of the pixel's gradient. :mod:`asyncdsb.measure.analysis` says what is measured, and
+against what.
 
 The curves of all photos are averaged first and then differentiated, so that a photo whose
 similarity hardly changes, and whose own centroid would be anywhere, does not rule the mean.
@@ -26,7 +27,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from asyncdsb.analysis import (
+from asyncdsb.gradient import image_gradient
+from asyncdsb.measure.analysis import (
     MEASURES,
     PARTS,
     centroids,
@@ -36,13 +38,12 @@ from asyncdsb.analysis import (
     progress,
     speeds,
 )
-from asyncdsb.gradient import image_gradient
-from asyncdsb.images import write_atomic
-from train.intervals import RESAMPLES
-from train.methods import Method, held_out_of, load_bridges, trace
-from train.options import guarded, held_out_parser
-from train.protocol import Crop
-from train.report import difference, publish
+from asyncdsb.photo.images import write_atomic
+from train.judge.intervals import RESAMPLES
+from train.judge.methods import Method, held_out_of, load_bridges, trace
+from train.judge.protocol import Crop
+from train.judge.report import difference, publish
+from train.loop.options import guarded, held_out_parser
 
 SIGNALS = {"x_t": MEASURES, "x0_hat": ("ssim",)}
 """What is followed, and by which measures; no schedule says where x0_hat should be, so that it is
@@ -287,7 +288,9 @@ def parser() -> argparse.ArgumentParser:
     # What is copied after the run is no part of it.
     options = held_out_parser("train.mismatch", __doc__, masks="center,narrow", finish="none")
     options.set_defaults(grid="uniform", size=None, crops=None)
-    options.add_argument("--methods", default="synchronous,asyncdsb", help="see train.methods")
+    options.add_argument(
+        "--methods", default="synchronous,asyncdsb", help="see train.judge.methods"
+    )
     options.add_argument("--runs", type=int, default=4, help="runs of the oracle per restoration")
     return options
 

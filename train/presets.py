@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from asyncdsb.denoiser import BridgeConfig
 from asyncdsb.gradient import GradientConfig
-from asyncdsb.losses import CompletionLossWeights
 from asyncdsb.networks import ADMConfig, CompletionConfig, UNetConfig
+from train.loop.losses import CompletionLossWeights
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Preset:
 
     Attributes:
         size: side of the training crops in pixels.
-        short_sides: sizes at which each photo is kept, see :class:`train.photos.PhotoBank`.
+        short_sides: sizes at which each photo is kept, see :class:`train.data.photos.PhotoBank`.
         mask_canvases: sides of the squares on which masks are drawn, at least that of the crop;
             from a larger one a random window is cut, which keeps the width of strokes.
         mask_weights: relative frequency of each of :data:`asyncdsb.masks.MASK_KINDS`.
         masks: how many masks are drawn in advance.
         augment: strength of the augmentation of colours and orientation, 0 to 1, see
-            :func:`train.augment.augmented`.
+            :func:`train.data.augment.augmented`.
         upright: whether the augmentation leaves the orientation and the order of colours alone.
         batch: samples per step.
         large_every: every so many steps, crops have twice the side and the batch is a quarter,
@@ -42,7 +42,8 @@ class Preset:
         steps: length of the training.
         lr: peak learning rate.
         muon: learning rate of Muon as a multiple of ``lr``, for the weights of the trained
-            network's layers, see :mod:`train.muon`; 0 leaves them to Adam, which takes all others.
+            network's layers, see :mod:`train.loop.muon`; 0 leaves them to Adam, which takes all
+            others.
         warmup: steps of linear warm-up; the rate then falls along a cosine to ``lr_end * lr``.
         lr_end: see ``warmup``.
         ema: decay of the weight average, itself warmed up.

@@ -3,8 +3,9 @@
 The first photos in the order of their keys: input, restorations by the bridge alone from three
 seeds, truth. Small pictures stand side by side, several photos to a row. Photos are dealt to the
 kinds of mask, one sheet a kind (``--masks center`` for one sheet of all photos); crops and masks
-are those of :mod:`train.protocol`. With ``--manifest``, a CSV with the columns key and source, only
-photos of one source are shown: ``--manifest MANIFEST.csv --source mysociety/theyworkforyou``.
+are those of :mod:`train.judge.protocol`. With ``--manifest``, a CSV with the columns key and
+source, only photos of one source are shown:
+``--manifest MANIFEST.csv --source mysociety/theyworkforyou``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from asyncdsb.images import write_atomic
-from train.methods import Method, held_out_of, load_bridges
-from train.options import guarded, held_out_parser
-from train.protocol import Crop, derived_seed
-from train.report import contact_sheet
+from asyncdsb.photo.images import write_atomic
+from train.judge.methods import Method, held_out_of, load_bridges
+from train.judge.protocol import Crop, derived_seed
+from train.judge.report import contact_sheet
+from train.loop.options import guarded, held_out_parser
 
 SEEDS = 3
 
@@ -107,7 +108,7 @@ def sheet(photos: list[list[np.ndarray]]) -> Image.Image:
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     options = held_out_parser("train.sheets", __doc__, size=None, crops=None)
-    options.add_argument("--methods", default="bridge", help="one bridge, see train.methods")
+    options.add_argument("--methods", default="bridge", help="one bridge, see train.judge.methods")
     options.add_argument("--photos", type=int, default=24, help="how many are shown")
     options.add_argument("--manifest", type=Path, help="CSV that says which photo has which source")
     options.add_argument("--source", help="show the photos of this source only")

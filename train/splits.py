@@ -22,9 +22,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from asyncdsb.data import pictures_in
-from asyncdsb.images import write_atomic
-from train.options import guarded
+from asyncdsb.photo.images import write_atomic
+from train.data.sources import pictures_in
+from train.loop.options import guarded
 
 PARTS = ("train", "val", "test")
 """Parts by CelebA's numbers 0, 1 and 2."""

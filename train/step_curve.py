@@ -3,7 +3,7 @@
 Every sampler that the weights were trained for restores the same held-out crops from the same seeds
 with more and more steps. The reference is the posterior sampler with ``--reference`` steps; the
 first table gives every LPIPS and its ratio to that one, the second the power of what is restored
-in each band of frequency over that of the truth (:mod:`train.scores`).
+in each band of frequency over that of the truth (:mod:`train.judge.scores`).
 
 Restored crops are kept like those of :mod:`train.evaluate`: a run that was interrupted does only
 what is missing.
@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asyncdsb.metrics import frechet_distance
+from asyncdsb.measure.metrics import frechet_distance
 from train.evaluate import evaluate
-from train.methods import bridge_method, held_out_of, load_bridges
-from train.options import guarded, held_out_parser
-from train.report import publish
-from train.scores import Judges, gauges
+from train.judge.methods import bridge_method, held_out_of, load_bridges
+from train.judge.report import publish
+from train.judge.scores import Judges, gauges
+from train.loop.options import guarded, held_out_parser
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     options = held_out_parser(
         "train.step_curve", __doc__, masks="center,wide,narrow", size=None, crops=None
     )
-    options.add_argument("--methods", default="bridge", help="one bridge, see train.methods")
+    options.add_argument("--methods", default="bridge", help="one bridge, see train.judge.methods")
     options.add_argument("--samplers", help="comma-separated; without, all that were trained for")
     options.add_argument("--steps-list", default="10,20,50,100", help="numbers of steps")
     options.add_argument("--reference", type=int, default=100, help="steps of the reference")

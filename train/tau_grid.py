@@ -25,14 +25,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from asyncdsb.metrics import frechet_distance
+from asyncdsb.measure.metrics import frechet_distance
 from train.evaluate import Collected, evaluate
-from train.intervals import clustered_mean
-from train.methods import Method, bridge_method, held_out_of, load_bridges
-from train.options import guarded, held_out_parser
-from train.protocol import derived_seed
-from train.report import difference, publish
-from train.scores import Judges
+from train.judge.intervals import clustered_mean
+from train.judge.methods import Method, bridge_method, held_out_of, load_bridges
+from train.judge.protocol import derived_seed
+from train.judge.report import difference, publish
+from train.judge.scores import Judges
+from train.loop.options import guarded, held_out_parser
 
 Pair = tuple[float, float]
 I2SB: Pair = (0.5, 0.5)
@@ -196,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
     options = held_out_parser(
         "train.tau_grid", __doc__, masks="center,narrow", size=None, crops=None
     )
-    options.add_argument("--methods", default="bridge", help="one bridge, see train.methods")
+    options.add_argument("--methods", default="bridge", help="one bridge, see train.judge.methods")
     options.add_argument("--points", type=int, default=5, help="values of tau along each side")
     options.add_argument("--lowest", type=float, default=0.0, help="smallest tau")
     options.add_argument("--highest", type=float, default=1.0, help="largest tau")

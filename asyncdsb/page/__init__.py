@@ -1,4 +1,1 @@
-"""What the browser page shows, apart from its components: canvas geometry, payloads, CSS and JS.
-
-Only ``app.py`` imports this; nothing here imports the user interface library.
-"""
+"""The page in the browser: its layout, its wiring, its handlers, its script and style."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from asyncdsb import viz
 from asyncdsb.page.engine import Maps
 from asyncdsb.page.session import Run
-from asyncdsb.record import save_map
+from asyncdsb.photo.record import save_map
+from asyncdsb.show import viz
 
 README = """Restored with AsyncDSB. The same picture again, byte for byte, from the command line:
 

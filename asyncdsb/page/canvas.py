@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.viz import HOLE_COLOUR
+from asyncdsb.show.viz import HOLE_COLOUR
 
 CANVAS = 512
 """Side of the square canvas in pixels."""

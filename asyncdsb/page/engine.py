@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from asyncdsb.heads import Box
-from asyncdsb.restoration import Settings
+from asyncdsb.photo.heads import Box
+from asyncdsb.photo.restoration import Settings
 from asyncdsb.schedule import STRATEGIES, NoiseSchedule
 
 WARM_UP = (4, 256)
@@ -210,11 +210,11 @@ def run_steps(
             t=float(state.t),
             x_t=np.asarray(state.x_t),
             x0_hat=np.asarray(state.x0_hat),
-            maps=_maps(pipe, state.gradient, mask, settings.tiles, state.job.box)
+            maps=_maps(pipe, state.gradient, mask, settings.tiles, state.prepared.box)
             if state.step == 0
             else None,
             image=np.asarray(state.image) if last else None,
-            settings=pipe.record(settings, state.job.box) if last else None,
+            settings=pipe.record(settings, state.prepared.box) if last else None,
         )
 
 

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from asyncdsb.images import read_mask
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.page import archive, canvas, payload, session
 from asyncdsb.page.engine import Engine, Model
 from asyncdsb.page.press import Press
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
-from asyncdsb.record import save_restored
-from asyncdsb.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.photo.images import read_mask
+from asyncdsb.photo.record import save_restored
+from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
 

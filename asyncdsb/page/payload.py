@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asyncdsb import viz
 from asyncdsb.gradient import image_gradient
-from asyncdsb.images import to_tensor
 from asyncdsb.page.engine import Moment
+from asyncdsb.photo.images import to_tensor
 from asyncdsb.schedule import NoiseSchedule, relative_gradient
+from asyncdsb.show import viz
 
 MAP_SIDE = 256
 """Longest side in pixels of the maps that are sent."""

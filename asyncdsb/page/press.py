@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from asyncdsb import viz
-from asyncdsb.analysis import timeline
+from asyncdsb.measure.analysis import timeline
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Engine, Maps, Moment, Step
 from asyncdsb.page.updates import BUSY, IDLE, VIEWS, Props, Update, format_maps
-from asyncdsb.record import save_restored
-from asyncdsb.restoration import Settings
+from asyncdsb.photo.record import save_restored
+from asyncdsb.photo.restoration import Settings
+from asyncdsb.show import viz
 
 TIMING_FRAMES = 40
 """Most frames of a run that are followed to tell when its pixels were restored."""

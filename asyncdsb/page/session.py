@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.images import check_pair, read_image, read_mask
 from asyncdsb.page import canvas
-from asyncdsb.record import load_map, quantised
-from asyncdsb.restoration import Settings
+from asyncdsb.photo.images import check_pair, read_image, read_mask
+from asyncdsb.photo.record import load_map, quantised
+from asyncdsb.photo.restoration import Settings
 from asyncdsb.samplers import SAMPLERS
 
 MAX_PIXELS = 32_000_000

@@ -1,0 +1,402 @@
+"""The command line: ``python -m asyncdsb inpaint`` and ``python -m asyncdsb mask``.
+
+Exit codes: 0 done; 2 something the user can mend, told in one line on standard error. Of a command
+that fails nothing is written; of a folder, the photographs that could be restored are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from asyncdsb import __version__
+from asyncdsb.cli.jobs import LOSSY, SAVE_OPTIONS, output_file, plan, write_files
+
+# Nothing heavy here: help and a mistyped option must not wait for torch.
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from tqdm import tqdm
+
+    from asyncdsb.photo.restoration import Frame, Result
+    from asyncdsb.pipeline import AsyncDSBPipeline
+
+SAMPLERS = ("posterior", "ode", "implicit")
+STRATEGIES = ("gradient", "uniform", "inward")
+GRIDS = ("log", "uniform", "clock")
+FINISHES = ("none", "patches")
+MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
+MAX_PIXELS = 64_000_000
+SETTINGS = (
+    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "finish", "seed", "tiles", "box",
+)  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"asyncdsb: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+
+    Returns:
+        Exit code: 0 done, 2 refused.
+    """
+    arguments = _parser().parse_args(argv)
+    # What else is told on standard error is for developers; users get one line.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    previous = _exit_on_sigterm()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return arguments.run(arguments)
+    except (ValueError, OSError) as error:
+        _say("error", error)
+        return 2
+    except KeyboardInterrupt:
+        _say("error", "interrupted")
+        return 130
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="asyncdsb", description="Restore missing parts of photographs.")
+    parser.add_argument("--version", action="version", version=f"asyncdsb {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    inpaint = commands.add_parser(
+        "inpaint",
+        help="restore the masked part of a photograph, or of a folder of them",
+        description="Restore the white part of MASK in PHOTO. Everything else stays as it is, "
+        "bit for bit, in PNG, WebP, TIFF and BMP files.",
+    )
+    inpaint.set_defaults(run=_inpaint)
+    inpaint.add_argument("photo", metavar="PHOTO", type=Path, help="a picture, or a folder of them")
+    inpaint.add_argument(
+        "mask",
+        metavar="MASK",
+        type=Path,
+        help="picture of the same size, white = restore; for a folder of photos one mask for all, "
+        "or a folder of masks with the photos' names (any suffix)",
+    )
+    inpaint.add_argument(
+        "-o",
+        "--out",
+        metavar="OUT",
+        type=Path,
+        required=True,
+        help="file to write, its suffix chooses the format (.png .webp .tif .bmp .jpg; PNG where "
+        "there is none); a folder if PHOTO is one",
+    )
+    options = inpaint.add_argument_group(
+        "restoration", "what is not given is left to the weights' own settings"
+    )
+    options.add_argument("--steps", type=_at_least_one, metavar="N", help="network evaluations")
+    options.add_argument(
+        "--tau-min",
+        type=_unit,
+        metavar="TAU",
+        help="peak time of the smoothest pixels, 0 to 1 (0.2)",
+    )
+    options.add_argument(
+        "--tau-max",
+        type=_unit,
+        metavar="TAU",
+        help="peak time of the steepest pixels, which are restored first, 0 to 1 (0.5)",
+    )
+    options.add_argument("--sampler", choices=SAMPLERS, help="how one step is taken")
+    options.add_argument(
+        "--strategy",
+        metavar="NAME",
+        help=f"what sets the order: {', '.join(STRATEGIES)}, or the file of a grey picture of "
+        "PHOTO's size, 8 or 16 bits, with the peak times, black = 0 to white = 1 (gradient)",
+    )
+    options.add_argument(
+        "--eta", type=_unit, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)"
+    )
+    options.add_argument(
+        "--finish",
+        choices=FINISHES,
+        help="none shows what the bridge restores, patches replaces it by patches of the known "
+        "part (as the weights say)",
+    )
+    options.add_argument("--grid", choices=GRIDS, help="spacing of the steps (log)")
+    options.add_argument(
+        "--seed", type=_seed, metavar="SEED", help="the same seed gives the same file (0)"
+    )
+    options.add_argument(
+        "--tiles",
+        type=_at_least_one,
+        metavar="N",
+        help="in how many fields of the networks a large hole, or holes far apart, may be restored "
+        "(8): more keep more detail of a large photo, and take as much longer",
+    )
+    options.add_argument(
+        "--box",
+        type=_box,
+        metavar="LEFT,TOP,SIDE",
+        help="with weights for portraits, the square around the head, in pixels of the photo "
+        "(looked for)",
+    )
+    options.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="take the settings from a JSON file or from a PNG that was restored; options given "
+        "beside it come first",
+    )
+    running = inpaint.add_argument_group("running")
+    running.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (a GPU if there is one)")
+    running.add_argument(
+        "--precision",
+        metavar="TYPE",
+        help="fp32 or bf16, in which the networks multiply, or auto (the default) for the faster "
+        "one: half precision gives slightly other pictures",
+    )
+    running.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network, which takes a minute for every size of window: for many "
+        "photographs with holes alike, or a GPU",
+    )
+    running.add_argument(
+        "--weights",
+        metavar="NAME",
+        help="scenes (the default) or portraits, a folder of weights, or user/repo on the Hugging "
+        "Face Hub",
+    )
+    running.add_argument("--quiet", action="store_true", help="no progress bar")
+    extra = inpaint.add_argument_group("further files", "folders if PHOTO is one")
+    extra.add_argument(
+        "--trajectory",
+        type=Path,
+        metavar="FILE.webp",
+        help="animation of the way from the corrupted picture to the result",
+    )
+    extra.add_argument(
+        "--report", type=Path, metavar="FILE.png", help="figure with the maps, steps and settings"
+    )
+
+    mask = commands.add_parser(
+        "mask", help="draw a random mask", description="Draw a mask, white = restore."
+    )
+    mask.set_defaults(run=_mask)
+    mask.add_argument("kind", metavar="KIND", choices=MASK_KINDS, help=", ".join(MASK_KINDS))
+    mask.add_argument("size", metavar="SIZE", type=_size, help="256 or 640x480 (width x height)")
+    mask.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="file to write")
+    mask.add_argument("--seed", type=_seed, default=0, metavar="SEED", help="(0)")
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text) if text.lstrip("+-").isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return value
+
+
+def _box(text: str) -> tuple[int, int, int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected LEFT,TOP,SIDE in pixels, got {text!r}")
+    left, top, side = map(int, parts)
+    return left, top, side
+
+
+def _seed(text: str) -> int:
+    value = int(text) if text.isdecimal() else -1
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
+    return value
+
+
+def _unit(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Parse WIDTHxHEIGHT, or the side of a square, as (height, width)."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected 256 or 640x480, got {text!r}")
+    height, width = int(parts[-1]), int(parts[0])
+    if height * width > MAX_PIXELS:
+        raise argparse.ArgumentTypeError(
+            f"expected at most {MAX_PIXELS // 1_000_000} megapixels, got {text}"
+        )
+    return height, width
+
+
+def _say(kind: str, message: object) -> None:
+    """Print one line on standard error, above a progress bar if there is one."""
+    line = f"asyncdsb: {kind}: {' '.join(str(message).split())}"
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
+
+
+def _exit_on_sigterm() -> signal.Handlers | Callable | int | None:
+    """Let a polite kill unwind the stack, so that temporary files are removed."""
+    try:
+        return signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    except ValueError:  # Only the main thread may; elsewhere signals are the host's business.
+        return None
+
+
+def _mask(arguments: argparse.Namespace) -> int:
+    out = output_file(arguments.out)
+    if out.suffix.lower() in LOSSY:
+        raise ValueError(f"{out.name}: masks are written as PNG, WebP, TIFF or BMP, not JPEG")
+    from PIL import Image
+
+    from asyncdsb.masks import make_mask
+    from asyncdsb.photo.images import write_atomic
+
+    hole = make_mask(arguments.kind, arguments.size, arguments.seed)
+    picture = Image.fromarray(hole.astype("uint8") * 255)
+    write_atomic(out, lambda path: picture.save(path, **SAVE_OPTIONS[out.suffix.lower()]))
+    return 0
+
+
+def _inpaint(arguments: argparse.Namespace) -> int:
+    low, high = arguments.tau_min, arguments.tau_max
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"expected --tau-min <= --tau-max, got {low:g} > {high:g}")
+    jobs, problems = plan(arguments)
+    for problem in problems:
+        _say("error", problem)
+    if any(job.out.suffix.lower() in LOSSY for job in jobs):
+        _say("warning", "JPEG is lossy: pixels outside the mask will change a little; PNG is exact")
+    settings, strategy, precision = _settings(arguments)
+    keep_frames = bool(arguments.trajectory or arguments.report)
+
+    from asyncdsb.photo.images import check_pair, read_image, read_mask
+
+    failed = len(problems)
+    pipe: AsyncDSBPipeline | None = None
+    for number, job in enumerate(jobs, 1):
+        try:
+            image = read_image(job.photo)
+            mask = read_mask(job.mask)
+            check_pair(image, mask)
+            order = _order(strategy, image.size)
+        except (ValueError, OSError) as error:
+            if len(jobs) == 1:
+                raise
+            failed += 1
+            _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
+            continue
+        # Not guarded: without weights no photograph of the folder can be restored.
+        pipe = pipe or _load(arguments, precision)
+        label = job.photo.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.photo.name}"
+        bar = _bar(label, arguments.quiet)
+        try:
+            with bar:
+                result = _restore(pipe, image, mask, settings | order, keep_frames, bar)
+            write_files(job, result, image, mask, pipe.config.schedule)
+        except (ValueError, OSError) as error:
+            if len(jobs) == 1:
+                raise
+            failed += 1
+            _say("error", f"{job.photo.name}: {error}")
+    return 2 if failed else 0
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str]:
+    """Return the settings, the strategy and the precision, the command line's before the file's."""
+    from asyncdsb.photo.record import load_settings
+
+    found: dict[str, Any] = {}
+    path = arguments.settings
+    if path:
+        found = load_settings(path, (*SETTINGS, "strategy", "precision"))
+    own = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    strategy = found.pop("strategy", None)
+    recorded = found.pop("precision", "fp32" if path else "auto")
+    precision = arguments.precision or str(recorded)
+    if arguments.strategy is not None:
+        return found | own, arguments.strategy, precision
+    if strategy is None or strategy in STRATEGIES:
+        return found | own, strategy, precision
+    if strategy == "painted" or not isinstance(strategy, str):
+        raise ValueError(f"{path.name}: the order was painted: give its map with --strategy FILE")
+    return found | own, str(path.parent / strategy), precision
+
+
+def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:
+    """Return the ``strategy`` argument of the pipeline: a name, or a map read from a file."""
+    if strategy is None:
+        return {}
+    if strategy in STRATEGIES:
+        return {"strategy": strategy}
+    path = Path(strategy)
+    if not path.suffix and not path.exists():
+        raise ValueError(
+            f"--strategy: expected {', '.join(STRATEGIES)} or a picture file, got {strategy!r}"
+        )
+    from asyncdsb.photo.record import load_map
+
+    try:
+        return {"strategy": load_map(path, size)}
+    except ValueError as error:
+        raise ValueError(f"--strategy: {error}") from None
+
+
+def _load(arguments: argparse.Namespace, precision: str) -> AsyncDSBPipeline:
+    from asyncdsb.networks.malloc import keep_freed
+    from asyncdsb.pipeline import AsyncDSBPipeline
+
+    keep_freed()
+    return AsyncDSBPipeline.from_pretrained(
+        arguments.weights,
+        device=arguments.device,
+        precision=precision,
+        compiled=arguments.compile,
+    )
+
+
+def _bar(label: str, quiet: bool) -> tqdm:
+    from tqdm import tqdm
+
+    return tqdm(desc=label, unit="step", file=sys.stderr, disable=quiet, dynamic_ncols=True)
+
+
+def _restore(
+    pipe: AsyncDSBPipeline,
+    image: Image.Image,
+    mask: np.ndarray,
+    settings: dict[str, Any],
+    keep_frames: bool,
+    bar: tqdm,
+) -> Result:
+    """Run the pipeline with its progress on the bar."""
+    from asyncdsb.photo.restoration import Result, Settings
+
+    frames: list[Frame] = []
+    for frame in pipe.stream(image, mask, **settings):
+        frames = [*frames, frame] if keep_frames else [frame]
+        bar.total = frame.steps
+        bar.update(frame.step - bar.n)
+    chosen = pipe.record(Settings(**settings), frame.prepared.box)
+    return Result(frame.image, frame.gradient, frame.tau, frames if keep_frames else [], chosen)

@@ -1,0 +1,101 @@
+"""Inpainting methods to compare with; none of them is trained.
+
+===============  ==============================================================================
+telea            fast marching (Telea 2004), cv2
+navier-stokes    isophotes followed into the hole (Bertalmio et al. 2001), cv2
+patchmatch       patches of the known part copied into the hole (PatchMatch, Barnes et al. 2009),
+                 package ``patchmatch-cython``
+patch-fill       what :mod:`asyncdsb.photo.patches` does without any network, from a smooth fill
+===============  ==============================================================================
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+
+from asyncdsb.photo.fill import fill_hole
+from asyncdsb.photo.images import to_pil, to_tensor
+
+CV2_RADIUS = 3.0
+"""Neighbourhood, in pixels, that cv2's methods look at."""
+
+PATCHMATCH_INSTALL = "pip install patchmatch-cython"
+"""Installs PatchMatch."""
+
+
+def telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fill by fast marching; see :func:`restore` for arguments and result."""
+    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, cv2.INPAINT_TELEA)
+
+
+def navier_stokes(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fill by following isophotes; see :func:`restore` for arguments and result."""
+    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, cv2.INPAINT_NS)
+
+
+def patchmatch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fill with patches of the known part, coarse to fine; see :func:`restore`.
+
+    A mask of many gaps can leave nothing known on the coarsest scale; then only the full scale is
+    searched.
+    """
+    try:
+        from patchmatch_cython import CythonSolver, inpaint_pyramid, inpaint_single
+    except ImportError as error:
+        raise ValueError(
+            f"expected the package patchmatch-cython; got {error}: run `{PATCHMATCH_INSTALL}`"
+        ) from None
+    try:
+        return inpaint_pyramid(image, mask, solver_class=CythonSolver, seed=0)
+    except ValueError:
+        return inpaint_single(image, mask, solver_class=CythonSolver, seed=0, iterations=7)
+
+
+def patch_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fill with the known patches that resemble a smooth fill most; see :func:`restore`."""
+    hole = torch.from_numpy(mask)[None, None]
+    return np.asarray(to_pil(fill_hole(to_tensor(image), hole, "patches")))
+
+
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "telea": telea,
+    "navier-stokes": navier_stokes,
+    "patchmatch": patchmatch,
+    "patch-fill": patch_fill,
+}
+"""Names that :func:`restore` accepts."""
+
+
+def restore(method: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Restore one image with a classical method.
+
+    The same arguments give the same result. What the hole of the input shows has no influence.
+
+    Args:
+        method: a key of :data:`METHODS`.
+        image: uint8 (H, W, 3) in [0, 255].
+        mask: bool (H, W), True = missing; some pixels missing and some known.
+
+    Returns:
+        uint8 (H, W, 3); known pixels are those of the input.
+
+    Raises:
+        ValueError: an unknown method, arrays other than the above, a mask that is empty or full,
+            or a package that is not installed.
+    """
+    if method not in METHODS:
+        raise ValueError(f"expected a method out of {', '.join(METHODS)}; got {method!r}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"expected image as uint8 (H, W, 3); got {image.dtype} {image.shape}")
+    if mask.dtype != bool or mask.shape != image.shape[:2]:
+        raise ValueError(f"expected mask as bool {image.shape[:2]}; got {mask.dtype} {mask.shape}")
+    if not mask.any() or mask.all():
+        raise ValueError(
+            "expected a mask with missing and known pixels;"
+            f" got {int(mask.sum())} missing out of {mask.size}"
+        )
+    blanked = np.where(mask[..., None], np.uint8(0), image)
+    filled = METHODS[method](blanked, mask)
+    return np.where(mask[..., None], filled, image)

@@ -1,0 +1,129 @@
+"""From a photo and its mask to what the networks take: windows, and what is cut out for them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+
+from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion
+from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
+from asyncdsb.photo.images import ImageSource, check_pair, check_rgb, read_image, read_mask
+from asyncdsb.photo.regions import windows_over
+from asyncdsb.photo.restoration import Prepared
+from asyncdsb.photo.window import Window, fill_smoothly
+
+
+def read_pair(image: ImageSource | np.ndarray, mask: ImageSource) -> tuple[np.ndarray, np.ndarray]:
+    """A photo (H, W, 3) uint8 and its hole (H, W) bool, read and checked.
+
+    Raises:
+        ValueError: if the pair cannot be restored.
+    """
+    photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
+    check_rgb(photo)
+    hole = read_mask(mask)
+    check_pair(photo, hole)
+    return photo, hole
+
+
+class Framing:
+    """How weights look at photos: in windows around holes, or in a square around a head.
+
+    Args:
+        denoiser: whose configuration says which, and at what resolution.
+        completion: the other network that looks at them.
+    """
+
+    def __init__(self, denoiser: BridgeDenoiser, completion: GradientCompletion):
+        self._denoiser, self._completion = denoiser, completion
+        self._last: tuple[tuple | None, tuple[Window, ...]] = (None, ())
+
+    @property
+    def stride(self) -> int:
+        """Sides have to be multiples of it, for both networks."""
+        return math.lcm(self._denoiser.config.unet.stride, self._completion.config.generator.stride)
+
+    @property
+    def resolution(self) -> int:
+        """Side in pixels that the networks were trained for."""
+        return self._denoiser.config.resolution
+
+    @property
+    def head(self) -> bool:
+        """Whether they work in the square around a head."""
+        return self._denoiser.config.window == "head"
+
+    def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
+        """Choose the windows over a hole; the last ones are kept, as one hole is asked about often.
+
+        Args:
+            hole: (H, W) bool.
+            tiles: how many fields of the networks may be used, >= 1.
+            box: the square around a head; None lays it out as if none had been found.
+        """
+        if self.head:
+            chosen = largest_square(hole) if box is None else box
+            return (Window.at(hole, chosen, self.resolution, self.stride),)
+        key = (
+            hole.shape,
+            tiles,
+            self.resolution,
+            hashlib.blake2b(np.packbits(hole).tobytes()).digest(),
+        )
+        known, windows = self._last
+        if key != known:
+            windows = windows_over(hole, self.resolution, self.stride, tiles)
+            self._last = key, windows
+        return windows
+
+    def box_of(self, photo: np.ndarray, hole: np.ndarray) -> Box | None:
+        """The square around a head that is taken unless one is given; None without heads."""
+        return head_box(photo, hole) if self.head else None
+
+    def prepare(
+        self,
+        photo: np.ndarray,
+        hole: np.ndarray,
+        tiles: int,
+        box: Box | None,
+        device: torch.device,
+    ) -> Prepared:
+        """Cut out of a photo what the networks take.
+
+        Args:
+            photo: (H, W, 3) uint8.
+            hole: (H, W) bool.
+            tiles: see :meth:`windows`.
+            box: the square around a head; None for what :meth:`box_of` says.
+            device: of the networks.
+
+        Raises:
+            ValueError: on a box that does not fit, or one that these weights have no use for.
+        """
+        rest: np.ndarray | None = None
+        if self.head:
+            left, top, side = box = head_box(photo, hole) if box is None else box
+            check_box(box, hole)
+            outside = hole.copy()
+            outside[top : top + side, left : left + side] = False
+            rest = outside if outside.any() else None
+            # Nothing hidden may show beyond the window, nor in the gradients along its edge.
+            photo = photo.copy()
+            fill_smoothly(photo, hole)
+        elif box is not None:
+            raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
+        windows = self.windows(hole, tiles, box)
+        images, masks = zip(*(window.cut(photo, hole) for window in windows), strict=True)
+        return Prepared(
+            photo,
+            hole,
+            windows,
+            tuple(image.to(device) for image in images),
+            tuple(mask.to(device) for mask in masks),
+            rest,
+            box,
+        )

@@ -1,0 +1,211 @@
+"""The square around a head, in which weights that were trained on portraits work.
+
+Such weights know a head that fills the picture, upright and centred. Their window therefore follows
+the head, whatever part of it is missing, and not the hole. A head is found by a cascade of local
+binary patterns (Liao et al. 2007) that comes with scikit-image; frontal faces that are at least
+about an eighth of the photo's longer side high, with hair, are within its reach.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.membrane import harmonic_fill
+
+Box = tuple[int, int, int]
+"""Left edge, top edge and side of a square, in photo pixels."""
+
+MIN_SIDE = 32
+"""Least side of a box that is given, where the photograph is not smaller itself."""
+
+SEARCHED = 320
+"""Longer side in pixels of the picture in which heads are looked for."""
+
+HEAD = 1.6
+"""Side of a head's window over that of the cascade's square. In the training portraits it is 1.62
+(median; 1.41 to 1.84 for nine tenths of them), of which crops of 0.85 to 1 were trained on."""
+
+RISE = 0.02
+"""How far the middle of the window lies above that of the cascade's square, over the side of the
+latter (median in the training portraits; to the side they agree)."""
+
+WHOLE = 0.8
+"""A window of at least this share of the photograph's shorter side becomes the largest square: the
+photograph is a portrait then, and the cascade's size is no more exact than that."""
+
+REACH = 1.5
+"""A window grows for a hole that lies beyond it, to at most this multiple of the head's. In a
+larger one the head would be much smaller than in any portrait that the weights have seen."""
+
+
+def check_box(box: Box, hole: np.ndarray) -> None:
+    """Raise ValueError unless a box lies within the photograph and holds a part of the hole.
+
+    Args:
+        box: left, top, side.
+        hole: (H, W) bool.
+    """
+    left, top, side = box
+    height, width = hole.shape
+    least = min(MIN_SIDE, height, width)
+    if side < least:
+        raise ValueError(f"expected a box with a side of at least {least} pixels, got {side}")
+    if left < 0 or top < 0 or left + side > width or top + side > height:
+        raise ValueError(
+            f"expected a box within the photo of {width}x{height} pixels,"
+            f" got left {left}, top {top}, side {side}"
+        )
+    if not _held(hole, box):
+        raise ValueError(
+            "expected a box that holds a part of the hole,"
+            f" got none in left {left}, top {top}, side {side}"
+        )
+
+
+def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
+    """Choose the square in which a portrait is restored.
+
+    Of the heads that are found it is the one with most of the hole. Looked for first in the photo
+    with a smooth fill in its hole; where no head with a part of the hole is found there, in the
+    photo as it is. Pixels under the mask may therefore decide where the window lies. They never
+    reach its content.
+
+    The window grows up to :data:`REACH` times to hold all of the hole. Where no head is found, or
+    none near the hole, it is :func:`largest_square`. A square around the hole would be worse:
+    weights for portraits paint a part of a face into its middle, whatever the photo shows there.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        hole: (H, W) bool, with at least one pixel missing.
+
+    Returns:
+        The box; it holds at least one pixel of the hole.
+    """
+    heads = []
+    # A smooth fill looks a little like a face itself, hence the stricter count.
+    for picture, count in ((_without(photo, hole), 6), (_reduced(photo), 3)):
+        heads += find_heads(picture, hole.shape, count)
+        if any(_held(hole, head) for head in heads):
+            break
+    if not heads:
+        return largest_square(hole)
+    head = max(heads, key=lambda head: (_held(hole, head), head[2]))
+    grown = _grown(head, hole)
+    return grown if _held(hole, grown) else largest_square(hole)
+
+
+def largest_square(hole: np.ndarray) -> Box:
+    """The largest square of a photo, where nothing is known of the head in it.
+
+    It lies in the middle of a landscape format and at the top of a portrait format, where heads
+    are, and is moved from there as little as lets it hold as much of the hole as it can.
+
+    Args:
+        hole: (H, W) bool.
+    """
+    height, width = hole.shape
+    side = min(height, width)
+    # Of the two directions one is as long as the square.
+    counts = hole.sum(0 if width > height else 1)
+    usual = (width - side) // 2 if width > height else 0
+    total = np.concatenate([[0], np.cumsum(counts)])
+    held = total[side:] - total[:-side]
+    best = np.flatnonzero(held == held.max())
+    first = int(best[np.argmin(np.abs(best - usual))])
+    return (first, 0, side) if width > height else (0, first, side)
+
+
+def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> list[Box]:
+    """Find frontal faces, and the windows around their heads.
+
+    Args:
+        picture: (h, w, 3) uint8, the photo at a size of :data:`SEARCHED`.
+        shape: (H, W) of the photo.
+        count: in how many neighbouring places and sizes a face must be seen.
+
+    Returns:
+        For each head the largest square of its size around it that the photo holds.
+    """
+    # Costs half a second, which other weights need not wait for.
+    from skimage.data import lbp_frontal_face_cascade_filename
+    from skimage.feature import Cascade
+
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    most, least = min(grey.shape), 24  # the cascade's own size
+    if most < least:
+        return []
+    cascade = Cascade(lbp_frontal_face_cascade_filename())
+    found = cascade.detect_multi_scale(
+        img=grey,
+        scale_factor=1.15,
+        step_ratio=1.5,
+        min_size=(least, least),
+        max_size=(most, most),
+        min_neighbor_number=count,
+    )
+    height, width = shape
+    ratio = max(height, width) / max(grey.shape)
+    boxes = []
+    for face in found:
+        side = ratio * face["width"]
+        x = ratio * (face["c"] + face["width"] / 2)
+        y = ratio * (face["r"] + face["width"] / 2) - RISE * side
+        side *= HEAD
+        if side >= WHOLE * min(shape):
+            side = min(shape)
+        boxes.append(_placed(x - side / 2, y - side / 2, round(side), shape))
+    return boxes
+
+
+def _held(hole: np.ndarray, box: Box) -> int:
+    """How many pixels of a hole a box holds."""
+    left, top, side = box
+    return int(np.count_nonzero(hole[top : top + side, left : left + side]))
+
+
+def _placed(left: float, top: float, side: int, shape: tuple[int, int]) -> Box:
+    """A square moved into a photo, which must be as large."""
+    height, width = shape
+    first = min(max(round(left), 0), width - side), min(max(round(top), 0), height - side)
+    return *first, side
+
+
+def _edges(hole: np.ndarray) -> tuple[int, int, int, int]:
+    """First row and column of a hole, and those behind the last."""
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
+def _grown(head: Box, hole: np.ndarray) -> Box:
+    """The least square with a head's window and all of the hole, or the window as it is."""
+    left, top, side = head
+    first_row, first_column, last_row, last_column = _edges(hole)
+    upper, lower = min(top, first_row), max(top + side, last_row)
+    west, east = min(left, first_column), max(left + side, last_column)
+    wanted = max(lower - upper, east - west)
+    if wanted > min(REACH * side, *hole.shape):
+        return head
+    # As much in the middle as the hole allows.
+    x = min(max(left - (wanted - side) // 2, east - wanted), west)
+    y = min(max(top - (wanted - side) // 2, lower - wanted), upper)
+    return _placed(x, y, wanted, hole.shape)
+
+
+def _reduced(photo: np.ndarray) -> np.ndarray:
+    """A photo, or a map of its size, at the size at which heads are looked for."""
+    height, width = photo.shape[:2]
+    ratio = SEARCHED / max(height, width)
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+
+
+def _without(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The same with a smooth fill in its hole."""
+    small = np.ascontiguousarray(_reduced(photo))
+    # The same filter, so that what holds any of a missing pixel is missing.
+    where = torch.from_numpy(_reduced(hole.astype(np.float32)) > 0)[None, None]
+    filled = harmonic_fill(to_tensor(small).masked_fill_(where, 0), where)[0]
+    return ((filled.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()

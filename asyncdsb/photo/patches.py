@@ -1,0 +1,524 @@
+"""Known patches copied into the hole, coarse to fine.
+
+A network of few parameters knows where a hole is dark or bright, smooth or rough, but paints it
+with colours and textures that the photo does not have. The photo itself has them: every small patch
+p of the hole is given an offset o, to a patch p + o that is known altogether and resembles it, as
+texture synthesis does (Efros and Leung 1999). The offsets of all patches together are chosen to
+make::
+
+    sum over p  D(p, p + o_p)  -  0.003 |pairs of neighbours p, q with o_p = o_q|
+
+    D(p, q) = mean |C_p - C_q|^2 / 3 + (distance / 1000)^2
+
+small, the distance in pixels. C are five channels: the colours in [-1, 1] and, times 4, the mean
+absolute difference of brightness between neighbouring pixels of a row and of a column, at full
+size. The last two are copied along with the colours, and tell a rough place from a smooth one where
+the picture itself is smooth, as at small sizes (Newson et al. 2014). The second term of the sum is
+coherence (Ashikhmin 2001): neighbours that are copied from neighbours bring whole pieces of the
+photo instead of a mixture.
+
+Every patch starts at its nearest known one. Then each in turn takes the best out of its own offset
+and those of its eight neighbours, which never makes the sum larger (iterated conditional modes,
+Besag 1986), and what all offsets copy to a pixel is averaged. D is then measured against that
+picture instead of the estimate, and so on (Wexler, Shechtman and Irani 2007).
+
+Where copies differ, their mean is smoother than any of them, and what is nearest to it smoother
+still in the next round. Its detail, what a Gaussian filter takes away, is hence made as much
+stronger as the variance lost to averaging says::
+
+    gain = sqrt(1 + lost / kept),   lost = G (E |c|^2 - |E c|^2),   kept = G |E c - G E c|^2
+
+E being the mean over the copies c of a pixel's colours and G the filter; in the result, half as
+much.
+
+In the end, what the copies miss of the known pixels next to the hole is continued smoothly into it
+and added, which leaves no step of brightness at the border (Perez, Gangnet and Blake 2003).
+
+All of it is done first at half the size, again in this way, where patches show twice as much of the
+photo; what that changes is added to the estimate before. Only the middle of a hole takes part in
+it: near the border the estimate at full size is better. The estimate leads no edge far into the
+hole. At these smaller sizes it is therefore first replaced along the border, from there inwards, by
+patches that continue what is known (Criminisi, Perez and Toyama 2004), and at full size where a
+hole is thin. Only there, as this goes astray the further it goes.
+
+The constants were chosen on photographs of the training, see ``train/LOG.md``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asyncdsb.photo.membrane import harmonic_fill, joined
+from asyncdsb.photo.nearest import Nearest
+from asyncdsb.schedule import gaussian_blur
+
+SIDE = 9
+"""Side of a patch, in pixels."""
+
+STRIDE = 2
+"""Spacing of the patches of the hole: fewer voters keep their mean sharper."""
+
+REACH = 1000.0
+"""Distance, in pixels, that costs as much as a mean squared difference of colours of 1."""
+
+COHERENCE = 0.003
+"""What an equal offset of a neighbour is worth, as a mean squared difference of colours."""
+
+TEXTURE = 4.0
+"""Weight of the mean absolute differences of brightness next to the colours."""
+
+AROUND = 2.0
+"""Standard deviation, in pixels, of the neighbourhood that they are the mean of."""
+
+ROUNDS = 4
+"""How often the offsets are chosen anew for the picture that they gave."""
+
+SWEEPS = 2
+"""How often in a round each patch looks at its neighbours' offsets."""
+
+FINE = 2.0
+"""Standard deviation, in pixels, of the filter that tells detail from what is below it."""
+
+MOST_GAIN = 2.0
+"""By how much detail is made stronger at most."""
+
+CONTRAST = 0.5
+"""Share of the gain that the result gets; the pictures before it get all."""
+
+DEEP = 2
+"""Pixels so far from the border, and less far, are left to their own size."""
+
+MARGIN = 15
+"""Width in pixels of what is filled from the border inwards."""
+
+FRONT = 3
+"""Width in pixels of what is filled at once of it."""
+
+THIN = 12
+"""A hole is thin in those pixels that no square of 2 THIN + 1 pixels a side within it covers."""
+
+LEAST_KNOWN = 0.4
+"""Share of a patch that must be known to be continued, if there is any such patch."""
+
+DOUBT = 0.1
+"""Weight of a pixel that is neither known nor filled, where a patch is to be continued."""
+
+RING = 3
+"""Width in pixels of what is compared with the copies around the hole."""
+
+MOST_SOURCES = 8192
+"""Known patches among which the nearest is searched: of more, so many are drawn."""
+
+FEWEST_SOURCES = 64
+"""With fewer known patches there is nothing to choose from, and the estimate stays."""
+
+DIRECTIONS = 16
+"""Directions along which patches are compared, close to their principal components."""
+
+DESCRIBED = 1024
+"""Known patches, about, whose principal components those are."""
+
+ITERATIONS = 4
+"""Multiplications by the covariance that bring the directions close to them."""
+
+RELAXATIONS = 4
+"""Sweeps with which the border's gap is continued, see
+:func:`asyncdsb.photo.membrane.harmonic_fill`."""
+
+TOGETHER = 2**15
+"""Patches of the hole that choose at once, which bounds the memory."""
+
+COPIED = 2**14
+"""Patches of the hole that are copied at once: few enough for a processor's cache."""
+
+_NEIGHBOURS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j)
+
+
+def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
+    """Replace what an estimate shows in the hole by patches of what is known.
+
+    The same arguments give the same result; a sample depends on nothing else in its batch.
+
+    Args:
+        estimate: (B, 3, H, W) in [-1, 1], the photo outside the hole.
+        mask: (B, 1, H, W), non-zero = missing.
+        coarse: whether to begin at smaller sizes; not where the estimate is an enlarged result.
+
+    Returns:
+        (B, 3, H, W): known pixels are those of ``estimate``, and so is everything if hardly any
+        patch of a sample is known.
+    """
+    found = []
+    for one, hole in zip(estimate.split(1), (mask > 0.5).split(1), strict=True):
+        described = torch.cat([one, _texture(one, hole)], 1)
+        copied = _copied(described, hole, REACH, coarse=coarse, small=False)
+        found.append(torch.where(hole, copied[:, :3].clamp(-1, 1), one))
+    return torch.cat(found)
+
+
+def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
+    """The two channels next to the colours, see the module's docstring.
+
+    Args:
+        estimate: (1, 3, H, W) in [-1, 1].
+        hole: (1, 1, H, W) bool, into which what is known of them is continued smoothly.
+
+    Returns:
+        (1, 2, H, W), differences along rows and along columns, times :data:`TEXTURE`.
+    """
+    bright = estimate.mean(1, keepdim=True)
+    across = F.pad(bright.diff(dim=3), (0, 1)).abs()
+    down = F.pad(bright.diff(dim=2), (0, 0, 0, 1)).abs()
+    # Both pixels of a difference have to be known.
+    known = F.max_pool2d(hole.to(estimate.dtype), 3, 1, 1) == 0
+    rough = torch.cat([across, down, torch.ones_like(across)]) * known
+    sums = gaussian_blur(rough, AROUND).transpose(0, 1)
+    means = sums[:, :2] / sums[:, 2:].clamp(min=1e-3)
+    return TEXTURE * harmonic_fill(means.masked_fill(hole, 0), hole)
+
+
+def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small: bool) -> Tensor:
+    """:func:`copy_patches` for all channels of one picture.
+
+    Args:
+        estimate: (1, 5, H, W), the channels C of the module's docstring.
+        hole: (1, 1, H, W) bool.
+        reach: :data:`REACH` at this size.
+        coarse: whether to begin at smaller sizes.
+        small: whether this is such a size.
+
+    Returns:
+        (1, 5, H, W).
+    """
+    if min(estimate.shape[2:]) < SIDE:
+        return estimate
+    if coarse:
+        estimate = _coarse_first(estimate, hole, reach)
+    grid = _Grid(F.max_pool2d(hole[0].float(), SIDE, 1)[0] > 0)
+    sources, targets = _drawn(grid.sources), _Targets(grid)
+    if len(sources) < FEWEST_SOURCES or not len(targets.cells):
+        return estimate
+    features = _Features(estimate, grid, sources, reach)
+    part = hole if small else _thin(hole)
+    if part.any():
+        estimate = _continued(estimate, hole, part, sources, targets, features.places)
+    rows = features(estimate)
+    offered = rows[sources]
+    nearest = Nearest(offered, offered.square().sum(1))(rows[targets.cells])
+    offsets, picture = sources[nearest] - targets.cells, estimate
+    for number in range(ROUNDS):
+        if number:
+            rows = features(picture)
+        for _ in range(SWEEPS):
+            offsets = targets.agreed(offsets, rows)
+        share = CONTRAST if number == ROUNDS - 1 else 1.0
+        mean, spread = targets.mean(offsets, estimate)
+        copied = torch.cat([_with_contrast(mean[:, :3], spread, share), mean[:, 3:]], 1)
+        picture = torch.where(hole, copied, estimate)
+    ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
+    return torch.where(hole, joined(copied, estimate, ~ring, RELAXATIONS), estimate)
+
+
+def _coarse_first(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
+    """The estimate with what copying at half the size makes of the middle of the hole."""
+    missing = hole.float()
+    # Beyond the picture's edge counts as missing.
+    deep = -F.max_pool2d(-missing, 2 * DEEP + 1, 1, DEEP) > 0
+    if not deep.any() or min(estimate.shape[2:]) < 2 * SIDE:
+        return estimate
+    small = F.avg_pool2d(estimate, 2)
+    hole = F.max_pool2d(missing, 2) > 0
+    change = _copied(small, hole, reach / 2, coarse=True, small=True) - small
+    change = F.interpolate(change, estimate.shape[2:], mode="bilinear", align_corners=False)
+    return torch.where(deep, estimate + change, estimate)
+
+
+def _thin(hole: Tensor) -> Tensor:
+    """Where a hole (1, 1, H, W) bool is thin, see :data:`THIN`."""
+
+    def largest(x: Tensor) -> Tensor:
+        """Within a square around each pixel: along columns, then along rows."""
+        columns = F.max_pool2d(x, (2 * THIN + 1, 1), 1, (THIN, 0))
+        return F.max_pool2d(columns, (1, 2 * THIN + 1), 1, (0, THIN))
+
+    # Beyond the picture's edge counts as missing.
+    core = -largest(-hole.float())
+    return hole & (largest(core) == 0)
+
+
+def _continued(
+    estimate: Tensor, hole: Tensor, part: Tensor, sources: Tensor, targets: _Targets, places: Tensor
+) -> Tensor:
+    """The estimate with a margin of the hole, or of a part of it, filled from the border inwards.
+
+    Patches that reach a little into what is missing are compared with known ones, mostly by what
+    they show of the known, and the mean of what these show instead is known from then on.
+
+    Args:
+        estimate: (1, C, H, W).
+        hole: (1, 1, H, W) bool.
+        part: (1, 1, H, W) bool, what may be filled of it.
+        sources: (M,) cells of known patches.
+        targets: the patches that reach into the hole.
+        places: (cells, 2), see :class:`_Features`.
+
+    Returns:
+        (1, C, H, W).
+    """
+    size, grid = hole.shape[2:], targets.grid
+    within = _within(size[1], hole.device)
+    theirs = grid.pixels(sources, size[1])
+    picture, known, part = estimate[0].flatten(1).clone(), ~hole.flatten(), part.flatten()
+    # Every third pixel, along diagonals, tells as much as all of them.
+    steps = torch.arange(SIDE, device=hole.device)
+    compared = within[((steps[:, None] + steps) % 3 == 0).flatten()]
+    shown = picture[:, theirs[:, None] + compared]
+    # The sum over a patch of w (P - S)^2 is, but for what is the same for all S, that of
+    # w S^2 - 2 w P S: an inner product of what the one and the other depend on.
+    where = places[sources]
+    offered = torch.cat([shown.square().sum(0), *shown, where], 1)
+    search = Nearest(offered, where.square().sum(1))
+    ours = grid.pixels(targets.cells, size[1])
+    reaching = part[ours[:, None] + within].any(1)
+    ours, cells = ours[reaching], targets.cells[reaching]
+    # A last channel for the number of copies.
+    counted = F.pad(estimate[0], (0, 0, 0, 0, 0, 1), value=1.0)
+    for _ in range(MARGIN // FRONT):
+        near = F.max_pool2d(known.view(hole.shape).float(), 2 * FRONT + 1, 1, FRONT) > 0
+        front = near.flatten() & part & ~known
+        if not front.any():
+            break
+        share = known[ours[:, None] + within].sum(1) / len(within)
+        touching = front[ours[:, None] + within].any(1)
+        enough = share >= share[touching].max().clamp(max=LEAST_KNOWN)
+        chosen = touching & enough
+        pixels = ours[chosen, None] + compared
+        weight = torch.where(known[pixels], 1.0, DOUBT).to(picture)
+        weight /= 3 * weight.sum(1, keepdim=True)
+        wanted = [weight / -2, *(weight * picture[:, pixels]), places[cells[chosen]]]
+        best = search(torch.cat(wanted, 1))
+        sums = _summed(counted, ours[chosen], theirs[best]).flatten(1)
+        front &= sums[-1] > 0
+        picture[:, front] = sums[:-1, front] / sums[-1, front]
+        known |= front
+    return torch.where(hole, picture.view_as(estimate), estimate)
+
+
+class _Grid:
+    """All places of a patch, numbered row by row, within a rim where no patch is.
+
+    The rim is as wide as the step between neighbouring patches of the hole. Where a neighbour's
+    offset leads is hence told by adding numbers: what would leave a row ends in the rim.
+
+    Args:
+        touched: (h, w) bool, for each place of a patch's first pixel whether any is missing.
+
+    Attributes:
+        touched: the same.
+        width: of the numbering, w and twice the rim.
+        forbidden: (cells,) what is added to the cost of a patch: infinity unless it is known.
+        sources: (M,) cells of the known patches.
+    """
+
+    def __init__(self, touched: Tensor):
+        self.touched = touched
+        self.width = touched.shape[1] + 2 * STRIDE
+        rim = 4 * (STRIDE,)
+        known = F.pad(~touched, rim).flatten()
+        self.forbidden = torch.where(known, 0, torch.inf)
+        self.sources = known.nonzero()[:, 0]
+
+    def cells(self, places: Tensor) -> Tensor:
+        """Numbers (N,) of the cells at rows and columns (N, 2)."""
+        return ((places + STRIDE) * places.new_tensor([self.width, 1])).sum(1)
+
+    def pixels(self, cells: Tensor, width: int) -> Tensor:
+        """Numbers (N,) of the first pixels of the patches in cells (N,), in a picture so wide."""
+        rows = cells.div(self.width, rounding_mode="floor")
+        return (rows - STRIDE) * width + cells - rows * self.width - STRIDE
+
+
+class _Targets:
+    """The patches that reach into the hole, of every second row and column, and the last ones.
+
+    An offset is the difference of two cells' numbers.
+
+    Args:
+        grid: of all patches.
+
+    Attributes:
+        cells: (N,) of each.
+        count: (H * W,) float, how many of them each pixel of the picture is in.
+    """
+
+    def __init__(self, grid: _Grid):
+        self.grid, touched = grid, grid.touched
+        device = touched.device
+        rows, columns = (
+            torch.tensor(sorted({*range(0, length, STRIDE), length - 1}), device=device)
+            for length in touched.shape
+        )
+        there = touched[rows[:, None], columns]
+        on = there.nonzero()
+        self.cells = grid.cells(torch.stack([rows[on[:, 0]], columns[on[:, 1]]], 1))
+        # Numbers on the lattice within a rim that has no patch, numbered N.
+        count = len(on)
+        numbers = torch.full([n + 2 for n in there.shape], count, device=device)
+        numbers[1:-1, 1:-1][there] = torch.arange(count, device=device)
+        around = torch.stack(
+            [numbers[on[:, 0] + 1 + i, on[:, 1] + 1 + j] for i, j in ((0, 0), *_NEIGHBOURS)], 1
+        )
+        mine = torch.zeros(touched.shape, device=device)
+        mine[rows[:, None], columns] = there.float()
+        mine = F.pad(mine, 4 * (SIDE - 1,))[None]
+        self.count = (SIDE**2 * F.avg_pool2d(mine, SIDE, 1)).round().flatten()
+        # No two of a colour are neighbours, so that all of them choose at once.
+        colour = 2 * (on[:, 0] % 2) + on[:, 1] % 2
+        self.turns = [
+            (part, around[part], self.cells[part])
+            for number in range(4)
+            for part in (colour == number).nonzero()[:, 0].split(TOGETHER)
+            if len(part)
+        ]
+
+    def agreed(self, offsets: Tensor, rows: Tensor) -> Tensor:
+        """Let each patch take the best out of its own offset and its neighbours', in turn.
+
+        Args:
+            offsets: (N,), each to a known patch.
+            rows: (cells, D) features of all patches.
+
+        Returns:
+            (N,) such offsets.
+        """
+        # What lies outside of the lattice offers the last cell, of the rim, and agrees with nobody.
+        last = len(rows) - 1
+        offsets = F.pad(offsets, (0, 1), value=last)
+        for turn, around, cells in self.turns:
+            offered = offsets[around]
+            found = (cells[:, None] + offered).clamp_(max=last).flatten()
+            apart = rows.index_select(0, found).view(*offered.shape, -1)
+            apart -= rows.index_select(0, cells)[:, None]
+            cost = apart.square_().sum(2)
+            agreeing = (offered[:, :, None] == offered[:, None, 1:]).sum(2)
+            cost -= COHERENCE * agreeing
+            cost += self.grid.forbidden[found].view_as(cost)
+            offsets[turn] = offered.gather(1, cost.argmin(1, keepdim=True))[:, 0]
+        return offsets[:-1]
+
+    def mean(self, offsets: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
+        """Average what all offsets (N,) copy to a pixel from a photo (1, C, H, W).
+
+        Returns:
+            The mean, (1, C, H, W), that of the photo where nothing is copied to, and the variance
+            of the copies, summed over the first three, the colours, (1, 1, H, W).
+        """
+        first, source = (
+            self.grid.pixels(cells, photo.shape[3]) for cells in (self.cells, self.cells + offsets)
+        )
+        squares = photo[0, :3].square().sum(0, keepdim=True)
+        sums = _summed(torch.cat([photo[0], squares]), first, source)
+        means = (sums / self.count.view(photo.shape[2:]).clamp(min=1))[None]
+        mean = torch.where(self.count.view(photo.shape[2:]) > 0, means[:, :-1], photo)
+        spread = means[:, -1:] - means[:, :3].square().sum(1, keepdim=True)
+        return mean, spread.clamp(min=0)
+
+
+def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
+    """Sum of the patches that are copied within a picture.
+
+    Args:
+        channels: (K, H, W).
+        to: (N,) first pixels, all different, of where is copied to.
+        source: (N,) first pixels of what is copied.
+
+    Returns:
+        (K, H, W).
+    """
+    count, _, width = channels.shape
+    shown = channels.flatten(1).T.contiguous()
+    strips = shown.flatten().unfold(0, count * SIDE, count)
+    sums = torch.zeros_like(shown)
+    for place, where in zip(to.split(COPIED), source.split(COPIED), strict=True):
+        for i in range(SIDE):
+            copies = strips[i * width :].index_select(0, where).unflatten(1, (SIDE, count))
+            for j in range(SIDE):
+                # One pixel of all patches after the other: no two of them are the same.
+                sums[i * width + j :].index_add_(0, place, copies[:, j])
+    return sums.T.view_as(channels)
+
+
+def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
+    """Make the detail of a mean stronger by a share of the gain of the module's docstring.
+
+    Args:
+        mean: (1, 3, H, W) over the copies of every pixel, E c.
+        spread: (1, 1, H, W) E |c|^2 - |E c|^2, their variance summed over the colours.
+        share: 0 for none of the gain, 1 for all.
+
+    Returns:
+        (1, 3, H, W), G E c + (1 + share (gain - 1)) (E c - G E c).
+    """
+    slow = gaussian_blur(mean.transpose(0, 1), FINE).transpose(0, 1)
+    detail = mean - slow
+    kept = gaussian_blur(detail.square().sum(1, keepdim=True), FINE)
+    gain = (1 + gaussian_blur(spread, FINE) / kept.clamp(min=1e-6)).sqrt().clamp(max=MOST_GAIN)
+    return slow + (1 + share * (gain - 1)) * detail
+
+
+class _Features:
+    """Rows whose squared distances are D of the module's docstring, along few directions.
+
+    Args:
+        photo: (1, C, H, W), known where the sources are.
+        grid: of all patches.
+        sources: (M,) cells of known patches, along whose principal components is compared.
+        reach: see :data:`REACH`.
+
+    Attributes:
+        places: (cells, 2) rows and columns of all patches, as multiples of the reach.
+    """
+
+    def __init__(self, photo: Tensor, grid: _Grid, sources: Tensor, reach: float):
+        scale = (3 * SIDE**2) ** -0.5
+        width = photo.shape[3]
+        some = sources[:: -(-len(sources) // DESCRIBED)]
+        pixels = grid.pixels(some, width)[:, None] + _within(width, sources.device)
+        known = scale * photo[0].flatten(1)[:, pixels].transpose(0, 1).flatten(1)
+        # Nearly all that sets patches apart lies along a few directions, which an orthogonal
+        # iteration finds well enough in a tenth of the time of a decomposition.
+        covariance = (known - known.mean(0)).T.cov()
+        generator = torch.Generator().manual_seed(0)
+        directions = torch.randn(len(covariance), DIRECTIONS, generator=generator).to(covariance)
+        for _ in range(ITERATIONS):
+            directions = torch.linalg.qr(covariance @ directions)[0]
+        self.filters = scale * directions.T.unflatten(1, (-1, SIDE, SIDE))
+        rows, columns = (
+            torch.arange(-STRIDE, n + STRIDE, dtype=photo.dtype, device=photo.device) / reach
+            for n in grid.touched.shape
+        )
+        self.places = torch.cartesian_prod(rows, columns)
+
+    def __call__(self, photo: Tensor) -> Tensor:
+        """Features of all patches of a picture (1, C, H, W): (cells, D)."""
+        # Cells of the rim get numbers as well, which nobody asks for.
+        photo = photo.contiguous(memory_format=torch.channels_last)
+        colours = F.conv2d(photo, self.filters, padding=STRIDE)[0]
+        return torch.cat([colours.flatten(1).T, self.places], 1)
+
+
+def _within(width: int, device: torch.device) -> Tensor:
+    """What to add to the number of a patch's first pixel for those of all, (SIDE^2,)."""
+    steps = torch.arange(SIDE, device=device)
+    return (steps[:, None] * width + steps).flatten()
+
+
+def _drawn(sources: Tensor) -> Tensor:
+    """Not too many out of (M,) cells."""
+    if len(sources) <= MOST_SOURCES:
+        return sources
+    # Drawn, as a regular choice would favour some columns; always the same, on any device.
+    order = torch.randperm(len(sources), generator=torch.Generator().manual_seed(0))
+    return sources[order[:MOST_SOURCES].to(sources.device)]

@@ -1,0 +1,126 @@
+"""Holes that lie far apart: a window for each, where one around all would have to be scaled down.
+
+Specks at both ends of a large photo would otherwise be restored at the scale at which all of the
+photo fits, and come back blurred. With a window each, the cost follows the holes, not the photo.
+Untiled windows of one size are evaluated in batches; all take part in one run, with the same times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import combinations
+
+import cv2
+import numpy as np
+
+from asyncdsb.photo.window import MAX_CANVAS, MIN_MARGIN, Window
+
+MANY = 32
+"""Most groups, which bounds the memory. Twice as many are compared with one another; more are first
+joined with their neighbours, by a distance that doubles."""
+
+
+def windows_over(
+    hole: np.ndarray, resolution: int, stride: int, tiles: int = 1
+) -> tuple[Window, ...]:
+    """Choose the windows in which a hole is restored.
+
+    One is enough where it can be worked on pixel by pixel, where only one field of the networks may
+    be used, or where windows of their own would not bring the coarsest part of the hole to a finer
+    scale. Otherwise each group of holes gets a field, and what is left goes to the coarsest.
+
+    Args:
+        hole: (H, W) bool, with at least one pixel missing.
+        resolution: side in pixels that the networks were trained for.
+        stride: multiple of sizes that the networks need.
+        tiles: how many fields may be used in all, >= 1.
+
+    Returns:
+        Windows whose ``own`` pixels are the hole, each pixel in one of them.
+    """
+    whole = Window.around(hole, resolution, stride, tiles)
+    if whole.native or tiles == 1:
+        return (whole,)
+    groups = separate(hole, min(tiles, MANY))
+    if len(groups) == 1:
+        return (whole,)
+    windows = [Window.around(group(), resolution, stride) for group in groups]
+    left = tiles - len(windows)
+    room = MAX_CANVAS - sum(math.prod(window.work) for window in windows)
+    for i in sorted(range(len(windows)), key=lambda i: windows[i].scale):
+        if not left:
+            break
+        finer = Window.around(groups[i](), resolution, stride, 1 + left)
+        grown = math.prod(finer.work) - math.prod(windows[i].work)
+        if grown <= room:
+            left, room = left - (finer.fields - 1), room - grown
+            windows[i] = finer
+    return tuple(windows) if min(w.scale for w in windows) > whole.scale else (whole,)
+
+
+def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
+    """Split a hole into groups of pixels that lie apart from one another.
+
+    Holes are one group where the known margins of their windows would overlap. Where that leaves
+    more groups than wanted, those are joined first that fit into the smallest square together.
+
+    Args:
+        hole: (H, W) bool, with at least one pixel missing.
+        most: groups, >= 1.
+
+    Returns:
+        For each group what makes its (H, W) bool array, as all at once would take a large photo's
+        memory many times.
+    """
+    reach = MIN_MARGIN
+    labels, boxes = _components(hole, reach)
+    while len(boxes) > 2 * MANY:
+        reach *= 2
+        labels, boxes = _components(hole, reach)
+    groups = [([number], box) for number, box in enumerate(boxes, 1)]
+    while len(groups) > most:
+        i, j = min(
+            combinations(range(len(groups)), 2), key=lambda ij: _side(*(groups[k][1] for k in ij))
+        )
+        numbers, box = groups.pop(j)  # j > i, whose place stays
+        groups[i] = groups[i][0] + numbers, _around(groups[i][1], box)
+
+    def pixels(numbers: list[int], box: Box) -> np.ndarray:
+        top, left, bottom, right = box
+        member = np.zeros(len(boxes) + 1, bool)
+        member[numbers] = True
+        found = np.zeros_like(hole)
+        inside = slice(top, bottom), slice(left, right)
+        found[inside] = member[labels[inside]] & hole[inside]
+        return found
+
+    return [partial(pixels, *group) for group in groups]
+
+
+Box = tuple[int, int, int, int]
+"""First row and column, and those behind the last."""
+
+
+def _components(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Box]]:
+    """Groups of holes less than twice ``reach`` pixels apart: numbers from 1, and their boxes."""
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    grown = cv2.dilate(hole.astype(np.uint8), kernel)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(grown)
+    boxes = [(top, left, top + height, left + width) for left, top, width, height, _ in stats[1:]]
+    return labels, boxes
+
+
+def _around(one: Box, other: Box) -> Box:
+    return (
+        min(one[0], other[0]),
+        min(one[1], other[1]),
+        max(one[2], other[2]),
+        max(one[3], other[3]),
+    )
+
+
+def _side(one: Box, other: Box) -> int:
+    top, left, bottom, right = _around(one, other)
+    return max(bottom - top, right - left)

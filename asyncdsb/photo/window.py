@@ -1,0 +1,352 @@
+"""Photos of any size: the window in which the networks work, and the way back.
+
+A window is cut around the hole, and padded to a multiple of the networks' stride. Where it is
+larger than their field, it is covered by tiles (:mod:`asyncdsb.photo.tiles`), and scaled down as
+far as it must: until no more tiles are needed than may be used, and until no part of the hole is
+further from what is known than a network can see. What comes back is enlarged and set into the hole
+alone.
+
+Weights that were trained on portraits work in a square around a head instead
+(:mod:`asyncdsb.photo.heads`), which is scaled down or up to their resolution. What lies beyond it
+is filled smoothly.
+
+Nothing that the photo holds under the mask reaches the networks or the result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asyncdsb.photo.images import channel_of
+from asyncdsb.photo.membrane import harmonic_fill, joined
+from asyncdsb.photo.patches import copy_patches
+from asyncdsb.photo.tiles import Tiles
+
+MARGIN = 0.25
+"""Known pixels kept around the hole on each side, as a share of its longer side."""
+
+MIN_MARGIN = 32
+"""The least of that, in pixels."""
+
+MAX_DEPTH = 0.2
+"""Largest distance of a missing pixel to the nearest known one on a tiled canvas, as a share of the
+networks' field; beyond, a tile in the middle of a hole would see nothing."""
+
+MAX_CANVAS = 2_000_000
+"""Most pixels that are worked on at once; keeps the memory for large photos in bounds."""
+
+MAX_COPIED = 2**19
+"""Most pixels of a window in which patches are copied at the photo's own size; in a larger one, at
+the size that has as many, which bounds time and memory."""
+
+FINER = 2**0.25
+"""Ratio of the scales that are tried, from the finest down."""
+
+SWEEPS = 2
+"""Relaxations of fills at the photo's own size, which may be large."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Part of a photo and the size at which it is worked on.
+
+    Attributes:
+        photo: (H, W) of the photo.
+        top: first row of the window.
+        left: first column.
+        height: rows, in photo pixels.
+        width: columns, in photo pixels.
+        work: (h, w) at the networks' resolution, before padding.
+        stride: padded sizes are multiples of this.
+        own: (height, width) bool, the pixels that are restored here. There may be others missing,
+            which another window restores.
+        tiles: over the padded canvas; None where the networks take all of it at once.
+    """
+
+    photo: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+    work: tuple[int, int]
+    stride: int
+    own: np.ndarray = field(compare=False, repr=False)
+    tiles: Tiles | None = None
+
+    @classmethod
+    def around(cls, hole: np.ndarray, resolution: int, stride: int, tiles: int = 1) -> Window:
+        """Choose the window for a hole.
+
+        It is a square around the hole's bounding box with a margin, at least ``resolution`` wide,
+        as far as the photo reaches. A larger one is scaled down to ``resolution``, or, where tiles
+        may be used and the hole is not too deep, less or not at all.
+
+        Args:
+            hole: (H, W) bool, with at least one pixel missing.
+            resolution: side in pixels that the networks were trained for.
+            stride: multiple of sizes that the networks need.
+            tiles: how many may be used.
+
+        Returns:
+            The window.
+        """
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+        box = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
+        longest = max(stop - start for start, stop in box)
+        side = max(resolution, longest + 2 * max(MIN_MARGIN, round(MARGIN * longest)))
+        spans = [_span(*edge, side, limit) for edge, limit in zip(box, hole.shape, strict=True)]
+        (top, height), (left, width) = spans
+        least = min(1.0, resolution / max(height, width))
+        # A copy, or the whole photo's mask would live as long as the window.
+        own = hole[top : top + height, left : left + width].copy()
+        part = own.astype(np.uint8)
+        scale = 1.0
+        if tiles > 1 and least < 1:
+            depth = float(cv2.distanceTransform(part, cv2.DIST_C, 3).max())
+            scale = min(scale, MAX_DEPTH * resolution / depth)
+        while tiles > 1 and scale > least:
+            work = max(1, round(height * scale)), max(1, round(width * scale))
+            if math.prod(work) <= MAX_CANVAS:
+                chosen = _tiled(part, work, resolution, stride)
+                if len(chosen) <= tiles:
+                    return cls(hole.shape, top, left, height, width, work, stride, own, chosen)
+            scale /= FINER
+        work = max(1, round(height * least)), max(1, round(width * least))
+        return cls(hole.shape, top, left, height, width, work, stride, own)
+
+    @classmethod
+    def at(
+        cls, hole: np.ndarray, box: tuple[int, int, int], resolution: int, stride: int
+    ) -> Window:
+        """A square that was chosen, at the size that the networks were trained for.
+
+        Args:
+            hole: (H, W) bool.
+            box: left, top and side of the square, which lies within the photo.
+            resolution: side in pixels that the networks were trained for; a smaller square is
+                enlarged to it.
+            stride: multiple of sizes that the networks need.
+
+        Returns:
+            The window; it owns what is missing in the square.
+        """
+        left, top, side = box
+        own = hole[top : top + side, left : left + side].copy()
+        work = resolution, resolution
+        return cls(hole.shape, top, left, side, side, work, stride, own)
+
+    @property
+    def fields(self) -> int:
+        """How many times the networks are evaluated in one step."""
+        return 1 if self.tiles is None else len(self.tiles)
+
+    @property
+    def evaluated(self) -> int:
+        """Pixels that the networks are evaluated on in one step."""
+        if self.tiles is None:
+            return math.prod(edge + -edge % self.stride for edge in self.work)
+        return len(self.tiles) * math.prod(self.tiles.size)
+
+    @property
+    def scale(self) -> float:
+        """Working pixels per photo pixel; above 1 for a small square around a head alone."""
+        return max(self.work) / max(self.height, self.width)
+
+    @property
+    def native(self) -> bool:
+        """Whether the window is worked on pixel by pixel."""
+        return self.work == (self.height, self.width)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the window in an array of the photo's size."""
+        return (
+            slice(self.top, self.top + self.height),
+            slice(self.left, self.left + self.width),
+        )
+
+    def others(self, hole: np.ndarray) -> np.ndarray:
+        """Where gradients depend on what another window restores: (height, width) bool.
+
+        Args:
+            hole: (H, W) bool.
+        """
+        rest = hole[self.slices] & ~self.own
+        if not rest.any():
+            return rest
+        # A pixel for the operator and one for the filter that enlarges, at working size.
+        reach = 2 * math.ceil(2 / self.scale) + 1
+        return cv2.dilate(rest.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+
+    def photo_at_work_scale(self) -> tuple[int, int]:
+        """(h, w) of the whole photo at the window's scale, never more than its own."""
+        if self.scale >= 1:
+            return self.photo
+        height, width = (max(1, round(edge * self.scale)) for edge in self.photo)
+        return height, width
+
+    def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The window at working size, padded, with nothing in its hole but a smooth fill.
+
+        Args:
+            image: (H, W, 3) uint8 photo.
+            hole: (H, W) bool.
+
+        Returns:
+            Image (1, 3, h, w) in [-1, 1] and mask (1, 1, h, w) float; a working pixel is missing if
+            any photo pixel under it is.
+        """
+        original, missing = image[self.slices], self._missing(hole)
+        if self.native:
+            picture = torch.cat([_known(original, missing, channel) for channel in range(3)], 1)
+            return self.pad(picture), self.pad(missing.float())
+        covered = resize(missing.float(), self.work)
+        picture = _shrunk(original, missing, self.work).clamp(-1, 1)
+        return self.pad(picture), self.pad((covered > 1e-3).float())
+
+    def shrink(self, values: np.ndarray) -> Tensor:
+        """A map (H, W) of the photo, cut and scaled like :meth:`cut`: (1, 1, h, w) float32."""
+        part = torch.from_numpy(np.ascontiguousarray(values[self.slices], np.float32))[None, None]
+        return self.pad(resize(part, self.work))
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Repeat the last row and column up to a multiple of the stride."""
+        bottom, right = (-edge % self.stride for edge in self.work)
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Undo :meth:`pad`."""
+        return x[..., : self.work[0], : self.work[1]]
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        """Undo the padding and the scaling: (1, C, height, width)."""
+        return resize(self.crop(x), (self.height, self.width))
+
+    def paste(
+        self, image: np.ndarray, hole: np.ndarray, restored: Tensor, patches: bool = False
+    ) -> None:
+        """Set what a window restores into the photo, in place.
+
+        A window that was scaled comes back without the photo's finest detail, and may miss its
+        colour at the border by a little. The difference on the known side is therefore continued
+        smoothly into the hole and added, which puts the seam inside the hole and leaves no step.
+        The detail comes from known patches, if the estimate shows some already.
+
+        Args:
+            image: (H, W, 3) uint8 photo, changed in the window's own pixels alone.
+            hole: (H, W) bool; what ``image`` holds in it does not matter.
+            restored: (1, 3, h, w) padded working-size picture in [-1, 1].
+            patches: whether it gives way to patches of the known part at each finer size.
+        """
+        part = self.crop(restored.float().cpu())
+        original, missing = image[self.slices], self._missing(hole)
+        if patches and not self.native:
+            part = self._detailed(part, original, missing)
+        for channel, plane in enumerate(part.split(1, 1)):
+            if not self.native:
+                whole = resize(plane, (self.height, self.width))
+                plane = joined(whole, _known(original, missing, channel), missing, SWEEPS)
+            pixels = ((plane[0, 0] + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+            original[..., channel][self.own] = pixels[self.own]
+
+    def _missing(self, hole: np.ndarray) -> Tensor:
+        """A hole (H, W) within the window: (1, 1, height, width) bool."""
+        return torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
+
+    def _detailed(self, part: Tensor, original: np.ndarray, missing: Tensor) -> Tensor:
+        """A working-size picture (1, 3, h, w) with known patches copied in at each larger size."""
+        sizes = self._sizes()
+        if not sizes:
+            return part
+        # Of the photo's own size no more is kept than must be, as a window may be large.
+        filled = _shrunk(original, missing, sizes[-1])
+        covered = resize(missing.float(), sizes[-1])
+        for size in sizes:
+            hole = resize(covered, size) > 1e-3
+            part = joined(resize(part, size), resize(filled, size), hole, SWEEPS)
+            part = copy_patches(part, hole, coarse=False)
+        return part
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths, each twice the one before, at which patches are copied."""
+        most = min(1.0, math.sqrt(MAX_COPIED / (self.height * self.width)))
+        ratio, sizes = self.scale, []
+        while ratio < most:
+            ratio = min(2 * ratio, most)
+            sizes.append((max(1, round(ratio * self.height)), max(1, round(ratio * self.width))))
+        return sizes
+
+
+def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
+    """Continue a photo smoothly into a hole, in place: what lies beyond all windows.
+
+    Args:
+        image: (H, W, 3) uint8, changed in the hole alone; what it holds there does not matter.
+        hole: (H, W) bool.
+    """
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    if not len(rows):
+        return
+    # What is known around the hole decides, not what lies further away.
+    place = (
+        slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2),
+        slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2),
+    )
+    part, inside = image[place], hole[place]
+    missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
+    for channel in range(3):
+        plane = harmonic_fill(_known(part, missing, channel), missing)[0, 0]
+        pixels = ((plane + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+        part[..., channel][inside] = pixels[inside]
+
+
+def _known(original: np.ndarray, missing: Tensor, channel: int) -> Tensor:
+    """One channel of a window's pixels, zero where it is missing: (1, 1, height, width)."""
+    return channel_of(original, channel).masked_fill_(missing, 0)
+
+
+def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Tensor:
+    """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole.
+
+    One channel after the other, as a window may be large.
+    """
+    # Filled first: the filter must not mix a black hole into the known border.
+    planes = (harmonic_fill(_known(original, missing, c), missing, SWEEPS) for c in range(3))
+    return torch.cat([resize(plane, size) for plane in planes], 1)
+
+
+def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:
+    """Tiles over a hole at working size, on the padded canvas."""
+    small = hole
+    if work != hole.shape:
+        # The same condition as in Window.cut: missing if any photo pixel under it is.
+        small = cv2.resize(hole.astype(np.float32), work[::-1], interpolation=cv2.INTER_AREA)
+    canvas = np.zeros([edge + -edge % stride for edge in work], bool)
+    # Filters of the two may differ by a pixel, hence the dilation.
+    grown = cv2.dilate((small > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    canvas[: work[0], : work[1]] = grown
+    # Padding repeats the last row and column, hole included.
+    canvas[work[0] :] = canvas[work[0] - 1]
+    canvas[:, work[1] :] = canvas[:, work[1] - 1 : work[1]]
+    return Tiles.over(canvas, side + -side % stride)
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of (B, C, H, W), with a filter that does not alias when it shrinks."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _span(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:
+    """First index and length of a span of ``side`` around [start, stop), kept within the photo."""
+    length = min(side, limit)
+    first = (start + stop - length) // 2
+    return min(max(first, 0), limit - length), length

@@ -1,0 +1,1 @@
+"""Pictures of a restoration: heatmaps, films, reports."""

@@ -1,0 +1,1 @@
+"""Weights on disk and on the Hub, and the card beside them."""

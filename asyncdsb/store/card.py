@@ -1,0 +1,168 @@
+"""The model card that lies beside weights: what they are, for people and for the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion
+from asyncdsb.photo.images import write_atomic
+
+CARD = "README.md"
+"""Name of the card in a folder of weights."""
+
+FRONT_MATTER = """---
+library_name: asyncdsb
+pipeline_tag: image-to-image
+tags:
+- image-inpainting
+- image-restoration
+- schrodinger-bridge
+- diffusion
+---
+"""
+
+USE = """## Use
+
+```python
+from asyncdsb import AsyncDSBPipeline
+from asyncdsb.photo.images import read_image, read_mask
+
+pipe = AsyncDSBPipeline.from_pretrained(".")  # this folder, or its name on the Hub: "user/repo"
+image = read_image("photo.jpg")
+mask = read_mask("mask.png")  # of the photo's size, white = restore
+pipe(image, mask, seed=0).image.save("restored.png")
+```
+"""
+
+INTENDED = """## Intended use
+
+Trying out the method, its sliders and its page, also on a computer without a GPU; restoring thin
+damage and small objects in photographs like those of the training; a starting point for training.
+Not for restoring evidence, and not where an invented texture could mislead somebody.
+"""
+
+
+INTENDED_FOR_PORTRAITS = """## Intended use
+
+Trying out the method, its sliders and its page, also on a computer without a GPU; a starting point
+for training. **A restored face is an invention, not the person.** Do not use it to identify people,
+as evidence, or to show somebody as they never looked.
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells of a pair of networks.
+
+    Attributes:
+        parameters: numbers of parameters, by kind ("gradient", "bridge").
+        resolution: side in pixels of what they were trained on.
+        window: "hole" or "head", see :class:`asyncdsb.denoiser.BridgeConfig`.
+        samplers: that they were trained for.
+        finish: what happens to results by default.
+        training: facts about the training of both, by kind, as far as they are known.
+    """
+
+    parameters: Mapping[str, int]
+    resolution: int
+    window: str
+    samplers: Sequence[str]
+    finish: str
+    training: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def facts_of(
+    denoiser: BridgeDenoiser, completion: GradientCompletion, training: Mapping[str, dict]
+) -> Facts:
+    """What can be told of a pair of networks."""
+    networks = {"gradient": completion, "bridge": denoiser}
+    sizes = {kind: sum(p.numel() for p in one.parameters()) for kind, one in networks.items()}
+    config = denoiser.config
+    return Facts(sizes, config.resolution, config.window, config.samplers, config.finish, training)
+
+
+def model_card(facts: Facts, licence: str | None = None) -> str:
+    """Write a card.
+
+    Args:
+        facts: of the weights.
+        licence: of the weights, by the Hub's name for it ("apache-2.0"); None leaves it open, as
+            it depends on what they were trained on and started from.
+
+    Returns:
+        Markdown with the front matter that the Hub reads.
+    """
+    intended = INTENDED_FOR_PORTRAITS if facts.window == "head" else INTENDED
+    parts = ["# Model card\n", _networks(facts), USE, intended]
+    if any(facts.training.values()):
+        parts += ["## Training\n", _training(facts)]
+    front = FRONT_MATTER
+    if licence is not None:
+        front = front.replace("---\n", f"---\nlicense: {licence}\n", 1)
+    return front + "\n" + "\n".join(parts)
+
+
+def read_card(folder: Path) -> str | None:
+    """Read the card beside weights.
+
+    Args:
+        folder: weights folder.
+
+    Returns:
+        Markdown, or None where there is no card.
+    """
+    path = folder / CARD
+    return path.read_text("utf-8", errors="replace") if path.is_file() else None
+
+
+def write_card(folder: Path, card: str) -> None:
+    """Put a card beside weights, without pictures of a folder that it does not come from."""
+    if read_card(folder) != card:
+        card = without_pictures(card)
+    write_atomic(folder / CARD, lambda path: Path(path).write_text(card, "utf-8"))
+
+
+def without_pictures(card: str) -> str:
+    """A card without the paragraphs that show pictures of its own folder, which stay there."""
+    paragraphs = card.split("\n\n")
+    kept = [text for text in paragraphs if not re.search(r"!\[[^\]]*\]\((?!https?:)", text)]
+    return "\n\n".join(kept).rstrip("\n") + "\n"
+
+
+def _networks(facts: Facts) -> str:
+    sizes = {kind: number / 1e6 for kind, number in facts.parameters.items()}
+    what = "upright heads in squares" if facts.window == "head" else "holes in pictures"
+    return (
+        f"Two networks: `gradient.*` completes the gradient map of the hole "
+        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
+        f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
+        f"{facts.resolution} x {facts.resolution} pixels. Safetensors, "
+        "each with a JSON description: configuration, schema version, checksum, facts of its "
+        f"training. Samplers it was trained for: {', '.join(facts.samplers)}. By default the "
+        f"finish is `{facts.finish}`.\n"
+    )
+
+
+def _training(facts: Facts) -> str:
+    rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
+    trainings = [facts.training.get(kind, {}) for kind in ("gradient", "bridge")]
+    names = {
+        "preset": "preset",
+        "steps": "steps",
+        "samples": "samples",
+        "crop_size": "side of the crops, pixels",
+        "minutes": "minutes",
+        "device": "hardware",
+        "started_from": "started from",
+    }
+    for key, title in names.items():
+        cells = [training.get(key, "-") for training in trainings]
+        if any(cell != "-" for cell in cells):
+            cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
+            rows.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,222 @@
+"""Weights on disk: safetensors beside a JSON file that says what they are. Nothing is unpickled.
+
+A weights folder holds ``bridge.safetensors`` + ``bridge.json`` and ``gradient.safetensors`` +
+``gradient.json``. The JSON carries the configuration, a schema version, the checksum of the tensor
+file and free-form facts about the training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion, GradientConfig
+from asyncdsb.photo.images import write_atomic
+
+VERSION = 2
+Network = BridgeDenoiser | GradientCompletion
+KINDS: dict[str, tuple[type, type[Network]]] = {
+    "bridge": (BridgeConfig, BridgeDenoiser),
+    "gradient": (GradientConfig, GradientCompletion),
+}
+
+
+def save_weights(
+    folder: str | Path, module: Network, training: dict, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write one network of the pair into a weights folder.
+
+    Spectral normalisation is folded into the weights.
+
+    Args:
+        folder: created if need be.
+        module: either of them.
+        training: facts for the JSON (steps, samples, data, hardware, ...), JSON-serialisable.
+        dtype: floating type on disk.
+    """
+    kind = next(name for name, (_, cls) in KINDS.items() if isinstance(module, cls))
+    tensors = {
+        name: value.to("cpu", dtype).contiguous() for name, value in folded_state(module).items()
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Neither written nor read through a string of bytes: networks may be as large as the memory.
+    written = write_atomic(folder / f"{kind}.safetensors", lambda path: save_file(tensors, path))
+    description = {
+        "format": f"asyncdsb-{kind}",
+        "version": VERSION,
+        "sha256": file_sha256(written),
+        "parameters": sum(value.numel() for value in tensors.values()),
+        "config": dataclasses.asdict(module.config),
+        "training": training,
+    }
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    write_atomic(folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8"))
+
+
+@overload
+def load_weights(folder: str | Path, kind: Literal["bridge"]) -> tuple[BridgeDenoiser, dict]: ...
+
+
+@overload
+def load_weights(
+    folder: str | Path, kind: Literal["gradient"]
+) -> tuple[GradientCompletion, dict]: ...
+
+
+@overload
+def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]: ...
+
+
+def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]:
+    """Read one network of the pair, in float32 on the CPU and in evaluation mode.
+
+    Args:
+        folder: weights folder.
+        kind: "bridge" or "gradient".
+
+    Returns:
+        The module and its ``training`` facts.
+
+    Raises:
+        ValueError: if files are missing, damaged, of another version or not ours.
+    """
+    config_class, module_class = KINDS[kind]
+    tensor_path, json_path = (Path(folder) / f"{kind}.{end}" for end in ("safetensors", "json"))
+    for path in (tensor_path, json_path):
+        if not path.is_file():
+            raise ValueError(f"weights not found: expected the file {path}")
+    try:
+        description = json.loads(json_path.read_text("utf-8"))
+        found = (description["format"], description["version"])
+        checksum, config = description["sha256"], description["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"expected {json_path} to describe weights as JSON, got {error!r}"
+        ) from error
+    if found != (f"asyncdsb-{kind}", VERSION):
+        raise ValueError(
+            f"expected {json_path} to be of format asyncdsb-{kind} version {VERSION}, "
+            f"got {found[0]} version {found[1]}"
+        )
+    if file_sha256(tensor_path) != checksum:
+        raise ValueError(
+            f"expected {tensor_path} to have the checksum in {json_path.name}, got another: "
+            "the file is damaged or belongs to other weights"
+        )
+    try:
+        tensors = load_file(tensor_path)
+        module = module_class(config_from_dict(config_class, config))
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
+    load_folded_state(module, tensors)
+    return module.eval(), description.get("training", {})
+
+
+def load_pair(
+    folder: str | Path,
+) -> tuple[BridgeDenoiser, GradientCompletion, dict[str, dict[str, Any]]]:
+    """Read both networks, and the facts of both trainings by kind.
+
+    Raises:
+        ValueError: as :func:`load_weights`.
+    """
+    denoiser, bridge_training = load_weights(folder, "bridge")
+    completion, gradient_training = load_weights(folder, "gradient")
+    return denoiser, completion, {"bridge": bridge_training, "gradient": gradient_training}
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folded_state(module: nn.Module) -> dict[str, Tensor]:
+    """State of a module with every parametrisation (spectral normalisation) folded in."""
+    state = {}
+    folded = set()
+    for name, part in module.named_modules():
+        if parametrize.is_parametrized(part):
+            for tensor_name in part.parametrizations:
+                prefix = f"{name}." if name else ""
+                state[prefix + tensor_name] = getattr(part, tensor_name).detach()
+                folded.add(f"{prefix}parametrizations.{tensor_name}.")
+    for name, value in module.state_dict().items():
+        if not name.startswith(tuple(folded)):
+            state[name] = value.detach()
+    return state
+
+
+def load_folded_state(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load :func:`folded_state` into a module, dropping its parametrisations.
+
+    Raises:
+        ValueError: naming the first differences in names or shapes.
+    """
+    parts: list[Any] = list(module.modules())
+    for part in parts:
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name)
+    problems = misfits(module, state)
+    if problems:
+        raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
+    module.load_state_dict(state)
+
+
+def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
+    """What a state has missing, over, or of another shape than a module's own, one line each."""
+    own = module.state_dict()
+    lines = [f"missing {name}" for name in own if name not in state]
+    lines += [f"unexpected {name}" for name in state if name not in own]
+    lines += [
+        f"{name}: expected {tuple(own[name].shape)}, got {tuple(state[name].shape)}"
+        for name in own
+        if name in state and own[name].shape != state[name].shape
+    ]
+    return lines
+
+
+def config_from_dict(cls: type, data: dict) -> Any:
+    """Rebuild a frozen configuration dataclass from its JSON form.
+
+    Args:
+        cls: the dataclass.
+        data: what ``dataclasses.asdict`` made of one, read back from JSON.
+
+    Raises:
+        ValueError: a key that it does not have, or a value that it refuses.
+        TypeError: a key that it needs is missing.
+    """
+    types = typing.get_type_hints(cls)
+    unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
+    if unknown:
+        raise ValueError(f"unknown keys for {cls.__name__}: {', '.join(sorted(unknown))}")
+    values = {}
+    for name, value in data.items():
+        kinds = {one.kind: one for one in typing.get_args(types[name]) if hasattr(one, "kind")}
+        if kinds:
+            rest = dict(value)
+            # The first of them is older than the key.
+            kind = rest.pop("kind", next(iter(kinds)))
+            if kind not in kinds:
+                raise ValueError(f"expected {name} of kind {', '.join(kinds)}, got {kind!r}")
+            value = config_from_dict(kinds[kind], rest)
+        elif dataclasses.is_dataclass(types[name]):
+            value = config_from_dict(types[name], value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return cls(**values)

@@ -1,0 +1,113 @@
+"""Weights on the Hugging Face Hub: a commit up, a revision down, and refusals in one line.
+
+Only :data:`FILES` and the card travel: safetensors, JSON and Markdown, nothing that is executed or
+unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from asyncdsb.store.card import CARD
+from asyncdsb.store.checkpoint import KINDS
+
+FILES = tuple(f"{kind}.{end}" for kind in KINDS for end in ("json", "safetensors"))
+"""Names of the files that make up a folder of weights."""
+
+LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
+"""Errors of this machine's own disk, where files are kept on their way."""
+
+LOG_IN = "log in with `hf auth login`"
+
+
+def download(repo: str, revision: str | None = None) -> Path:
+    """Fetch weights from the Hub, or from its cache when offline.
+
+    Args:
+        repo: "user/repo".
+        revision: branch, tag or commit; None for the main branch.
+
+    Returns:
+        The folder in the Hub's cache.
+
+    Raises:
+        ValueError: if the repository cannot be read, or holds no such weights.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _refusals(f"weights not found: there is no folder {repo!r}, and", repo, revision):
+        found = snapshot_download(repo, revision=revision, allow_patterns=[*FILES, CARD])
+    folder = Path(found)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"weights not found: the repository {repo!r} has no {', '.join(missing)} at revision "
+            f"{revision or 'main'}: expected what push_to_hub writes"
+        )
+    return folder
+
+
+def upload(folder: Path, repo: str, message: str, private: bool) -> str:
+    """Put a folder of weights and its card on the Hub, in one commit.
+
+    Args:
+        folder: weights folder with a card.
+        repo: "user/repo", made if need be.
+        message: of the commit.
+        private: whether a repository that is made is private.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        ValueError: if the Hub cannot be reached or does not allow it.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    files = [CommitOperationAdd(name, folder / name) for name in (CARD, *FILES)]
+    api = HfApi()
+    with _refusals(f"cannot upload to {repo!r}:", repo, None):
+        api.create_repo(repo, private=private, exist_ok=True)
+        return str(api.create_commit(repo, files, commit_message=message).commit_url)
+
+
+@contextmanager
+def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
+    """Turn what goes wrong on the way to the Hub into one line that says what to do."""
+    from huggingface_hub import constants, errors
+
+    # The base of all errors of the HTTP library that the Hub's client uses: by now its third.
+    http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    try:
+        yield
+    except (http_error, errors.HFValidationError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in LOCAL:
+            where = f": {error.filename}" if error.filename else ""
+            raise ValueError(f"{told} {error.strerror}{where}") from error
+        # The client wraps what the Hub answered where it looks into its cache afterwards.
+        answers = [getattr(e, "response", None) for e in (error, error.__cause__)]
+        status = next((answer.status_code for answer in answers if answer is not None), None)
+        if isinstance(error, errors.HFValidationError):
+            why = "this is no name of a repository on the Hugging Face Hub: expected user/repo"
+        elif isinstance(error, errors.GatedRepoError):
+            page = f"{constants.ENDPOINT}/{repo}"
+            why = f"the repository is gated: ask for access at {page}, then {LOG_IN}"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            why = f"no such repository on the Hugging Face Hub: check its name, or {LOG_IN}"
+        elif isinstance(error, errors.RevisionNotFoundError):
+            why = f"the repository has no revision {revision!r}: expected a branch, tag or commit"
+        elif constants.HF_HUB_OFFLINE:
+            why = "HF_HUB_OFFLINE is set: unset it to reach the Hugging Face Hub"
+        elif status is None:
+            what = type(error.__cause__ or error).__name__
+            why = (
+                f"the Hub at {constants.ENDPOINT} cannot be reached ({what}): check the connection"
+            )
+        elif status in (401, 403):
+            why = f"the Hub does not allow it: {LOG_IN} and a token that may do this"
+        else:
+            why = f"the Hub answers with status {status}: try again later"
+        raise ValueError(f"{told} {why}") from error

@@ -1,0 +1,1 @@
+"""Training data: photographs, streams of crops, batches, augmentation."""

@@ -1,0 +1,247 @@
+"""Training batches, drawn from (seed, step) alone: photos, masks, times and tau ranges."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asyncdsb.bridge import clock_at_level
+from asyncdsb.masks import MASK_KINDS, make_mask
+from asyncdsb.schedule import relative_gradient
+from train.data.augment import augmented
+from train.data.draws import Draws, to_device
+from train.data.photos import SAMPLE_STEP, SHOWN, PhotoBank, PhotoStream
+from train.loop.processes import Processes
+from train.presets import BridgePreset, Preset
+
+FOCUS_STD = 1.1
+"""Standard deviation of log sigma_eff of the times that are normal and not even."""
+
+AREA = (0.01, 0.75)
+"""Smallest and largest hole of a training mask, as a share of its window."""
+
+
+class MaskBank:
+    """Masks drawn in advance and kept packed, one bit a pixel, on one device.
+
+    Args:
+        size: side of the masks.
+        canvases: sides of the squares on which they are drawn, see :class:`train.presets.Preset`.
+        weights: relative frequency of each kind.
+        count: how many.
+        seed: of the drawing.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        canvases: tuple[int, ...],
+        weights: tuple[float, ...],
+        count: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ):
+        self.size = size
+        share = np.array(weights) / sum(weights)
+        packed = [np.packbits(self._draw(canvases, share, seed, i)) for i in range(count)]
+        self.packed = torch.from_numpy(np.stack(packed)).to(device)
+        self.shifts = torch.arange(7, -1, -1, device=device)
+
+    def _draw(
+        self, canvases: tuple[int, ...], share: np.ndarray, seed: int, index: int
+    ) -> np.ndarray:
+        rng = np.random.default_rng([seed, index])
+        while True:
+            kind = MASK_KINDS[rng.choice(len(MASK_KINDS), p=share)]
+            canvas = int(rng.choice(canvases))
+            mask = make_mask(kind, canvas, int(rng.integers(2**31)))
+            y, x = rng.integers(canvas - self.size + 1, size=2)
+            window = mask[y : y + self.size, x : x + self.size]
+            if AREA[0] <= window.mean() <= AREA[1]:
+                return window
+
+    def draw(self, draws: Draws) -> Tensor:
+        """Random masks, turned by multiples of 90 degrees and mirrored at random.
+
+        Args:
+            draws: random numbers of B masks.
+
+        Returns:
+            (B, 1, size, size) float32, 1 = missing, on the bank's device.
+        """
+        which = draws.randint(0, len(self.packed))
+        turn = draws.one(8)
+        packed = self.packed[to_device(which, self.packed.device)]
+        bits = (packed[:, :, None] >> self.shifts) & 1
+        masks = bits.view(len(which), 1, self.size, self.size).float()
+        masks = masks.rot90(turn % 4, (2, 3))
+        return masks.flip(3) if turn >= 4 else masks
+
+
+class Batches:
+    """Source of training batches; the same seed and step always give the same batch.
+
+    Args:
+        preset: sizes and counts.
+        args: of the command line.
+        processes: that share every batch.
+        draws: samples that share a photo and its mask.
+
+    Raises:
+        ValueError: a batch that does not divide, crops too large for the photos, or photos as
+            :class:`train.data.photos.PhotoBank` and :class:`train.data.photos.PhotoStream`.
+    """
+
+    def __init__(
+        self, preset: Preset, args: argparse.Namespace, processes: Processes, draws: int = 1
+    ):
+        self.preset, self.seed, self.each = preset, args.seed, draws
+        self.processes, self.parts = processes, args.accumulate
+        if self.parts < 1:
+            raise ValueError(f"expected --accumulate of at least 1, got {self.parts}")
+        sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
+        largest, kept = sides[-1], max(preset.short_sides)
+        # Better now than later.
+        for step in {0, max(0, preset.large_every - 1)}:
+            processes.rows(preset.shape(step)[0], 0, self.parts, draws)
+        if largest > kept:
+            twice = ", twice --size" if len(sides) > 1 else ""
+            raise ValueError(
+                f"expected crops of at most {kept} pixels, the largest short side at which photos "
+                f"are kept, got {largest}{twice}"
+            )
+        self.photos: PhotoBank | PhotoStream
+        if args.stream:
+            self.photos = PhotoStream(preset, args, processes, draws)
+        else:
+            self.photos = PhotoBank(args.data, preset.short_sides, args.device, args.shares)
+            self.photos.holding(largest)
+        self.masks = {
+            side: MaskBank(
+                side,
+                tuple(max(side, canvas) for canvas in preset.mask_canvases),
+                preset.mask_weights,
+                preset.masks,
+                args.seed,
+                args.device,
+            )
+            for side in sides
+        }
+        self.device = torch.device(args.device)
+
+    def generator(self, step: int) -> torch.Generator:
+        """CPU generator of a step, for all that is small or picks from host tables."""
+        return self._seeded(torch.Generator(), step, 0)
+
+    def noise(self, step: int, rows: Tensor, *shape: int) -> Tensor:
+        """Standard normal noise of some samples of a step, (len(rows), *shape).
+
+        It is drawn on the device, as the bus would be too slow, and for each sample from a seed of
+        its own, so that nothing of the others needs to be drawn.
+        """
+        noise = torch.empty(len(rows), *shape, device=self.device)
+        generator = torch.Generator(self.device)
+        for one, index in zip(noise, rows.tolist(), strict=True):
+            one.normal_(generator=self._seeded(generator, step, 1, index))
+        return noise
+
+    def _seeded(self, generator: torch.Generator, *words: int) -> torch.Generator:
+        # Hashed: a plain sum of seed and step would make run 1's step 2 equal run 2's step 1.
+        high, low = np.random.SeedSequence([self.seed, *words]).generate_state(2, np.uint32)
+        return generator.manual_seed(int(high) << 31 | int(low) >> 1)
+
+    def draw(self, step: int, part: int) -> tuple[Draws, Tensor, Tensor]:
+        """This process's share of the batch of a step, or a part of that share.
+
+        Returns:
+            Random numbers for its B samples; photos (B / draws, 3, H, H) in [-1, 1] and masks
+            (B / draws, 1, H, H).
+        """
+        count, side = self.preset.shape(step)
+        rows = self.processes.rows(count, part, self.parts, self.each)
+        draws = Draws(self.generator(step), count // self.each, rows)
+        return draws.each(self.each), *self._drawn(self.photos.crops(side, draws, step), draws)
+
+    def close(self) -> None:
+        """End what reads ahead, if anything does."""
+        if isinstance(self.photos, PhotoStream):
+            self.photos.close()
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Photos and masks for the pictures that show a training, always the same."""
+        draws = Draws.whole(self.generator(SAMPLE_STEP), SHOWN)
+        return self._drawn(self.photos.crops(self.preset.size, draws, SAMPLE_STEP), draws)
+
+    def _drawn(self, crops: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Augmented crops, and masks for them."""
+        crops = augmented(crops, self.preset.augment, draws, self.preset.upright)
+        return crops, self.masks[crops.shape[-1]].draw(draws)
+
+
+def draw_times(
+    preset: BridgePreset, tau: Tensor, mask: Tensor, stochastic: Tensor, draws: Draws
+) -> Tensor:
+    """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1.
+
+    If the preset names levels, they are even in log sigma_eff of the mean tau over the hole, but
+    for a share ``focus`` that is log-normal around sigma_data (as in EDM): there details are
+    decided, and small networks learn those levels slowest. Else they are even in t.
+
+    Args:
+        preset: levels, focus, and the share at the start.
+        tau: (B, 1, H, W) tau maps.
+        mask: (B, 1, H, W) float, 1 = missing.
+        stochastic: (B,) bool, whether the bridge carries noise.
+        draws: random numbers of B samples.
+    """
+    even = to_device(draws.spread().clamp(min=1e-3), mask.device).view(-1, 1, 1, 1)
+    start = to_device(draws.rand() < preset.from_start, mask.device).view(-1, 1, 1, 1)
+    if preset.levels is not None:
+        low, high = preset.levels
+        schedule, sigmas = preset.model.schedule, preset.model.sigmas
+        sigma_data = (sum(sigma**2 for sigma in sigmas) / len(sigmas)) ** 0.5
+        total_var = schedule.total_var * stochastic.view(-1, 1, 1, 1)
+        sigma = low * (high / low) ** even
+        # The normal part is spread over the batch as evenly as the other.
+        normal = sigma_data * torch.exp(FOCUS_STD * torch.special.ndtri(even.clamp(max=0.999)))
+        chosen = to_device(draws.rand() < preset.focus, mask.device).view(-1, 1, 1, 1)
+        sigma = torch.where(chosen, normal.clamp(low, high), sigma)
+        s = clock_at_level(sigma, total_var, preset.model.hole_noise)
+        mean = (tau * mask).sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True)
+        even = schedule.inverse_clock(s, mean.clamp(0, 1))
+    return torch.where(start, torch.ones_like(even), even)
+
+
+def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws) -> Tensor:
+    """Random tau maps, so that one network serves every slider position.
+
+    Ranges tau_min <= tau_max are uniform over the triangle; see :class:`BridgePreset` for the
+    shares of synchronous and smooth random maps.
+
+    Args:
+        preset: shares and the width of the Gaussian filter.
+        gradient: (B, 1, H, W) completed gradient maps.
+        mask: (B, 1, H, W) masks.
+        draws: random numbers of B samples.
+
+    Returns:
+        (B, 1, H, W) tau in [0, 1].
+    """
+    count, device = len(mask), mask.device
+    ends = draws.rand(2).sort(dim=1).values
+    if preset.tau_range is not None:
+        ends = torch.tensor(preset.tau_range).expand(count, 2)
+    synchronous = draws.rand(1) < preset.synchronous
+    ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends)
+    low, high = to_device(ends, device).view(count, 2, 1, 1, 1).unbind(1)
+    smooth = to_device(draws.rand() < preset.smooth_tau, device).view(-1, 1, 1, 1)
+    field = to_device(draws.rand(1, 5, 5), device)
+    field = F.interpolate(field, mask.shape[2:], mode="bicubic").clamp(0, 1)
+    relative = relative_gradient(gradient, preset.model.blur_sigma, mask)
+    relative = torch.where(smooth, field, relative)
+    return low + (high - low) * relative

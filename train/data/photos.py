@@ -1,0 +1,213 @@
+"""Training photographs: held in memory, or read from shards as the training goes on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from train.data.draws import Draws, to_device
+from train.data.sources import iter_photos, scaled
+from train.loop.processes import Processes
+from train.presets import Preset
+
+SAMPLE_STEP = 2**31
+"""Step whose batch is shown in sample pictures; no training reaches it."""
+
+BUFFER = 4096
+"""Encoded photographs of a stream that are mixed, all lanes together."""
+
+SHOWN = 8
+"""Crops that are shown."""
+
+
+class PhotoBank:
+    """All training photos as uint8 on one device, cropped there.
+
+    Each photo is kept at several sizes, so that a random crop at a random scale is a plain copy:
+    no interpolation, no aliasing, nothing for the host to do. The pixels of all copies lie behind
+    one another in one (N, 3) tensor, in which a batch of crops is a single gather.
+
+    Args:
+        paths: see :func:`train.data.sources.iter_photos`.
+        short_sides: sizes to keep, by length of the short side in pixels. A photo is never
+            enlarged, except to the smallest of them.
+        device: where the pixels live.
+        shares: relative frequency of each of ``paths``; None if every photo counts the same.
+
+    Raises:
+        ValueError: on no photo, on an empty list of sizes, or on shares that are not one positive
+            number for each path.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        short_sides: Sequence[int],
+        device: torch.device | str = "cpu",
+        shares: Sequence[float] | None = None,
+    ):
+        paths = list(paths)
+        if not short_sides:
+            raise ValueError("expected at least one short side, got none")
+        if shares is not None and (len(shares) != len(paths) or min(shares) <= 0):
+            raise ValueError(f"expected {len(paths)} positive shares, one a path, got {shares}")
+        self.shares = None if shares is None else torch.tensor(shares, dtype=torch.float64)
+        pixels, sizes, groups, self.keys = [], [], [], []
+        for group, path in enumerate(paths):
+            for key, photo in tqdm(iter_photos([path]), desc=str(path), unit="photo", leave=False):
+                self.keys.append(key)
+                for copy in _copies(photo, sorted(short_sides)):
+                    array = np.array(copy)
+                    groups.append(group)
+                    sizes.append(array.shape[:2])
+                    pixels.append(torch.from_numpy(array.reshape(-1, 3)))
+        if not self.keys:
+            raise ValueError("expected photos, got no path")
+        self.groups = torch.tensor(groups)
+        areas = torch.tensor([h * w for h, w in sizes])
+        self.sizes = torch.tensor(sizes)
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), areas.cumsum(0)[:-1]])
+        self.pixels = torch.cat(pixels).to(device)
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.keys)
+
+    @property
+    def identity(self) -> dict:
+        """What the order of the photographs depends on, beside the seed and the photographs."""
+        return {}
+
+    def holding(self, size: int) -> Tensor:
+        """Which copies hold a square crop of this side, (n,) of int64; ValueError if none does."""
+        fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()
+        if len(fits) == 0:
+            raise ValueError(
+                f"expected a photo that holds crops of {size} x {size} pixels, got copies of at "
+                f"most {int(self.sizes.amin(1).max())} on the short side: photos are not enlarged"
+            )
+        return fits
+
+    def crops(self, size: int, draws: Draws, step: int = 0) -> Tensor:
+        """Random square crops, each mirrored with probability one half.
+
+        Copies of all sizes are equally likely, hence large photos are not preferred; with shares,
+        so are those of one path.
+
+        Args:
+            size: side in pixels.
+            draws: random numbers of B crops.
+            step: of the training; the random numbers say all.
+
+        Returns:
+            (B, 3, size, size) float32 in [-1, 1] on the bank's device.
+
+        Raises:
+            ValueError: if no photo is large enough.
+        """
+        fits = self.holding(size)
+        which = fits[self._choice(self.groups[fits], draws)]
+        free = self.sizes[which] - size + 1
+        corner = (draws.rand(2) * free).long()
+        mirrored = draws.rand() < 0.5
+        start = self.offsets[which] + corner[:, 0] * self.sizes[which, 1] + corner[:, 1]
+        columns = torch.arange(size)
+        columns = torch.where(mirrored[:, None], columns.flip(0), columns)
+        device = self.pixels.device
+        widths, start, columns = (
+            to_device(values, device) for values in (self.sizes[which, 1], start, columns)
+        )
+        rows = torch.arange(size, device=device)[None, :] * widths[:, None]
+        index = start[:, None, None] + rows[:, :, None] + columns[:, None, :]
+        crops = self.pixels[index].permute(0, 3, 1, 2)
+        return crops.float() / 127.5 - 1
+
+    def _choice(self, groups: Tensor, draws: Draws) -> Tensor:
+        """Indices (B,) into copies that belong to the given groups."""
+        if self.shares is None:
+            return draws.randint(0, len(groups))
+        return draws.multinomial(
+            (self.shares / groups.bincount(minlength=len(self.shares)))[groups]
+        )
+
+
+def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Image]:
+    """The photo scaled to each short side that does not enlarge it, or at least to the first."""
+    for index, side in enumerate(short_sides):
+        if side > min(photo.size) and index > 0:
+            break
+        yield scaled(photo, side)
+
+
+class PhotoStream:
+    """Crops from tar shards, of which this process reads its own samples only.
+
+    Args:
+        preset: sizes and counts.
+        args: of the command line; ``args.data`` are the shards, see :mod:`train.data.streams`.
+        processes: that share every batch.
+        draws: samples of a batch that share a photo.
+
+    Raises:
+        ValueError: as :class:`train.data.streams.CropStream`, or on ``args.shares``.
+    """
+
+    def __init__(
+        self, preset: Preset, args: argparse.Namespace, processes: Processes, draws: int = 1
+    ):
+        if args.shares:
+            raise ValueError("expected no --shares with --stream: shards are read in turn")
+        try:
+            from train.data.streams import CropStream
+        except ImportError:
+            raise ValueError(
+                "expected webdataset for --stream; run `pip install webdataset`"
+            ) from None
+        self.preset, self.processes, self.each = preset, processes, draws
+        self.parts = args.accumulate
+        self.stream = CropStream(
+            args.data, preset.short_sides, args.seed, args.device, buffer=BUFFER
+        )
+        self.held: tuple[int, Tensor] | None = None
+        # Taken now, as a stream is not meant to go back.
+        self.shown = self.stream.crops(0, SHOWN, preset.size) if processes.main else None
+
+    @property
+    def identity(self) -> dict:
+        """What the order of the photographs depends on, beside the seed and the photographs."""
+        stream = self.stream
+        shards = [Path(shard.url).name for shard in stream.shards]
+        return {"lanes": stream.lanes, "buffer": BUFFER, "shards": shards}
+
+    def close(self) -> None:
+        """End what reads ahead."""
+        self.stream.close()
+
+    def crops(self, size: int, draws: Draws, step: int) -> Tensor:
+        """The crops of a step that belong to this process, or a part of them.
+
+        Args:
+            size: side in pixels.
+            draws: which samples of the batch.
+            step: of the training, or :data:`SAMPLE_STEP` for the crops that are shown.
+
+        Returns:
+            (B, 3, size, size) float32 in [-1, 1] on the stream's device.
+        """
+        if step == SAMPLE_STEP:
+            return self.shown[: len(draws)]
+        if self.held is None or self.held[0] != step:
+            # All parts at once: what is read ahead is then what comes next.
+            first = self.preset.samples(step) // self.each + self.processes.index
+            each = draws.count // self.processes.count
+            found = self.stream.crops(first, each, size, self.processes.count)
+            self.held = step, found
+        part = int(draws.rows[0]) // self.processes.count
+        return self.held[1][part :: self.parts]

@@ -1,0 +1,159 @@
+"""Photographs for training and evaluation: folders and tar shards, decoded once."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePath
+
+from PIL import Image
+
+from asyncdsb.photo.images import read_image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo that was found but not read yet.
+
+    Attributes:
+        key: the file's stem, the same whether a photo lies in a folder or in a tar; numbered where
+            it comes again.
+        read: returns it as an RGB picture; ValueError with the source if it cannot be read. Other
+            processes can call it too.
+        source: the file's path, or a tar file's path, a slash and the member's name.
+    """
+
+    key: str
+    read: Callable[[], Image.Image]
+    source: str
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file is called like a picture, and not like what macOS hides beside them."""
+    path = PurePath(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder and all its folders, sorted; those with hidden names left out."""
+    return sorted(p for p in folder.rglob("*") if is_picture_name(p.name) and p.is_file())
+
+
+def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
+    """List the photos of folders, tar shards, lists and single files, in sorted order.
+
+    Args:
+        paths: folders (searched recursively; one without pictures for the tar files in it),
+            ``.tar`` files, ``.txt`` files that name one photo a line, relative to their own folder
+            and kept in their order, or picture files.
+
+    Returns:
+        At least one photo.
+
+    Raises:
+        ValueError: if a path does not exist, or there is no photo at all.
+    """
+    places = [Path(path) for path in paths]
+    photos: list[Photo] = []
+    for path in places:
+        if not path.exists():
+            raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
+        if path.is_dir():
+            files = pictures_in(path)
+            photos += [_from_file(p) for p in files]
+            if not files:
+                photos += [photo for p in sorted(path.glob("[!.]*.tar")) for photo in _from_tar(p)]
+        elif path.suffix == ".tar":
+            photos += _from_tar(path)
+        elif path.suffix == ".txt":
+            lines = path.read_text("utf-8").splitlines()
+            photos += [_from_file(path.parent / line.strip()) for line in lines if line.strip()]
+        else:
+            photos.append(_from_file(path))
+    if not photos:
+        raise ValueError(f"expected photos, found none in {', '.join(map(str, places))}")
+    keys = numbered([photo.key for photo in photos])
+    return [replace(photo, key=key) for photo, key in zip(photos, keys, strict=True)]
+
+
+def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]]:
+    """Yield (key, RGB photo) of what :func:`find_photos` finds, reading one at a time.
+
+    Raises:
+        ValueError: as :func:`find_photos`, or if a file cannot be read.
+    """
+    for photo in find_photos(paths):
+        yield photo.key, photo.read()
+
+
+def numbered(keys: Sequence[str]) -> list[str]:
+    """The keys made different: those that come again get a number, and a key that none has yet."""
+    taken, seen = set(keys), set()
+    numbers: dict[str, int] = {}
+    found = []
+    for given in keys:
+        key = given
+        while key in seen or (key != given and key in taken):
+            numbers[given] = numbers.get(given, 1) + 1
+            key = f"{given}-{numbers[given]}"
+        seen.add(key)
+        found.append(key)
+    return found
+
+
+def _from_file(path: Path) -> Photo:
+    return Photo(path.stem, partial(_read_file, path), str(path))
+
+
+def _read_file(path: Path) -> Image.Image:
+    try:
+        return read_image(path)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path.name}: ")
+        raise ValueError(f"{path}: {reason}") from error
+
+
+def _from_tar(path: Path) -> list[Photo]:
+    try:
+        # Uncompressed only: a member is then read from its place, without its neighbours.
+        with tarfile.open(path, "r:") as shard:
+            members = [m for m in shard if m.isfile() and is_picture_name(m.name)]
+    except tarfile.TarError as error:
+        raise ValueError(f"expected an uncompressed tar file, got {path}: {error}") from None
+
+    members.sort(key=lambda m: m.name)
+    return [
+        Photo(
+            Path(m.name).stem,
+            partial(_read_member, path, m.name, m.offset_data, m.size),
+            f"{path}/{m.name}",
+        )
+        for m in members
+    ]
+
+
+def _read_member(path: Path, name: str, offset: int, size: int) -> Image.Image:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(size)
+    try:
+        return read_image(data)
+    except ValueError as error:
+        reason = str(error).removeprefix("the picture: ")
+        raise ValueError(f"{path}/{name}: {reason}") from error
+
+
+def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Width and height of a picture that is scaled so that its short side has ``side`` pixels."""
+    scale = side / min(size)
+    width, height = (max(side, round(edge * scale)) for edge in size)
+    return width, height
+
+
+def scaled(photo: Image.Image, side: int) -> Image.Image:
+    """The photo scaled so that its short side has ``side`` pixels."""
+    return photo.resize(scaled_size(photo.size, side), Image.Resampling.LANCZOS)

@@ -1,0 +1,1 @@
+"""How results are judged: protocol, methods, scores, intervals, reports."""

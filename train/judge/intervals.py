@@ -1,0 +1,129 @@
+"""Intervals: how far the numbers of an evaluation could be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from asyncdsb.measure.metrics import frechet_distance, inception_score, kernel_distance
+from asyncdsb.measure.perceptual import FeatureExtractor
+
+RESAMPLES = 2000
+"""Bootstrap resamples behind an interval."""
+
+
+def clustered_mean(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> dict:
+    """Mean with a 95 % interval from a bootstrap over groups.
+
+    Crops of one photo resemble each other, so whole photos are resampled, not crops.
+
+    Args:
+        values: one number per crop.
+        groups: the photo of each crop.
+        seed: of the resampling.
+
+    Returns:
+        ``{"mean", "low", "high", "n", "groups"}``; with a single group nothing is known about how
+        groups differ, and low and high are None.
+
+    Raises:
+        ValueError: no value, or lengths that differ.
+    """
+    if not values or len(values) != len(groups):
+        raise ValueError(
+            f"expected one group for each of at least 1 value,"
+            f" got {len(values)} values and {len(groups)} groups"
+        )
+    names, member = np.unique(groups, return_inverse=True)
+    sums = np.bincount(member, weights=np.asarray(values, float))
+    counts = np.bincount(member)
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(names), size=(RESAMPLES, len(names)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))
+    several = len(names) > 1
+    return {
+        "mean": float(sums.sum() / counts.sum()),
+        "low": low if several else None,
+        "high": high if several else None,
+        "n": len(values),
+        "groups": len(names),
+    }
+
+
+SET_RESAMPLES = 200
+"""Bootstrap resamples behind the interval of a difference of Frechet distances."""
+
+LARGEST_SET = 600
+"""Sets beyond this size get no such interval: it would take hours."""
+
+
+def set_scores(
+    found: np.ndarray,
+    truth: np.ndarray,
+    extractor: FeatureExtractor,
+    groups: Sequence[str],
+    reference: np.ndarray | None = None,
+) -> dict[str, float | dict | None]:
+    """Distances of a set of restored crops to the true ones, and its Inception score.
+
+    Args:
+        found: (n, d) features of the restored crops.
+        truth: (n, d) features of the true ones.
+        extractor: whose features they are; gives the names of the results.
+        groups: the photo of each crop.
+        reference: (n, d) features of the same crops by the method to compare with.
+
+    Returns:
+        By name of the score; None where there are fewer than two crops. With a reference, also
+        "NAME difference" of the Frechet distance, see :func:`frechet_difference`.
+    """
+    frechet, kernel, score = extractor.names
+    enough = len(truth) > 1
+    scores: dict[str, float | dict | None] = {
+        frechet: frechet_distance(found, truth) if enough else None,
+        kernel: kernel_distance(found, truth) if enough else None,
+        score: inception_score(extractor.logits(found)) if enough else None,
+    }
+    several = len(set(groups)) > 1
+    if reference is not None and several and len(truth) <= LARGEST_SET:
+        name = f"{frechet} difference"
+        scores[name] = frechet_difference(found, reference, truth, groups)
+    return scores
+
+
+def frechet_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    truth: np.ndarray,
+    groups: Sequence[str],
+    seed: int = 0,
+) -> dict[str, float]:
+    """Frechet distance of one method minus that of another, with a 95 % bootstrap interval.
+
+    Whole photos are drawn with replacement, the same for both methods and the truth. Photos that
+    are drawn twice leave fewer different ones, and a Frechet distance is biased upwards in small
+    sets: the drawn differences are shifted as a whole, by their mean, onto the measured one.
+
+    Args:
+        first: (n, d) features of the crops that the one method restored.
+        second: (n, d) features of the same crops by the other.
+        truth: (n, d) features of the true crops.
+        groups: the photo of each crop, at least two.
+        seed: of the resampling.
+
+    Returns:
+        ``{"mean", "low", "high"}``, mean being the measured difference.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    rows = [np.flatnonzero(member == index) for index in range(len(names))]
+    rng = np.random.default_rng(seed)
+    measured = frechet_distance(first, truth) - frechet_distance(second, truth)
+    drawn = []
+    for _ in range(SET_RESAMPLES):
+        chosen = np.concatenate([rows[i] for i in rng.integers(len(names), size=len(names))])
+        a, b, c = first[chosen], second[chosen], truth[chosen]
+        drawn.append(frechet_distance(a, c) - frechet_distance(b, c))
+    low, high = measured - np.mean(drawn) + np.quantile(drawn, (0.025, 0.975))
+    return {"mean": measured, "low": float(low), "high": float(high)}

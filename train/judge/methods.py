@@ -1,0 +1,314 @@
+"""The methods that an evaluation compares, behind one interface.
+
+==================  =============================================================================
+bridge              the bridge of ``--weights`` alone, with the settings of the command line
+bridge+patches      the same, then known patches copied over its result
+patch-fill          known patches copied over a smooth fill, without any network
+telea, ...          this and the other classical methods of :mod:`asyncdsb.measure.baselines`
+asyncdsb            the bridge with the finish of ``--finish``, or of its weights without that
+synchronous         the same with tau = 0.5 in every pixel, as I2SB
+NAME=WEIGHTS        the bridge in another weights folder, with the settings of the command line
+NAME=PICTURES       restorations that any other program made of the crops that ``--write-inputs``
+                    wrote, read from PICTURES/KIND/CROP.png
+==================  =============================================================================
+
+A bridge may have settings of its own, joined by "&" after a "?", and with nothing before the "?" it
+has the weights of ``--weights``: ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0.5``,
+``quick=?steps=5``. A weights folder without a completion network borrows that of ``--weights``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from asyncdsb import __version__
+from asyncdsb.measure import baselines
+from asyncdsb.photo.restoration import Settings
+from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.samplers import SamplerState
+from asyncdsb.show.viz import GRADIENT_COLOURS, heatmap
+from asyncdsb.store.checkpoint import load_weights
+from train.judge.protocol import Crop
+from train.loop.options import SAMPLING, HeldOut, sampling
+
+SYNCHRONOUS = {"strategy": "uniform", "tau_min": 0.5, "tau_max": 0.5}
+"""Settings with which every pixel runs the same schedule, as in I2SB."""
+
+NAMED_BRIDGES: dict[str, dict] = {
+    "bridge": {"finish": "none"},
+    "bridge+patches": {"finish": "patches"},
+    "asyncdsb": {},
+    "synchronous": SYNCHRONOUS,
+}
+"""Bridges that need no folder, and their settings."""
+
+RESTORE_VERSION = 2
+"""Part of every identity, as the package's version is: raise it when the same weights, settings
+and seeds come to give other pixels within a version."""
+
+RestoreBatch = Callable[[list[np.ndarray], list[np.ndarray], list[int]], list[np.ndarray]]
+FollowBatch = Callable[
+    [list[np.ndarray], list[np.ndarray], list[int]], tuple[list[np.ndarray], torch.Tensor]
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to restore a batch.
+
+    Attributes:
+        name: as printed.
+        identity: text that changes whenever the results may change.
+        restore: (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each.
+        source: folder of restorations made elsewhere, which ``restore`` is then not asked for.
+        pipe: of a bridge.
+        settings: of a bridge, keyword arguments of its ``trace``.
+        follow: of a bridge, like ``restore``, with the first estimates (B, 3, S, S), made at t = 1.
+    """
+
+    name: str
+    identity: str
+    restore: RestoreBatch | None
+    source: Path | None = None
+    pipe: AsyncDSBPipeline | None = None
+    settings: dict | None = None
+    follow: FollowBatch | None = None
+
+    @property
+    def classical(self) -> bool:
+        """Whether it is neither a bridge nor another program's."""
+        return self.pipe is None and self.source is None
+
+    def made_elsewhere(self, crop: Crop, kind: str) -> Path:
+        """Return the file of a restoration made elsewhere; ValueError if it is not there."""
+        path = self.source / kind / f"{crop.name}.png"
+        if not path.is_file():
+            raise ValueError(f"expected a restoration by {self.name}, found nothing at {path}")
+        return path
+
+    def cached(self, folder: Path, crop: Crop, kind: str) -> Path:
+        """Return where the restored crop is kept."""
+        digest = hashlib.sha256(self.identity.encode())
+        if self.source is not None:
+            digest.update(self.made_elsewhere(crop, kind).read_bytes())
+        digest.update(crop.pixels.tobytes())
+        digest.update(np.packbits(crop.mask(kind)).tobytes())
+        digest.update(str(crop.noise_seed(kind)).encode())
+        name = f"{crop.name}-{digest.hexdigest()[:12]}.png"
+        return folder / "restored" / self.name / kind / name
+
+
+def classical_method(name: str) -> Method:
+    """Return a method of :mod:`asyncdsb.measure.baselines`."""
+
+    def restore(
+        crops: list[np.ndarray], masks: list[np.ndarray], _seeds: list[int]
+    ) -> list[np.ndarray]:
+        return [baselines.restore(name, c, m) for c, m in zip(crops, masks, strict=True)]
+
+    return Method(name, _identity(name), restore)
+
+
+def external_method(name: str, source: Path) -> Method:
+    """Return a method whose results lie in a folder, see the module's docstring.
+
+    Its known pixels are replaced by the true ones, as all methods here keep them.
+    """
+    return Method(name, _identity(name), None, source)
+
+
+def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: dict) -> Method:
+    """Return a method that runs a pipeline.
+
+    Args:
+        name: as printed.
+        pipe: runs its ``trace``.
+        checksum: of its weights, see :func:`weights_checksum`.
+        settings: keyword arguments of ``trace``.
+    """
+
+    @torch.no_grad()
+    def follow(
+        crops: list[np.ndarray], masks: list[np.ndarray], seeds: list[int]
+    ) -> tuple[list[np.ndarray], torch.Tensor]:
+        images = to_batch(crops)
+        holes = torch.from_numpy(np.stack(masks)[:, None].astype(np.float32))
+        _, states = pipe.trace(images, holes, seeds, **settings)
+        first = next(states)
+        *_, last = states
+        output = last.x_t.float().cpu()
+        pixels = ((output.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        restored = pixels.permute(0, 2, 3, 1).numpy()
+        kept = [
+            np.where(mask[..., None], result, crop)
+            for crop, mask, result in zip(crops, masks, restored, strict=True)
+        ]
+        return kept, first.x0_hat.float().cpu()
+
+    return Method(
+        name,
+        _identity(name, checksum, settings),
+        restore=lambda *batch: follow(*batch)[0],
+        pipe=pipe,
+        settings=settings,
+        follow=follow,
+    )
+
+
+def _identity(*parts: str | dict) -> str:
+    return json.dumps([*parts, __version__, RESTORE_VERSION], sort_keys=True)
+
+
+def trace(
+    method: Method, crop: Crop, kind: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[SamplerState]]:
+    """Restore one crop with a bridge, at the crop's own seed, and keep every state.
+
+    Returns:
+        x0 (1, 3, S, S) in [-1, 1], the truth; the mask (1, 1, S, S), 1 = missing; the tau map
+        (1, 1, S, S); and the states, all on the bridge's device.
+    """
+    x0 = to_batch([crop.pixels]).to(method.pipe.device)
+    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(x0.device)
+    known = x0.masked_fill(mask > 0.5, 0)
+    tau, states = method.pipe.trace(known, mask, [crop.noise_seed(kind)], **method.settings)
+    return x0, mask, tau, list(states)
+
+
+def gradient_picture(method: Method, crop: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The gradient map that a bridge completes for a crop, coloured: uint8 (S, S, 3)."""
+    return np.array(heatmap(method.pipe.predict_gradient(crop, mask), GRADIENT_COLOURS))
+
+
+def to_batch(crops: Sequence[np.ndarray]) -> torch.Tensor:
+    """Return float32 (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def load_methods(args: argparse.Namespace) -> list[Method]:
+    """Return the methods asked for.
+
+    Args:
+        args: of :func:`train.loop.options.held_out_parser`, with ``methods``, a comma-separated
+            list.
+
+    Raises:
+        ValueError: no or an unknown method, a name that is taken, an unknown or bad setting, or
+            weights that cannot be loaded.
+    """
+    specs = list(dict.fromkeys(part.strip() for part in args.methods.split(",") if part.strip()))
+    known = (*NAMED_BRIDGES, *baselines.METHODS)
+    if not specs:
+        raise ValueError(f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got none")
+
+    @cache
+    def pipeline(folder: str) -> tuple[AsyncDSBPipeline, str]:
+        """The pipeline of a weights folder ("" for ``--weights``) and its checksum."""
+        if folder and not (Path(folder) / "gradient.json").exists():
+            denoiser, training = load_weights(Path(folder), "bridge")
+            own = pipeline("")[0]
+            pipe = AsyncDSBPipeline(
+                denoiser,
+                own.completion,
+                args.device,
+                {"bridge": training},
+                precision=args.precision,
+            )
+        else:
+            source = folder or args.weights
+            pipe = AsyncDSBPipeline.from_pretrained(
+                source, device=args.device, precision=args.precision
+            )
+        checksum = weights_checksum(pipe)
+        # Restorations in another precision are not taken for these.
+        return pipe, checksum if pipe.precision == "fp32" else f"{checksum}-{pipe.precision}"
+
+    methods: list[Method] = []
+    for spec in specs:
+        name, equals, rest = spec.partition("=")
+        folder, _, text = rest.partition("?")
+        if name in (method.name for method in methods) or (equals and name in known):
+            raise ValueError(f"expected another name than {name!r}, which is taken")
+        if not equals and name in baselines.METHODS:
+            methods.append(classical_method(name))
+        elif not equals and name not in NAMED_BRIDGES:
+            raise ValueError(
+                f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got {name!r}"
+            )
+        elif folder and not Path(folder).is_dir():
+            raise ValueError(f"expected weights or restorations of {name}, found none at {folder}")
+        elif folder and not (Path(folder) / "bridge.json").exists():
+            methods.append(external_method(name, Path(folder)))
+        else:
+            pipe, checksum = pipeline(folder)
+            settings = sampling(args) | NAMED_BRIDGES.get(name, {}) | _settings(text)
+            Settings(**settings).check(pipe.samplers)
+            methods.append(bridge_method(name, pipe, checksum, settings))
+    return methods
+
+
+def held_out_of(args: argparse.Namespace, methods: Sequence[Method], crops: int = 1) -> HeldOut:
+    """Return the crops that the command line asks for, by default those that the weights suit.
+
+    Weights for portraits (``config.window`` "head") take the whole centred square of each photo;
+    the side of a crop is the resolution the weights were trained for.
+
+    Args:
+        args: of :func:`train.loop.options.held_out_parser`; ``size`` and ``crops`` are set where
+            they are None, by the weights of the first bridge, or ``--weights`` without any.
+        methods: what is to be evaluated.
+        crops: per photo, for weights that are not for portraits.
+    """
+    if args.size is None or args.crops is None:
+        pipes = (method.pipe for method in methods if method.pipe is not None)
+        pipe = next(pipes, None) or AsyncDSBPipeline.from_pretrained(args.weights, device="cpu")
+        if args.size is None:
+            args.size = pipe.config.resolution
+        if args.crops is None:
+            args.crops = 1 if pipe.config.window == "head" else crops
+    return HeldOut(args)
+
+
+def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Method]:
+    """Like :func:`load_methods`, where only bridges make sense, and at most so many."""
+    methods = load_methods(args)
+    others = [method.name for method in methods if method.pipe is None]
+    if others:
+        raise ValueError(f"expected bridges, got {', '.join(others)}")
+    if most is not None and len(methods) > most:
+        raise ValueError(f"expected at most {most} bridge, got {len(methods)}")
+    return methods
+
+
+def _settings(text: str) -> dict:
+    """Read ``steps=5&tau_min=0.5``; ValueError on an unknown name or a value of the wrong type."""
+    types = {"steps": int} | dict.fromkeys(("sampler", "strategy", "grid", "finish"), str)
+    settings = {}
+    for part in text.split("&") if text else ():
+        name, _, value = part.partition("=")
+        if name not in SAMPLING:
+            raise ValueError(f"expected a setting out of {', '.join(SAMPLING)}, got {name!r}")
+        try:
+            settings[name] = types.get(name, float)(value)
+        except ValueError:
+            raise ValueError(f"expected a number for {name}, got {value!r}") from None
+    return settings
+
+
+def weights_checksum(pipe: AsyncDSBPipeline) -> str:
+    """Return a checksum of both networks' weights and of how they are used."""
+    digest = hashlib.sha256(repr((pipe.config, pipe.completion.config)).encode())
+    for network in (pipe.denoiser, pipe.completion):
+        for name, tensor in sorted(network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,198 @@
+"""Which crops and masks an evaluation restores: fixed by the photos' keys, whatever the method.
+
+Every photo gives the same number of square crops.
+
+- Crop 0: the short side is resized to the crop's size, and the centre is cut out.
+- Crops 1, 2, ...: the short side is resized to a length drawn uniformly between the crop's size
+  and the photo's own short side, and a window is cut out at a uniformly drawn place. So the crops
+  show both whole scenes and details, and no photo is enlarged unless it is smaller than a crop.
+
+Each crop is restored once for every kind of mask: the random and regular kinds of
+:mod:`asyncdsb.masks`, strokes of a given share of the area such as "11-20%", or masks from a
+folder. Crop windows, masks and the sampler's noise are drawn from seeds derived from (key, crop
+index, purpose), so a result depends neither on the order or number of photos nor on the batch size,
+and every method meets the same holes. Only masks that a folder gives in turn depend on a crop's
+place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from asyncdsb.masks import AREA_BINS, MASK_KINDS, make_mask, make_mask_in_bin
+from asyncdsb.photo.images import read_mask
+from train.data.sources import pictures_in
+
+AREA_KINDS = {f"{round(100 * low)}-{round(100 * high)}%": (low, high) for low, high in AREA_BINS}
+"""Kinds of mask that are strokes of a given share of the area."""
+
+
+class MaskFolder:
+    """Masks that lie in a folder, for example those of a published protocol.
+
+    A crop takes the mask whose file is called like the crop or like its photo; if the folder has
+    none of that name, the mask at the crop's place in the sorted list, from the start again after
+    the last. A mask of another size is stretched, without values in between.
+
+    Args:
+        folder: pictures, white = hole.
+        inverted: whether white is what is known instead.
+
+    Raises:
+        ValueError: no such folder, or no picture in it.
+    """
+
+    def __init__(self, folder: Path, inverted: bool = False):
+        self.files = pictures_in(folder) if folder.is_dir() else []
+        self.inverted = inverted
+        if not self.files:
+            raise ValueError(f"expected a folder of masks, found none at {folder}")
+        self._by_stem = {path.stem: path for path in self.files}
+
+    def mask(self, crop: Crop) -> np.ndarray:
+        """Return a crop's mask: bool (size, size), True = missing; ValueError if it has no hole."""
+        turn = self.files[crop.place % len(self.files)]
+        path = self._by_stem.get(crop.name) or self._by_stem.get(crop.key) or turn
+        mask = read_mask(path) != self.inverted
+        if mask.shape != crop.pixels.shape[:2]:
+            side = len(crop.pixels)
+            small = mask.astype(np.uint8)
+            mask = cv2.resize(small, (side, side), interpolation=cv2.INTER_NEAREST) > 0
+        if not mask.any() or mask.all():
+            what = "no hole" if not mask.any() else "a hole everywhere"
+            raise ValueError(f"expected a mask with a hole and something known, {path} has {what}")
+        return mask
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One square cut out of a photo.
+
+    Attributes:
+        key: name of the photo.
+        index: which of its crops.
+        pixels: uint8 (size, size, 3).
+        place: of the crop among all.
+        folders: kinds of mask that come from folders.
+    """
+
+    key: str
+    index: int
+    pixels: np.ndarray
+    place: int = 0
+    folders: Mapping[str, MaskFolder] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Key and index, usable as a file name."""
+        return f"{self.key}-{self.index}"
+
+    def mask(self, kind: str) -> np.ndarray:
+        """Return this crop's mask of a kind: bool (size, size), True = missing."""
+        if kind in self.folders:
+            return self.folders[kind].mask(self)
+        size, seed = len(self.pixels), derived_seed(self.key, self.index, kind)
+        if kind in AREA_KINDS:
+            return make_mask_in_bin(AREA_KINDS[kind], size, seed)
+        return make_mask(kind, size, seed)
+
+    def corrupted(self, kind: str) -> np.ndarray:
+        """Return the pixels with the hole of this kind of mask black."""
+        return np.where(self.mask(kind)[..., None], np.uint8(0), self.pixels)
+
+    def noise_seed(self, kind: str) -> int:
+        """Return the seed of a sampler that restores this crop with this kind of mask."""
+        return derived_seed(self.key, self.index, kind, "noise")
+
+
+def derived_seed(*parts: str | int) -> int:
+    """Return a 63-bit seed that depends on all parts and on nothing else."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def iter_crops(
+    photos: Iterable[tuple[str, Image.Image]],
+    crops: int,
+    size: int,
+    folders: Mapping[str, MaskFolder] | None = None,
+) -> Iterator[Crop]:
+    """Cut the crops of all photos.
+
+    Args:
+        photos: (key, RGB photo), keys all different.
+        crops: how many per photo.
+        size: side in pixels.
+        folders: kinds of mask that come from folders, if any.
+
+    Yields:
+        The crops, photo by photo.
+
+    Raises:
+        ValueError: a key that appears twice, or a count or size out of range.
+    """
+    if crops < 1:
+        raise ValueError(f"expected at least 1 crop per photo, got {crops}")
+    if size < 32:
+        raise ValueError(f"expected crops of at least 32 pixels, got {size}")
+    seen = set()
+    for number, (key, photo) in enumerate(photos):
+        if key in seen:
+            raise ValueError(f"expected photos with different names, got {key} twice")
+        seen.add(key)
+        for index in range(crops):
+            place = number * crops + index
+            yield Crop(key, index, _cut(photo, key, index, size), place, folders or {})
+
+
+def _cut(photo: Image.Image, key: str, index: int, size: int) -> np.ndarray:
+    short = min(photo.size)
+    if index == 0:
+        window, corner = float(short), [(side - short) / 2 for side in photo.size]
+    else:
+        rng = np.random.default_rng(derived_seed(key, index, "crop"))
+        # A window of this many source pixels is `size` pixels wide once the short side is resized.
+        window = short * size / rng.integers(size, max(size, short) + 1)
+        corner = [rng.uniform(0, side - window) for side in photo.size]
+    left, top = corner
+    box = (left, top, min(left + window, photo.width), min(top + window, photo.height))
+    return np.array(photo.resize((size, size), Image.Resampling.LANCZOS, box=box))
+
+
+def parse_kinds(text: str, inverted: bool = False) -> tuple[tuple[str, ...], dict[str, MaskFolder]]:
+    """Read a comma-separated list of kinds of mask, each a name or NAME=FOLDER.
+
+    Args:
+        text: names out of :data:`asyncdsb.masks.MASK_KINDS` and :data:`AREA_KINDS`, or folders.
+        inverted: whether white is what is known in the folders' masks.
+
+    Returns:
+        The kinds, and the folders among them.
+
+    Raises:
+        ValueError: no kind, an unknown one, a folder without masks, or a name that is taken.
+    """
+    kinds, folders = [], {}
+    for part in dict.fromkeys(part.strip() for part in text.split(",") if part.strip()):
+        name, _, folder = part.partition("=")
+        known = name in MASK_KINDS or name in AREA_KINDS
+        if folder and (known or name in folders or not name):
+            raise ValueError(f"expected another name for the masks in {folder} than {name!r}")
+        if folder:
+            folders[name] = MaskFolder(Path(folder), inverted)
+        elif not known:
+            raise ValueError(
+                f"expected mask kinds out of {', '.join((*MASK_KINDS, *AREA_KINDS))},"
+                f" or NAME=FOLDER, got {name!r}"
+            )
+        kinds.append(name)
+    if not kinds:
+        raise ValueError("expected at least one kind of mask, got none")
+    return tuple(kinds), folders

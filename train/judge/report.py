@@ -1,0 +1,321 @@
+"""What an evaluation found, as Markdown tables, a chart and contact sheets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from asyncdsb.measure import baselines
+from asyncdsb.photo.images import write_atomic
+from train.judge.scores import GOOD_POWER
+
+HEADS = {
+    "psnr": "PSNR",
+    "psnr_hole": "PSNR hole",
+    "ssim": "SSIM",
+    "ssim_hole": "SSIM hole",
+    "lpips": "LPIPS",
+    "seam_step": "seam step",
+    "seam_shift": "seam shift",
+}
+"""Column heads of the paired scores."""
+
+TITLES = {
+    "bridge": "bridge alone",
+    "bridge+patches": "bridge, then patches",
+    "patch-fill": "patches alone",
+}
+"""What the methods with these names are, as tables say it."""
+
+HIGHER = ("PSNR", "SSIM", "IS")
+"""Beginnings of the heads of scores for which higher is better."""
+
+
+def write_results(
+    folder: Path, name: str, results: Mapping, tables: str, draw: Callable[[Path], object]
+) -> None:
+    """Write ``NAME.json``, ``NAME.md`` and ``NAME.png``, and print the tables.
+
+    Args:
+        folder: created if need be.
+        name: of the three files.
+        results: everything, as JSON holds it.
+        tables: Markdown.
+        draw: writes the picture to a path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=1) + "\n"
+    write_atomic(folder / f"{name}.json", lambda path: path.write_text(text, "utf-8"))
+    write_atomic(folder / f"{name}.md", lambda path: path.write_text(tables, "utf-8"))
+    write_atomic(folder / f"{name}.png", draw)
+    print(tables)
+
+
+def publish(
+    folder: Path,
+    name: str,
+    results: dict,
+    table: Callable[[dict], str],
+    figure: Callable[[dict, Path], object],
+) -> dict:
+    """Write a program's results with its own table and figure, see :func:`write_results`.
+
+    Returns:
+        The results.
+    """
+    write_results(folder, name, results, table(results), partial(figure, results))
+    return results
+
+
+def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequence[str]) -> str:
+    """Return one row per mask and method.
+
+    Args:
+        summary: kind -> method -> score -> :func:`clustered_mean` result, or a number for the
+            distances between sets.
+        set_names: names of those distances.
+    """
+    heads = ("mask", "method", "n", *HEADS.values(), *set_names)
+    lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
+    for kind, methods in summary.items():
+        for method, scores in methods.items():
+            cells = [kind, method, str(scores["psnr"]["n"])]
+            for name in HEADS:
+                digits = 2 if name.startswith(("psnr", "seam")) else 3
+                cells.append(_with_interval(scores[name], digits))
+            cells += [_plain(scores[name]) for name in set_names]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def ratio_table(
+    summary: Mapping[str, Mapping[str, Mapping]], ours: str, scores: Sequence[str]
+) -> str:
+    """Return our scores beside those of the best classical method, and their ratio.
+
+    Where they were evaluated, the two columns with copied patches stand between them: after the
+    bridge, and without it. The latter is a classical method and may be the best of them.
+
+    Args:
+        summary: as for :func:`markdown_table`; without a classical method there is no ratio.
+        ours: name of our method.
+        scores: scores for which lower is better, none of them None.
+    """
+    names = next(iter(summary.values()))
+    beside = [name for name in TITLES if name in names and name != ours]
+    heads = []
+    for score in scores:
+        heads.append(f"{HEADS.get(score, score)}, {TITLES.get(ours, ours)}")
+        heads += [TITLES[name] for name in beside]
+        heads += ["best classical", f"share of {ours}"] * bool(classical(summary))
+    lines = ["| mask | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    for kind, methods in summary.items():
+        cells = [kind]
+        for score in scores:
+            values = {method: _mean(found[score]) for method, found in methods.items()}
+            cells.append(_with_interval(methods[ours][score]))
+            cells += [_plain(values[name]) for name in beside]
+            if others := classical(summary):
+                best = min(others, key=values.get)
+                share = values[ours] / values[best]
+                cells += [f"{_plain(values[best])} ({best})", f"{share:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def gauge_table(summary: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """Return what the gauges of :mod:`train.judge.scores` say, one row per mask and method.
+
+    Args:
+        summary: as for :func:`markdown_table`, with "first_error" and "power".
+    """
+    low, high = GOOD_POWER
+    bands = list(next(iter(next(iter(summary.values())).values()))["power"])
+    heads = ["mask", "method", "first error", *bands]
+    lines = [
+        "First error: squared error in the hole of the first estimate over that of a smooth fill; "
+        "below 1, the network knows more. Then, by band of frequency in cycles per picture, power "
+        "of the restored holes beyond the smooth fill over that of the true ones; "
+        f"good from {low:g} to {high:g}.\n",
+        "| " + " | ".join(heads) + " |",
+        "| --- | --- |" + " ---: |" * (len(heads) - 2),
+    ]
+    for kind, methods in summary.items():
+        for method, scores in methods.items():
+            values = [scores["first_error"], *(scores["power"][band] for band in bands)]
+            cells = [kind, method, *("-" if v is None else f"{v:.2f}" for v in values)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def legend(summary: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """Say which method is which, as far as a summary's methods have names of their own."""
+    methods = next(iter(summary.values()))
+    known = [f"`{name}`: {title}" for name, title in TITLES.items() if name in methods]
+    return "; ".join(known) + ".\n" if known else ""
+
+
+def classical(summary: Mapping[str, Mapping[str, Mapping]]) -> list[str]:
+    """The methods of :mod:`asyncdsb.measure.baselines` among those of a summary."""
+    return [method for method in next(iter(summary.values())) if method in baselines.METHODS]
+
+
+def _mean(score: float | Mapping | None) -> float | None:
+    return score["mean"] if isinstance(score, Mapping) else score
+
+
+def _with_interval(score: float | Mapping, digits: int = 3) -> str:
+    if not isinstance(score, Mapping):
+        return _plain(score)
+    if score["low"] is None:
+        return f"{score['mean']:.{digits}f}"
+    mean, low, high = (f"{score[part]:.{digits}f}" for part in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def difference_table(
+    summary: Mapping[str, Mapping[str, Mapping]], first: str, scores: Sequence[str]
+) -> str:
+    """Return scores of each method minus those of ``first`` on the same crops, with intervals.
+
+    Args:
+        summary: as for :func:`markdown_table`.
+        first: name of the method to compare with.
+        scores: "lpips", or the name of a Frechet distance; those without an interval are left out.
+    """
+    others = [m for methods in summary.values() for m in methods if m != first]
+    others = list(dict.fromkeys(others))
+    lines = [f"| minus {first} | mask | " + " | ".join(others) + " |"]
+    lines.append("| --- | --- |" + " ---: |" * len(others))
+    for score in scores:
+        key = "lpips_difference" if score == "lpips" else f"{score} difference"
+        for kind, methods in summary.items():
+            cells = [difference(methods[m].get(key), 3 if score == "lpips" else 1) for m in others]
+            if any(cell != "-" for cell in cells):
+                lines.append(f"| {HEADS.get(score, score)} | {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def difference(found: Mapping | None, digits: int) -> str:
+    """Return "mean (low to high)" with signs, bold where the interval excludes zero."""
+    if found is None:
+        return "-"
+    if found["low"] is None:
+        return f"{found['mean']:+.{digits}f}"
+    mean, low, high = (f"{found[part]:+.{digits}f}" for part in ("mean", "low", "high"))
+    text = f"{mean} ({low} to {high})"
+    return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
+
+
+def wide_table(summary: Mapping[str, Mapping[str, Mapping]], scores: Sequence[str]) -> str:
+    """Return the layout of the paper's Table 1: a row per method, a column per score and mask.
+
+    The best value of a column is bold, the second best underlined.
+
+    Args:
+        summary: as for :func:`markdown_table`.
+        scores: names of the scores.
+    """
+    methods = list(dict.fromkeys(m for found in summary.values() for m in found))
+    columns = [(score, kind) for score in scores for kind in summary]
+    heads = [f"{HEADS.get(score, score)} {kind}" for score, kind in columns]
+    cells = {method: [method] for method in methods}
+    for (score, kind), head in zip(columns, heads, strict=True):
+        values = {method: _mean(summary[kind][method][score]) for method in methods}
+        known = [method for method in methods if values[method] is not None]
+        order = sorted(known, key=values.get, reverse=head.startswith(HIGHER))
+        for method in methods:
+            text = _plain(values[method])
+            if len(known) > 1 and method == order[0]:
+                text = f"**{text}**"
+            elif len(known) > 2 and method == order[1]:
+                text = f"<u>{text}</u>"
+            cells[method].append(text)
+    lines = ["| method | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+    lines += ["| " + " | ".join(row) + " |" for row in cells.values()]
+    return "\n".join(lines) + "\n"
+
+
+def chart(summary: Mapping[str, Mapping[str, Mapping]], scores: Sequence[str], path: Path) -> None:
+    """Draw the means of paired scores with their intervals, a panel a score.
+
+    Args:
+        summary: as for :func:`markdown_table`.
+        scores: names of paired scores.
+        path: picture to write.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = list(summary)
+    methods = list(dict.fromkeys(m for found in summary.values() for m in found))
+    figure = Figure(figsize=(5.2 * len(scores), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(scores), squeeze=False)[0]
+    for panel, score in zip(panels, scores, strict=True):
+        for number, method in enumerate(methods):
+            offset = (number - (len(methods) - 1) / 2) * 0.8 / len(methods)
+            rows = [summary[kind][method][score] for kind in kinds]
+            means = np.array([row["mean"] for row in rows])
+            low, high = (
+                np.array([row["mean"] if row[end] is None else row[end] for row in rows])
+                for end in ("low", "high")
+            )
+            reach = [means - low, high - means]
+            panel.errorbar(
+                np.arange(len(kinds)) + offset,
+                means,
+                np.maximum(reach, 0),
+                fmt="o",
+                ms=4,
+                capsize=2,
+                color=f"C{number}",
+                label=method,
+            )
+        better = "higher" if HEADS[score].startswith(HIGHER) else "lower"
+        panel.set_title(f"{HEADS[score]} ({better} is better), 95 % intervals", fontsize=10)
+        panel.set_xticks(range(len(kinds)), kinds)
+    panels[-1].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def _plain(number: float | None) -> str:
+    if number is None:
+        return "-"
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) -> Image.Image:
+    """Lay pictures out in rows under column heads.
+
+    Args:
+        rows: uint8 (size, size, 3) pictures, as many in each row as there are heads.
+        heads: text over each column.
+
+    Returns:
+        The sheet, white gaps of 6 pixels.
+
+    Raises:
+        ValueError: no row, or a row of another length.
+    """
+    if not rows or any(len(row) != len(heads) for row in rows):
+        raise ValueError(
+            f"expected rows of {len(heads)} pictures, got lengths {[len(row) for row in rows]}"
+        )
+    size, gap, top = rows[0][0].shape[0], 6, 24
+    width, height = len(heads) * (size + gap) + gap, top + len(rows) * (size + gap)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, head in enumerate(heads):
+        place = (gap + column * (size + gap), 4)
+        # Small pictures have small heads.
+        fits = (n for n in range(14, 6, -1) if draw.textlength(head, font_size=n) <= size + gap)
+        draw.text(place, head, fill="black", font_size=next(fits, 6))
+    for line, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            place = (gap + column * (size + gap), top + line * (size + gap))
+            sheet.paste(Image.fromarray(picture), place)
+    return sheet

@@ -1,0 +1,192 @@
+"""The scores of restored crops: what evaluation and validation have in common.
+
+Two gauges say what paired scores hide, namely whether a bridge invents anything at all. A smooth
+fill of the hole is their yardstick, ``asyncdsb.photo.fill.fill_hole(..., "harmonic")``.
+
+first error    squared error in the hole of the bridge's first estimate (at t = 1, made before any
+               noise is removed) over that of the smooth fill. Below 1, the network knows more than
+               the smooth fill does.
+power          for every octave of frequency, power of what the restored holes show beyond the
+               smooth fill, over that of what the true ones show, see
+               :func:`asyncdsb.measure.metrics.band_power`. 1 is right; near 0, structures of that
+               size are missing. :data:`GOOD_POWER` is the range that counts as good.
+
+Both are ratios of sums over all crops of a set, so that a crop with hardly any structure does not
+rule them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from asyncdsb.measure.metrics import band_power, octaves, psnr, seam, squared_error, ssim
+from asyncdsb.measure.perceptual import (
+    EfficientNetFeatures,
+    FeatureExtractor,
+    InceptionFeatures,
+    Lpips,
+)
+from asyncdsb.photo.fill import fill_hole
+from train.judge.methods import to_batch
+
+SCORES = ("psnr", "psnr_hole", "ssim", "ssim_hole", "lpips", "seam_step", "seam_shift")
+"""Paired metrics, each one number per restored crop."""
+
+PSNR_CAP = 100.0
+"""Decibels that a perfect restoration counts."""
+
+GOOD_POWER = (0.6, 1.4)
+"""Ratios of power that count as good."""
+
+SUMS = ("fill_error", "power", "true_power")
+"""What the gauges add up over restored crops: squared error of the smooth fill, and the powers per
+band of the restored and of the true hole. Only bridges have the squared error of a first estimate,
+"first_error"."""
+
+Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The networks that judge restored crops.
+
+    Attributes:
+        lpips: (images, truths) float32 (B, 3, H, W) in [-1, 1] -> (B,).
+        extractors: feature networks for the distances between sets.
+    """
+
+    lpips: Distances
+    extractors: tuple[FeatureExtractor, ...]
+
+    @classmethod
+    def load(cls, device: str | torch.device = "cpu", inception: str | None = None) -> Judges:
+        """LPIPS and the stand-in features, and those of FID if they are asked for.
+
+        Args:
+            device: where the networks run.
+            inception: file of the Inception weights; "download" to have them fetched; None for no
+                FID.
+
+        Raises:
+            ValueError: packages or weights are missing; the message says what to do.
+        """
+        extractors: list[FeatureExtractor] = [EfficientNetFeatures(device)]
+        if inception is not None:
+            file = None if inception == "download" else Path(inception)
+            extractors.append(InceptionFeatures(file, device))
+        return cls(Lpips.load(device=device), tuple(extractors))
+
+
+def paired_scores(
+    restored: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    holes: Sequence[np.ndarray],
+    lpips: Distances,
+) -> list[dict[str, float]]:
+    """Score restored crops of one size against the truth.
+
+    Args:
+        restored: uint8 (S, S, 3) each.
+        truths: uint8 (S, S, 3) each.
+        holes: bool (S, S) each, True = was missing.
+        lpips: see :class:`Judges`.
+
+    Returns:
+        For each crop a number for each of :data:`SCORES`.
+    """
+    distances = lpips(to_batch(restored), to_batch(truths)).tolist()
+    rows = []
+    for image, truth, hole, distance in zip(restored, truths, holes, distances, strict=True):
+        step, shift = seam(image, truth, hole)
+        rows.append(
+            {
+                "psnr": min(psnr(image, truth), PSNR_CAP),
+                "psnr_hole": min(psnr(image, truth, hole), PSNR_CAP),
+                "ssim": ssim(image, truth),
+                "ssim_hole": ssim(image, truth, hole),
+                "lpips": distance,
+                "seam_step": step,
+                "seam_shift": shift,
+            }
+        )
+    return rows
+
+
+def gauge_sums(
+    restored: Sequence[np.ndarray], truths: Sequence[np.ndarray], holes: Sequence[np.ndarray]
+) -> list[dict[str, float | np.ndarray]]:
+    """Return each crop's part in the gauges.
+
+    Args:
+        restored: uint8 (S, S, 3) each.
+        truths: uint8 (S, S, 3) each.
+        holes: bool (S, S) each, True = was missing.
+
+    Returns:
+        For each crop a value for each of :data:`SUMS`, in units of pictures in [-1, 1].
+    """
+    rows: list[dict[str, float | np.ndarray]] = []
+    for image, truth, hole in zip(restored, truths, holes, strict=True):
+        # Crop by crop: what is kept of one must not depend on its batch.
+        inside = torch.from_numpy(hole)[None, None]
+        fill = _picture(fill_hole(to_batch([truth]), inside, "harmonic")[0])
+        found, wanted = (_picture(to_batch([x])[0]) for x in (image, truth))
+        rows.append(
+            {
+                "fill_error": squared_error(fill, wanted, hole),
+                "power": band_power(found, fill, hole),
+                "true_power": band_power(wanted, fill, hole),
+            }
+        )
+    return rows
+
+
+def first_errors(
+    estimates: torch.Tensor, truths: Sequence[np.ndarray], holes: Sequence[np.ndarray]
+) -> list[float]:
+    """Squared error in the hole of each first estimate.
+
+    Args:
+        estimates: (B, 3, S, S), of pictures in [-1, 1].
+        truths: uint8 (S, S, 3) each.
+        holes: bool (S, S) each, True = was missing.
+    """
+    triples = zip(estimates.float().cpu(), to_batch(truths), holes, strict=True)
+    return [squared_error(_picture(found), _picture(truth), hole) for found, truth, hole in triples]
+
+
+def gauges(sums: Mapping[str, Sequence], side: int) -> dict[str, Any]:
+    """Ratios of what crops of one size add up to.
+
+    Args:
+        sums: for each of :data:`SUMS`, and "first_error" if there are first estimates, the values
+            of all crops.
+        side: of the crops in pixels.
+
+    Returns:
+        ``{"first_error", "power"}``, the latter by band; None where a sum is missing or has nothing
+        to be compared with.
+    """
+    found, wanted = (np.sum(sums[name], 0) for name in ("power", "true_power"))
+    first = sums.get("first_error")
+    return {
+        "first_error": _ratio(np.sum(first), np.sum(sums["fill_error"])) if first else None,
+        "power": {
+            name: _ratio(a, b) for name, a, b in zip(octaves(side), found, wanted, strict=True)
+        },
+    }
+
+
+def _ratio(found: float, wanted: float) -> float | None:
+    return float(found / wanted) if wanted > 0 else None
+
+
+def _picture(image: torch.Tensor) -> np.ndarray:
+    """Return (H, W, 3) of a (3, H, W) tensor."""
+    return image.permute(1, 2, 0).numpy()

@@ -1,0 +1,206 @@
+"""A look at held-out photos during training: scores, their curves, and which weights are best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
+from asyncdsb.measure.metrics import frechet_distance
+from asyncdsb.measure.perceptual import EfficientNetFeatures, Lpips
+from asyncdsb.photo.images import write_atomic
+from asyncdsb.pipeline import AsyncDSBPipeline
+from train.data.sources import find_photos
+from train.judge.methods import bridge_method, to_batch
+from train.judge.protocol import Crop, iter_crops
+from train.judge.scores import GOOD_POWER, SUMS, first_errors, gauge_sums, gauges, paired_scores
+from train.loop.jsonl import read_lines
+
+KINDS = ("center", "half", "wide", "narrow")
+"""Masks of the held-out crops."""
+
+PHOTOS = 48
+"""Most photos of a validation; of more, as many are taken at even distances."""
+
+STEPS = 20
+"""Sampling steps of a validation."""
+
+BATCH = 9
+"""Crops restored at once; results do not depend on it."""
+
+DIGITS = 5
+"""Decimal places of the scores that are kept."""
+
+
+class RestorationValidator:
+    """Restores one crop of held-out photos with every mask, always at the same seeds.
+
+    Args:
+        pipe: wraps the averaged weights, which may change between calls.
+        paths: held-out photos, see :func:`train.data.sources.find_photos`; :data:`PHOTOS` are
+            taken.
+    """
+
+    def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
+        self.pipe = pipe
+        self.crops = _crops(paths, pipe.config.resolution)
+        self.lpips = Lpips.load(device=pipe.device)
+        self.features = EfficientNetFeatures(pipe.device)
+        truths = [self.features(to_batch([crop.pixels])) for crop in self.crops]
+        self.true_features = np.concatenate(truths)
+
+    def __call__(self) -> dict[str, float]:
+        """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds.
+
+        The gauges of :mod:`train.judge.scores` are "KIND/first_error" and "KIND/power/BAND".
+        """
+        # What is copied from the known part says nothing about the network.
+        settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "finish": "none"}
+        method = bridge_method("present", self.pipe, "", settings)
+        record = {}
+        for kind in KINDS:
+            rows, found = [], []
+            sums: dict[str, list] = {name: [] for name in (*SUMS, "first_error")}
+            for start in range(0, len(self.crops), BATCH):
+                chunk = self.crops[start : start + BATCH]
+                masks = [crop.mask(kind) for crop in chunk]
+                truths = [crop.pixels for crop in chunk]
+                inputs = [crop.corrupted(kind) for crop in chunk]
+                seeds = [crop.noise_seed(kind) for crop in chunk]
+                restored, first = method.follow(inputs, masks, seeds)
+                sums["first_error"] += first_errors(first, truths, masks)
+                for part in gauge_sums(restored, truths, masks):
+                    for name, value in part.items():
+                        sums[name].append(value)
+                rows += paired_scores(restored, truths, masks, self.lpips)
+                found.append(self.features(to_batch(restored)))
+            for name in ("lpips", "psnr", "ssim", "seam_step"):
+                record[f"{kind}/{name}"] = float(np.mean([row[name] for row in rows]))
+            gauge = gauges(sums, self.pipe.config.resolution)
+            ratios = {"first_error": gauge["first_error"]}
+            ratios |= {f"power/{band}": ratio for band, ratio in gauge["power"].items()}
+            record |= {f"{kind}/{name}": v for name, v in ratios.items() if v is not None}
+            if len(rows) > 1:
+                features = np.concatenate(found)
+                record[f"{kind}/frechet"] = frechet_distance(features, self.true_features)
+        record["score"] = float(np.mean([record[f"{kind}/lpips"] for kind in KINDS]))
+        return record
+
+
+class GradientValidator:
+    """Completes the gradient map of one crop of held-out photos with every mask.
+
+    Args:
+        model: the averaged completion, which may change between calls.
+        paths: held-out photos; :data:`PHOTOS` are taken.
+        device: where the model is.
+    """
+
+    def __init__(self, model: GradientCompletion, paths: Sequence[str], device: torch.device | str):
+        self.model, self.device = model, device
+        self.crops = _crops(paths, 256)
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """Mean over crops, in the hole, of the companded maps' absolute error and correlation."""
+        self.model.eval()
+        record = {}
+        for kind in KINDS:
+            errors, correlations = [], []
+            for crop in self.crops:
+                image = to_batch([crop.pixels]).to(self.device)
+                mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(self.device)
+                _, unknown = known_gradient(image, mask)
+                inside = unknown > 0.5
+                found = self.model.companded(image, mask)[inside]
+                truth = image_gradient(image).sqrt()[inside]
+                errors.append(float((found - truth).abs().mean()))
+                correlations.append(float(torch.corrcoef(torch.stack([found, truth]))[0, 1]))
+            record[f"{kind}/l1"] = float(np.mean(errors))
+            record[f"{kind}/correlation"] = float(np.nanmean(correlations))
+        self.model.train()
+        record["score"] = float(np.mean([record[f"{kind}/l1"] for kind in KINDS]))
+        return record
+
+
+def held_out_records(out: Path) -> list[dict]:
+    """The records of ``validation.json`` in a run folder, in the order of their steps."""
+    path = out / "validation.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else []
+
+
+def is_best(out: Path, step: int, scores: dict[str, float]) -> bool:
+    """Whether no record of an earlier step has a lower "score"."""
+    score = round(scores["score"], DIGITS)
+    return all(score <= r["score"] for r in held_out_records(out) if r["step"] < step)
+
+
+def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:
+    """Add a record to ``validation.json`` and redraw ``curves.png``.
+
+    Args:
+        out: run folder.
+        step: after which the scores were taken; records of this step and later ones are replaced.
+        scores: with "score", the lower the better.
+    """
+    records = [record for record in held_out_records(out) if record["step"] < step]
+    records.append({"step": step} | {name: round(value, DIGITS) for name, value in scores.items()})
+    text = json.dumps(records, indent=1) + "\n"
+    write_atomic(out / "curves.png", lambda p: _curves(records, out, p))
+    write_atomic(out / "validation.json", lambda p: Path(p).write_text(text, "utf-8"))
+
+
+def _curves(records: list[dict], out: Path, path: Path) -> None:
+    """Loss of the training and every held-out score over the steps, one panel a score.
+
+    The power of the last record has a panel over the bands.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(key.split("/")[1] for key in records[-1] if "/" in key))
+    log = read_lines(out / "log.jsonl")
+    figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
+    first, *panels = figure.subplots(1, 1 + len(names))
+    for panel in (first, *panels):
+        panel.set_xlabel("step")
+    loss = next((k for k in ("loss", "l1") if log and k in log[0]), None)
+    if loss:
+        first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
+    first.set_title(f"training {loss}")
+    for panel, name in zip(panels, names, strict=True):
+        if name == "power":
+            _power_panel(panel, records[-1])
+            continue
+        for kind in KINDS:
+            found = [(r["step"], r[f"{kind}/{name}"]) for r in records if f"{kind}/{name}" in r]
+            if found:
+                panel.plot(*zip(*found, strict=True), marker=".", label=kind)
+        panel.set_title(f"held-out {name}")
+        panel.legend(fontsize=7)
+    figure.savefig(path, dpi=90)
+
+
+def _power_panel(panel: Any, record: dict) -> None:
+    """Power over the bands, a line a mask, over the range that counts as good."""
+    for kind in KINDS:
+        start = f"{kind}/power/"
+        found = {key.removeprefix(start): v for key, v in record.items() if key.startswith(start)}
+        if found:
+            panel.plot(list(found), list(found.values()), marker=".", label=kind)
+    panel.axhspan(*GOOD_POWER, alpha=0.15)
+    panel.set_title(f"held-out power, step {record['step']}")
+    panel.set_xlabel("cycles per picture")
+    panel.legend(fontsize=7)
+
+
+def _crops(paths: Sequence[str], size: int) -> list[Crop]:
+    """The first crop of each photo, of at most :data:`PHOTOS` photos."""
+    photos = find_photos(paths)
+    places = np.linspace(0, len(photos) - 1, min(PHOTOS, len(photos))).round().astype(int)
+    chosen = (photos[place] for place in places)
+    return list(iter_crops(((photo.key, photo.read()) for photo in chosen), 1, size))

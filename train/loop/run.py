@@ -1,0 +1,509 @@
+"""The part all trainers share: run folder, resuming, weight average, learning rate, the loop."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from asyncdsb.networks.malloc import keep_freed
+from asyncdsb.photo.images import write_atomic
+from train.data.batches import Batches
+from train.judge.validation import held_out_records, is_best, keep_scores
+from train.loop.jsonl import add_line
+from train.loop.processes import Processes, spread, whole
+from train.presets import AnyPreset, Preset
+
+
+class Trainer(Protocol):
+    """What :func:`run` needs of a trainer.
+
+    Attributes:
+        batches: where samples come from.
+        modules: what has weights, by name.
+        optimizers: by name.
+        weights: SHA-256 of the files of weights that the command line gives, by option.
+    """
+
+    batches: Batches
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    weights: dict[str, str]
+
+    @property
+    def preset(self) -> Preset:
+        """What is trained."""
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Train on this process's share of the batch of a step; return scalar tensors to log."""
+
+    def gather(self) -> None:
+        """Bring the averaged weights to the main process; called by all, before what follows."""
+
+    def samples(self, path: Path) -> None:
+        """Write a picture of the present state."""
+
+    def validate(self) -> dict[str, float] | None:
+        """Score the averaged weights on held-out photos; "score", the lower the better, decides."""
+
+    def export(self, folder: Path, training: dict) -> None:
+        """Write the averaged weights in the form that the pipeline loads."""
+
+
+TRACKERS = ("tensorboard", "wandb")
+"""Programs that can be told the log as well."""
+
+LOG_EVERY = 50
+"""Steps between records of the log, at most."""
+
+
+def run(
+    make: Callable[[AnyPreset, argparse.Namespace, Processes], Trainer],
+    preset: AnyPreset,
+    args: argparse.Namespace,
+) -> None:
+    """Train from the last checkpoint in ``args.out``, or from the start, to ``preset.steps``.
+
+    Running the same command again goes on where it stopped, with any number of processes. The
+    folder then holds ``state.*`` (the checkpoint), ``log.jsonl``, ``starts.jsonl`` (when, by what
+    and how it was run), ``samples/`` and ``weights/`` (the averaged weights); with held-out photos
+    also ``validation.json``, ``curves.png`` and ``best/`` (the weights with the best score).
+
+    Args:
+        make: the trainer's class.
+        preset: lengths and intervals.
+        args: of :func:`parser`.
+    """
+    keep_freed()
+    processes = Processes.started(args.device)
+    args.device = processes.device
+    out = Path(args.out)
+    trainer = make(preset, args, processes)
+    if processes.main:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+        describe(out, trainer, args)
+        record_start(out, args, processes)
+    processes.wait()
+    tracker = args.tracker if processes.main else None
+    with contextlib.closing(trainer.batches), tracked(tracker, out) as track:
+        loop(trainer, preset, args, processes, track)
+    processes.end()
+
+
+def loop(
+    trainer: Trainer,
+    preset: Preset,
+    args: argparse.Namespace,
+    processes: Processes,
+    track: Callable[[dict[str, float], int], None],
+) -> None:
+    """Train, and look at the training at intervals; see :func:`run`."""
+    out = Path(args.out)
+    step, seconds = load_state(out, trainer)
+    if step:
+        catch_up(out, trainer, preset, facts(preset, args, step, seconds), processes, track)
+    saved, started = step, time.monotonic()
+    last = started
+    sums: dict[str, Tensor] = {}
+    since = 0
+    bar = tqdm(
+        total=preset.samples(preset.steps),
+        initial=preset.samples(step),
+        unit="sample",
+        disable=not processes.main,
+    )
+    with bar:
+        while step < preset.steps:
+            set_lr(trainer, preset, step)
+            for name, value in trainer.step(step).items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            step, since = step + 1, since + 1
+            bar.update(preset.samples(step) - preset.samples(step - 1))
+            elapsed = time.monotonic() - started
+            ended = step == preset.steps
+            if args.max_minutes < math.inf:
+                ended |= processes.agreed(elapsed > 60 * args.max_minutes)
+            saving = ended or step % preset.checkpoint_every == 0
+            if since == LOG_EVERY or saving:
+                now = time.monotonic()
+                means = {name: float(value) / since for name, value in sums.items()}
+                means = {name: round(value, 6) for name, value in processes.mean(means).items()}
+                check_finite(means, step, saved)
+                drawn = preset.samples(step) - preset.samples(step - since)
+                rate = round(drawn / (now - last), 2)
+                bar.set_postfix(means)
+                record = {"step": step, "samples_per_s": rate, "seconds": round(seconds + elapsed)}
+                if processes.main:
+                    add_line(out / "log.jsonl", record | means)
+                    track({"samples_per_s": rate} | means, step)
+                sums, since, last = {}, 0, now
+            drawing = step % preset.samples_every == 0 or step == preset.steps
+            judging = step % preset.validate_every == 0 or ended
+            if drawing or saving or judging:
+                trainer.gather()
+            if saving:
+                save_state(out, trainer, step, seconds + elapsed, processes)
+                saved = step
+            if processes.main:
+                if drawing:
+                    trainer.samples(out / "samples" / f"{step:07d}.png")
+                if saving or judging:
+                    trained = facts(preset, args, step, seconds + elapsed)
+                if saving:
+                    trainer.export(out / "weights", trained)
+                if judging:
+                    judge(out, trainer, trained, track)
+                    last = time.monotonic()
+            if ended:
+                break
+    processes.wait()
+
+
+def check_finite(means: dict[str, float], step: int, saved: int) -> None:
+    """Stop a training that diverged, before it is written over its last checkpoint.
+
+    Args:
+        means: of what is logged, the same in all processes.
+        step: that was reached.
+        saved: step of the last checkpoint; 0 for none.
+
+    Raises:
+        ValueError: a mean is not finite.
+    """
+    bad = [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]
+    if bad:
+        kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
+        raise ValueError(
+            f"the training diverged at step {step} ({', '.join(bad)}); {kept}: "
+            "start another run with a lower --lr"
+        )
+
+
+def judge(
+    out: Path, trainer: Trainer, trained: dict, track: Callable[[dict[str, float], int], None]
+) -> None:
+    """Score the averaged weights, if there are held-out photos, and keep the best.
+
+    Args:
+        out: run folder.
+        trainer: of the run.
+        trained: see :func:`facts`.
+        track: told the scores.
+    """
+    scores = trainer.validate()
+    if scores is None:
+        return
+    step = trained["steps"]
+    track({f"held-out/{name}": value for name, value in scores.items()}, step)
+    # The record comes last: as long as it is not there, catch_up does all of this again.
+    if is_best(out, step, scores):
+        trainer.export(out / "best", trained)
+    keep_scores(out, step, scores)
+
+
+def catch_up(
+    out: Path,
+    trainer: Trainer,
+    preset: Preset,
+    trained: dict,
+    processes: Processes,
+    track: Callable[[dict[str, float], int], None],
+) -> None:
+    """Do what a run that was stopped after its checkpoint did not come to: weights and scores.
+
+    Args:
+        out: run folder.
+        trainer: with the checkpoint's state.
+        preset: of the run.
+        trained: see :func:`facts`.
+        processes: all of which call this.
+        track: told the scores.
+    """
+    step = trained["steps"]
+    described = [json.loads(p.read_text("utf-8")) for p in (out / "weights").glob("*.json")]
+    exporting = all(weights["training"]["steps"] < step for weights in described)
+    judging = step % preset.validate_every == 0 or step >= preset.steps
+    judging &= all(record["step"] < step for record in held_out_records(out))
+    # The files may change while the other processes read them.
+    exporting, judging = processes.agreed(exporting), processes.agreed(judging)
+    if exporting or judging:
+        trainer.gather()
+    if exporting and processes.main:
+        trainer.export(out / "weights", trained)
+    if judging and processes.main:
+        judge(out, trainer, trained, track)
+
+
+@contextlib.contextmanager
+def tracked(name: str | None, out: Path) -> Iterator[Callable[[dict[str, float], int], None]]:
+    """A function that hands values of a step to a tracker of the log.
+
+    Args:
+        name: one of :data:`TRACKERS`; None for nobody.
+        out: run folder, which tensorboard writes to.
+
+    Raises:
+        ValueError: the tracker is not installed.
+    """
+    if name is None:
+        yield lambda values, step: None
+        return
+    try:
+        from accelerate import tracking
+    except ImportError:
+        raise ValueError(
+            "expected accelerate for --tracker; run `pip install accelerate`"
+        ) from None
+    try:
+        if name == "wandb":
+            tracker = tracking.WandBTracker(out.name, dir=str(out))
+        else:
+            tracker = tracking.TensorBoardTracker("tensorboard", logging_dir=str(out))
+        tracker.start()
+    except ImportError as error:
+        raise ValueError(f"expected {name} for --tracker; run `pip install {name}`") from error
+    try:
+        yield lambda values, step: tracker.log(values, step=step)
+    finally:
+        tracker.finish()
+
+
+def record_start(out: Path, args: argparse.Namespace, processes: Processes) -> None:
+    """Add a line to ``starts.jsonl``: when, by what, and on how many processes."""
+    folder = Path(__file__).resolve().parent
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20)
+        revision = found.stdout.strip() if found.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired):
+        revision = None
+    start = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv,
+        "revision": revision,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "device": args.device,
+        "processes": processes.count,
+    }
+    add_line(out / "starts.jsonl", start)
+
+
+def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
+    """Options that all trainers share."""
+    options = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
+    options.add_argument("--preset", choices=presets, default="shipped")
+    options.add_argument("--data", nargs="+", required=True, help="folders or tar shards of photos")
+    options.add_argument(
+        "--shares",
+        nargs="+",
+        type=float,
+        help="relative frequency of each of --data; without, every photo counts the same",
+    )
+    options.add_argument(
+        "--stream",
+        action="store_true",
+        help="read --data, tar shards, as the training goes on, see train.data.streams",
+    )
+    options.add_argument("--val", nargs="+", help="held-out photos, scored at intervals")
+    options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options.add_argument("--steps", type=int, help="length of the training instead of the preset's")
+    options.add_argument("--batch", type=int, help="samples per step, all processes together")
+    options.add_argument("--size", type=int, help="side of the crops instead of the preset's")
+    options.add_argument("--lr", type=float, help="peak learning rate instead of the preset's")
+    options.add_argument(
+        "--no-compile",
+        dest="compile",
+        action="store_const",
+        const=False,
+        help="run the bridge's network as it is, whatever the preset says",
+    )
+    options.add_argument(
+        "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
+    )
+    options.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="in how many parts each process does its share of a batch, to spare memory",
+    )
+    options.add_argument("--tracker", choices=TRACKERS, help="tell it the log as well")
+    return options
+
+
+def chosen_preset(presets: dict[str, AnyPreset], args: argparse.Namespace) -> AnyPreset:
+    """The preset with the command line's overrides."""
+    names = ("steps", "batch", "size", "lr", "compile")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return dataclasses.replace(presets[args.preset], **given)
+
+
+def recorded(out: str | Path) -> dict:
+    """What ``config.json`` in a run folder says; empty if there is none."""
+    path = Path(out) / "config.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
+    """Write the configuration once; refuse to resume a run with another one.
+
+    Args:
+        out: run folder.
+        trainer: made from the command line.
+        args: of the command line.
+
+    Raises:
+        ValueError: if the folder holds a run of another configuration, or from other weights.
+    """
+    order, before = trainer.batches.photos.identity, recorded(out)
+    config: dict[str, Any] = {
+        "preset": dataclasses.asdict(trainer.preset),
+        "data": args.data,
+        "shares": args.shares,
+        "seed": args.seed,
+        **({"order": order} if order else {}),
+        **({"weights": trainer.weights} if trainer.weights else {}),
+    }
+    if "weights" in before:
+        for name, checksum in trainer.weights.items():
+            if name not in before["weights"]:
+                raise ValueError(
+                    f"expected no --{name} for the run in {out}, which started without, "
+                    f"got {getattr(args, name)}"
+                )
+            if checksum != before["weights"][name]:
+                raise ValueError(
+                    f"expected the same --{name} as when the run in {out} was started, "
+                    f"got others in {getattr(args, name)}"
+                )
+        # A run goes on from its checkpoint: what it started from need not be given again.
+        config["weights"] = before["weights"]
+    # The length may be changed when a run is taken up again, and what the machine at hand can do
+    # is left to it; all else would make it another run.
+    text = json.dumps(config, indent=2, sort_keys=True)
+    if before:
+        now = json.loads(text)
+        for one in (before, now):
+            one["preset"].pop("steps")
+            one["preset"].pop("compile")
+            one.pop("data")
+            one.pop("weights", None)
+        if before != now:
+            raise ValueError(f"expected {out} to be empty or a run of the same configuration")
+    write_atomic(out / "config.json", lambda p: Path(p).write_text(text + "\n", "utf-8"))
+
+
+def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -> dict:
+    """What the weights' JSON says about their training."""
+    return {
+        "preset": args.preset,
+        "steps": step,
+        "samples": preset.samples(step),
+        "crop_size": preset.size,
+        "seed": args.seed,
+        "minutes": round(seconds / 60, 1),
+        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
+        "photos": [Path(path).name for path in args.data],
+        **({"shares": args.shares} if args.shares else {}),
+    }
+
+
+class Average(AveragedModel):
+    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``.
+
+    Args:
+        module: what is averaged; the average is a copy of it, buffers as they last were.
+        decay: largest, in [0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        super().__init__(module)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the present weights, the first of which count alone."""
+        # The count stays on the host, where torch's own method reads it back from the GPU.
+        n = int(self.n_averaged)
+        weight = 1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
+        for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
+            own.copy_(current)
+        self.n_averaged += 1
+
+
+def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
+    """Linear warm-up, then a cosine; each group keeps its ``lr_scale``."""
+    warm = min(1.0, (step + 1) / max(1, preset.warmup))
+    cosine = (1 + math.cos(math.pi * step / preset.steps)) / 2
+    factor = warm * (preset.lr_end + (1 - preset.lr_end) * cosine)
+    for optimizer in trainer.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] = preset.lr * factor * group.get("lr_scale", 1.0)
+
+
+def save_state(
+    out: Path, trainer: Trainer, step: int, seconds: float, processes: Processes
+) -> None:
+    """Write the checkpoint: modules and optimisers as safetensors, counters in its metadata.
+
+    Called by all processes, as each may hold a part of the weights; the main one writes.
+    """
+    tensors = {}
+    for name, module in trainer.modules.items():
+        for key, value in module.state_dict().items():
+            tensors[f"module/{name}/{key}"] = value
+    for name, optimizer in trainer.optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"optimizer/{name}/{index}/{key}"] = value
+    for key, value in tensors.items():
+        value = whole(value.detach())
+        tensors[key] = value.cpu().contiguous() if processes.main else torch.empty(0)
+    tensors["step"], tensors["seconds"] = torch.tensor(step), torch.tensor(float(seconds))
+    if processes.main:
+        write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
+
+
+def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
+    """Restore the checkpoint if there is one; return its step and seconds, or zeros."""
+    path = out / "state.safetensors"
+    if not path.exists():
+        return 0, 0.0
+    tensors = load_file(path)
+    for name, module in trainer.modules.items():
+        prefix = f"module/{name}/"
+        own = module.state_dict()
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        module.load_state_dict({k: spread(v, own[k]) if k in own else v for k, v in state.items()})
+    for name, optimizer in trainer.optimizers.items():
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        found: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"optimizer/{name}/"):
+                _, _, index, entry = key.split("/")
+                parameter = parameters[int(index)]
+                if value.shape == parameter.shape:
+                    # Files hold contiguous tensors, fused optimisers walk memory in step with the
+                    # parameter: the state must have its strides.
+                    like = torch.empty_like(parameter, requires_grad=False)
+                    value = like.copy_(spread(value, parameter))
+                found.setdefault(int(index), {})[entry] = value
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": found})
+    return int(tensors["step"]), float(tensors["seconds"])
