@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train.levels
 import train.mismatch
 import train.sheets
 import train.step_curve
 import train.tau_grid
+from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
+from asyncdsb.networks import UNetConfig
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.mismatch import CurveSet
 
@@ -64,6 +67,23 @@ def test_step_curve_compares_samplers_with_the_reference(shard, tiny_weights, tm
     assert "| posterior | 3 |" in text and "(+0.0%)" in text
     assert Image.open(tmp_path / "step_curve.png").width > 200
     capsys.readouterr()
+
+
+def test_levels_of_a_network_that_says_nothing(shard, tiny_pipe, tmp_path):
+    """Its error is the membrane's where nothing is known, nearly the noise where that is weak."""
+    config = BridgeConfig(unet=UNetConfig(32, (1, 1), 1, (False, False)), fill="harmonic")
+    AsyncDSBPipeline(BridgeDenoiser(config), tiny_pipe.completion).save_pretrained(tmp_path / "w")
+    command = f"--data {shard} --weights {tmp_path / 'w'} --size 64 --crops 1 --masks wide"
+    assert train.levels.main([*command.split(), "-o", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "levels.json").read_text())
+    errors, completion = found["errors"]["wide"], found["completion"]["wide"]
+    assert errors["inf"] == pytest.approx(errors["membrane"], rel=1e-4)
+    prior = config.sigma_data**2
+    silent = (0.05**2 * prior / (0.05**2 + prior)) ** 0.5
+    # Unknowns that are smaller than sigma_data leave a little less.
+    assert errors["0.05"] == pytest.approx([silent] * 3, rel=0.05)
+    assert -1 <= completion["correlation"] <= 1 and 0 <= completion["spread"] <= 1
+    assert Image.open(tmp_path / "levels.png").width > 200
 
 
 def test_mismatch_follows_both_schedules(shard, tiny_weights, tmp_path, capsys, monkeypatch):

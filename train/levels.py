@@ -1,0 +1,184 @@
+"""What the networks know, level by level: ``python -m train.levels --data PHOTOS -o OUT``.
+
+Nothing is sampled. For held-out crops at each sigma_eff, the first table gives the root mean square
+of the denoiser's error in the hole along each opponent axis of the colours, and beside the levels
+that of the membrane (the harmonic fill), which knows nothing but the border. Where the membrane is
+the better of the two, the network has not yet learned what a linear equation tells.
+
+The second table judges the gradient completion: correlation of the completed with the true
+companded map in the hole, its mean over the true one, and the range of tau from its 10th to its
+90th percentile in the hole over the range asked for (Eq. 11).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asyncdsb import bridge
+from asyncdsb.denoiser import COLOUR_AXES
+from asyncdsb.gradient import image_gradient, known_gradient
+from asyncdsb.photo.fill import fill_hole
+from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.schedule import tau_map
+from train.judge.methods import held_out_of, load_bridges, to_batch
+from train.judge.protocol import Crop
+from train.judge.report import publish
+from train.loop.options import guarded, held_out_parser
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0, math.inf)
+"""sigma_eff in units of pictures in [-1, 1]; infinite at t = 1."""
+
+AXES = ("brightness", "red-blue", "green-magenta")
+
+
+@torch.no_grad()
+def denoiser_errors(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, batch: int) -> dict:
+    """Errors along :data:`AXES` in the hole, ``{"membrane", "0.05", ...}``, each three numbers.
+
+    Tau is 0.5 everywhere: the level alone matters to the network. Noise is drawn from each crop's
+    own seed.
+    """
+    model, schedule = pipe.denoiser, pipe.denoiser.config.schedule
+    axes = torch.tensor(COLOUR_AXES, device=pipe.device)
+    sums: dict[str, Tensor] = {}
+    area = 0.0
+    for start in range(0, len(crops), batch):
+        chunk = crops[start : start + batch]
+        image, mask = _tensors(chunk, kind, pipe.device)
+        seeds = [torch.Generator().manual_seed(crop.noise_seed(kind)) for crop in chunk]
+        noise, z = (
+            torch.stack([torch.randn(image.shape[1:], generator=seed) for seed in seeds])
+            for _ in range(2)
+        )
+        stochastic = torch.full((len(chunk),), "stochastic" in model.config.bridges)
+        gradient = pipe.completion(image, mask)
+        context = model.context(image, mask, gradient, stochastic.to(pipe.device), noise.to(image))
+        total_var = schedule.total_var
+        estimates = {"membrane": fill_hole(image, mask, "harmonic")}
+        for level in LEVELS:
+            s = bridge.clock_at_level(
+                torch.full((len(chunk), 1, 1, 1), level).to(image),
+                total_var * context.stochastic,
+                model.config.hole_noise,
+            )
+            time = schedule.inverse_clock(s, torch.full_like(s, 0.5))
+            s = s.expand_as(mask)
+            state = bridge.marginal(
+                image, context.x1, s, total_var, z.to(image) * context.stochastic
+            )
+            estimates[f"{level:g}"] = model.x0_hat(state, time, s, context, total_var)
+        for name, estimate in estimates.items():
+            error = torch.einsum("ij,bjhw->bihw", axes, estimate - image)
+            sums[name] = sums.get(name, torch.zeros(3)) + (mask * error**2).sum((0, 2, 3)).cpu()
+        area += float(mask.sum())
+    return {name: (total / area).sqrt().tolist() for name, total in sums.items()}
+
+
+@torch.no_grad()
+def completion_scores(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, ends: tuple) -> dict:
+    """Correlation and mean in the hole, averages over crops, and the share of tau's range."""
+    correlations, ratios, spreads = [], [], []
+    low, high = ends
+    for crop in crops:
+        image, mask = _tensors([crop], kind, pipe.device)
+        inside = known_gradient(image, mask)[1] > 0.5
+        completed = pipe.completion(image, mask)
+        found, truth = completed.sqrt()[inside], image_gradient(image).sqrt()[inside]
+        correlations.append(float(torch.corrcoef(torch.stack([found, truth]))[0, 1]))
+        ratios.append(float(found.mean() / truth.mean()))
+        tau = tau_map(completed, low, high, pipe.config.blur_sigma, mask)[mask > 0.5]
+        first, last = torch.quantile(tau, torch.tensor([0.1, 0.9]).to(tau))
+        spreads.append(float((last - first) / (high - low)) if high > low else math.nan)
+    return {
+        "correlation": float(np.nanmean(correlations)),
+        "mean": float(np.nanmean(ratios)),
+        "spread": float(np.nanmean(spreads)),
+    }
+
+
+def _tensors(chunk: list[Crop], kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pictures (B, 3, S, S) and masks (B, 1, S, S)."""
+    masks = torch.from_numpy(np.stack([crop.mask(kind) for crop in chunk]))
+    return to_batch([crop.pixels for crop in chunk]).to(device), masks[:, None].float().to(device)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Both tables, for each kind of mask."""
+    (chosen,) = load_bridges(args, most=1)
+    held_out = held_out_of(args, [chosen])
+    pipe, crops = chosen.pipe, list(held_out.crops())
+    if pipe.config.parametrisation != "edm":
+        raise ValueError("expected weights of the edm form, whose only input is the level")
+    ends = (args.tau_min, args.tau_max)
+    return {
+        "crops": len(crops),
+        "errors": {k: denoiser_errors(pipe, crops, k, args.batch) for k in held_out.kinds},
+        "completion": {k: completion_scores(pipe, crops, k, ends) for k in held_out.kinds},
+    }
+
+
+def table(results: dict) -> str:
+    """Errors by mask and axis, one column a level; then the completion's row for each mask."""
+    errors = results["errors"]
+    names = list(next(iter(errors.values())))
+    lines = [
+        "| mask | axis | " + " | ".join(names) + " |",
+        "| --- | --- |" + " ---: |" * len(names),
+    ]
+    for kind, found in errors.items():
+        for index, axis in enumerate(AXES):
+            cells = [f"{found[name][index]:.3f}" for name in names]
+            lines.append(f"| {kind} | {axis} | " + " | ".join(cells) + " |")
+    lines += ["", "| mask | correlation | mean | range of tau |", "| --- | ---: | ---: | ---: |"]
+    for kind, scores in results["completion"].items():
+        cells = [f"{scores[name]:.3f}" for name in ("correlation", "mean", "spread")]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(results: dict, path: Path) -> None:
+    """One panel a mask: error along each axis against sigma_eff, dashed where the membrane is."""
+    from matplotlib.figure import Figure
+
+    errors = results["errors"]
+    levels = [level for level in LEVELS if math.isfinite(level)]
+    drawing = Figure(figsize=(3.6 * len(errors), 3.2), layout="constrained")
+    panels = drawing.subplots(1, len(errors), squeeze=False)[0]
+    for panel, (kind, found) in zip(panels, errors.items(), strict=True):
+        for index, axis in enumerate(AXES):
+            curve = [found[f"{level:g}"][index] for level in levels]
+            (line,) = panel.loglog(levels, curve, marker=".", label=axis)
+            panel.axhline(found["membrane"][index], color=line.get_color(), linestyle="--")
+        panel.set(title=kind, xlabel="sigma_eff")
+    panels[0].set_ylabel("root mean square error")
+    panels[0].legend(fontsize=8)
+    drawing.savefig(path, dpi=100)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
+    options = held_out_parser("train.levels", __doc__, size=None, crops=None)
+    options.add_argument("--methods", default="bridge", help="one bridge, see train.judge.methods")
+    return options
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Measure, write ``levels.json``, ``.md`` and ``.png``, return the results."""
+    return publish(args.out, "levels", measure(args), table, figure)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
+    args = parser().parse_args(argv)
+    return guarded("train.levels", lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
