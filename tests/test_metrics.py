@@ -16,6 +16,7 @@ from asyncdsb.masks import make_mask
 from asyncdsb.measure import baselines
 from asyncdsb.measure.metrics import (
     band_power,
+    colour_excess,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -431,6 +432,28 @@ def test_classical_methods_refuse_bad_input():
         baselines.restore("telea", image, np.zeros_like(mask))
     with pytest.raises(ValueError, match="4096 missing"):
         baselines.restore("telea", image, np.ones_like(mask))
+
+
+# --- colours ---
+
+
+def test_colours_of_the_photograph_are_no_excess_and_a_blob_is():
+    rng = np.random.default_rng(0)
+    image = (100 + rng.integers(-20, 21, (64, 64, 1)) + np.zeros((1, 1, 3))).astype(np.uint8)
+    hole = np.zeros((64, 64), bool)
+    hole[20:50, 20:50] = True
+    assert colour_excess(image, hole) == 0.0
+    # Brighter is no colour.
+    brighter = image.copy()
+    brighter[hole] += 100
+    assert colour_excess(brighter, hole) < 1e-6
+    # 5 % of the hole in magenta: 60 levels more of red and blue, 2 x 60 / sqrt(6) along the axis.
+    blob = image.copy()
+    blob[30:37, 30:37, [0, 2]] += 60
+    assert colour_excess(blob, hole) == pytest.approx(2 * 60 / 6**0.5, abs=1e-6)
+    # Known elsewhere, the colour is the photograph's own.
+    blob[:12, :, [0, 2]] += 60
+    assert colour_excess(blob, hole) == pytest.approx(0.0, abs=1e-6)
 
 
 # --- seams ---

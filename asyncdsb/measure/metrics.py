@@ -1,7 +1,8 @@
 """How close a restored image is to the truth, and a set of restored images to a set of true ones.
 
 Paired: :func:`psnr` and :func:`ssim` (both over the whole image or over the hole alone),
-:func:`seam` along the hole's border, and :func:`squared_error`. How much structure of every size a
+:func:`seam` along the hole's border, and :func:`squared_error`. Of a result alone:
+:func:`colour_excess`. How much structure of every size a
 hole holds: :func:`band_power`. Between sets, over features that a network of
 :mod:`asyncdsb.measure.perceptual` extracts: :func:`frechet_distance` and :func:`kernel_distance`;
 of one set, over its class scores: :func:`inception_score`. The perceptual distance of a pair is
@@ -14,6 +15,8 @@ import math
 
 import cv2
 import numpy as np
+
+from asyncdsb.denoiser import COLOUR_AXES
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -129,6 +132,28 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
         raise ValueError("expected a hole with a border, got none")
     step = np.abs(jump).mean() - np.abs(true_jump).mean()
     return float(step), float(np.abs((jump - true_jump).mean(0)).mean())
+
+
+def colour_excess(image: np.ndarray, hole: np.ndarray) -> float:
+    """How far the colours of a restored hole go beyond those of the known pixels.
+
+    Along each of the two axes of colour (red against blue, green against magenta,
+    :data:`asyncdsb.denoiser.COLOUR_AXES`) the range of a region is from its 1st to its 99th
+    percentile. The excess is the largest distance, of four ends, by which the hole's range passes
+    the known one; 0 if it does not. A blob of a colour that the photograph does not have shows here
+    although it hardly counts in any mean.
+
+    Args:
+        image: uint8 (H, W, 3).
+        hole: bool (H, W), True = was missing, with known pixels around it.
+
+    Returns:
+        Grey levels (along unit vectors of RGB), >= 0.
+    """
+    axes = image.astype(np.float64) @ np.array(COLOUR_AXES[1:]).T
+    low, high = np.percentile(axes[hole], (1, 99), axis=0)
+    known_low, known_high = np.percentile(axes[~hole], (1, 99), axis=0)
+    return float(max(0.0, (known_low - low).max(), (high - known_high).max()))
 
 
 def _neighbours(length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ HEADS = {
     "lpips": "LPIPS",
     "seam_step": "seam step",
     "seam_shift": "seam shift",
+    "colour_excess": "colours beyond",
 }
 """Column heads of the paired scores."""
 
@@ -86,7 +87,7 @@ def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequ
         for method, scores in methods.items():
             cells = [kind, method, str(scores["psnr"]["n"])]
             for name in HEADS:
-                digits = 2 if name.startswith(("psnr", "seam")) else 3
+                digits = 2 if name.startswith(("psnr", "seam", "colour")) else 3
                 cells.append(_with_interval(scores[name], digits))
             cells += [_plain(scores[name]) for name in set_names]
             lines.append("| " + " | ".join(cells) + " |")

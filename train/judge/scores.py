@@ -25,7 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from asyncdsb.measure.metrics import band_power, octaves, psnr, seam, squared_error, ssim
+from asyncdsb.measure.metrics import (
+    band_power,
+    colour_excess,
+    octaves,
+    psnr,
+    seam,
+    squared_error,
+    ssim,
+)
 from asyncdsb.measure.perceptual import (
     EfficientNetFeatures,
     FeatureExtractor,
@@ -35,7 +43,16 @@ from asyncdsb.measure.perceptual import (
 from asyncdsb.photo.fill import fill_hole
 from train.judge.methods import to_batch
 
-SCORES = ("psnr", "psnr_hole", "ssim", "ssim_hole", "lpips", "seam_step", "seam_shift")
+SCORES = (
+    "psnr",
+    "psnr_hole",
+    "ssim",
+    "ssim_hole",
+    "lpips",
+    "seam_step",
+    "seam_shift",
+    "colour_excess",
+)
 """Paired metrics, each one number per restored crop."""
 
 PSNR_CAP = 100.0
@@ -113,6 +130,7 @@ def paired_scores(
                 "lpips": distance,
                 "seam_step": step,
                 "seam_shift": shift,
+                "colour_excess": colour_excess(image, hole),
             }
         )
     return rows
