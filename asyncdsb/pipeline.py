@@ -28,13 +28,12 @@ from asyncdsb.gradient import (
 from asyncdsb.heads import Box, check_box, head_box, largest_square
 from asyncdsb.images import (
     check_pair,
-    check_rgb,
-    read_image,
     read_mask,
     to_tensor,
     write_atomic,
 )
 from asyncdsb.networks import CompletionConfig, UNetConfig
+from asyncdsb.original import Photograph, read_photograph
 from asyncdsb.patches import copy_patches
 from asyncdsb.regions import windows_over
 from asyncdsb.restoration import (
@@ -220,8 +219,10 @@ class AsyncDSBPipeline:
         """Restore the hole of a photo.
 
         Args:
-            image: PIL picture or (H, W, 3) uint8 RGB array.
-            mask: PIL picture (white = hole), or (H, W) array, bool or uint8.
+            image: path, PIL picture, or uint8 or uint16 array, (H, W) grey, (H, W, 3) RGB or (H, W,
+                4) with alpha; see :func:`asyncdsb.original.read_photograph`.
+            mask: path, PIL picture (white = hole), or (H, W) array, bool or uint8; see
+                :func:`asyncdsb.images.read_mask`.
             trajectory: whether to keep the frames.
             **settings: fields of :class:`Settings`.
 
@@ -236,12 +237,14 @@ class AsyncDSBPipeline:
         for frame in self.stream(image, mask, **settings):
             frames = [*frames, frame] if trajectory else [frame]
         last = frames[-1]
+        restored = last.photograph
         return Result(
-            image=last.image,
+            image=restored.picture,
             gradient=last.gradient,
             tau=last.tau,
             trajectory=frames if trajectory else [],
             settings=self.record(Settings(**settings), last.job.box),
+            photograph=restored,
         )
 
     def resolved(self, chosen: Settings) -> Settings:
@@ -411,8 +414,8 @@ class AsyncDSBPipeline:
         Raises:
             ValueError: if the pair cannot be restored.
         """
-        photo, hole = _pair(image, mask)
-        return head_box(photo, hole) if self.config.window == "head" else None
+        original, hole = _pair(image, mask)
+        return head_box(original.rgb, hole) if self.config.window == "head" else None
 
     @torch.no_grad()
     def tau_map(
@@ -482,7 +485,8 @@ class AsyncDSBPipeline:
         return windows
 
     def _job(self, image, mask, tiles: int, box: Box | None = None) -> Job:
-        photo, hole = _pair(image, mask)
+        original, hole = _pair(image, mask)
+        photo = original.rgb
         rest: np.ndarray | None = None
         if self.config.window == "head":
             left, top, side = box = head_box(photo, hole) if box is None else box
@@ -498,6 +502,7 @@ class AsyncDSBPipeline:
         windows = self._windows(hole, tiles, box)
         images, masks = zip(*(window.cut(photo, hole) for window in windows), strict=True)
         return Job(
+            original,
             photo,
             hole,
             windows,
@@ -505,6 +510,7 @@ class AsyncDSBPipeline:
             tuple(mask.to(self.device) for mask in masks),
             rest,
             box,
+            _is_grey(original, hole),
         )
 
     def _complete(self, job: Job) -> np.ndarray:
@@ -611,13 +617,18 @@ class AsyncDSBPipeline:
         return _with_patches(states, mask) if self.resolved(chosen).finish == "patches" else states
 
 
-def _pair(image, mask) -> tuple[np.ndarray, np.ndarray]:
-    """A photo (H, W, 3) uint8 and its hole (H, W) bool, read and checked."""
-    photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
-    check_rgb(photo)
+def _pair(image, mask) -> tuple[Photograph, np.ndarray]:
+    """A photo and its hole (H, W) bool, read and checked."""
+    original = read_photograph(image)
     hole = read_mask(mask)
-    check_pair(photo, hole)
-    return photo, hole
+    check_pair(original.rgb, hole)
+    return original, hole
+
+
+def _is_grey(original: Photograph, hole: np.ndarray) -> bool:
+    """Whether what is known of a photo has no colour."""
+    red, green, blue = (original.rgb[..., channel] for channel in range(3))
+    return original.colours == 1 or bool(((red == green) & (green == blue) | hole).all())
 
 
 def _with_patches(states: Iterator[SamplerState], mask: Tensor) -> Iterator[SamplerState]:

@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from asyncdsb.denoiser import FINISHES
-from asyncdsb.images import to_pil
+from asyncdsb.formats import SAVE_OPTIONS
+from asyncdsb.images import to_pil, write_atomic
+from asyncdsb.original import Photograph
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES, check_tau_range
 from asyncdsb.tiles import TOGETHER
@@ -146,14 +149,26 @@ class Frame:
 
     @property
     def image(self) -> Image.Image:
-        """The estimate set into the photo at its own size; known pixels bit-identical."""
+        """The estimate set into the photo, see :class:`Result`."""
+        return self.photograph.picture
+
+    @property
+    def photograph(self) -> Photograph:
+        """The same with all that the photo's file holds."""
+        return self.job.original.restored(self.rgb, self.job.hole)
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The same as a viewer shows it: (H, W, 3) uint8."""
         picture = self.job.photo.copy()
         for window, estimate in zip(self.job.windows, self.estimates, strict=True):
             window.paste(picture, self.job.hole, estimate, self.finish == "patches")
         if self.job.rest is not None:
             # Once more, because the border of what was restored is known by now.
             fill_smoothly(picture, self.job.rest)
-        return Image.fromarray(picture)
+        if self.job.grey:
+            picture = np.asarray(_grey(Image.fromarray(picture)))
+        return picture
 
 
 @dataclass(frozen=True)
@@ -161,11 +176,14 @@ class Result:
     """A finished restoration.
 
     Attributes:
-        image: restored photo of the input's size; outside the mask bit-identical to the input.
+        image: restored photo of the input's size; outside the mask bit-identical to the input. Its
+            mode is the photo's: L, LA, RGB, RGBA, or I;16 for 16-bit grey (Pillow has no 16-bit
+            colours). ``info`` holds colour profile, Exif data and the rest.
         gradient: (H, W) float32 completed gradient map in [0, 1].
         tau: (H, W) float32 per-pixel peak time in [0, 1].
         trajectory: steps + 1 frames with t falling from 1 to 0; empty if it was not asked for.
         settings: what gives this result again.
+        photograph: the restored photo with all that its file holds.
     """
 
     image: Image.Image
@@ -173,6 +191,25 @@ class Result:
     tau: np.ndarray
     trajectory: list[Frame] = field(repr=False)
     settings: dict
+    photograph: Photograph = field(repr=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the restored photo with all that its file held, 16 bits and metadata included.
+
+        Args:
+            path: PNG, TIFF, WebP, BMP or JPEG, by its suffix. The first two can hold all but texts,
+                PNG those too, and the settings.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: another suffix, or a place that cannot be written to.
+        """
+        if Path(path).suffix.lower() not in SAVE_OPTIONS:
+            expected = " ".join(SAVE_OPTIONS)
+            raise ValueError(f"expected a file ending in {expected}, got {Path(path).name}")
+        return write_atomic(path, lambda beside: self.photograph.save(beside, self.settings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +217,7 @@ class Job:
     """A photo on its way: the windows over its hole, the networks' inputs, the preview.
 
     Attributes:
+        original: the photo as it was given.
         photo: (H, W, 3) uint8; with a smooth fill in its hole, if the window is that of a head.
         hole: (H, W) bool.
         windows: of :func:`asyncdsb.regions.windows_over`, or the one of a head.
@@ -187,8 +225,10 @@ class Job:
         masks: (1, 1, h, w) float for each window, 1 = missing.
         rest: (H, W) bool, the part of the hole that lies beyond a head's window; None if none does.
         box: (left, top, side) of a head's window; None for windows around holes.
+        grey: whether what is known has no colour; what is restored has none then.
     """
 
+    original: Photograph
     photo: np.ndarray
     hole: np.ndarray
     windows: tuple[Window, ...]
@@ -196,6 +236,7 @@ class Job:
     masks: tuple[Tensor, ...]
     rest: np.ndarray | None = None
     box: tuple[int, int, int] | None = None
+    grey: bool = False
 
     def batches(self) -> list[list[int]]:
         """Numbers of the windows that the networks can take together: of one size, not tiled."""
@@ -237,7 +278,12 @@ class Job:
             if part.size != mask.size:
                 part = part.resize(mask.size, Image.Resampling.BILINEAR)
             shown.paste(part, box, mask)
-        return shown
+        return _grey(shown) if self.grey else shown
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """An RGB picture without colours; those that are grey stay as they are."""
+    return picture.convert("L").convert("RGB")
 
 
 def check_painted(tau: np.ndarray, shape: tuple[int, int]) -> None:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.images import check_pair, read_image, read_mask
+from asyncdsb.images import check_pair, read_image, read_mask, shortened
 from asyncdsb.page import canvas
 from asyncdsb.record import load_map, quantised
 from asyncdsb.restoration import Settings
@@ -63,7 +63,7 @@ class Photo:
     @property
     def stem(self) -> str:
         """Name of the file without its suffix, for the download."""
-        return Path(self.path).stem[:60] or "photo"
+        return shortened(Path(self.path).stem, 120) or "photo"
 
 
 @dataclasses.dataclass(frozen=True)
