@@ -401,6 +401,9 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
     return Decoded(upright, name, info, values, tuple(lost))
 
 
+EXIF_PARTS = (0x8769, 0x8825)
+"""Tags of exposure and of GPS position, directories of their own within Exif data."""
+
 _STRUCTURE = {
     *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
     317, *range(320, 326), *range(330, 333), *range(338, 348), *range(512, 533), 700, 34377, 34675,
@@ -412,15 +415,25 @@ what is kept in a place of its own."""
 def _exif(picture: Image.Image) -> bytes | None:
     """Exif data without rotation, and without the preview, which shows what the hole covers."""
     try:
-        exif = picture.getexif()
-        for tag in _STRUCTURE & set(exif):
-            del exif[tag]
-        # Parts of their own, to be read before the file is closed.
-        for tag in (0x8769, 0x8825):
-            exif.get_ifd(tag)
+        found, exif = picture.getexif(), Image.Exif()
+        for tag in found:
+            if tag in EXIF_PARTS:
+                # Without what a third part is for, the way in which the file is to be read.
+                part = found.get_ifd(tag).items()
+                exif[tag] = {name: value for name, value in part if name != 0xA005}
+            elif tag not in _STRUCTURE:
+                exif[tag] = found[tag]
         return exif.tobytes() if len(exif) else None
     except Exception:  # Damaged data make the parser raise nearly anything.
         return None
+
+
+def _resolution(exif: bytes | None) -> tuple[float, float]:
+    """Pixels per inch by Exif data, which WebP files have no other place for."""
+    tags = Image.Exif()
+    tags.load(exif)
+    inches = 2.54 if tags.get(296) == 3 else 1.0
+    return float(tags[282]) * inches, float(tags[283]) * inches
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -448,7 +461,7 @@ def _carried(found: dict, exif: bytes | None, text: dict | None) -> dict[str, An
     if exif:
         info["exif"] = exif
     try:
-        across, down = (float(value) for value in found["dpi"])
+        across, down = map(float, found["dpi"] if "dpi" in found else _resolution(exif))
         if 0 < across < 1e6 and 0 < down < 1e6:
             info["dpi"] = across, down
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -633,8 +646,8 @@ def _refuse_photograph(pixels: np.ndarray, name: str) -> None:
     between = ((grey > 8) & (grey < 247)).mean()
     if len(kinds) > _HUES or len(pure) > 1:
         got = "a picture in many colours"
-    # Photographs hardly have black or white; of layers one grey is paint, however.
-    elif len(np.unique(grey // 8)) > 16 and between > 0.95:
+    # Masks are black and white for the most part, or have one grey as their paint.
+    elif len(np.unique(grey // 8)) > 16 and between > 0.75:
         got = "a picture in many greys"
     else:
         return

@@ -23,6 +23,7 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from asyncdsb.formats import CALLED, FIELD, HOLDS, LONGEST_SEGMENT, SAVE_OPTIONS
 from asyncdsb.images import (
+    EXIF_PARTS,
     Decoded,
     ImageSource,
     decode,
@@ -36,8 +37,6 @@ from asyncdsb.images import (
 from asyncdsb.membrane import harmonic_fill
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_PARTS = (0x8769, 0x8825)
-"""Exif data and GPS position, directories of their own within Exif data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +190,7 @@ class Photograph:
         exif = Image.Exif()
         exif.load(info.get("exif"))
         for tag in exif:
-            tags[tag] = dict(exif.get_ifd(tag)) if tag in _PARTS else exif[tag]
+            tags[tag] = dict(exif.get_ifd(tag)) if tag in EXIF_PARTS else exif[tag]
         alpha = channels > self.colours
         tags[256], tags[257] = width, height
         tags[258] = (8 * self.pixels.itemsize,) * channels
@@ -229,7 +228,7 @@ def _with_dpi(info: dict[str, Any]) -> bytes:
     """Exif data with the resolution in them, for formats that have no other place for it."""
     exif = Image.Exif()
     exif.load(info.get("exif"))
-    for tag in _PARTS:
+    for tag in EXIF_PARTS:
         exif.get_ifd(tag)
     exif[282], exif[283], exif[296] = *info["dpi"], 2
     return exif.tobytes()
