@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 from asyncdsb.card import CARD
 from asyncdsb.checkpoint import KINDS
@@ -110,8 +110,8 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
             why = f"the proxy of this machine cannot be used: {' '.join(str(error).split())}"
         elif status is None:
             what = type(error.__cause__ or error).__name__
-            proxy = getproxies().get("https") or getproxies().get("all")
-            way = f" through the proxy {without_password(proxy)}" if proxy else ""
+            proxy = _proxy_to(constants.ENDPOINT)
+            way = f" through the proxy {proxy}" if proxy else ""
             why = (
                 f"the Hub at {constants.ENDPOINT} cannot be reached{way} ({what}): "
                 "check the connection"
@@ -123,6 +123,10 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
         raise ValueError(f"{told} {why}") from error
 
 
-def without_password(address: str) -> str:
-    """An address without what it may hold before an @."""
-    return urlsplit(address)._replace(netloc=urlsplit(address).netloc.rpartition("@")[2]).geturl()
+def _proxy_to(address: str) -> str | None:
+    """The proxy that leads to an address, without the name and password that it may hold."""
+    place, found = urlsplit(address), getproxies()
+    proxy = found.get(place.scheme) or found.get("all")
+    if not proxy or proxy_bypass(place.hostname or ""):
+        return None
+    return proxy.rpartition("@")[2] if "@" in proxy else proxy
