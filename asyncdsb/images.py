@@ -56,7 +56,8 @@ def read_image(source: ImageSource) -> Image.Image:
     """
     found = decode(source)
     rgb = flatten(found.picture, found.name)
-    rgb.info = fitting(found.info, "RGB")
+    rgb.info = {}
+    rgb.info.update(**fitting(found.info, "RGB"))
     return rgb
 
 
@@ -334,12 +335,12 @@ def decode(source: ImageSource) -> Decoded:
         except OSError as error:
             raise ValueError(f"{name}: cannot read the file ({error.strerror})") from error
     if isinstance(source, bytes | bytearray | memoryview):
-        file = io.BytesIO(source)
-        return _load(_open(file, name), name, file)
+        data = io.BytesIO(source)
+        return _load(_open(data, name), name, data)
     if hasattr(source, "read"):
         # Copied, so that the caller's position and a stream that cannot seek do not matter.
-        file = io.BytesIO(source.read())
-        return _load(_open(file, name), name, file)
+        data = io.BytesIO(source.read())
+        return _load(_open(data, name), name, data)
     raise ValueError(
         f"expected a path, bytes, a binary file or a PIL picture, got {type(source).__name__}"
     )
@@ -387,7 +388,7 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
     exif = _exif(picture)
     values = None
     if deep and picture.mode not in _SIXTEEN_BIT:
-        values = file and _sixteen_bit(file, picture, _orientation(picture))
+        values = None if file is None else _sixteen_bit(file, picture, _orientation(picture))
         lost += ["16 bits per channel"] if values is None else []
     try:
         upright = ImageOps.exif_transpose(picture)
@@ -428,20 +429,23 @@ def _exif(picture: Image.Image) -> bytes | None:
         return None
 
 
+def exif_tags(data: bytes | None) -> Image.Exif:
+    """Parse Exif data; None stands for none."""
+    tags = Image.Exif()
+    tags.load(data or b"")
+    return tags
+
+
 def _resolution(exif: bytes | None) -> tuple[float, float]:
     """Pixels per inch by Exif data, which WebP files have no other place for."""
-    tags = Image.Exif()
-    tags.load(exif)
+    tags = exif_tags(exif)
     inches = 2.54 if tags.get(296) == 3 else 1.0
     return float(tags[282]) * inches, float(tags[283]) * inches
 
 
 def _orientation(picture: Image.Image) -> int:
     try:
-        found = picture.info.get("exif") or b""
-        exif = Image.Exif()
-        exif.load(found)
-        tags = getattr(picture, "tag_v2", exif)
+        tags = getattr(picture, "tag_v2", exif_tags(picture.info.get("exif")))
         return int(tags.get(0x0112, 1))
     except Exception:
         return 1
@@ -503,11 +507,12 @@ def _sixteen_bit(file: BinaryIO, picture: Image.Image, orientation: int) -> np.n
     bands = len(picture.getbands())
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return None
+    values = values.astype(np.uint16, copy=False)
     values = values[..., [2, 1, 0, 3][: values.shape[2]]]
     values = values[..., [0, 3]] if bands == 2 and values.shape[2] == 4 else values
     seen = np.asarray(picture)
     # Proof that both decoders mean the same: rounding apart, there is no difference.
-    if values.shape != seen.shape or np.abs((values >> 8).astype(int) - seen).max() > 1:
+    if values.shape != seen.shape or np.abs(values // 256 - seen.astype(int)).max() > 1:
         return None
     return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda same: same)(values))
 

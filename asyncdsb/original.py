@@ -28,6 +28,7 @@ from asyncdsb.images import (
     ImageSource,
     decode,
     eight_bit,
+    exif_tags,
     fitting,
     flatten,
     has_alpha,
@@ -65,7 +66,7 @@ class Photograph:
         """As a picture of Pillow's, with ``info``: L, LA, RGB or RGBA, or I;16 for 16-bit grey."""
         deep_grey = self.pixels.dtype == np.uint16 and self.pixels.shape[2] == 1
         found = _picture(self.pixels if deep_grey else self._eight)
-        found.info = fitting(self.info, "GRAY" if self.pixels.shape[2] < 3 else "RGB")
+        found.info.update(**fitting(self.info, "GRAY" if self.colours == 1 else "RGB"))
         return found
 
     @property
@@ -158,7 +159,7 @@ class Photograph:
             note.add_itxt("XML:com.adobe.xmp", info["xmp"].decode("utf-8", "replace"))
         if settings is not None:
             note.add_text(FIELD, json.dumps(settings))
-        told = {name: info[name] for name in ("exif", "dpi") if name in info}
+        told: dict[str, Any] = {name: info[name] for name in ("exif", "dpi") if name in info}
         told["icc_profile"] = info.get("icc_profile")
         # Level 1 is three times as fast as the default and a tenth larger.
         told |= {"format": "PNG", "pnginfo": note, "compress_level": 1}
@@ -187,8 +188,7 @@ class Photograph:
         rows[:, 1:] -= self.pixels[:, :-1]
         data = zlib.compress(rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes(), 6)
         tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
-        exif = Image.Exif()
-        exif.load(info.get("exif"))
+        exif = exif_tags(info.get("exif"))
         for tag in exif:
             tags[tag] = dict(exif.get_ifd(tag)) if tag in EXIF_PARTS else exif[tag]
         alpha = channels > self.colours
@@ -201,7 +201,7 @@ class Photograph:
         if alpha:
             tags[338] = 2
         if "dpi" in info:
-            tags[282], tags[283], tags[296] = *info["dpi"], 2
+            (tags[282], tags[283]), tags[296] = info["dpi"], 2
         for tag, name in ((34675, "icc_profile"), (700, "xmp")):
             if name in info:
                 tags.tagtype[tag] = 7 if name == "icc_profile" else 1
@@ -226,11 +226,10 @@ def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _with_dpi(info: dict[str, Any]) -> bytes:
     """Exif data with the resolution in them, for formats that have no other place for it."""
-    exif = Image.Exif()
-    exif.load(info.get("exif"))
+    exif = exif_tags(info.get("exif"))
     for tag in EXIF_PARTS:
         exif.get_ifd(tag)
-    exif[282], exif[283], exif[296] = *info["dpi"], 2
+    (exif[282], exif[283]), exif[296] = info["dpi"], 2
     return exif.tobytes()
 
 

@@ -99,15 +99,17 @@ def test_what_is_in_the_way_is_told_in_one_line(options, variables, told):
 
 
 SERVED = """
-import os, sys, threading, time, httpx
+import os, sys
 import app
+def empty(load, names):
+    with app.gr.Blocks(analytics_enabled=False) as demo:
+        return demo
 def stop(*arguments, **options):
     print("served", os.environ["GRADIO_TEMP_DIR"], flush=True)
     os._exit(0)
 app.gr.Blocks.block_thread = stop
-app.build = lambda load, names: app.gr.Blocks(analytics_enabled=False)
+app.build = empty
 app.main(["--port", sys.argv[1]])
-stop()
 """
 
 
