@@ -552,6 +552,18 @@ def test_invert(folder, tiny_weights):
     assert (folder / "other.png").read_bytes() == (folder / "out.png").read_bytes()
 
 
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA"])
+def test_reports_show_photographs_of_every_mode(folder, tiny_weights, mode):
+    photo = synthetic_photo(300, 211)
+    sixteen = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    (sixteen if mode == "I;16" else photo.convert(mode)).save(folder / "photo.png")
+    assert inpaint(folder, tiny_weights, "--report", folder / "page.png") == 0
+    page = np.asarray(Image.open(folder / "page.png").convert("RGB")).astype(int)
+    # The result stands at the right in the first row, as the photograph does at the left.
+    part = page[page.shape[0] // 10 : page.shape[0] // 4, -page.shape[1] // 6 : -60]
+    assert (np.ptp(part, axis=2).max() > 40) == (mode == "RGBA")
+
+
 def test_what_a_format_cannot_hold_is_told_in_one_line(folder, tiny_weights, capsys):
     layer = synthetic_photo(300, 211)
     layer.putalpha(99)
