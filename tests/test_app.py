@@ -350,7 +350,7 @@ def test_mask_from_a_file(engine, tmp_path):
     again = canvas.layer_mask(shown["layer"], photo.size)
     assert (again != hole_in(image)).mean() < 0.02
     with pytest.raises(ValueError, match="same size"):
-        handlers.on_mask_file(engine, saved(photograph(50, 50), tmp_path / "b.png"), photo)
+        handlers.on_mask_file(engine, saved(Image.new("L", (50, 50)), tmp_path / "b.png"), photo)
     with pytest.raises(ValueError, match="Open a photo first"):
         handlers.on_mask_file(engine, mask, None)
 
