@@ -11,12 +11,19 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-# Before the import: gradio asks its server for news otherwise.
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+from asyncdsb.page import surroundings
+
+# Before the import, which reads them.
+try:
+    UNUSABLE_PROXIES = surroundings.settle(os.environ)
+except ValueError as error:
+    print(f"app.py: error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 import gradio as gr
 
@@ -38,14 +45,22 @@ def build(load: Callable[[str], Any], names: Sequence[str] = ("scenes",)) -> gr.
     return wiring.build(load, names, EXAMPLES)
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it and end."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Start the server; see the module's first lines for the options."""
     from asyncdsb.networks.placing import PRECISIONS
 
-    parser = argparse.ArgumentParser(description="Restore holes in photographs, in the browser.")
+    parser = Parser(description="Restore holes in photographs, in the browser.")
     parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1)")
     parser.add_argument(
-        "--port", type=int, default=None, help="port (default GRADIO_SERVER_PORT, or 7860 and up)"
+        "--port", default=None, help="port (default GRADIO_SERVER_PORT, or 7860 and up)"
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument(
@@ -82,14 +97,30 @@ def main(arguments: list[str] | None = None) -> None:
 
     if options.mcp and not importlib.util.find_spec("mcp"):
         parser.error("--mcp needs the package mcp: pip install 'gradio[mcp]'")
-    launch(
-        build(load, names),
-        server_name=options.host,
-        server_port=options.port,
-        share=options.share,
-        inbrowser=options.open,
-        mcp_server=options.mcp,
-    )
+    elsewhere = options.share or any(n not in WEIGHTS and not Path(n).is_dir() for n in names)
+    if UNUSABLE_PROXIES and elsewhere:
+        parser.error(
+            f"the proxy {UNUSABLE_PROXIES[0]} cannot be used: expected http:// or https://, or "
+            "socks5:// with the package socksio (pip install 'httpx[socks]')"
+        )
+    try:
+        port = options.port and surroundings.port_number(options.port, "--port: ")
+        if port:
+            surroundings.check_listening(options.host or "127.0.0.1", port)
+        if options.host:
+            surroundings.bypass_proxies(os.environ, (options.host,))
+        # None but their owner may look at photographs that are handed in.
+        os.makedirs(os.environ["GRADIO_TEMP_DIR"], mode=0o700, exist_ok=True)
+        launch(
+            build(load, names),
+            server_name=options.host,
+            server_port=port,
+            share=options.share,
+            inbrowser=options.open,
+            mcp_server=options.mcp,
+        )
+    except (ValueError, OSError) as error:
+        parser.error(" ".join(str(error).split()))
 
 
 def launch(demo: gr.Blocks, **options: Any) -> None:

@@ -162,8 +162,9 @@ class AsyncDSBPipeline:
         """Restore the hole of a photo.
 
         Args:
-            image: PIL picture or (H, W, 3) uint8 RGB array.
-            mask: PIL picture (white = hole), or (H, W) array, bool or uint8.
+            image: path, picture or array, see :func:`asyncdsb.photo.original.read_photograph`.
+            mask: path, picture (white = hole) or array, see
+                :func:`asyncdsb.photo.images.read_mask`.
             trajectory: whether to keep the frames.
             **settings: fields of :class:`asyncdsb.photo.restoration.Settings`.
 
@@ -174,7 +175,8 @@ class AsyncDSBPipeline:
         for last in self.stream(image, mask, **settings):
             frames += [last] if trajectory else []
         record = self.record(Settings(**settings), last.prepared.box)
-        return Result(last.image, last.gradient, last.tau, frames, record)
+        restored = last.photograph
+        return Result(restored.picture, last.gradient, last.tau, frames, record, restored)
 
     def record(self, chosen: Settings, box: Box | None = None) -> dict:
         """What gives a picture again, as JSON; ``box`` is ``frame.prepared.box`` of a frame."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,14 @@ def box_mask(width: int, height: int) -> np.ndarray:
 def save_mask(mask: np.ndarray, path: Path) -> Path:
     Image.fromarray(mask.astype(np.uint8) * 255).save(path)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32() -> Iterator[None]:
+    """The precision "auto" is float32 in tests, whatever the processor: results are compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asyncdsb.networks.device.multiplies_bf16", lambda device: False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -352,7 +352,7 @@ def test_mask_from_a_file(engine, tmp_path):
     again = canvas.layer_mask(shown["layer"], photo.size)
     assert (again != hole_in(image)).mean() < 0.02
     with pytest.raises(ValueError, match="same size"):
-        handlers.on_mask_file(engine, saved(photograph(50, 50), tmp_path / "b.png"), photo)
+        handlers.on_mask_file(engine, saved(Image.new("L", (50, 50)), tmp_path / "b.png"), photo)
     with pytest.raises(ValueError, match="Open a photo first"):
         handlers.on_mask_file(engine, mask, None)
 
@@ -754,23 +754,23 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("convert", "name"),
+    ("convert", "name", "mode"),
     [
-        (as_16_bit, "a.png"),
-        (with_alpha, "a.png"),
-        (lambda image: image.convert("CMYK"), "a.jpg"),
-        (lambda image: image.convert("P"), "a.gif"),
-        (lambda image: image.convert("L"), "a.tif"),
+        (as_16_bit, "a.png", "I;16"),
+        (with_alpha, "a.png", "RGBA"),
+        (lambda image: image.convert("CMYK"), "a.jpg", "RGB"),
+        (lambda image: image.convert("P"), "a.gif", "RGB"),
+        (lambda image: image.convert("L"), "a.tif", "L"),
     ],
 )
-def test_inpaint_takes_every_kind_of_file(engine, tiny_pipe, tmp_path, convert, name):
+def test_inpaint_takes_every_kind_of_file(engine, tiny_pipe, tmp_path, convert, name, mode):
     image = photograph()
     photo = saved(convert(image), tmp_path / name)
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
     run = handlers.inpaint(engine, photo, mask, **api_values(steps=1, seed=3))
     path, settings = next(run)
     with Image.open(path) as result:
-        assert result.size == image.size and result.mode == "RGB"
+        assert result.size == image.size and result.mode == mode
     assert settings["seed"] == 3 and json.dumps(settings)
     assert settings["finish"] == tiny_pipe.config.finish
     assert not list(run) and not Path(path).exists()

@@ -211,6 +211,24 @@ def png_text(data: bytes) -> dict[str, str]:
     return picture.text
 
 
+def test_keys_undo_and_redo_strokes(page, photo):
+    """And leave text fields their own."""
+    open_photo(page, photo)
+    paint(page, (120, 100), (200, 130))
+    page.wait_for_selector("#tau .filled canvas")
+    page.locator("#seed input[type=number]").press("Control+z")
+    undo = page.locator("#editor").get_by_role("button", name="Undo", exact=True)
+    assert undo.is_enabled()
+    page.evaluate("() => document.activeElement.blur()")
+    page.keyboard.press("Control+z")
+    page.click("#restore")
+    wait_for_status(page, "the mask is empty")
+    page.keyboard.press("Control+Shift+z")
+    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Grow").click()
+    wait_for_status(page, "Press Restore")
+
+
 def test_paint_restore_download(page, photo, tmp_path):
     """The whole visit: open, paint, watch the maps and the frames, take the result home."""
     open_photo(page, photo)

@@ -15,7 +15,6 @@ from conftest import box_mask, save_mask, synthetic_photo
 from PIL import Image
 
 from asyncdsb import denoiser, masks, samplers, schedule
-from asyncdsb.cli import jobs
 from asyncdsb.cli import main as cli
 from asyncdsb.cli.main import main
 from asyncdsb.photo import images
@@ -397,7 +396,7 @@ def inpaint_folder(place: Path, weights: Path, *more: object, mask: str = "masks
 
 
 def test_folder(photos, tiny_weights, capsys):
-    (photos / "photos" / "notes.txt").write_text("no picture")
+    (photos / "photos" / "Thumbs.db").write_text("no picture")
     (photos / "photos" / ".hidden.png").write_text("no picture")
     more = "--trajectory", photos / "ways", "--report", photos / "deep" / "pages"
     assert inpaint_folder(photos, tiny_weights, *more) == 0
@@ -470,12 +469,114 @@ def test_folder_commands_that_are_refused(photos, tiny_weights, capsys):
     refused("there is no picture in the folder")
 
 
-def test_every_listed_photo_suffix_is_read(tmp_path):
-    for suffix in jobs.PHOTO_SUFFIXES:
-        path = tmp_path / f"photo{suffix}"
-        mode = "L" if suffix == ".pgm" else "RGB"
-        synthetic_photo(32, 24).convert(mode).save(path)
-        assert Image.open(path).size == (32, 24)
+@pytest.mark.parametrize(
+    "suffix", ".jpg .jpeg .jfif .jpe .png .tif .webp .bmp .dib .gif .avif .jp2 .j2k .pcx".split()
+)
+def test_every_suffix_that_pillow_reads_is_read(photos, tiny_weights, suffix):
+    photo = photos / "photos" / f"a{suffix}"
+    (photos / "photos" / "a.jpg").rename(photo)
+    synthetic_photo(128, 96).save(photo)
+    assert inpaint_folder(photos, tiny_weights, "--steps", 1) == 0
+    assert sorted(os.listdir(photos / "out")) == ["a.png", "b.png"]
+
+
+def test_everything_that_is_left_out_is_named(photos, tiny_weights, capsys):
+    (photos / "photos" / "notes.txt").write_text("no picture")
+    (photos / "photos" / "c.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (photos / "photos" / "more").mkdir()
+    assert inpaint_folder(photos, tiny_weights) == 2
+    assert sorted(os.listdir(photos / "out")) == ["a.png", "b.png"]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3 and all("left out" in line for line in told)
+    assert [line.split()[2] for line in told] == ["c.heic:", "more:", "notes.txt:"]
+
+
+def test_folders_of_the_command_itself_are_not_left_out(photos, tiny_weights, capsys):
+    (photos / "masks").rename(photos / "photos" / "masks")
+    place = photos / "photos"
+    paths = place, place / "masks", "-o", place / "out"
+    for _ in range(2):
+        assert run("inpaint", *paths, "--weights", tiny_weights, *FAST) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("photo", "mask"), [("cafe\u0301", "caf\u00e9"), ("IMG_1", "img_1"), ("Straße", "STRASSE")]
+)
+def test_names_that_look_alike_belong_together(photos, tiny_weights, photo, mask):
+    (photos / "photos" / "a.jpg").rename(photos / "photos" / f"{photo}.JPG")
+    (photos / "masks" / "a.png").rename(photos / "masks" / f"{mask}.png")
+    assert inpaint_folder(photos, tiny_weights) == 0
+    assert f"{photo}.png" in os.listdir(photos / "out")
+
+
+def test_the_same_spelling_comes_before_one_that_looks_alike(photos, tiny_weights):
+    save_mask(box_mask(96, 128), photos / "masks" / "A.png")
+    assert inpaint_folder(photos, tiny_weights) == 0
+
+
+def test_places_are_tested_before_the_work_starts(photos, tiny_weights, capsys, monkeypatch):
+    def read_only(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", f"{dir}/.hidden")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    before = listing(photos)
+    code = inpaint_folder(photos, tiny_weights)
+    assert_refused(photos, capsys, before, f"cannot write {photos / 'out'}: Permission", code)
+
+
+@pytest.mark.parametrize(("suffix", "most"), [("jpg", 65_500), ("webp", 16_383)])
+def test_sizes_that_a_format_cannot_hold(tmp_path, capsys, suffix, most):
+    Image.new("L", (most + 1, 8), 99).save(tmp_path / "photo.png")
+    hole = np.zeros((8, most + 1), bool)
+    hole[2:4, 5:9] = True
+    save_mask(hole, tmp_path / "mask.png")
+    before = listing(tmp_path)
+    # Refused before weights are looked for.
+    code = inpaint(tmp_path, tmp_path / "none", out=f"out.{suffix}")
+    err = capsys.readouterr().err
+    assert code == 2 and err.splitlines()[-1].startswith(f"asyncdsb: error: out.{suffix}: ")
+    assert f"at most {most} pixels a side, the photo is {most + 1}x8" in err
+    assert listing(tmp_path) == before
+
+
+def test_long_names_are_cut_by_bytes(photos, tiny_weights):
+    long = "ä" * 125
+    (photos / "photos" / "a.jpg").rename(photos / "photos" / f"{long}.jpg")
+    (photos / "masks" / "a.png").rename(photos / "masks" / f"{long}.png")
+    assert inpaint_folder(photos, tiny_weights, "--trajectory", photos / "ways") == 0
+    assert f"{long}.png" in os.listdir(photos / "out")
+    assert f"{long}.webp" in os.listdir(photos / "ways")
+    assert images.shortened("ä" * 100, 81) == "ä" * 40
+
+
+def test_invert(folder, tiny_weights):
+    assert inpaint(folder, tiny_weights) == 0
+    save_mask(~box_mask(300, 211), folder / "mask.png")
+    assert inpaint(folder, tiny_weights, "--invert", out="other.png") == 0
+    assert (folder / "other.png").read_bytes() == (folder / "out.png").read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA"])
+def test_reports_show_photographs_of_every_mode(folder, tiny_weights, mode):
+    photo = synthetic_photo(300, 211)
+    sixteen = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    (sixteen if mode == "I;16" else photo.convert(mode)).save(folder / "photo.png")
+    assert inpaint(folder, tiny_weights, "--report", folder / "page.png") == 0
+    page = np.asarray(Image.open(folder / "page.png").convert("RGB")).astype(int)
+    # The result stands at the right in the first row, as the photograph does at the left.
+    part = page[page.shape[0] // 10 : page.shape[0] // 4, -page.shape[1] // 6 : -60]
+    assert (np.ptp(part, axis=2).max() > 40) == (mode == "RGBA")
+
+
+def test_what_a_format_cannot_hold_is_told_in_one_line(folder, tiny_weights, capsys):
+    layer = synthetic_photo(300, 211)
+    layer.putalpha(99)
+    layer.save(folder / "photo.png", dpi=(300, 300))
+    assert inpaint(folder, tiny_weights, out="out.bmp") == 0
+    told = "asyncdsb: warning: photo.png: not kept in out.bmp: transparency\n"
+    assert capsys.readouterr().err == told
+    assert Image.open(folder / "out.bmp").info["dpi"] == pytest.approx((300, 300), abs=0.1)
 
 
 # The mask command, and the program as a process.

@@ -202,3 +202,22 @@ def test_a_card_names_a_licence_that_is_known(tiny_pipe):
         x for x in model_card(tiny_pipe.facts, "mit").splitlines() if x.startswith("license")
     )
     assert line == "license: mit"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "told"),
+    [
+        ("http://me:secret@127.0.0.1:9", "cannot be reached through the proxy 127.0.0.1:9"),
+        ("socks://127.0.0.1:9", "the proxy of this machine cannot be used"),
+    ],
+)
+def test_a_proxy_that_fails_is_named_in_one_line(hub, tmp_path, proxy, told):
+    code = """
+try:
+    Pipe.from_pretrained("me/weights")
+except ValueError as error:
+    print(error)
+"""
+    variables = {"NO_PROXY": "", "no_proxy": "", "HTTP_PROXY": proxy, "http_proxy": proxy}
+    said = run(hub, tmp_path, code, **variables)
+    assert told in said and said.count("\n") == 1 and "secret" not in said

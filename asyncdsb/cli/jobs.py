@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from asyncdsb.photo.formats import LARGEST_SIDE, SAVE_OPTIONS
 
 if TYPE_CHECKING:
     import argparse
@@ -16,21 +21,12 @@ if TYPE_CHECKING:
     from asyncdsb.photo.restoration import Result
     from asyncdsb.schedule import NoiseSchedule
 
-PHOTO_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .webp .tif .tiff .bmp .gif .avif .jp2 .ppm .pgm .tga".split()
-)
-"""Files that count as pictures when a folder is given."""
+_NO_PHOTOS = ("thumbs.db", "desktop.ini")
+"""What systems put into folders, beside files with hidden names."""
 
-SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    ".png": {"format": "PNG"},
-    ".webp": {"format": "WEBP", "lossless": True, "exact": True},
-    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-    ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-    ".bmp": {"format": "BMP"},
-    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-}
-LOSSY = (".jpg", ".jpeg")
+LONGEST_NAME = 255
+"""Most bytes of a file's name, on the usual file systems."""
+
 _TRAJECTORY_SUFFIXES = (".webp", ".gif")
 _REPORT_SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -60,7 +56,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     """Pair photographs with masks and choose the names of the files to write.
 
     Returns:
-        The jobs, and one sentence for each photograph of a folder that has to be left out.
+        The jobs, and one sentence for each file of a folder that has to be left out.
 
     Raises:
         ValueError: The command as a whole cannot be carried out.
@@ -84,7 +80,9 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     photos = _pictures(photo)
     if not photos:
         raise ValueError(f"there is no picture in the folder {photo}")
-    jobs, problems = [], []
+    jobs: list[Job] = []
+    used = [path.resolve() for path in (mask, out, trajectory, report) if path]
+    problems = [_left_out(path) for path in _others(photo) if path.resolve() not in used]
     for path in photos:
         try:
             job_mask = _mask_for(path, mask)
@@ -95,9 +93,9 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
             Job(
                 path,
                 job_mask,
-                out / f"{path.stem}.png",
-                trajectory and trajectory / f"{path.stem}.webp",
-                report and report / f"{path.stem}.png",
+                out / _named(path.stem, ".png"),
+                trajectory and trajectory / _named(path.stem, ".webp"),
+                report and report / _named(path.stem, ".png"),
             )
         )
     _refuse_clashes(jobs, arguments.strategy)
@@ -108,18 +106,48 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
-        if path.is_file()
-    )
+    from asyncdsb.photo.images import readable_suffixes
+
+    known = readable_suffixes()
+    return [path for path in _visible(folder) if path.suffix.lower() in known and path.is_file()]
+
+
+def _others(folder: Path) -> list[Path]:
+    pictures = set(_pictures(folder))
+    return [path for path in _visible(folder) if path not in pictures]
+
+
+def _visible(folder: Path) -> list[Path]:
+    names = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in names if path.name.lower() not in _NO_PHOTOS)
+
+
+def _left_out(path: Path) -> str:
+    """Why a file of a folder is left out."""
+    if path.is_dir():
+        return f"{path.name}: left out: a folder within the folder; give it by itself"
+    if path.suffix.lower() in (".heic", ".heif", ".hif"):
+        return f"{path.name}: left out: HEIC pictures need the package pillow-heif"
+    return f"{path.name}: left out: expected a picture, got a file ending in {path.suffix!r}"
+
+
+def _named(stem: str, suffix: str) -> str:
+    """A name to write, which another suffix may make too long."""
+    from asyncdsb.photo.images import shortened
+
+    return f"{shortened(stem, LONGEST_NAME - len(suffix))}{suffix}"
+
+
+def _alike(stem: str) -> str:
+    """The same for names that look alike: Macs write accents as characters of their own."""
+    return unicodedata.normalize("NFC", stem).casefold()
 
 
 def _mask_for(photo: Path, mask: Path) -> Path:
     if not mask.is_dir():
         return mask
-    found = [path for path in _pictures(mask) if path.stem == photo.stem]
+    alike = [path for path in _pictures(mask) if _alike(path.stem) == _alike(photo.stem)]
+    found = [path for path in alike if path.stem == photo.stem] or alike
     if len(found) != 1:
         got = "none" if not found else ", ".join(path.name for path in found)
         raise ValueError(
@@ -147,6 +175,45 @@ def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
     return path
 
 
+def check_places(jobs: Iterable[Job]) -> None:
+    """Refuse files that could not be written, before the work starts.
+
+    Raises:
+        ValueError: with the file or the folder.
+    """
+    paths = [path for job in jobs for path in (job.out, job.trajectory, job.report) if path]
+    for folder in dict.fromkeys(path.parent for path in paths):
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            what = folder if len(paths) > 1 else paths[0]
+            raise ValueError(f"cannot write {what}: {error.strerror}") from error
+    for path in paths:
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            raise ValueError(f"expected a name of at most {LONGEST_NAME} bytes, got {path.name}")
+
+
+def check_size(out: Path, size: tuple[int, int]) -> None:
+    """Refuse a photograph that is larger than the format of its file can be.
+
+    Args:
+        out: the file to write.
+        size: (width, height) in pixels.
+
+    Raises:
+        ValueError: with both sizes.
+    """
+    kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
+    most = LARGEST_SIDE.get(kind, max(size))
+    if max(size) > most:
+        raise ValueError(
+            f"{out.name}: {kind} holds at most {most} pixels a side, the photo is "
+            f"{size[0]}x{size[1]}: choose .png or .tif"
+        )
+
+
 def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
     """Refuse to write a file twice, or over one that is read, a map of the order among them."""
     read = {path.resolve() for job in jobs for path in (job.photo, job.mask)}
@@ -167,10 +234,8 @@ def write_files(
     job: Job, result: Result, image: Image.Image, mask: np.ndarray, schedule: NoiseSchedule
 ) -> None:
     """Write all files of one job, or none."""
-    from asyncdsb.photo.record import save_restored
     from asyncdsb.show.viz import report_figure, save_trajectory
 
-    profile = image.info.get("icc_profile")
     files: list[tuple[Path, Writer]] = []
     if job.trajectory:
         files.append((job.trajectory, lambda path: save_trajectory(result.trajectory, path)))
@@ -180,15 +245,7 @@ def write_files(
             report_figure(result, image, mask, path, schedule=schedule)
 
         files.append((job.report, report))
-
-    def restored(path: Path) -> None:
-        if job.out.suffix.lower() == ".png":
-            save_restored(path, result.image, result.settings, profile)
-        else:
-            options = SAVE_OPTIONS[job.out.suffix.lower()]
-            result.image.save(path, **options, **({"icc_profile": profile} if profile else {}))
-
-    files.append((job.out, restored))
+    files.append((job.out, lambda path: result.photograph.save(path, result.settings)))
     made = _make_folders(path.parent for path, _ in files)
     try:
         _write_together(files)

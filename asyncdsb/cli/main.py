@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from asyncdsb import __version__
-from asyncdsb.cli.jobs import LOSSY, SAVE_OPTIONS, output_file, plan, write_files
+from asyncdsb.cli.jobs import check_places, check_size, output_file, plan, write_files
+from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
     from tqdm import tqdm
 
+    from asyncdsb.photo.original import Photograph
     from asyncdsb.photo.restoration import Frame, Result
     from asyncdsb.pipeline import AsyncDSBPipeline
 
@@ -82,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         "inpaint",
         help="restore the masked part of a photograph, or of a folder of them",
         description="Restore the white part of MASK in PHOTO. Everything else stays as it is, "
-        "bit for bit, in PNG, WebP, TIFF and BMP files.",
+        "bit for bit, in PNG, WebP, TIFF and BMP files, and so does what the photograph's file "
+        "says about it; what a format cannot hold is told.",
     )
     inpaint.set_defaults(run=_inpaint)
     inpaint.add_argument("photo", metavar="PHOTO", type=Path, help="a picture, or a folder of them")
@@ -101,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="file to write, its suffix chooses the format (.png .webp .tif .bmp .jpg; PNG where "
         "there is none); a folder if PHOTO is one",
+    )
+    inpaint.add_argument(
+        "--invert", action="store_true", help="black marks what to restore in MASK, not white"
     )
     options = inpaint.add_argument_group(
         "restoration", "what is not given is left to the weights' own settings"
@@ -284,6 +289,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     if low is not None and high is not None and low > high:
         raise ValueError(f"expected --tau-min <= --tau-max, got {low:g} > {high:g}")
     jobs, problems = plan(arguments)
+    check_places(jobs)
     for problem in problems:
         _say("error", problem)
     if any(job.out.suffix.lower() in LOSSY for job in jobs):
@@ -291,30 +297,37 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     settings, strategy, precision = _settings(arguments)
     keep_frames = bool(arguments.trajectory or arguments.report)
 
-    from asyncdsb.photo.images import check_pair, read_image, read_mask
+    from PIL import Image
+
+    from asyncdsb.photo.images import check_pair, read_mask
+    from asyncdsb.photo.original import read_photograph
 
     failed = len(problems)
     pipe: AsyncDSBPipeline | None = None
     for number, job in enumerate(jobs, 1):
         try:
-            image = read_image(job.photo)
-            mask = read_mask(job.mask)
-            check_pair(image, mask)
-            order = _order(strategy, image.size)
+            photo = read_photograph(job.photo)
+            check_size(job.out, photo.size)
+            mask = read_mask(job.mask) != arguments.invert
+            check_pair(photo.rgb, mask)
+            order = _order(strategy, photo.size)
         except (ValueError, OSError) as error:
             if len(jobs) == 1:
                 raise
             failed += 1
             _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
             continue
+        if lost := photo.cannot_be_held(job.out.suffix):
+            _say("warning", f"{job.photo.name}: not kept in {job.out.name}: {', '.join(lost)}")
         # Not guarded: without weights no photograph of the folder can be restored.
         pipe = pipe or _load(arguments, precision)
         label = job.photo.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.photo.name}"
         bar = _bar(label, arguments.quiet)
         try:
             with bar:
-                result = _restore(pipe, image, mask, settings | order, keep_frames, bar)
-            write_files(job, result, image, mask, pipe.config.schedule)
+                result = _restore(pipe, photo, mask, settings | order, keep_frames, bar)
+            shown = Image.fromarray(photo.rgb)
+            write_files(job, result, shown, mask, pipe.config.schedule)
         except (ValueError, OSError) as error:
             if len(jobs) == 1:
                 raise
@@ -384,7 +397,7 @@ def _bar(label: str, quiet: bool) -> tqdm:
 
 def _restore(
     pipe: AsyncDSBPipeline,
-    image: Image.Image,
+    photo: Photograph,
     mask: np.ndarray,
     settings: dict[str, Any],
     keep_frames: bool,
@@ -394,9 +407,10 @@ def _restore(
     from asyncdsb.photo.restoration import Result, Settings
 
     frames: list[Frame] = []
-    for frame in pipe.stream(image, mask, **settings):
+    for frame in pipe.stream(photo, mask, **settings):
         frames = [*frames, frame] if keep_frames else [frame]
         bar.total = frame.steps
         bar.update(frame.step - bar.n)
     chosen = pipe.record(Settings(**settings), frame.prepared.box)
-    return Result(frame.image, frame.gradient, frame.tau, frames if keep_frames else [], chosen)
+    kept, restored = frames if keep_frames else [], frame.photograph
+    return Result(restored.picture, frame.gradient, frame.tau, kept, chosen, restored)

@@ -213,7 +213,7 @@ def run_steps(
             maps=_maps(pipe, state.gradient, mask, settings.tiles, state.prepared.box)
             if state.step == 0
             else None,
-            image=np.asarray(state.image) if last else None,
+            image=state.rgb if last else None,
             settings=pipe.record(settings, state.prepared.box) if last else None,
         )
 

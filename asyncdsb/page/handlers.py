@@ -24,7 +24,7 @@ from asyncdsb.page.engine import Engine, Model
 from asyncdsb.page.press import Press
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
 from asyncdsb.photo.images import read_mask
-from asyncdsb.photo.record import save_restored
+from asyncdsb.photo.original import read_photograph
 from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
@@ -380,9 +380,8 @@ def inpaint(
     *_, last = engine.steps_of(weights, image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
-        profile = image.info.get("icc_profile")
         path = Path(folder, "restored.png")
-        save_restored(path, Image.fromarray(last.image), last.settings, profile)
+        read_photograph(photo).restored(last.image, hole).save(path, last.settings)
         yield str(path), last.settings
 
 

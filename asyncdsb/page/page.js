@@ -498,5 +498,15 @@ window.asyncdsb = (() => {
     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(restore, 60)));
   }, 400);
 
+  // The canvas has buttons for these, but knows no keys. In a text field the keys are the field's.
+  document.addEventListener("keydown", (event) => {
+    const key = event.key.toLowerCase();
+    if (!(event.ctrlKey || event.metaKey) || event.altKey || !"zy".includes(key)) return;
+    if (event.target.closest("input:not([type=range]), textarea, [contenteditable]")) return;
+    const name = key === "y" || event.shiftKey ? "Redo" : "Undo";
+    document.querySelector(`#editor button[aria-label="${name}"]`)?.click();
+    event.preventDefault();
+  });
+
   return { draw, show, estimate, remember, paintedLayer, canvasLoaded, paintedOrder, fetchArchive, mountAbout, mountLink, mountTau, mountGradient, mountFrame, mountFilm, mountExamples };
 })();

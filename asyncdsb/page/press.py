@@ -15,7 +15,7 @@ from asyncdsb.measure.analysis import timeline
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Engine, Maps, Moment, Step
 from asyncdsb.page.updates import BUSY, IDLE, VIEWS, Props, Update, format_maps
-from asyncdsb.photo.record import save_restored
+from asyncdsb.photo.original import read_photograph
 from asyncdsb.photo.restoration import Settings
 from asyncdsb.show import viz
 
@@ -127,8 +127,9 @@ class Press:
         seed = state.settings["seed"]
         more = f"-seed-{seed}" if self.results else ""
         path = self.folder / f"{self._stem}-restored{more}.png"
-        profile = self.image.info.get("icc_profile")
-        save_restored(path, Image.fromarray(state.image), state.settings, profile)
+        # From its file, as what the session holds is 8-bit RGB.
+        original = read_photograph(self.photo.path)
+        original.restored(state.image, self.mask).save(path, state.settings)
         self.results.append((str(path), f"seed {seed}"))
         return str(path)
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.page import canvas
-from asyncdsb.photo.images import check_pair, read_image, read_mask
+from asyncdsb.photo.images import check_pair, read_image, read_mask, shortened
 from asyncdsb.photo.record import load_map, quantised
 from asyncdsb.photo.restoration import Settings
 from asyncdsb.samplers import SAMPLERS
@@ -63,7 +63,7 @@ class Photo:
     @property
     def stem(self) -> str:
         """Name of the file without its suffix, for the download."""
-        return Path(self.path).stem[:60] or "photo"
+        return shortened(Path(self.path).stem, 120) or "photo"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,23 +11,31 @@ import torch
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
 from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
-from asyncdsb.photo.images import ImageSource, check_pair, check_rgb, read_image, read_mask
+from asyncdsb.photo.images import ImageSource, check_pair, read_mask
+from asyncdsb.photo.original import Photograph, read_photograph
 from asyncdsb.photo.regions import windows_over
 from asyncdsb.photo.restoration import Prepared
 from asyncdsb.photo.window import Window, fill_smoothly
 
 
-def read_pair(image: ImageSource | np.ndarray, mask: ImageSource) -> tuple[np.ndarray, np.ndarray]:
-    """A photo (H, W, 3) uint8 and its hole (H, W) bool, read and checked.
+def read_pair(
+    image: ImageSource | np.ndarray | Photograph, mask: ImageSource
+) -> tuple[Photograph, np.ndarray]:
+    """A photo and its hole (H, W) bool, read and checked.
 
     Raises:
         ValueError: if the pair cannot be restored.
     """
-    photo = image if isinstance(image, np.ndarray) else np.asarray(read_image(image))
-    check_rgb(photo)
+    original = read_photograph(image)
     hole = read_mask(mask)
-    check_pair(photo, hole)
-    return photo, hole
+    check_pair(original.rgb, hole)
+    return original, hole
+
+
+def is_grey(original: Photograph, hole: np.ndarray) -> bool:
+    """Whether what is known of a photo has no colour."""
+    red, green, blue = (original.rgb[..., channel] for channel in range(3))
+    return original.colours == 1 or bool(((red == green) & (green == blue) | hole).all())
 
 
 class Framing:
@@ -80,13 +88,13 @@ class Framing:
             self._last = key, windows
         return windows
 
-    def box_of(self, photo: np.ndarray, hole: np.ndarray) -> Box | None:
+    def box_of(self, original: Photograph, hole: np.ndarray) -> Box | None:
         """The square around a head that is taken unless one is given; None without heads."""
-        return head_box(photo, hole) if self.head else None
+        return head_box(original.rgb, hole) if self.head else None
 
     def prepare(
         self,
-        photo: np.ndarray,
+        original: Photograph,
         hole: np.ndarray,
         tiles: int,
         box: Box | None,
@@ -95,7 +103,7 @@ class Framing:
         """Cut out of a photo what the networks take.
 
         Args:
-            photo: (H, W, 3) uint8.
+            original: the photo.
             hole: (H, W) bool.
             tiles: see :meth:`windows`.
             box: the square around a head; None for what :meth:`box_of` says.
@@ -104,7 +112,7 @@ class Framing:
         Raises:
             ValueError: on a box that does not fit, or one that these weights have no use for.
         """
-        rest: np.ndarray | None = None
+        photo, rest = original.rgb, None
         if self.head:
             left, top, side = box = head_box(photo, hole) if box is None else box
             check_box(box, hole)
@@ -119,6 +127,7 @@ class Framing:
         windows = self.windows(hole, tiles, box)
         images, masks = zip(*(window.cut(photo, hole) for window in windows), strict=True)
         return Prepared(
+            original,
             photo,
             hole,
             windows,
@@ -126,4 +135,5 @@ class Framing:
             tuple(mask.to(device) for mask in masks),
             rest,
             box,
+            is_grey(original, hole),
         )

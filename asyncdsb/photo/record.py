@@ -8,43 +8,19 @@ restored PNG. Maps in [0, 1] (gradient, tau) are 16-bit grey PNG files, value = 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
+from asyncdsb.photo.formats import FIELD
 from asyncdsb.photo.images import read_image
-
-FIELD = "asyncdsb"
-"""Text field of a restored PNG that holds its settings."""
 
 LEVELS = 65535
 """Grey value that stands for 1 in a map."""
 
 MAX_JSON = 100_000
 """Longest settings file in bytes: more is something else."""
-
-
-def save_restored(
-    path: Path, image: Image.Image, settings: Mapping[str, object], icc_profile: bytes | None
-) -> Path:
-    """Write a restored photograph as PNG, with the settings and the photo's colour profile in it.
-
-    Args:
-        path: file to write.
-        image: the result.
-        settings: JSON-serialisable, as :meth:`AsyncDSBPipeline.record` gives them.
-        icc_profile: of the photo, or None.
-
-    Returns:
-        The path.
-    """
-    note = PngImagePlugin.PngInfo()
-    note.add_text(FIELD, json.dumps(settings))
-    # Level 1 is three times as fast as the default and a tenth larger.
-    image.save(path, format="PNG", pnginfo=note, icc_profile=icc_profile, compress_level=1)
-    return path
 
 
 def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from asyncdsb.denoiser import FINISHES, BridgeConfig
 from asyncdsb.photo.finish import copies
-from asyncdsb.photo.images import to_pil
+from asyncdsb.photo.formats import SAVE_OPTIONS
+from asyncdsb.photo.images import to_pil, write_atomic
+from asyncdsb.photo.original import Photograph
 from asyncdsb.photo.tiles import TOGETHER
 from asyncdsb.photo.window import Window, fill_smoothly
 from asyncdsb.samplers import GRIDS
@@ -153,7 +156,17 @@ class Frame:
 
     @property
     def image(self) -> Image.Image:
-        """The estimate set into the photo at its own size; known pixels bit-identical."""
+        """The estimate set into the photo, see :class:`Result`."""
+        return self.photograph.picture
+
+    @property
+    def photograph(self) -> Photograph:
+        """The same with all that the photo's file holds."""
+        return self.prepared.original.restored(self.rgb, self.prepared.hole)
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The same as a viewer shows it: (H, W, 3) uint8."""
         picture = self.prepared.photo.copy()
         patches = copies(self.finish, self.step, self.steps)
         for window, estimate in zip(self.prepared.windows, self.estimates, strict=True):
@@ -161,7 +174,9 @@ class Frame:
         if self.prepared.rest is not None:
             # Once more, because the border of what was restored is known by now.
             fill_smoothly(picture, self.prepared.rest)
-        return Image.fromarray(picture)
+        if self.prepared.grey:
+            picture = np.asarray(_grey(Image.fromarray(picture)))
+        return picture
 
 
 @dataclass(frozen=True)
@@ -169,11 +184,14 @@ class Result:
     """A finished restoration.
 
     Attributes:
-        image: restored photo of the input's size; outside the mask bit-identical to the input.
+        image: restored photo of the input's size; outside the mask bit-identical to the input. Its
+            mode is the photo's: L, LA, RGB, RGBA, or I;16 for 16-bit grey (Pillow has no 16-bit
+            colours). ``info`` holds colour profile, Exif data and the rest.
         gradient: (H, W) float32 completed gradient map in [0, 1].
         tau: (H, W) float32 per-pixel peak time in [0, 1].
         trajectory: steps + 1 frames with t falling from 1 to 0; empty if it was not asked for.
         settings: what gives this result again.
+        photograph: the restored photo with all that its file holds.
     """
 
     image: Image.Image
@@ -181,6 +199,25 @@ class Result:
     tau: np.ndarray
     trajectory: list[Frame] = field(repr=False)
     settings: dict
+    photograph: Photograph = field(repr=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the restored photo with all that its file held, 16 bits and metadata included.
+
+        Args:
+            path: PNG, TIFF, WebP, BMP or JPEG, by its suffix. The first two can hold all but texts,
+                PNG those too, and the settings.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: another suffix, or a place that cannot be written to.
+        """
+        if Path(path).suffix.lower() not in SAVE_OPTIONS:
+            expected = " ".join(SAVE_OPTIONS)
+            raise ValueError(f"expected a file ending in {expected}, got {Path(path).name}")
+        return write_atomic(path, lambda beside: self.photograph.save(beside, self.settings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +225,7 @@ class Prepared:
     """A photo on its way: the windows over its hole, the networks' inputs, the preview.
 
     Attributes:
+        original: the photo as it was given.
         photo: (H, W, 3) uint8; with a smooth fill in its hole, if the window is that of a head.
         hole: (H, W) bool.
         windows: of :func:`asyncdsb.photo.regions.windows_over`, or the one of a head.
@@ -195,8 +233,10 @@ class Prepared:
         masks: (1, 1, h, w) float for each window, 1 = missing.
         rest: (H, W) bool, the part of the hole that lies beyond a head's window; None if none does.
         box: (left, top, side) of a head's window; None for windows around holes.
+        grey: whether what is known has no colour; what is restored has none then.
     """
 
+    original: Photograph
     photo: np.ndarray
     hole: np.ndarray
     windows: tuple[Window, ...]
@@ -204,6 +244,7 @@ class Prepared:
     masks: tuple[Tensor, ...]
     rest: np.ndarray | None = None
     box: tuple[int, int, int] | None = None
+    grey: bool = False
 
     def batches(self) -> list[list[int]]:
         """Numbers of the windows that the networks can take together: of one size, not tiled."""
@@ -245,7 +286,12 @@ class Prepared:
             if part.size != mask.size:
                 part = part.resize(mask.size, Image.Resampling.BILINEAR)
             shown.paste(part, box, mask)
-        return shown
+        return _grey(shown) if self.grey else shown
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """An RGB picture without colours; those that are grey stay as they are."""
+    return picture.convert("L").convert("RGB")
 
 
 def check_painted(strategy: str | np.ndarray, shape: tuple[int, ...]) -> None:

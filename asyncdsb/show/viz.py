@@ -375,7 +375,8 @@ def _draw_maps(
     axes[1].set_title("predicted gradient, square-root scale")
     tau = axes[2].imshow(shrink_map(result.tau, _REPORT_SIDE), cmap=TAU_COLOURS, vmin=0, vmax=1)
     axes[2].set_title(r"$\tau$, larger = restored earlier")
-    axes[3].imshow(_thumbnail(result.image))
+    # As it is seen: a grey picture would be drawn in false colours.
+    axes[3].imshow(_thumbnail(Image.fromarray(result.photograph.rgb)))
     axes[3].set_title("result")
     for drawn, axis, ticks in (
         (gradient, axes[1], [0, 0.05, 0.2, 0.5, 1]),

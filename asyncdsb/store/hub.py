@@ -10,6 +10,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from asyncdsb.store.card import CARD
 from asyncdsb.store.checkpoint import KINDS
@@ -83,7 +85,8 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         yield
-    except (http_error, errors.HFValidationError, OSError) as error:
+    # Of a proxy that the client cannot use it says so with the other three.
+    except (http_error, errors.HFValidationError, OSError, ImportError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in LOCAL:
             where = f": {error.filename}" if error.filename else ""
             raise ValueError(f"{told} {error.strerror}{where}") from error
@@ -101,13 +104,29 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
             why = f"the repository has no revision {revision!r}: expected a branch, tag or commit"
         elif constants.HF_HUB_OFFLINE:
             why = "HF_HUB_OFFLINE is set: unset it to reach the Hugging Face Hub"
+        elif isinstance(error, ImportError | ValueError) and not isinstance(error, OSError):
+            if "proxy" not in str(error).lower():
+                raise
+            why = f"the proxy of this machine cannot be used: {' '.join(str(error).split())}"
         elif status is None:
             what = type(error.__cause__ or error).__name__
+            proxy = _proxy_to(constants.ENDPOINT)
+            way = f" through the proxy {proxy}" if proxy else ""
             why = (
-                f"the Hub at {constants.ENDPOINT} cannot be reached ({what}): check the connection"
+                f"the Hub at {constants.ENDPOINT} cannot be reached{way} ({what}): "
+                "check the connection"
             )
         elif status in (401, 403):
             why = f"the Hub does not allow it: {LOG_IN} and a token that may do this"
         else:
             why = f"the Hub answers with status {status}: try again later"
         raise ValueError(f"{told} {why}") from error
+
+
+def _proxy_to(address: str) -> str | None:
+    """The proxy that leads to an address, without the name and password that it may hold."""
+    place, found = urlsplit(address), getproxies()
+    proxy = found.get(place.scheme) or found.get("all")
+    if not proxy or proxy_bypass(place.hostname or ""):
+        return None
+    return proxy.rpartition("@")[2] if "@" in proxy else proxy

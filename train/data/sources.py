@@ -10,9 +10,8 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from asyncdsb.photo.images import read_image
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+from asyncdsb.photo.formats import NOT_READ
+from asyncdsb.photo.images import read_image, readable_suffixes
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,13 @@ class Photo:
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file is called like a picture, and not like what macOS hides beside them."""
+    """Whether a file is called like a picture, and not like what macOS hides beside them.
+
+    Kinds that cannot be read are among them, so that they are told of as what cannot be read.
+    """
     path = PurePath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    suffix = path.suffix.lower()
+    return suffix in readable_suffixes() | NOT_READ and not path.name.startswith(".")
 
 
 def pictures_in(folder: Path) -> list[Path]:
