@@ -456,7 +456,9 @@ def test_the_presets_set_defaults_that_options_override(shard, tiny_weights, tmp
     assert all(a.methods.startswith("bridge,") for a in seen)
 
 
-def test_restorations_of_other_programs_are_scored_beside_ours(shard, tiny_weights, tmp_path):
+def test_restorations_of_other_programs_are_scored_beside_ours(
+    shard, tiny_weights, tmp_path, capsys
+):
     common = f"--data {shard} --masks center,narrow --crops 2 --size 64 --limit 2".split()
     assert main([*common, "--write-inputs", "-o", str(tmp_path / "inputs")]) == 0
     assert len(list((tmp_path / "inputs").rglob("*.png"))) == 2 * 2 * 2 * 2
@@ -481,6 +483,16 @@ def test_restorations_of_other_programs_are_scored_beside_ours(shard, tiny_weigh
     again = json.loads((tmp_path / "out/results.json").read_text())["results"]
     assert again["center"]["grey"] != grey
     assert again["center"]["telea"] == results["center"]["telea"]
+    # JPEG files serve as well; one that is missing is told before any work.
+    last = max((tmp_path / "grey" / "narrow").iterdir())
+    Image.open(last).save(last.with_suffix(".jpg"))
+    last.unlink()
+    assert main([*common, *methods, "-o", str(tmp_path / "jpeg")]) == 0
+    last.with_suffix(".jpg").unlink()
+    capsys.readouterr()
+    assert main([*common, *methods, "-o", str(tmp_path / "missing")]) == 2
+    assert f"found nothing at {last}" in capsys.readouterr().err
+    assert not (tmp_path / "missing").exists()
 
 
 @pytest.mark.parametrize("name", ["telea", "asyncdsb", "other"])

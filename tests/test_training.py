@@ -330,7 +330,9 @@ def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
 def test_another_configuration_does_not_resume(runs, photos, capsys):
     command = ["--preset", "debug", "--data", str(photos), "--batch", "8", "--device", "cpu"]
     command += ["--out", str(runs / "at_once" / "gradient")]
-    assert "same configuration" in refusal(train.gradient.main, command, capsys)
+    said = refusal(train.gradient.main, command, capsys)
+    assert "same configuration, got other preset.batch 4, now 8" in said
+    assert "preset.lr" not in said
 
 
 def test_starting_from_weights_keeps_them(runs, photos, tmp_path):

@@ -9,7 +9,7 @@ asyncdsb            the bridge with the finish of ``--finish``, or of its weight
 synchronous         the same with tau = 0.5 in every pixel, as I2SB
 NAME=WEIGHTS        the bridge in another weights folder, with the settings of the command line
 NAME=PICTURES       restorations that any other program made of the crops that ``--write-inputs``
-                    wrote, read from PICTURES/KIND/CROP.png
+                    wrote, read from PICTURES/KIND/CROP.png, or .jpg
 ==================  =============================================================================
 
 A bridge may have settings of its own, joined by "&" after a "?", and with nothing before the "?" it
@@ -61,6 +61,10 @@ FollowBatch = Callable[
 ]
 
 
+ELSEWHERE = (".png", ".jpg", ".jpeg", ".webp")
+"""Suffixes of restorations that other programs made; the first that is there is read."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to restore a batch.
@@ -90,10 +94,14 @@ class Method:
 
     def made_elsewhere(self, crop: Crop, kind: str) -> Path:
         """Return the file of a restoration made elsewhere; ValueError if it is not there."""
-        path = self.source / kind / f"{crop.name}.png"
-        if not path.is_file():
-            raise ValueError(f"expected a restoration by {self.name}, found nothing at {path}")
-        return path
+        paths = [self.source / kind / f"{crop.name}{suffix}" for suffix in ELSEWHERE]
+        for path in paths:
+            if path.is_file():
+                return path
+        raise ValueError(
+            f"expected a restoration by {self.name}, found nothing at {paths[0]}"
+            f" (nor ending in {', '.join(ELSEWHERE[1:])})"
+        )
 
     def cached(self, folder: Path, crop: Crop, kind: str) -> Path:
         """Return where the restored crop is kept."""

@@ -402,11 +402,30 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         for one in (before, now):
             one["preset"].pop("steps")
             one["preset"].pop("compile")
-            one.pop("data")
+        # Photos may have moved; what they are called tells whether they are others.
+        old, new = (sorted(Path(path).name for path in one.pop("data")) for one in (before, now))
+        if old != new:
+            print(f"resuming {out} with other data: {', '.join(old)}, now {', '.join(new)}")
+        for one in (before, now):
             one.pop("weights", None)
-        if before != now:
-            raise ValueError(f"expected {out} to be empty or a run of the same configuration")
+        if found := differences(before, now):
+            raise ValueError(
+                f"expected {out} to be empty or a run of the same configuration, got other "
+                + "; ".join(found)
+            )
     write_atomic(out / "config.json", lambda p: Path(p).write_text(text + "\n", "utf-8"))
+
+
+def differences(before: dict, now: dict, inside: str = "") -> list[str]:
+    """What differs between two nested dictionaries: "preset.batch 16, now 32" each."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{inside}{key}.")
+        elif old != new:
+            found.append(f"{inside}{key} {old}, now {new}")
+    return found
 
 
 def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -> dict:
