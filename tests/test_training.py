@@ -463,7 +463,8 @@ def test_levels_of_training_times_follow_the_preset(name, tau, stochastic):
     sigma = (total_var * s * (1 - s) + (s * preset.model.hole_noise) ** 2).sqrt() / (1 - s)
     low, high = (np.log(level) for level in preset.levels)
     log = sigma.log().sort().values
-    normal = torch.special.ndtr((log - np.log(preset.model.sigma_data)) / FOCUS_STD)
+    centre = np.log(np.sqrt(np.mean(np.square(preset.model.sigma_data))))
+    normal = torch.special.ndtr((log - centre) / FOCUS_STD)
     share = (1 - preset.focus) * (log - low) / (high - low) + preset.focus * normal
     # The normal share is cut at both ends, where less than 0.01 of it lies.
     assert (share - torch.linspace(0, 1, len(log)).double()).abs().max() < 0.04

@@ -24,7 +24,10 @@ def result() -> SimpleNamespace:
         SimpleNamespace(t=1 - step / 5, x_t=picture(step), x0_hat=picture(10 + step))
         for step in range(6)
     ]
-    return SimpleNamespace(image=picture(99), gradient=ramp, tau=ramp, trajectory=frames)
+    seen = SimpleNamespace(rgb=np.asarray(picture(99)))
+    return SimpleNamespace(
+        image=picture(99), photograph=seen, gradient=ramp, tau=ramp, trajectory=frames
+    )
 
 
 @pytest.mark.parametrize("name", viz.COLOUR_MAPS)
