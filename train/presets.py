@@ -331,7 +331,6 @@ BRIDGE_PRESETS = {
         model=BridgeConfig(
             unet=_LEAN,
             conditions=("mask", "membrane", "skip", "position"),
-            sigma_data=(0.77, 0.27, 0.086),
             resolution=128,
             window="head",
         ),
