@@ -26,10 +26,9 @@
 
     The colours of photographs differ far less than their brightness. sigma_d may therefore be one
     number for each of :data:`COLOUR_AXES`; d, e and F are then along these axes, where white noise
-    stays white. With one number for all, errors as large as the colours there are hardly count, and
-    results are full of coloured speckles. The weight w of an axis in the loss is its sigma_d over
-    the mean of the three: between errors in RGB, where colours hardly count, and equal shares, in
-    which they count twice as much as brightness.
+    stays white. The root mean square error of an output F = 0 is then at most sigma_d along every
+    axis. The weight w of an axis in the loss is its sigma_d over the mean of the three; with one
+    number, w is 1.
 """
 
 from __future__ import annotations
@@ -75,6 +74,8 @@ BRIDGES = ("stochastic", "deterministic")
 
 COLOUR_AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 """Orthonormal opponent axes of RGB: brightness, red against blue, green against magenta."""
+
+_RGB_AXES = tuple(zip(*COLOUR_AXES, strict=True))
 
 LEVELS = (0.005, 200.0)
 """Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
@@ -249,22 +250,21 @@ class Edm:
     def variances(
         self, s: Tensor, stochastic: Tensor | float, total_var: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """N (B, 1, H, W), kept off zero, where s is 0; D (B, 1 or 3, H, W); sigma_d."""
+        """N (B, 1, H, W); D (B, A, H, W) and sigma_d (1, A, 1, 1) for A = 1 or 3 axes.
+
+        N is kept off zero, where s is 0.
+        """
         n = bridge.noise_var(s, total_var * stochastic, self.config.hole_noise).clamp(min=1e-8)
         sigma = self.sigmas.to(s)
         return n, (1 - s) ** 2 * sigma**2 + n, sigma
 
     def along_axes(self, rgb: Tensor) -> Tensor:
-        """A difference of pictures (B, 3, H, W), along the axes that sigma_data is for."""
+        """RGB (B, 3, H, W) along the axes of sigma_data: itself, or COLOUR_AXES times it."""
         return rgb if self.sigmas.numel() == 1 else _mixed(rgb, COLOUR_AXES)
 
     def as_rgb(self, axes: Tensor) -> Tensor:
         """The inverse of :meth:`along_axes`."""
-        return (
-            axes
-            if self.sigmas.numel() == 1
-            else _mixed(axes, tuple(zip(*COLOUR_AXES, strict=True)))
-        )
+        return axes if self.sigmas.numel() == 1 else _mixed(axes, _RGB_AXES)
 
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float

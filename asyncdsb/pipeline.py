@@ -17,8 +17,8 @@ from asyncdsb.networks.device import chosen_precision, usable
 from asyncdsb.networks.placing import check_precision, compile_for, frozen, multiplying
 from asyncdsb.photo.framing import Framing, read_pair
 from asyncdsb.photo.heads import Box
-from asyncdsb.photo.images import read_mask
 from asyncdsb.photo.maps import check_map, completed_gradient, layout, tau_over
+from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.restoration import Frame, Prepared, Result, Settings, check_painted
 from asyncdsb.photo.run import Runner, check_batch
 from asyncdsb.samplers import SAMPLERS, SamplerState
@@ -164,7 +164,7 @@ class AsyncDSBPipeline:
         Args:
             image: path, picture or array, see :func:`asyncdsb.photo.original.read_photograph`.
             mask: path, picture (white = hole) or array, see
-                :func:`asyncdsb.photo.images.read_mask`.
+                :func:`asyncdsb.photo.mask_files.read_mask`.
             trajectory: whether to keep the frames.
             **settings: fields of :class:`asyncdsb.photo.restoration.Settings`.
 

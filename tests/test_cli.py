@@ -17,7 +17,7 @@ from PIL import Image
 from asyncdsb import denoiser, masks, samplers, schedule
 from asyncdsb.cli import main as cli
 from asyncdsb.cli.main import main
-from asyncdsb.photo import images
+from asyncdsb.photo import decoding, images
 from asyncdsb.photo.record import load_map, save_map
 from asyncdsb.photo.restoration import Settings
 
@@ -71,7 +71,7 @@ def test_names_are_those_of_the_package():
     assert {*cli.SETTINGS, "strategy"} == {f.name for f in dataclasses.fields(Settings)}
     assert cli.STRATEGIES == schedule.STRATEGIES
     assert cli.MASK_KINDS == masks.MASK_KINDS
-    assert cli.MAX_PIXELS == images.MAX_PIXELS
+    assert cli.MAX_PIXELS == decoding.MAX_PIXELS
 
 
 def test_known_pixels_stay_and_the_hole_changes(folder, tiny_weights, capsys):

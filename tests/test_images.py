@@ -11,8 +11,9 @@ import torch
 from conftest import synthetic_photo
 from PIL import Image
 
-from asyncdsb.photo import images
-from asyncdsb.photo.images import check_pair, read_image, read_mask, to_pil, to_tensor, write_atomic
+from asyncdsb.photo import decoding
+from asyncdsb.photo.images import check_pair, read_image, to_pil, to_tensor, write_atomic
+from asyncdsb.photo.mask_files import read_mask
 
 
 def encoded(picture: Image.Image, kind: str, **options) -> bytes:
@@ -256,9 +257,9 @@ def test_bomb_is_refused_from_its_header():
 
 
 def test_own_limit_counts_pixels(photo, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 61 * 47)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 61 * 47)
     read_image(encoded(photo, "PNG"))
-    monkeypatch.setattr(images, "MAX_PIXELS", 61 * 47 - 1)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 61 * 47 - 1)
     with pytest.raises(ValueError, match="got 61x47"):
         read_image(encoded(photo, "PNG"))
 

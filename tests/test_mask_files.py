@@ -10,7 +10,7 @@ import pytest
 from conftest import box_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb.photo.images import read_mask
+from asyncdsb.photo.mask_files import read_mask
 
 SIZE = (96, 64)
 HOLE = box_mask(*SIZE)

@@ -418,11 +418,11 @@ def run(args: argparse.Namespace) -> dict:
     methods = load_methods(args)
     held_out = held_out_of(args, methods, CROPS)
     # What is missing is told before the work, not after some of it.
-    for method in methods:
-        if method.source is not None:
-            for crop in held_out.crops():
-                for kind in held_out.kinds:
-                    method.made_elsewhere(crop, kind)
+    elsewhere = [method for method in methods if method.source is not None]
+    for crop in held_out.crops() if elsewhere else ():
+        for method in elsewhere:
+            for kind in held_out.kinds:
+                method.made_elsewhere(crop, kind)
     judges = Judges.load(args.device, args.inception)
     args.out.mkdir(parents=True, exist_ok=True)
     kinds, share = held_out.kinds, (processes.index, processes.count)

@@ -106,7 +106,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    from asyncdsb.photo.images import readable_suffixes
+    from asyncdsb.photo.decoding import readable_suffixes
 
     known = readable_suffixes()
     return [path for path in _visible(folder) if path.suffix.lower() in known and path.is_file()]

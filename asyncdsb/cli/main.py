@@ -299,7 +299,8 @@ def _inpaint(arguments: argparse.Namespace) -> int:
 
     from PIL import Image
 
-    from asyncdsb.photo.images import check_pair, read_mask
+    from asyncdsb.photo.images import check_pair
+    from asyncdsb.photo.mask_files import read_mask
     from asyncdsb.photo.original import read_photograph
 
     failed = len(problems)

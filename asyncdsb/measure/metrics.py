@@ -2,10 +2,10 @@
 
 Paired: :func:`psnr` and :func:`ssim` (both over the whole image or over the hole alone),
 :func:`seam` along the hole's border, and :func:`squared_error`. Of a result alone:
-:func:`colour_excess`. How much structure of every size a
-hole holds: :func:`band_power`. Between sets, over features that a network of
-:mod:`asyncdsb.measure.perceptual` extracts: :func:`frechet_distance` and :func:`kernel_distance`;
-of one set, over its class scores: :func:`inception_score`. The perceptual distance of a pair is
+:func:`band_power`, how much structure of every size a hole holds, and :func:`colour_excess`.
+Between sets, over features that a network of :mod:`asyncdsb.measure.perceptual` extracts:
+:func:`frechet_distance` and :func:`kernel_distance`; of one set, over its class scores:
+:func:`inception_score`. The perceptual distance of a pair is
 :class:`asyncdsb.measure.perceptual.Lpips`.
 
 A Frechet distance is biased upwards in small sets: compare it at equal n only, and print n.

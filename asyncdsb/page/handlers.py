@@ -23,7 +23,7 @@ from asyncdsb.page import archive, canvas, payload, session
 from asyncdsb.page.engine import Engine, Model
 from asyncdsb.page.press import Press
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
-from asyncdsb.photo.images import read_mask
+from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.original import read_photograph
 from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 

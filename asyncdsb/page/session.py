@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.page import canvas
-from asyncdsb.photo.images import check_pair, read_image, read_mask, shortened
+from asyncdsb.photo.images import check_pair, read_image, shortened
+from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.record import load_map, quantised
 from asyncdsb.photo.restoration import Settings
 from asyncdsb.samplers import SAMPLERS

@@ -10,8 +10,10 @@ import torch
 
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
+from asyncdsb.photo.decoding import ImageSource
 from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
-from asyncdsb.photo.images import ImageSource, check_pair, read_mask
+from asyncdsb.photo.images import check_pair
+from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.original import Photograph, read_photograph
 from asyncdsb.photo.regions import windows_over
 from asyncdsb.photo.restoration import Prepared

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from asyncdsb.photo.formats import CALLED, FIELD, HOLDS, LONGEST_SEGMENT, SAVE_OPTIONS
-from asyncdsb.photo.images import (
+from asyncdsb.photo.decoding import (
     EXIF_PARTS,
     Decoded,
     ImageSource,
@@ -35,6 +34,7 @@ from asyncdsb.photo.images import (
     sixteen_bit_grey,
     with_alpha,
 )
+from asyncdsb.photo.formats import CALLED, FIELD, HOLDS, LONGEST_SEGMENT, SAVE_OPTIONS
 from asyncdsb.photo.membrane import harmonic_fill
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -46,7 +46,7 @@ class Photograph:
 
     Attributes:
         pixels: (H, W, C) uint8 or uint16; C is 1 for grey, 3 for RGB, and one more with alpha.
-        info: what else the file says, see :class:`asyncdsb.photo.images.Decoded`.
+        info: what else the file says, see :class:`asyncdsb.photo.decoding.Decoded`.
         lost: what could not be taken over from the file, in words.
     """
 

@@ -30,12 +30,10 @@ USE = """## Use
 
 ```python
 from asyncdsb import AsyncDSBPipeline
-from asyncdsb.photo.images import read_image, read_mask
 
 pipe = AsyncDSBPipeline.from_pretrained(".")  # this folder, or its name on the Hub: "user/repo"
-image = read_image("photo.jpg")
-mask = read_mask("mask.png")  # of the photo's size, white = restore
-pipe(image, mask, seed=0).image.save("restored.png")
+# The mask has the photo's size; its white part is restored.
+pipe("photo.jpg", "mask.png", seed=0).save("restored.png")
 ```
 """
 

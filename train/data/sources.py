@@ -10,8 +10,9 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
+from asyncdsb.photo.decoding import readable_suffixes
 from asyncdsb.photo.formats import NOT_READ
-from asyncdsb.photo.images import read_image, readable_suffixes
+from asyncdsb.photo.images import read_image
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.masks import AREA_BINS, MASK_KINDS, make_mask, make_mask_in_bin
-from asyncdsb.photo.images import read_mask
+from asyncdsb.photo.mask_files import read_mask
 from train.data.sources import pictures_in
 
 AREA_KINDS = {f"{round(100 * low)}-{round(100 * high)}%": (low, high) for low, high in AREA_BINS}

@@ -1,0 +1,380 @@
+"""What a picture's file holds: pixels of every kind, and all that it says about them.
+
+A file that cannot be read is refused with one sentence in a ``ValueError``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from asyncdsb.photo.formats import FIELD, READ
+
+MAX_PIXELS = 64_000_000
+"""Largest photograph that is decoded, in pixels (width times height)."""
+
+_READABLE = "a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"
+
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
+
+
+def flatten(picture: Image.Image, name: str) -> Image.Image:
+    """Composite on white and convert to 8-bit RGB; always a new picture.
+
+    Raises:
+        ValueError: it has more than 16 bits, or Pillow cannot convert it.
+    """
+    try:
+        return _flatten(eight_bit_grey(picture, name))
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{name}: cannot convert mode {picture.mode} to RGB ({error})") from error
+
+
+def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
+    """The same without a colour profile of another colour space ("RGB" or "GRAY")."""
+    profile = info.get("icc_profile")
+    if profile is None or profile[16:20].strip() == space.encode():
+        return info
+    return {key: value for key, value in info.items() if key != "icc_profile"}
+
+
+@cache
+def readable_suffixes() -> frozenset[str]:
+    """Suffixes of the pictures that can be read here, in lower case."""
+    known_kinds()
+    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in known_kinds())
+
+
+@cache
+def known_kinds() -> tuple[str, ...]:
+    """Formats that can be read here, by Pillow's names."""
+    Image.init()
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
+    return tuple(kind for kind in READ if kind in Image.OPEN)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as it was found, upright.
+
+    Attributes:
+        picture: of any mode.
+        name: for messages.
+        info: what the file says about it, see :data:`asyncdsb.photo.formats.CALLED`:
+            ``icc_profile``, ``exif`` (bytes, without rotation and preview), ``dpi``, ``xmp``
+            (bytes), ``text`` (a dictionary), ``comment``.
+        deep: (H, W, C) uint16 where the picture has 16 bits per channel and ``picture`` only 8.
+        lost: what could not be taken over, in words.
+    """
+
+    picture: Image.Image
+    name: str
+    info: dict[str, Any] = field(default_factory=dict)
+    deep: np.ndarray | None = None
+    lost: tuple[str, ...] = ()
+
+
+def decode(source: ImageSource) -> Decoded:
+    """Open a picture, check the size in the header, decode it, and turn it upright.
+
+    Args:
+        source: as of :func:`asyncdsb.photo.images.read_image`.
+
+    Raises:
+        ValueError: as :func:`asyncdsb.photo.images.read_image`.
+    """
+    name = _name(source)
+    if isinstance(source, Image.Image):
+        return _load(source, name)
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        try:
+            with path.open("rb") as file:
+                return _load(_open(file, name), name, file)
+        except FileNotFoundError as error:
+            raise ValueError(f"{name}: there is no such file ({path})") from error
+        except IsADirectoryError as error:
+            raise ValueError(f"{name}: expected a picture, got a folder") from error
+        except OSError as error:
+            raise ValueError(f"{name}: cannot read the file ({error.strerror})") from error
+    if isinstance(source, bytes | bytearray | memoryview):
+        data = io.BytesIO(source)
+        return _load(_open(data, name), name, data)
+    if hasattr(source, "read"):
+        # Copied, so that the caller's position and a stream that cannot seek do not matter.
+        data = io.BytesIO(source.read())
+        return _load(_open(data, name), name, data)
+    raise ValueError(
+        f"expected a path, bytes, a binary file or a PIL picture, got {type(source).__name__}"
+    )
+
+
+def _name(source: object) -> str:
+    if isinstance(source, str | os.PathLike):
+        return Path(source).name or str(source)
+    name = getattr(source, "name", None) or getattr(source, "filename", None)
+    return Path(name).name if isinstance(name, str) and name else "the picture"
+
+
+def _open(file: BinaryIO, name: str) -> Image.Image:
+    """Read the header only."""
+    head = file.read(512)
+    file.seek(0)
+    if not head:
+        raise ValueError(f"{name}: expected {_READABLE}, got an empty file")
+    try:
+        return Image.open(file, formats=known_kinds())
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: {_too_large('a larger one')}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{name}: expected {_READABLE}, got {_guess(head)}") from error
+    except Exception as error:  # A damaged header makes the parsers raise nearly anything.
+        raise ValueError(f"{name}: damaged or truncated picture ({_one_line(error)})") from error
+
+
+def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Decoded:
+    """Decode the pixels, once the size is known to be acceptable."""
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise ValueError(f"{name}: expected at least 1x1 pixel, got {width}x{height}")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name}: {_too_large(f'{width}x{height}')}")
+    # What Pillow reads at 8 bits; told by the decoder's arguments, which are gone afterwards.
+    deep = re.search(r";16|, 65535\)", str([tile[3] for tile in getattr(picture, "tile", [])]))
+    lost = ["frames after the first"] if getattr(picture, "is_animated", False) else []
+    if picture.format == "MPO":
+        lost = []  # Previews and depth maps of cameras and telephones.
+    try:
+        picture.load()
+    except Exception as error:  # As above: what a decoder raises on damaged data is not defined.
+        raise ValueError(f"{name}: damaged or truncated picture ({_one_line(error)})") from error
+    exif = _exif(picture)
+    values = None
+    if deep and picture.mode not in SIXTEEN_BIT:
+        values = None if file is None else _sixteen_bit(file, picture, _orientation(picture))
+        lost += ["16 bits per channel"] if values is None else []
+    try:
+        upright = ImageOps.exif_transpose(picture)
+    except Exception:
+        # Unreadable metadata is no reason to refuse a readable picture.
+        upright = picture.copy()
+        lost.append("Exif data that cannot be read")
+    if 0x0404 in _photoshop(picture):
+        lost.append("IPTC data")
+    info = _carried(upright.info, exif, getattr(picture, "text", None))
+    return Decoded(upright, name, info, values, tuple(lost))
+
+
+EXIF_PARTS = (0x8769, 0x8825)
+"""Tags of exposure and of GPS position, directories of their own within Exif data."""
+
+_STRUCTURE = {
+    *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
+    317, *range(320, 326), *range(330, 333), *range(338, 348), *range(512, 533), 700, 34377, 34675,
+}  # fmt: skip
+"""Tags of TIFF files that belong to the file, not to the picture: sizes, offsets, orientation, and
+what is kept in a place of its own."""
+
+
+def _exif(picture: Image.Image) -> bytes | None:
+    """Exif data without rotation, and without the preview, which shows what the hole covers."""
+    try:
+        found, exif = picture.getexif(), Image.Exif()
+        for tag in found:
+            if tag in EXIF_PARTS:
+                # Without what a third part is for, the way in which the file is to be read.
+                part = found.get_ifd(tag).items()
+                exif[tag] = {name: value for name, value in part if name != 0xA005}
+            elif tag not in _STRUCTURE:
+                exif[tag] = found[tag]
+        return exif.tobytes() if len(exif) else None
+    except Exception:  # Damaged data make the parser raise nearly anything.
+        return None
+
+
+def exif_tags(data: bytes | None) -> Image.Exif:
+    """Parse Exif data; None stands for none."""
+    tags = Image.Exif()
+    tags.load(data or b"")
+    return tags
+
+
+def _resolution(exif: bytes | None) -> tuple[float, float]:
+    """Pixels per inch by Exif data, which WebP files have no other place for."""
+    tags = exif_tags(exif)
+    inches = 2.54 if tags.get(296) == 3 else 1.0
+    return float(tags[282]) * inches, float(tags[283]) * inches
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        tags = getattr(picture, "tag_v2", exif_tags(picture.info.get("exif")))
+        return int(tags.get(0x0112, 1))
+    except Exception:
+        return 1
+
+
+def _photoshop(picture: Image.Image) -> dict:
+    found = picture.info.get("photoshop")
+    return found if isinstance(found, dict) else {}
+
+
+def _carried(found: dict, exif: bytes | None, text: dict | None) -> dict[str, Any]:
+    """What a file says about its picture, whatever format it is."""
+    info: dict[str, Any] = {}
+    profile = found.get("icc_profile")
+    if profile and len(profile) >= 128:
+        info["icc_profile"] = profile
+    if exif:
+        info["exif"] = exif
+    try:
+        across, down = map(float, found["dpi"] if "dpi" in found else _resolution(exif))
+        if 0 < across < 1e6 and 0 < down < 1e6:
+            info["dpi"] = across, down
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        pass
+    xmp = found.get("xmp") or found.get("XML:com.adobe.xmp")
+    if xmp:
+        info["xmp"] = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+    text = found.get("text") if text is None else text
+    if isinstance(text, dict):
+        kept = {
+            key: value
+            for key, value in text.items()
+            # Copies of Exif data by ImageMagick, rotation included; and our own, of another run.
+            if not key.startswith("Raw profile type") and key not in ("XML:com.adobe.xmp", FIELD)
+        }
+        info |= {"text": kept} if kept else {}
+    comment = found.get("comment")
+    if comment and isinstance(comment, bytes | str):
+        info["comment"] = comment.encode() if isinstance(comment, str) else comment
+    return info
+
+
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda values: values[:, ::-1],
+    3: lambda values: values[::-1, ::-1],
+    4: lambda values: values[::-1],
+    5: lambda values: values.swapaxes(0, 1),
+    6: lambda values: np.rot90(values, -1),
+    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
+    8: lambda values: np.rot90(values),
+}
+"""What undoes each orientation of Exif."""
+
+
+def _sixteen_bit(file: BinaryIO, picture: Image.Image, orientation: int) -> np.ndarray | None:
+    """Decode all 16 bits of a colour picture, which Pillow cannot: (H, W, C) uint16, or None."""
+    file.seek(0)
+    values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    bands = len(picture.getbands())
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        return None
+    values = values.astype(np.uint16, copy=False)
+    values = values[..., [2, 1, 0, 3][: values.shape[2]]]
+    values = values[..., [0, 3]] if bands == 2 and values.shape[2] == 4 else values
+    seen = np.asarray(picture)
+    # Proof that both decoders mean the same: rounding apart, there is no difference.
+    if values.shape != seen.shape or np.abs(values // 256 - seen.astype(int)).max() > 1:
+        return None
+    return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda same: same)(values))
+
+
+def _too_large(got: str) -> str:
+    return f"expected a picture of at most {MAX_PIXELS // 1_000_000} megapixels, got {got}"
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _guess(head: bytes) -> str:
+    """Say what a file that is no readable picture most likely is."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<svg", b"<?xml", b"<!doctype svg")) or b"<svg" in text:
+        return "an SVG drawing; export it as PNG"
+    if head[4:8] == b"ftyp":
+        return "an HEIC picture or a film; export it as JPEG or PNG"
+    if head.startswith(b"%PDF"):
+        return "a PDF document"
+    if b"\0" not in head:
+        try:
+            head.decode("utf-8")
+        except UnicodeDecodeError as error:
+            # A character cut in two by the end of the sample is still text.
+            if error.start < len(head) - 3:
+                return "something else, or a damaged file"
+        return "a text file"
+    return "something else, or a damaged file"
+
+
+def sixteen_bit_grey(picture: Image.Image, name: str) -> np.ndarray:
+    """Values of a 16-bit grey picture, (H, W) uint16.
+
+    Raises:
+        ValueError: they are outside [0, 65535].
+    """
+    values = np.asarray(picture)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"{name}: expected 16-bit values in [0, 65535], got [{low}, {high}]")
+    return values.astype(np.uint16)
+
+
+def eight_bit(values: np.ndarray) -> np.ndarray:
+    """Scale uint16 to uint8: round(values / 257)."""
+    return (values // 257 + (values % 257 > 128)).astype(np.uint8)
+
+
+def eight_bit_grey(picture: Image.Image, name: str) -> Image.Image:
+    """Bring 16-bit grey to mode L (or LA); leave the other modes alone."""
+    if picture.mode == "F":
+        raise ValueError(f"{name}: expected 8 or 16 bits per channel, got 32-bit floats")
+    if picture.mode not in SIXTEEN_BIT:
+        return picture
+    values = sixteen_bit_grey(picture, name)
+    grey = Image.fromarray(eight_bit(values))
+    transparent = picture.info.get("transparency")
+    if isinstance(transparent, int):
+        opaque = np.where(values == transparent, 0, 255).astype(np.uint8)
+        return Image.merge("LA", (grey, Image.fromarray(opaque)))
+    return grey
+
+
+def has_alpha(picture: Image.Image) -> bool:
+    """Whether parts of a picture may be transparent."""
+    return picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info
+
+
+def with_alpha(picture: Image.Image) -> Image.Image:
+    """The picture in mode RGBA."""
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    return picture if picture.mode == "RGBA" else picture.convert("RGBA")
+
+
+def _flatten(picture: Image.Image) -> Image.Image:
+    """Composite on white and convert to RGB; always a new picture."""
+    if has_alpha(picture):
+        layer = with_alpha(picture)
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return picture.copy() if picture.mode == "RGB" else picture.convert("RGB")
