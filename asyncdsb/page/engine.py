@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from asyncdsb.photo.heads import Box
@@ -44,6 +45,81 @@ class Maps:
         return settings.tau_min + span * self.orders[settings.strategy]
 
 
+PARTS = ("flat", "middle", "steep")
+"""Thirds of the hole's pixels by the predicted gradient."""
+
+FOLLOWED = 4_000
+"""Most pixels of a hole whose way is followed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """How much of each part of the hole is restored over a run.
+
+    The measured share of the way from x1 to x0 at time t is <x1 - x_t, x1 - x0> / |x1 - x0|^2 over
+    the part's pixels, x0 being the result. In a state of the bridge its expectation is the mean of
+    1 - s(t; tau).
+
+    Attributes:
+        t: times, falling from 1 to 0.
+        measured: for each of :data:`PARTS` the share at every time.
+        scheduled: likewise the mean of 1 - s.
+    """
+
+    t: list[float]
+    measured: dict[str, list[float]]
+    scheduled: dict[str, list[float]]
+
+
+class Follower:
+    """Follows some pixels of the hole through a run, as floats and not as pictures."""
+
+    def __init__(self) -> None:
+        self._t: list[float] = []
+        self._states: list[torch.Tensor] = []
+        self._estimate: torch.Tensor | None = None
+
+    def see(self, frame: Any) -> None:
+        """Take over one frame of a pipeline's stream."""
+        windows, masks = frame.prepared.windows, frame.prepared.masks
+        if not self._t:
+            self._holes = [mask[0, 0].cpu() > 0.5 for mask in masks]
+            count = sum(int(hole.sum()) for hole in self._holes)
+            self._stride = max(1, -(-count // FOLLOWED))
+            both = (frame.gradient, frame.tau)
+            maps = ([window.shrink(one) for window in windows] for one in both)
+            self._gradient, self._tau = (self._chosen(one)[:, 0] for one in maps)
+        self._t.append(frame.t)
+        self._states.append(self._chosen(frame.states))
+        if frame.step < frame.steps:
+            self._estimate = self._chosen(frame.estimates)
+
+    def shares(self, schedule: NoiseSchedule) -> Shares | None:
+        """What the run did, once it is over."""
+        if self._estimate is None or len(self._tau) < len(PARTS):
+            return None
+        x1, x0 = self._states[0], self._estimate
+        # The last state may hold copied patches; the bridge ends where its estimate led it.
+        states = [*self._states[:-1], x0]
+        times = torch.tensor(self._t, dtype=torch.float64)
+        order = self._gradient.argsort(stable=True)
+        measured, scheduled = {}, {}
+        for name, part in zip(PARTS, order.tensor_split(len(PARTS)), strict=True):
+            way = (x1 - x0)[part]
+            norm = (way**2).sum().clamp(min=1e-12)
+            gone = [float(((x1 - x)[part] * way).sum() / norm) for x in states]
+            clock = schedule.clock(times[:, None], self._tau[part].double()[None])
+            measured[name] = [round(value, 4) for value in gone]
+            scheduled[name] = [round(value, 4) for value in (1 - clock.mean(1)).tolist()]
+        return Shares([round(t, 4) for t in self._t], measured, scheduled)
+
+    def _chosen(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """(N, C) of the followed pixels in (1, C, h, w) of every window."""
+        pairs = zip(values, self._holes, strict=True)
+        found = [one[0].float().cpu()[:, hole] for one, hole in pairs]
+        return torch.cat(found, dim=1)[:, :: self._stride].T.clone()
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """One state of a run as plain arrays, so that it can cross a process border.
@@ -56,6 +132,9 @@ class Step:
         x0_hat: uint8 (h, w, 3), the prediction made from it, reduced likewise.
         maps: with the first step only.
         image: uint8 (H, W, 3), the finished picture; with the last step only.
+        bridge: the same before known patches were copied into it; with the last step only.
+        shares: how the run kept to its schedules; with the last step only, and None for a hole of
+            fewer than three pixels.
         settings: all that gives this picture again, JSON-serialisable; with the last step only.
     """
 
@@ -66,6 +145,8 @@ class Step:
     x0_hat: np.ndarray
     maps: Maps | None = None
     image: np.ndarray | None = None
+    bridge: np.ndarray | None = None
+    shares: Shares | None = None
     settings: dict[str, Any] | None = None
 
 
@@ -202,8 +283,21 @@ def run_steps(
         steps + 1 states, t from 1 to 0.
     """
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    follower, before = Follower(), None
     for state in pipe.stream(image, mask, **values):
         last = state.step == state.steps
+        follower.see(state)
+        finished: dict[str, Any] = {}
+        if last:
+            # At t = 0 the bridge is where its last estimate led it.
+            bridge = dataclasses.replace(state, estimates=before, finish="none")
+            finished = {
+                "image": state.rgb,
+                "bridge": bridge.rgb,
+                "shares": follower.shares(pipe.config.schedule),
+                "settings": pipe.record(settings, state.prepared.box),
+            }
+        before = state.estimates
         yield Step(
             step=state.step,
             steps=state.steps,
@@ -213,8 +307,7 @@ def run_steps(
             maps=_maps(pipe, state.gradient, mask, settings.tiles, state.prepared.box)
             if state.step == 0
             else None,
-            image=state.rgb if last else None,
-            settings=pipe.record(settings, state.prepared.box) if last else None,
+            **finished,
         )
 
 

@@ -9,6 +9,7 @@ Nothing here knows the user interface library.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from PIL import Image
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.page import archive, canvas, payload, session
 from asyncdsb.page.engine import Engine, Model
-from asyncdsb.page.press import Press
+from asyncdsb.page.press import Press, add_finish, show_again, show_kept, strip
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.original import read_photograph
@@ -212,7 +213,7 @@ def on_preview(
     except ValueError:  # Nothing to show yet; Restore says what is missing.
         return NO_MAPS
     maps = engine.predict(photo.weights, image, mask, tiles)
-    return format_maps(maps, mask, engine.pace) | {"seen": fingerprint}
+    return format_maps(maps, image, mask, engine.pace) | {"seen": fingerprint}
 
 
 def _fingerprint(photo: session.Photo, layer: Image.Image | None, tiles: int) -> int:
@@ -283,32 +284,82 @@ def on_restore(
     photo: session.Photo | None,
     layer: Image.Image | None,
     painted: str | None,
+    results: Sequence[session.Kept] | None,
     beside: bool,
     seeds: float,
     *values: object,
 ) -> Iterator[Update]:
-    """Restore the hole, one update per step; then by I2SB and with further seeds, as is wanted."""
+    """Restore the hole, one update per step, with as many seeds as wanted; keep the results."""
+    results = list(results or ())
     try:
         image, mask = session.read_pair(photo, layer)
         settings = session.read_settings(values, session.read_order(painted, image.size))
-        seeds = session.read_count("seeds", seeds, session.MAX_SEEDS)
+        count = session.read_count("seeds", seeds, session.MAX_SEEDS)
         yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
-        # Files are copied into the page's own cache with each update, and removed here at the end.
-        with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
-            press = Press(engine, photo, image, mask, settings, Path(folder))
-            more = bool(beside) or seeds > 1
-            yield from press.restore(more)
-            if beside:
-                yield from press.restore_beside()
-            if seeds > 1:
-                yield from press.restore_others(seeds)
-        if more:
-            yield IDLE | {"status": payload.message(press.summary(bool(beside), seeds), "done")}
+        for number in range(count):
+            seed = (settings.seed + number) % (session.MAX_SEED + 1)
+            one = dataclasses.replace(settings, seed=seed)
+            folder = Path(tempfile.mkdtemp(prefix="asyncdsb-result-"))
+            run = Press(engine, photo, image, mask, one, folder)
+            try:
+                yield from run.restore(f"Seed {number + 1} of {count}. " if count > 1 else "")
+                # At once, so that stopping what follows loses nothing.
+                results = _with(results, run.kept)
+                yield _listed(results, len(results) - 1)
+                if beside:
+                    yield from run.restore_beside()
+            finally:
+                if run.kept is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+        what = f"seed {settings.seed}" + (f" and the {count - 1} after it" if count > 1 else "")
+        said = f"Done: {settings.steps} steps, {what}, {image.width} × {image.height}."
+        yield IDLE | {"status": payload.message(said, "done")}
     except Exception as error:
         # Of a fault of the page's own, or a lack of memory, the server's log says more.
         reason = str(error) if isinstance(error, ValueError) else "The run failed. Try it again."
         yield IDLE | {"status": payload.message(reason, "error")}
-        raise
+        if not isinstance(error, ValueError):
+            raise
+
+
+def _with(results: list[session.Kept], kept: session.Kept) -> list[session.Kept]:
+    """The results with one more, and without the files of those that are too old."""
+    session.forget(results[: len(results) + 1 - session.MAX_RESULTS])
+    return [*results, kept][-session.MAX_RESULTS :]
+
+
+def _listed(results: list[session.Kept], chosen: int) -> Update:
+    return {"results": results, "chosen": chosen, "strip": strip(results, chosen)}
+
+
+def on_choose(results: Sequence[session.Kept] | None, index: object) -> Update:
+    """Show one of the session's results again: in place, with its film and its files."""
+    if not results or not isinstance(index, int) or not 0 <= index < len(results):
+        raise ValueError("expected one of the results in the strip")
+    kept = results[index]
+    said = f"Result with seed {kept.run.settings.seed}. It can be downloaded, compared and edited."
+    return show_again(kept) | _listed(list(results), index) | {"status": payload.message(said)}
+
+
+def on_finish(
+    engine: Engine, results: Sequence[session.Kept] | None, chosen: int, finish: str
+) -> Iterator[Update]:
+    """Show the result as the bridge left it, or with known patches copied into it."""
+    if not results or not 0 <= chosen < len(results):
+        return
+    kept = results[chosen]
+    if finish not in kept.files:
+        yield BUSY | {"status": payload.message("Copying known patches …", "busy")}
+        kept = add_finish(engine, kept, reopen(kept.run.photo), finish)
+    else:
+        kept = dataclasses.replace(kept, finish=finish)
+    results = [*results[:chosen], kept, *results[chosen + 1 :]]
+    said = "The bridge alone." if finish == "none" else (
+        "Known patches that resemble the bridge's result take its place."
+    )
+    yield IDLE | show_kept(kept) | _listed(results, chosen) | {
+        "status": payload.message(said, "done")
+    }
 
 
 def on_files(
@@ -326,8 +377,8 @@ def on_files(
 
 
 def on_stopped() -> Update:
-    """Say that the run was stopped; its last frame stays in view."""
-    return IDLE | {"status": payload.message("Stopped. The last frame stays in view.")}
+    """Say that the run was stopped; its film so far stays."""
+    return IDLE | {"status": payload.message("Stopped. The film so far stays in view.")}
 
 
 def inpaint(
@@ -385,11 +436,11 @@ def inpaint(
         yield str(path), last.settings
 
 
-def on_load(model: Model, query: Mapping[str, str]) -> Iterator[Update]:
-    """Say how far the model is, and set what its weights decide unless the address does."""
+def on_load(model: Model, query: Mapping[str, str], weights: str | None = None) -> Iterator[Update]:
+    """Say how far the model is, and set what the weights decide unless the address does."""
     yield {"model": '<span class="badge busy">Loading the model …</span>'}
     try:
-        pipe = model.get()
+        pipe = model.get(weights)
     except ValueError as error:
         yield {
             "model": '<span class="badge error">No model</span>',

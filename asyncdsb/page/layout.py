@@ -18,41 +18,48 @@ from asyncdsb.schedule import STRATEGIES
 from asyncdsb.show import viz
 
 ABOUT_PHOTO = "colosseum.jpg"
-RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
+RANGES = {
+    "Paper": (0.2, 0.5),
+    "Strokes": (0.001, 0.4),
+    "Full": (0.0, 1.0),
+    "I²SB": (0.5, 0.5),
+}
 PRESET_MASKS = ("center", "half", "wide", "narrow")
 DEFAULTS = Settings()
 WEIGHTS = {"scenes": "Any photo", "portraits": "Portrait: a head, upright"}
 """What the bundled weights are for, as the page says it."""
 
-FACES = "A restored face is an invention, not the person: do not use it to identify anybody."
-
 FINISH_NAMES = {"Bridge only": "none", "With known patches": "patches"}
 
 
-def layout(names: Sequence[str], examples: Path) -> dict[str, Any]:
+def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dict[str, Any]:
     """Create the parts of the page; their names are those in the handlers' answers.
 
     Args:
         names: of the weights that a visitor can choose from.
         examples: folder of the photographs that come with the page.
+        opening: what the parts show at first, see :mod:`asyncdsb.page.opening`.
     """
-    parts: dict[str, Any] = {name: gr.State(None) for name in ("photo", "seen", "run")}
+    parts: dict[str, Any] = {name: gr.State(opening.get(name)) for name in ("photo", "seen", "run")}
     parts["drawn"] = gr.State(0)
+    parts["results"] = gr.State([], time_to_live=86400, delete_callback=session.forget)
+    parts["chosen"] = gr.State(-1)
     with gr.Row(elem_id="header"):
         gr.HTML(payload.asset("header.html"), elem_id="title")
         parts["model"] = gr.HTML(elem_id="model")
-    with gr.Row(elem_id="workspace"):
-        with gr.Column(elem_classes="pane", elem_id="pane-canvas", min_width=320):
-            canvas_pane(parts, examples)
-        with gr.Column(elem_classes="pane", elem_id="pane-order", min_width=280):
-            order_pane(parts)
-        with gr.Column(elem_classes="pane", elem_id="pane-restore", min_width=320):
-            restore_pane(parts, names)
-    with gr.Accordion("How it works", open=False, elem_id="about"):
-        gr.HTML(
-            payload.about(examples / ABOUT_PHOTO), elem_id="story",
-            js_on_load="asyncdsb.mountAbout(element)",
-        )  # fmt: skip
+    with gr.Tabs(elem_id="tabs"):
+        with gr.Tab("Inpaint", id="inpaint"), gr.Row(elem_id="workspace"):
+            with gr.Column(elem_classes="pane", elem_id="pane-canvas", min_width=320):
+                canvas_pane(parts)
+                run_pane(parts, names, opening)
+                examples_strip(parts, examples)
+            with gr.Column(elem_classes="pane", elem_id="pane-stage", min_width=320):
+                stage_pane(parts, opening)
+        with gr.Tab("How it works", id="story"):
+            gr.HTML(
+                payload.about(examples / ABOUT_PHOTO), elem_id="story",
+                js_on_load="asyncdsb.mountAbout(element)",
+            )  # fmt: skip
     parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
     parts["layer"] = gr.Image(visible=False, type="pil", image_mode="RGBA")
     parts["painted"] = gr.Textbox(visible=False)
@@ -68,7 +75,7 @@ def heading(number: int, text: str) -> gr.HTML:
     return gr.HTML(f"<h2><span>{number}</span>{text}</h2>", elem_classes="heading")
 
 
-def canvas_pane(parts: dict[str, Any], folder: Path) -> None:
+def canvas_pane(parts: dict[str, Any]) -> None:
     """Create the canvas and what fills it."""
     with gr.Row(elem_classes="bar"):
         heading(1, "Paint the hole")
@@ -102,6 +109,71 @@ def canvas_pane(parts: dict[str, Any], folder: Path) -> None:
         parts["open_mask"] = by_path(gr.UploadButton("Mask file", size="sm", file_types=["image"]))
         for edit in canvas.EDITS:
             parts[edit] = gr.Button(edit.capitalize(), size="sm", min_width=0, elem_id=edit)
+
+
+def run_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.Update) -> None:
+    """Create what starts a run, what it says, and what is left of it."""
+    value = opening.get("weights") if opening.get("weights") in names else names[0]
+    with gr.Column(elem_id="run-bar"):
+        with gr.Row(elem_id="actions"):
+            parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
+            parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
+        with gr.Row(elem_id="said"):
+            parts["status"] = gr.HTML(
+                payload.message(opening.get("said", handlers.WELCOME)), elem_id="status"
+            )
+            gr.HTML('<p class="estimate"></p>', elem_id="estimate")
+    parts["compare"] = mounted("compare", "mountCompare", "compare.html")
+    with gr.Row(elem_id="downloads"):
+        parts["finish"] = gr.Radio(
+            list(FINISH_NAMES.items()), value="none", show_label=False, container=False,
+            elem_id="finish", elem_classes="segments",
+        )  # fmt: skip
+        for name, text in (("result", "PNG"), ("animation", "Film")):
+            parts[name] = by_path(gr.DownloadButton(text, elem_id=name, interactive=False))
+        parts["files"] = gr.Button("All files", elem_id="files", interactive=False)
+        parts["reuse"] = gr.Button("Edit the result", elem_id="reuse", interactive=False)
+    parts["strip"] = gr.HTML(
+        elem_id="strip", js_on_load="asyncdsb.mountStrip(element, props, watch, trigger)"
+    )
+    parts["weights"] = gr.Radio(
+        [(WEIGHTS.get(name, name), name) for name in names], value=value, show_label=False,
+        container=False, elem_id="weights", elem_classes="segments", visible=len(names) > 1,
+    )  # fmt: skip
+    gr.HTML(payload.asset("weights.html"), elem_id="about-weights")
+    with gr.Row(elem_id="settings"):
+        parts["steps"] = gr.Slider(
+            1, session.MAX_STEPS, DEFAULTS.steps, step=1, label="Steps", elem_id="steps"
+        )
+        parts["seed"] = gr.Number(
+            DEFAULTS.seed, precision=0, minimum=0, maximum=session.MAX_SEED, label="Seed",
+            elem_id="seed",
+        )  # fmt: skip
+        parts["dice"] = gr.Button("New seed", elem_id="dice", size="sm", min_width=0)
+    parts["beside"] = gr.Checkbox(
+        False, label="Run I²SB beside it (τ = 0.5 everywhere, the same seed)",
+        elem_id="beside", container=False,
+    )  # fmt: skip
+    with gr.Accordion("Advanced", open=False, elem_id="more"), gr.Row(elem_id="more-settings"):
+        parts["seeds"] = gr.Slider(
+            1, session.MAX_SEEDS, 1, step=1, label="Seeds at once", elem_id="seeds"
+        )
+        parts["tiles"] = gr.Slider(
+            1, session.MAX_TILES, DEFAULTS.tiles, step=1, label="Most tiles", elem_id="tiles"
+        )
+        parts["sampler"] = gr.Dropdown(
+            list(SAMPLERS), value=DEFAULTS.sampler, label="Sampler", elem_id="sampler"
+        )
+        parts["grid"] = gr.Dropdown(
+            list(GRIDS), value=DEFAULTS.grid, label="Time grid", elem_id="grid"
+        )
+        parts["eta"] = gr.Slider(
+            0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"
+        )
+
+
+def examples_strip(parts: dict[str, Any], folder: Path) -> None:
+    """Create the strip of example photographs."""
     gr.HTML("<span>Examples, five of them with a hole</span>", elem_classes="chip-label")
     examples = handlers.find_examples(folder)
     parts["examples"] = gr.HTML(
@@ -111,105 +183,41 @@ def canvas_pane(parts: dict[str, Any], folder: Path) -> None:
     )
 
 
-def order_pane(parts: dict[str, Any]) -> None:
-    """Create the heatmaps and the range of tau."""
-    heading(2, "Order of restoration")
-    gr.HTML("<h3>Predicted gradient</h3>", elem_classes="subheading")
-    parts["gradient"] = mounted("gradient", "mountGradient", "gradient.html")
-    gr.HTML("<h3>Peak time τ of every pixel</h3>", elem_classes="subheading")
-    parts["tau"] = mounted("tau", "mountTau", "tau.html")
-    parts["strategy"] = gr.Radio(
-        [*STRATEGIES, session.PAINTED], value=str(DEFAULTS.strategy), show_label=False,
-        container=False, elem_id="strategy", elem_classes="segments",
-    )  # fmt: skip
-    with gr.Row(elem_id="range"):
-        for name, text in (("tau_min", "τ min"), ("tau_max", "τ max")):
-            parts[name] = gr.Slider(
-                0, 1, getattr(DEFAULTS, name), step=0.001, label=text,
-                elem_id=name.replace("_", "-"),
+def stage_pane(parts: dict[str, Any], opening: updates.Update) -> None:
+    """Create the stage, the maps with the range of tau, and the chart."""
+    heading(2, "Watch how it comes back")
+    parts["frame"] = mounted("frame", "mountStage", "stage.html", opening.get("frame"))
+    with gr.Row(elem_id="maps"):
+        with gr.Column(min_width=0):
+            gr.HTML("<h3>Predicted gradient</h3>", elem_classes="subheading")
+            parts["gradient"] = mounted(
+                "gradient", "mountGradient", "gradient.html", opening.get("gradient")
+            )
+        with gr.Column(min_width=0):
+            gr.HTML("<h3>Peak time τ of every pixel</h3>", elem_classes="subheading")
+            parts["tau"] = mounted("tau", "mountTau", "tau.html", opening.get("tau"))
+        with gr.Column(min_width=0, elem_id="order"):
+            gr.HTML("<h3>Order of restoration</h3>", elem_classes="subheading")
+            parts["strategy"] = gr.Radio(
+                [*STRATEGIES, session.PAINTED], value=str(DEFAULTS.strategy), show_label=False,
+                container=False, elem_id="strategy", elem_classes="segments",
             )  # fmt: skip
-    with gr.Row(elem_classes="chips"):
-        for name in RANGES:
-            parts[name] = gr.Button(name, size="sm", min_width=0)
+            for name, text in (("tau_min", "τ min"), ("tau_max", "τ max")):
+                parts[name] = gr.Slider(
+                    0, 1, opening.get(name, getattr(DEFAULTS, name)), step=0.001, label=text,
+                    elem_id=name.replace("_", "-"),
+                )  # fmt: skip
+            with gr.Row(elem_classes="chips"):
+                for name in RANGES:
+                    parts[name] = gr.Button(name, size="sm", min_width=0)
+            gr.HTML(payload.asset("order.html"), elem_id="about-order")
+    parts["timing"] = mounted("timing", "mountTiming", "timing.html", opening.get("timing"))
 
 
-def restore_pane(parts: dict[str, Any], names: Sequence[str]) -> None:
-    """Create the run's settings and everything it shows."""
-    heading(3, "Restore")
-    parts["weights"] = gr.Radio(
-        [(WEIGHTS.get(name, name), name) for name in names], value=names[0], show_label=False,
-        container=False, elem_id="weights", elem_classes="segments", visible=len(names) > 1,
-    )  # fmt: skip
-    if "portraits" in names:
-        gr.HTML(f"<span>{FACES}</span>", elem_classes="chip-label")
-    with gr.Row(elem_id="settings"):
-        parts["steps"] = gr.Slider(
-            1, session.MAX_STEPS, DEFAULTS.steps, step=1, label="Steps", elem_id="steps"
-        )
-        parts["sampler"] = gr.Dropdown(
-            list(SAMPLERS), value=DEFAULTS.sampler, label="Sampler", elem_id="sampler"
-        )
-        parts["seed"] = gr.Number(
-            DEFAULTS.seed, precision=0, minimum=0, maximum=session.MAX_SEED, label="Seed",
-            elem_id="seed",
-        )  # fmt: skip
-        parts["dice"] = gr.Button("🎲", elem_id="dice", size="sm", min_width=0)
-    with gr.Accordion("More: I²SB beside it, several seeds, finish", open=False, elem_id="more"):
-        parts["beside"] = gr.Checkbox(
-            False, label="I²SB (τ = 0.5 everywhere) beside it, with the same seed",
-            elem_id="beside", container=False,
-        )  # fmt: skip
-        with gr.Row(elem_id="more-settings"):
-            parts["seeds"] = gr.Slider(
-                1, session.MAX_SEEDS, 1, step=1, label="Seeds at once", elem_id="seeds"
-            )
-            parts["finish"] = gr.Dropdown(
-                list(FINISH_NAMES.items()), value="none", label="Finish", elem_id="finish"
-            )
-            parts["eta"] = gr.Slider(
-                0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"
-            )
-            parts["tiles"] = gr.Slider(
-                1, session.MAX_TILES, DEFAULTS.tiles, step=1, label="Most tiles", elem_id="tiles"
-            )
-            parts["grid"] = gr.Dropdown(
-                list(GRIDS), value=DEFAULTS.grid, label="Time grid", elem_id="grid"
-            )
-    with gr.Row(elem_id="actions"):
-        parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
-        parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
-    with gr.Row(elem_id="said"):
-        parts["status"] = gr.HTML(payload.message(handlers.WELCOME), elem_id="status")
-        gr.HTML('<p class="estimate"></p>', elem_id="estimate")
-    parts["view"] = gr.Radio(
-        list(updates.VIEWS), value=updates.VIEWS[0], show_label=False, container=False,
-        elem_id="view", elem_classes="segments",
-    )  # fmt: skip
-    with gr.Column(elem_id="views", elem_classes="view-0"):
-        parts["frame"] = mounted("frame", "mountFrame", "frame.html")
-        parts["compare"] = gr.ImageSlider(
-            elem_id="compare", type="pil", format="png", show_label=False, buttons=[],
-            max_height=389,
-        )  # fmt: skip
-        parts["film"] = mounted("film", "mountFilm", "film.html")
-        parts["timing"] = gr.Image(
-            elem_id="timing", type="filepath", format="png", show_label=False, buttons=[],
-            interactive=False,
-        )  # fmt: skip
-        parts["seeds_view"] = gr.Gallery(
-            elem_id="seeds-view", format="png", type="filepath", show_label=False, columns=2,
-            height=389, object_fit="contain", buttons=["download"], interactive=False,
-        )  # fmt: skip
-    with gr.Row(elem_id="downloads"):
-        for name, text in (("result", "PNG"), ("animation", "Animation")):
-            parts[name] = by_path(gr.DownloadButton(text, elem_id=name, interactive=False))
-        parts["files"] = gr.Button("All files", elem_id="files", interactive=False)
-        parts["reuse"] = gr.Button("Edit the result", elem_id="reuse", interactive=False)
-
-
-def mounted(name: str, function: str, template: str) -> gr.HTML:
-    """Create a component that one function of ``page.js`` fills in the browser."""
+def mounted(name: str, function: str, template: str, value: Any = None) -> gr.HTML:
+    """Create a component that one function of the page's script fills in the browser."""
     return gr.HTML(
+        value,
         elem_id=name,
         html_template=payload.asset(template),
         js_on_load=f"asyncdsb.{function}(element, props, watch)",

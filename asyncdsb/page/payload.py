@@ -11,6 +11,7 @@ no answer from the server.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ import torch
 from PIL import Image
 
 from asyncdsb.gradient import image_gradient
-from asyncdsb.page.engine import Moment
+from asyncdsb.page.engine import Moment, Shares
 from asyncdsb.photo.images import to_tensor
 from asyncdsb.schedule import NoiseSchedule, relative_gradient
 from asyncdsb.show import viz
@@ -30,11 +31,20 @@ from asyncdsb.show import viz
 MAP_SIDE = 256
 """Longest side in pixels of the maps that are sent."""
 
+RESULT_SIDE = 2048
+"""Longest side in pixels of the result as the canvas shows it."""
+
 ABOUT_SIDE = 150
 """Longest side in pixels of the photo of the explanation."""
 
 FILM_FRAMES = 41
 """Most frames of a finished run that are sent at once."""
+
+SCRIPTS = ("maps.js", "stage.js", "story.js", "page.js")
+"""The page's script, in the order in which its parts need one another."""
+
+SUBTLE = 0.03
+"""Difference of shares restored that hardly shows."""
 
 _FOLDER = Path(__file__).parent
 
@@ -51,7 +61,7 @@ def head() -> str:
     canvas has measured its place, which then is the wrong one.
     """
     table = viz.colour_table(viz.TAU_COLOURS).tobytes().hex()
-    script = asset("page.js").replace("@TAU_COLOURS@", table)
+    script = "".join(asset(name) for name in SCRIPTS).replace("@TAU_COLOURS@", table)
     # Before the weights are there, the default schedule is drawn.
     schedule = NoiseSchedule()
     script = script.replace("@BETA_MIN@", str(schedule.beta_min))
@@ -59,13 +69,13 @@ def head() -> str:
     return f"<style>{asset('style.css')}</style><script>{script}</script>"
 
 
-def data_uri(picture: Image.Image, lossless: bool = False) -> str:
+def data_uri(picture: Image.Image, lossless: bool = False, quality: int = 88) -> str:
     """Encode a picture as a data URI: JPEG, in a tenth of WebP's time, or lossless WebP."""
     buffer = io.BytesIO()
     if lossless:
         picture.save(buffer, "WEBP", lossless=True, method=0)
     else:
-        picture.save(buffer, "JPEG", quality=88)
+        picture.save(buffer, "JPEG", quality=quality)
     kind = "webp" if lossless else "jpeg"
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
@@ -82,21 +92,24 @@ def gradient_payload(gradient: np.ndarray) -> dict[str, Any]:
 
 
 def order_payload(
-    orders: Mapping[str, np.ndarray], mask: np.ndarray, schedule: NoiseSchedule
+    orders: Mapping[str, np.ndarray], image: Image.Image, mask: np.ndarray, schedule: NoiseSchedule
 ) -> dict[str, Any]:
     """Encode the orders of restoration for the heatmap.
 
     Args:
         orders: per strategy its tau map for the range [0, 1], float (H, W).
+        image: the photograph.
         mask: bool (H, W), True = missing.
         schedule: noise schedule of the weights.
 
     Returns:
         ``width``, ``height``; ``orders``: per strategy little-endian uint16 values round(65535 r)
         in base64, or one number in [0, 1] where r is the same everywhere; ``hole``: uint8 share of
-        missing pixels, 255 = all, in base64; ``schedule``: beta_min and beta_max.
+        missing pixels, 255 = all, in base64; ``grey``: uint8 luma of the photograph in base64;
+        ``schedule``: beta_min and beta_max.
     """
     hole = np.rint(viz.shrink_map(mask, MAP_SIDE) * 255).astype(np.uint8)
+    grey = image.convert("L").resize(hole.shape[::-1], Image.Resampling.BOX)
     encoded: dict[str, float | str] = {}
     for name, order in orders.items():
         if order.min() == order.max():
@@ -109,6 +122,7 @@ def order_payload(
         "height": hole.shape[0],
         "orders": encoded,
         "hole": _base64(hole),
+        "grey": _base64(np.asarray(grey)),
         "schedule": [schedule.beta_min, schedule.beta_max],
     }
 
@@ -142,6 +156,37 @@ def film_payload(
         if run is not None:
             film[name] = [{key: run[i][key] for key in ("t", "x_t", "x0_hat")} for i in chosen]
     return film
+
+
+def timing_payload(own: Shares | None, other: Shares | None = None) -> dict[str, Any] | None:
+    """Say and encode how much of each part of the hole was restored when.
+
+    Args:
+        own: of the run; None for a hole that is too small to tell.
+        other: of a synchronous run that is shown beside it.
+
+    Returns:
+        ``t``, ``measured``, ``scheduled`` as in :class:`asyncdsb.page.engine.Shares`; ``other``,
+        the same or None; ``sentence``.
+    """
+    if own is None:
+        return None
+    middle = int(np.argmin(np.abs(np.asarray(own.t) - 0.5)))
+    steep, flat = (own.measured[name][middle] for name in ("steep", "flat"))
+    said = f"At t = {own.t[middle]:.2f} T the steepest third of the hole was {steep:.0%} restored"
+    said += f" and the flattest third {flat:.0%}. "
+    if other is not None:
+        at = int(np.argmin(np.abs(np.asarray(other.t) - own.t[middle])))
+        values = [other.measured[name][at] for name in ("flat", "steep")]
+        said += f"With one schedule for all pixels it was {values[0]:.0%} and {values[1]:.0%}."
+    elif steep - flat < SUBTLE:
+        said += "With this range of tau the order hardly shows; try 0 to 1."
+    else:
+        said += "Edges came first, as their schedules say."
+    return dataclasses.asdict(own) | {
+        "other": None if other is None else dataclasses.asdict(other),
+        "sentence": said,
+    }
 
 
 def duration(seconds: float) -> str:
@@ -218,5 +263,10 @@ def example_buttons(examples: list[tuple[str, Image.Image, np.ndarray | None]]) 
     return f'<div class="examples">{"".join(buttons)}</div>'
 
 
+def base64_of(data: bytes) -> str:
+    """Bytes as a text."""
+    return base64.b64encode(data).decode()
+
+
 def _base64(values: np.ndarray) -> str:
-    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+    return base64_of(np.ascontiguousarray(values).tobytes())

@@ -1,8 +1,9 @@
-"""One press of Restore: the run that is shown as it happens, and those that follow it."""
+"""One press of Restore: the run that is shown as it happens, and what is kept of it."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,23 +12,25 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from asyncdsb.measure.analysis import timeline
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Engine, Maps, Moment, Step
-from asyncdsb.page.updates import BUSY, IDLE, VIEWS, Props, Update, format_maps
+from asyncdsb.page.updates import Props, Update, format_maps
 from asyncdsb.photo.original import read_photograph
 from asyncdsb.photo.restoration import Settings
 from asyncdsb.show import viz
 
-TIMING_FRAMES = 40
-"""Most frames of a run that are followed to tell when its pixels were restored."""
-
-COMPARE_SIDE = 1280
-"""Longest side in pixels of the pictures compared on the screen."""
-
 
 class Press:
-    """One press of Restore: the run that is shown live, and those that follow it."""
+    """One run with one seed, whose states go to the browser as they come.
+
+    Args:
+        engine: runs the bridge.
+        photo: of the session.
+        image: its pixels.
+        mask: bool (H, W), True = missing.
+        settings: of the run.
+        folder: of its files, which is made.
+    """
 
     def __init__(
         self,
@@ -40,124 +43,127 @@ class Press:
     ):
         self.engine, self.photo, self.image, self.mask = engine, photo, image, mask
         self.settings, self.folder = settings, folder
-        self.frames: list[Moment] = []
-        self.sent: list[dict[str, Any]] = []
-        self.results: list[tuple[str, str]] = []
+        self.kept: session.Kept | None = None
+        self._frames: list[Moment] = []
+        self._sent: list[dict[str, Any]] = []
+        self._last: Step | None = None
 
-    def restore(self, more: bool) -> Iterator[Update]:
-        """Run the bridge, one update per step, and then give the result and its story.
+    def restore(self, prefix: str = "") -> Iterator[Update]:
+        """Run the bridge, one update per step, then keep and show the result.
 
         Args:
-            more: whether other runs follow.
+            prefix: of what the status says.
         """
         started = time.monotonic()
-        for state in self.engine.steps_of(self.photo.weights, self.image, self.mask, self.settings):
-            self.frames.append(Moment.of(state))
-            self.sent.append(payload.frame_payload(state.step, state.steps, self.frames[-1]))
-            said = f"Step {state.step} of {state.steps}, t = {state.t:.2f} T"
-            update: Update = {"frame": self.sent[-1]}
+        maps: Maps | None = None
+        for state in self._steps(self.settings):
+            self._frames.append(Moment.of(state))
+            self._sent.append(payload.frame_payload(state.step, state.steps, self._frames[-1]))
+            said = f"{prefix}Step {state.step} of {state.steps}"
+            update: Update = {"frame": self._sent[-1]}
             if state.maps:
                 maps = state.maps
                 # Before the first step comes the gradient, which takes as long for any number.
                 started = time.monotonic()
-                update |= format_maps(maps, self.mask, self.engine.pace)
+                update |= format_maps(maps, self.image, self.mask, self.engine.pace)
             elif state.step < state.steps:
                 each = (time.monotonic() - started) / state.step
                 said += f", {payload.duration(each * (state.steps - state.step))} left"
             yield update | {"status": payload.message(said, "busy")}
         # The first of the evaluations was made before the first state came.
         self.engine.pace.learn(time.monotonic() - started, state.steps - 1, maps.work)
-
-        result = self._save(state)
-        animation = viz.save_trajectory(self.frames, self.folder / f"{self._stem}-trajectory.webp")
-        said = "The result is ready." if more else self.summary()
-        yield (BUSY if more else IDLE) | {
-            "compare": tuple(small(one) for one in (self.image, Image.fromarray(state.image))),
-            "film": payload.film_payload(self.sent),
-            "view": VIEWS[1],
-            "run": session.Run.of(self.photo, self.mask, self.settings, state.settings),
-            "result": Props(value=result, interactive=True),
-            "animation": Props(value=str(animation), interactive=True),
-            "files": Props(interactive=True),
-            "reuse": Props(interactive=True),
-            "status": payload.message(said, "done"),
-        }
-        # After the result, which nobody should wait for.
-        path = self.folder / "timing.png"
-        yield {"timing": timing(self.frames, maps, self.image, self.mask, self.settings, path)}
+        self._last = state
+        self.kept = self._keep(state)
+        yield self._view(payload.film_payload(self._sent), payload.timing_payload(state.shares))
 
     def restore_beside(self) -> Iterator[Update]:
         """Run the same once more with one schedule for all pixels, and show both in the film."""
         synchronous = dataclasses.replace(
-            self.settings, tau_min=0.5, tau_max=0.5, strategy="uniform"
+            self.settings, tau_min=0.5, tau_max=0.5, strategy="uniform", finish="none"
         )
         other: list[dict[str, Any]] = []
-        for state in self.engine.steps_of(self.photo.weights, self.image, self.mask, synchronous):
-            moment = Moment.of(state)
-            other.append(payload.frame_payload(state.step, state.steps, moment))
-            said = f"The result is ready. I²SB beside it: step {state.step} of {state.steps}"
+        for state in self._steps(synchronous):
+            other.append(payload.frame_payload(state.step, state.steps, Moment.of(state)))
+            said = f"I²SB beside it: step {state.step} of {state.steps}"
             yield {"status": payload.message(said, "busy")}
-        yield {"film": payload.film_payload(self.sent, other), "view": VIEWS[2]}
+        timing = payload.timing_payload(self._last.shares, state.shares)
+        yield self._view(payload.film_payload(self._sent, other), timing)
 
-    def restore_others(self, count: int) -> Iterator[Update]:
-        """Run the same with the seeds that follow, and show all results beside one another."""
-        yield {"seeds_view": self.results, "view": VIEWS[4]}
-        for number in range(1, count):
-            seed = (self.settings.seed + number) % (session.MAX_SEED + 1)
-            settings = dataclasses.replace(self.settings, seed=seed)
-            for state in self.engine.steps_of(self.photo.weights, self.image, self.mask, settings):
-                said = f"Seed {number + 1} of {count}: step {state.step} of {state.steps}"
-                yield {"status": payload.message(said, "busy")}
-            self._save(state)
-            yield {"seeds_view": self.results}
+    def _steps(self, settings: Settings) -> Iterator[Step]:
+        return self.engine.steps_of(self.photo.weights, self.image, self.mask, settings)
 
-    def summary(self, beside: bool = False, seeds: int = 1) -> str:
-        """Say what was done."""
-        what = f"Done in {self.settings.steps} steps, seed {self.settings.seed}"
-        what += f" and the {seeds - 1} after it" if seeds > 1 else ""
-        what += ", both schedules" if beside else ""
-        return f"{what}: {self.image.width} × {self.image.height}."
-
-    @property
-    def _stem(self) -> str:
-        return self.photo.stem
-
-    def _save(self, state: Step) -> str:
-        """Write the result of a run, and keep it among those that are shown together."""
-        seed = state.settings["seed"]
-        more = f"-seed-{seed}" if self.results else ""
-        path = self.folder / f"{self._stem}-restored{more}.png"
-        # From its file, as what the session holds is 8-bit RGB.
+    def _keep(self, state: Step) -> session.Kept:
+        """Write the files of a finished run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stem = self.photo.stem
+        # From its file, because what the session holds is 8-bit RGB.
         original = read_photograph(self.photo.path)
-        original.restored(state.image, self.mask).save(path, state.settings)
-        self.results.append((str(path), f"seed {seed}"))
-        return str(path)
+        pictures = {"none": state.bridge, self.settings.finish or "none": state.image}
+        files = {}
+        for finish, picture in pictures.items():
+            path = self.folder / f"{stem}-restored{'' if finish == 'none' else '-' + finish}.png"
+            record = state.settings | {"finish": finish}
+            original.restored(picture, self.mask).save(path, record)
+            files[finish] = str(path)
+        film = self.folder / f"{stem}-trajectory.webp"
+        viz.save_trajectory(self._frames, film)
+        return session.Kept(
+            session.Run.of(self.photo, self.mask, self.settings, state.settings),
+            str(self.folder),
+            files,
+            str(film),
+            self.settings.finish or "none",
+        )
+
+    def _view(self, film: dict[str, Any], timing: dict[str, Any] | None) -> Update:
+        """What the page shows of the run, kept for when it is chosen again."""
+        view = {"frame": film, "timing": timing}
+        Path(self.folder, VIEW).write_text(json.dumps(view), encoding="utf-8")
+        return view | show_kept(self.kept)
 
 
-def timing(
-    frames: Sequence[Moment],
-    maps: Maps,
-    image: Image.Image,
-    mask: np.ndarray,
-    settings: Settings,
-    path: Path,
-) -> str | None:
-    """Draw when each pixel was restored; None where the hole is too small to tell."""
-    # With the last estimate of the bridge, which tells where it led, and the frame after it.
-    *before, last = frames
-    shown = np.linspace(0, len(before) - 1, min(len(before), TIMING_FRAMES - 1)).round().astype(int)
-    chosen = [*(before[i] for i in shown), last]
-    truth = np.asarray(image.resize(chosen[0].x0_hat.size, Image.Resampling.LANCZOS))
-    rest = maps.tau(settings), maps.gradient, mask, maps.schedule
-    try:
-        stories = [timeline(chosen, *rest, truth=one) for one in (None, truth)]
-    except ValueError:
-        return None
-    return str(viz.timeline_figure(*stories, path=path))
+VIEW = "view.json"
 
 
-def small(picture: Image.Image) -> Image.Image:
-    """Reduce a picture for the screen."""
-    copy = picture.copy()
-    copy.thumbnail((COMPARE_SIDE, COMPARE_SIDE), Image.Resampling.LANCZOS)
-    return copy
+def add_finish(engine: Engine, kept: session.Kept, image: Image.Image, finish: str) -> session.Kept:
+    """Make the picture of a kept run with another finish: the same run, finished otherwise."""
+    settings = dataclasses.replace(kept.run.settings, finish=finish)
+    *_, last = engine.steps_of(kept.run.photo.weights, image, kept.run.mask, settings)
+    path = Path(kept.folder, f"{kept.run.photo.stem}-restored-{finish}.png")
+    original = read_photograph(kept.run.photo.path)
+    original.restored(last.image, kept.run.mask).save(path, last.settings)
+    return dataclasses.replace(kept, files=kept.files | {finish: str(path)}, finish=finish)
+
+
+def show_kept(kept: session.Kept) -> Update:
+    """Show the result of a run in its present finish, and offer its files."""
+    with Image.open(kept.path) as picture:
+        shown = picture.convert("RGB")
+    shown.thumbnail((payload.RESULT_SIDE,) * 2, Image.Resampling.LANCZOS)
+    return {
+        "compare": {"after": payload.data_uri(shown, quality=94), "finish": kept.finish},
+        "run": kept.run,
+        "result": Props(value=kept.path, interactive=True),
+        "animation": Props(value=kept.animation, interactive=True),
+        "files": Props(interactive=True),
+        "reuse": Props(interactive=True),
+    }
+
+
+def show_again(kept: session.Kept) -> Update:
+    """Show a run that was kept with its film and its chart."""
+    view = json.loads(Path(kept.folder, VIEW).read_text(encoding="utf-8"))
+    return view | show_kept(kept)
+
+
+def strip(results: Sequence[session.Kept], chosen: int) -> dict[str, Any]:
+    """What the strip of results shows: a small picture and a label of each."""
+    entries = []
+    for kept in results:
+        with Image.open(kept.path) as picture:
+            small = picture.convert("RGB")
+        small.thumbnail((160, 160), Image.Resampling.LANCZOS)
+        settings = kept.run.settings
+        label = f"seed {settings.seed}"
+        entries.append({"picture": payload.data_uri(small), "label": label})
+    return {"entries": entries, "chosen": chosen}

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ MAX_STEPS = 250
 MAX_TILES = 32
 MAX_SEED = 2**31 - 1
 MAX_SEEDS = 6
-"""Most seeds that one run tries."""
+"""Most seeds that one press tries."""
+
+MAX_RESULTS = 12
+"""Most results of a session that are kept; the oldest go first."""
 
 SETTINGS = (
     "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "tiles",
@@ -94,6 +98,36 @@ class Run:
         width, height = self.photo.size
         bits = np.unpackbits(np.frombuffer(self.hole, np.uint8), count=width * height)
         return bits.astype(bool).reshape(height, width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A finished run of this session, with its files.
+
+    Attributes:
+        run: what it was made from.
+        folder: of its files.
+        files: for each finish that was made, the path of the result as PNG.
+        animation: path of the film.
+        finish: the one that is shown.
+    """
+
+    run: Run
+    folder: str
+    files: dict[str, str]
+    animation: str
+    finish: str
+
+    @property
+    def path(self) -> str:
+        """Of the result that is shown."""
+        return self.files[self.finish]
+
+
+def forget(results: Sequence[Kept]) -> None:
+    """Remove the files of runs."""
+    for kept in results:
+        shutil.rmtree(kept.folder, ignore_errors=True)
 
 
 def open_photo(path: str) -> tuple[Photo, Image.Image]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from asyncdsb.page import payload
 from asyncdsb.page.engine import Maps, Pace
@@ -16,17 +17,11 @@ class Props(dict):
 
 Update = dict[str, Any]
 
-VIEWS = ("Live", "Compare", "Film", "Timing", "Seeds")
-"""What the restoration can be looked at as."""
-
 # The parts that belong to a run, emptied when another photograph or mask comes.
 NO_RUN: Update = {
     "frame": None,
     "compare": None,
-    "film": None,
     "timing": None,
-    "seeds_view": None,
-    "view": VIEWS[0],
     "run": None,
     "result": Props(value=None, interactive=False),
     "animation": Props(value=None, interactive=False),
@@ -39,9 +34,9 @@ IDLE: Update = {"restore": Props(interactive=True), "stop": Props(interactive=Fa
 BUSY: Update = {"restore": Props(interactive=False), "stop": Props(interactive=True)}
 
 
-def format_maps(maps: Maps, mask: np.ndarray, pace: Pace) -> Update:
+def format_maps(maps: Maps, image: Image.Image, mask: np.ndarray, pace: Pace) -> Update:
     """Format the heatmaps."""
-    order = payload.order_payload(maps.orders, mask, maps.schedule)
+    order = payload.order_payload(maps.orders, image, mask, maps.schedule)
     return {
         "gradient": payload.gradient_payload(maps.gradient),
         "tau": order | {"step_seconds": pace.of_step(maps.work)},

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from asyncdsb.page import canvas, handlers, session, updates
+from asyncdsb.page import canvas, handlers, opening, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.page.layout import PRESET_MASKS, RANGES, by_path, layout
 from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS
@@ -50,7 +50,8 @@ def build(load: Callable[[str], Any], names: Sequence[str], examples: Path) -> g
     with gr.Blocks(
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
-        parts = layout(names, examples)
+        first = opening.read(names, examples)
+        parts = layout(names, examples, first)
         wire(demo, parts, model, engine, handlers.find_examples(examples))
     return demo.queue(max_size=20, default_concurrency_limit=2)
 
@@ -92,7 +93,8 @@ def wire(
             **{"show_progress": "hidden"} | options,
         )
 
-    run = "frame compare film timing seeds_view view run result animation files reuse"
+    run = "frame compare timing run result animation files reuse"
+    kept = "results chosen strip"
     fresh = f"photo weights layer gradient tau seen status link {run}"
     settings = " ".join(session.SETTINGS)
 
@@ -148,8 +150,8 @@ def wire(
     started = on(
         painted("restore"),
         functools.partial(handlers.on_restore, engine),
-        f"photo layer painted beside seeds {settings}",
-        f"gradient tau status restore stop {run}",
+        f"photo layer painted results beside seeds {settings}",
+        f"gradient tau status restore stop {run} {kept}",
         concurrency_id="run",
         concurrency_limit=1,
         # Says how many visitors are before this one.
@@ -159,6 +161,18 @@ def wire(
     stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")
     on(stopped.then, handlers.on_stopped, "", "restore stop status")
 
+    def on_choose(results: Any, event: gr.EventData) -> updates.Update:
+        return handlers.on_choose(results, event.index)
+
+    on(parts["strip"].click, on_choose, "results", f"status {run} {kept}")
+    on(
+        parts["finish"].input,
+        functools.partial(handlers.on_finish, engine),
+        "results chosen finish",
+        f"status restore stop {run} {kept}",
+        concurrency_id="run",
+        concurrency_limit=1,
+    )
     on(parts["reuse"].click, handlers.on_reuse, "result photo", fresh)
     packed = on(
         parts["files"].click,
@@ -186,10 +200,10 @@ def wire(
         concurrency_limit=1,
     )
 
-    def on_load(request: gr.Request) -> Iterator[updates.Update]:
-        yield from handlers.on_load(model, dict(request.query_params))
+    def on_load(weights: str, request: gr.Request) -> Iterator[updates.Update]:
+        yield from handlers.on_load(model, dict(request.query_params), weights)
 
-    on(demo.load, on_load, "", f"model status sampler {' '.join(LEFT_TO_WEIGHTS)}")
+    on(demo.load, on_load, "weights", f"model status sampler {' '.join(LEFT_TO_WEIGHTS)}")
 
     def on_link(request: gr.Request) -> updates.Update:
         return handlers.on_link(examples, dict(request.query_params))
@@ -211,10 +225,6 @@ def wire_browser(parts: dict[str, Any]) -> None:
     work = [parts[name] for name in ("steps", "beside", "seeds")]
     for part in work:
         part.change(None, work, None, js="(...work) => asyncdsb.estimate(...work)")
-    views = list(updates.VIEWS)
-    parts["view"].change(
-        None, parts["view"], None, js=f"(view) => asyncdsb.show({views}.indexOf(view))"
-    )
     # Whenever the canvas has loaded a photograph, the server's too.
     parts["editor"].upload(None, None, None, js="() => asyncdsb.canvasLoaded()")
     # The range is kept in order by moving the other end along.
