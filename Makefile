@@ -2,6 +2,7 @@
 # make test      style check and all tests    make clean   remove caches, keep the environment
 # make install   prepare .venv for all else  make docs    the interface's pages in build/docs
 # make check     style, types and the fast tests, before each commit
+# make space     the folder of a Hugging Face Space in build/space, and the line that uploads it
 #
 # Each target prepares what it needs: a virtual environment in .venv, the packages, and for the
 # tests a Chromium. A second run only looks at time stamps.
@@ -28,10 +29,10 @@ MODULES := asyncdsb.networks $(filter-out %.__init__ %.__main__, \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check install lint docs clean distclean chromium
+.PHONY: help demo test check install lint docs space clean distclean chromium
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 demo: $(VENV)/.stamp-demo
 	$(PY) app.py --open
@@ -93,6 +94,16 @@ chromium:
 	$$as_root apt-get update -qq && \
 	$$as_root DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends $(CHROMIUM_PACKAGES) >/dev/null
+
+# What a Hugging Face Space needs, and nothing else.
+space:
+	rm -rf build/space && mkdir -p build/space
+	git archive HEAD app.py asyncdsb requirements.txt README.md LICENSE \
+		$(addprefix assets/,weights examples opening.json sheets screenshots) \
+		| tar -x -C build/space
+	printf '%s filter=lfs diff=lfs merge=lfs -text\n' '*.safetensors' '*.webp' '*.jpg' '*.png' \
+		> build/space/.gitattributes
+	@echo "hf upload USER/SPACE build/space . --repo-type space"
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

@@ -35,7 +35,7 @@ MAX_FILE_SIZE = "32mb"
 EXAMPLES = Path(__file__).parent / "assets" / "examples"
 
 
-def build(load: Callable[[str], Any], names: Sequence[str] = ("scenes",)) -> gr.Blocks:
+def build(load: Callable[..., Any], names: Sequence[str] = ("scenes",)) -> gr.Blocks:
     """Lay out the page, with the examples beside this file, and start loading the models.
 
     Args:
@@ -85,12 +85,12 @@ def main(arguments: list[str] | None = None) -> None:
     source = options.weights or os.environ.get("ASYNCDSB_WEIGHTS")
     names = (source,) if source else tuple(WEIGHTS)
 
-    def load(name: str) -> Any:
+    def load(name: str, device: str | None = options.device) -> Any:
         from asyncdsb.pipeline import AsyncDSBPipeline
 
         return AsyncDSBPipeline.from_pretrained(
             name,
-            device=options.device,
+            device=device,
             precision=options.precision,
             compiled=options.compile,
         )

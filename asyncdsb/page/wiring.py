@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import gradio as gr
 from asyncdsb.page import canvas, handlers, opening, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.page.layout import PRESET_MASKS, RANGES, by_path, layout
-from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS
+from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 
 try:  # Present on a hosted ZeroGPU machine only; must come before anything touches the GPU.
     import spaces
@@ -23,28 +24,31 @@ except ImportError:
     spaces = None
 
 
-def build(load: Callable[[str], Any], names: Sequence[str], examples: Path) -> gr.Blocks:
+def build(load: Callable[..., Any], names: Sequence[str], examples: Path) -> gr.Blocks:
     """Lay out the page and start loading the models.
 
     Args:
-        load: makes the pipeline of named weights; called once for each, in the background.
+        load: makes the pipeline of named weights, and with ``device="cpu"`` one on the processor;
+            called once for each, in the background.
         names: of the weights that a visitor can choose from.
         examples: folder of the photographs that come with the page.
     """
-    model = Model(load, names)
-    if spaces:  # The hosted machine wants the model in place before its first visitor.
-        with contextlib.suppress(ValueError):
-            for name in names:
-                model.get(name)
+    model = maps = Model(load, names)
 
     def steps_of(weights: str | None, *args: Any) -> Iterator[Step]:
         yield from run_steps(model.get(weights), *args)
 
     def predict(weights: str | None, *args: Any) -> Maps:
-        return predict_maps(model.get(weights), *args)
+        return predict_maps(maps.get(weights), *args)
 
     if spaces:
-        steps_of, predict = spaces.GPU(steps_of), spaces.GPU(predict)
+        # Only runs take the time of the GPU that visitors share; maps are cheap enough without.
+        maps = Model(functools.partial(load, device="cpu"), names)
+        # The hosted machine wants the model in place before its first visitor.
+        with contextlib.suppress(ValueError):
+            for name in names:
+                model.get(name)
+        steps_of = spaces.GPU(duration=gpu_seconds)(steps_of)
 
     engine = Engine(one_at_a_time(predict), steps_of, model.pace, model.ready)
     with gr.Blocks(
@@ -54,6 +58,15 @@ def build(load: Callable[[str], Any], names: Sequence[str], examples: Path) -> g
         parts = layout(names, examples, first)
         wire(demo, parts, model, engine, handlers.find_examples(examples))
     return demo.queue(max_size=20, default_concurrency_limit=2)
+
+
+def gpu_seconds(weights: str | None, image: Any, mask: Any, settings: Settings) -> int:
+    """How long a run may take on a shared GPU: a start, and its steps with a margin.
+
+    An evaluation of the bundled networks takes milliseconds there; a field of a large hole counts
+    as one evaluation, and copied patches take a few seconds.
+    """
+    return min(120, 15 + math.ceil(settings.steps * settings.tiles / 20))
 
 
 def one_at_a_time(function: Callable) -> Callable:
