@@ -45,7 +45,10 @@ def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dic
     parts["results"] = gr.State([], time_to_live=86400, delete_callback=session.forget)
     parts["chosen"] = gr.State(-1)
     with gr.Row(elem_id="header"):
-        gr.HTML(payload.asset("header.html"), elem_id="title")
+        gr.HTML(
+            payload.asset("header.html"), elem_id="title",
+            js_on_load="asyncdsb.mountHeader(element)",
+        )  # fmt: skip
         parts["model"] = gr.HTML(elem_id="model")
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("Inpaint", id="inpaint"), gr.Row(elem_id="workspace"):

@@ -40,8 +40,17 @@ ABOUT_SIDE = 150
 FILM_FRAMES = 41
 """Most frames of a finished run that are sent at once."""
 
-SCRIPTS = ("maps.js", "stage.js", "story.js", "page.js")
+SCRIPTS = ("maps.js", "stage.js", "story.js", "help.js", "page.js")
 """The page's script, in the order in which its parts need one another."""
+
+META = """
+<meta name="description" content="Paint a hole into a photo and watch a diffusion bridge restore it,
+edges first: predicted gradient, a schedule for every pixel, live sliders. Runs on a plain CPU.">
+<meta property="og:title" content="AsyncDSB: inpainting that restores edges first">
+<meta property="og:description" content="Paint a hole into a photo and watch it come back, pixel by
+pixel in its own time.">
+"""
+"""What a preview of a link to the page shows."""
 
 SUBTLE = 0.03
 """Difference of shares restored that hardly shows."""
@@ -66,7 +75,7 @@ def head() -> str:
     schedule = NoiseSchedule()
     script = script.replace("@BETA_MIN@", str(schedule.beta_min))
     script = script.replace("@BETA_MAX@", str(schedule.beta_max))
-    return f"<style>{asset('style.css')}</style><script>{script}</script>"
+    return f"{META}<style>{asset('style.css')}</style><script>{script}</script>"
 
 
 def data_uri(picture: Image.Image, lossless: bool = False, quality: int = 88) -> str:
