@@ -22,7 +22,7 @@ from torch import Tensor
 
 from asyncdsb.networks.device import without_autocast
 
-STRATEGIES = ("gradient", "uniform", "inward")
+STRATEGIES = ("gradient", "ranked", "uniform", "inward")
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,50 @@ def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None =
     flat = high - low <= 1e-6
     spread = torch.where(flat, torch.ones_like(high), high - low)
     return torch.where(flat, torch.full_like(low, 0.5), ((blurred - low) / spread).clamp(0, 1))
+
+
+def ranked_tau(
+    gradient: Tensor,
+    tau_min: float,
+    tau_max: float,
+    blur_sigma: float = 3.0,
+    hole: Tensor | None = None,
+) -> Tensor:
+    """Like :func:`tau_map` with the rank of G in the hole in place of Eq. 11's fraction.
+
+    Eq. 11 gives most of the range to a few steep pixels where gradients are unevenly spread; ranks
+    spread tau evenly over the range, and keep the order. Equal values share their mean rank.
+
+    Args:
+        gradient: see :func:`tau_map`, as are all others.
+        tau_min: of the flattest hole pixel.
+        tau_max: of the steepest hole pixel.
+        blur_sigma: of the filter.
+        hole: of the mask.
+
+    Returns:
+        (B, 1, H, W) tau in [tau_min, tau_max], of the dtype of ``gradient``.
+
+    Raises:
+        ValueError: if the range or a shape is not as in :func:`tau_map`.
+
+    >>> gradient = torch.tensor([[[[0.0, 0.1, 0.4]]]])
+    >>> ranked_tau(gradient, 0.2, 0.5, blur_sigma=0)
+    tensor([[[[0.2000, 0.3500, 0.5000]]]])
+    """
+    check_tau_range(tau_min, tau_max)
+    relative = relative_gradient(gradient, blur_sigma, hole)
+    inside = torch.ones_like(relative) if hole is None else hole
+    ranks = []
+    for values, part in zip(relative, inside > 0.5, strict=True):
+        ordered = values[part].sort().values
+        # Twice the mean rank of equal values, 0 ... 2 (n - 1); known pixels take a place among them.
+        twice = sum(torch.searchsorted(ordered, values, right=right) for right in (False, True)) - 1
+        ranks.append(twice.to(values) / max(2 * (len(ordered) - 1), 1))
+    rank = torch.stack(ranks).clamp(0, 1)
+    # A flat hole, or one of a single pixel, has no order.
+    flat = (relative == 0.5).flatten(1).all(1).view(-1, 1, 1, 1)
+    return torch.where(flat, 0.5, rank) * (tau_max - tau_min) + tau_min
 
 
 def uniform_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:

@@ -9,8 +9,16 @@ import pytest
 import torch
 from scipy import ndimage
 from scipy.integrate import quad
+from scipy.stats import rankdata
 
-from asyncdsb.schedule import NoiseSchedule, gaussian_blur, inward_tau, tau_map, uniform_tau
+from asyncdsb.schedule import (
+    NoiseSchedule,
+    gaussian_blur,
+    inward_tau,
+    ranked_tau,
+    tau_map,
+    uniform_tau,
+)
 
 TAUS = (0.0, 1e-9, 0.001, 0.2, 0.5, 0.8, 1.0)
 RANGES = ((0.1, 0.433), (0.1, 1.0), (1e-3, 5.0), (0.3, 0.3), (0.404858, 1.753036))
@@ -285,6 +293,26 @@ def blobs(seed: int) -> torch.Tensor:
     return torch.from_numpy(hole)[None, None]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_ranked_tau_has_scipys_ranks_and_fills_its_range(seed: int) -> None:
+    values = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(seed)) ** 4
+    values = (values * 50).round() / 50  # with many equal values
+    hole = blobs(seed)[..., :24, :24].clone()
+    hole[..., 8:14, 8:14] = True
+    tau = ranked_tau(values, 0.1, 0.9, 0.0, hole)
+    inside = hole > 0.5
+    expected = (rankdata(values[inside].numpy()) - 1) / (int(inside.sum()) - 1)
+    assert np.allclose(tau[inside].numpy(), 0.1 + 0.8 * expected, atol=1e-6)
+    order = tau_map(values, 0.1, 0.9, 0.0, hole)[inside].argsort(stable=True)
+    assert (tau[inside][order].diff() >= -1e-6).all()
+
+
+def test_ranked_tau_of_a_flat_hole_is_the_middle() -> None:
+    torch.testing.assert_close(
+        ranked_tau(torch.zeros(1, 1, 8, 8), 0.2, 0.6), torch.full((1, 1, 8, 8), 0.4)
+    )
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_inward_tau_is_linear_in_scipys_distance(seed: int) -> None:
     hole = blobs(seed)
@@ -312,7 +340,7 @@ def test_inward_tau_of_a_line_is_all_border() -> None:
 
 
 @pytest.mark.parametrize("limits", [(0.6, 0.5), (-0.1, 0.5), (0.2, 1.1), (float("nan"), 0.5)])
-@pytest.mark.parametrize("make", [tau_map, uniform_tau, inward_tau])
+@pytest.mark.parametrize("make", [tau_map, ranked_tau, uniform_tau, inward_tau])
 def test_bad_tau_ranges_are_refused(make: Callable, limits: tuple[float, float]) -> None:
     source = random_gradient() if make is tau_map else square_hole()
     with pytest.raises(ValueError, match="tau_min"):

@@ -14,7 +14,7 @@ from asyncdsb.photo.images import check_pair, to_tensor
 from asyncdsb.photo.restoration import Prepared, Settings
 from asyncdsb.photo.tiles import Tiles
 from asyncdsb.photo.window import Window, resize
-from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
+from asyncdsb.schedule import inward_tau, ranked_tau, tau_map, uniform_tau
 
 Complete = Callable[[Tensor, Tensor], Tensor]
 """``complete(image, mask) -> gradient``: image (B, 3, H, W), the others (B, 1, H, W)."""
@@ -33,7 +33,8 @@ def layout(settings: Settings, blur_sigma: float, gradient: Tensor, hole: Tensor
         return uniform_tau(hole, settings.tau_min, settings.tau_max)
     if settings.strategy == "inward":
         return inward_tau(hole, settings.tau_min, settings.tau_max)
-    return tau_map(gradient, settings.tau_min, settings.tau_max, blur_sigma, hole)
+    lay_out = ranked_tau if settings.strategy == "ranked" else tau_map
+    return lay_out(gradient, settings.tau_min, settings.tau_max, blur_sigma, hole)
 
 
 def completed_gradient(prepared: Prepared, complete: Complete) -> np.ndarray:
