@@ -15,7 +15,6 @@ from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.photo.restoration import Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
-from asyncdsb.show import viz
 
 ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {"Regular hole": (0.2, 0.5), "Irregular hole": (0.001, 0.4), "I²SB": (0.5, 0.5)}
@@ -54,12 +53,10 @@ def layout(names: Sequence[str], examples: Path) -> dict[str, Any]:
             js_on_load="asyncdsb.mountAbout(element)",
         )  # fmt: skip
     parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
-    parts["layer"] = gr.Image(visible=False, type="pil", image_mode="RGBA")
-    parts["painted"] = gr.Textbox(visible=False)
+    # What is painted is read in the browser when an event comes.
+    for name in ("hole", "painted"):
+        parts[name] = gr.Textbox(visible=False)
     parts["archive"] = by_path(gr.DownloadButton("Archive", elem_id="archive", visible="hidden"))
-    parts["link"] = gr.HTML(
-        elem_id="link", visible="hidden", js_on_load="asyncdsb.mountLink(element, props, watch)"
-    )
     return parts
 
 
@@ -76,25 +73,10 @@ def canvas_pane(parts: dict[str, Any], folder: Path) -> None:
             parts["open_photo"] = by_path(
                 gr.UploadButton("Open photo", size="sm", file_types=["image"])
             )
-    parts["editor"] = gr.ImageEditor(
+    parts["editor"] = gr.HTML(
         elem_id="editor",
-        type="pil",
-        image_mode="RGBA",
-        format="png",
-        canvas_size=(canvas.CANVAS, canvas.CANVAS),
-        fixed_canvas=True,
-        layers=False,
-        transforms=(),
-        sources=["upload"],
-        brush=gr.Brush(
-            default_size=14, colors=["#" + bytes(viz.HOLE_COLOUR).hex()], color_mode="fixed"
-        ),
-        eraser=gr.Eraser(default_size=14),
-        show_label=False,
-        container=False,
-        buttons=[],
-        placeholder="# Drop a photo here\nor click to choose one",
-        height=524,
+        html_template=payload.asset("canvas.html"),
+        js_on_load="asyncdsb.canvas.mount(element, props, watch, trigger)",
     )
     with gr.Row(elem_classes="chips", elem_id="holes"):
         for kind in PRESET_MASKS:

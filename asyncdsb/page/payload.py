@@ -47,16 +47,17 @@ def asset(name: str) -> str:
 def head() -> str:
     """Return the page's style and script, with the colour table of the heatmap filled in.
 
-    The style goes into the head, in place of the page library's own way: there it comes after the
-    canvas has measured its place, which then is the wrong one.
+    In place of the page library's own way, by which the style comes after the page was laid out.
     """
     table = viz.colour_table(viz.TAU_COLOURS).tobytes().hex()
-    script = asset("page.js").replace("@TAU_COLOURS@", table)
+    script = (asset("page.js") + asset("canvas.js")).replace("@TAU_COLOURS@", table)
+    script = script.replace("@HOLE_COLOUR@", bytes(viz.HOLE_COLOUR).hex())
     # Before the weights are there, the default schedule is drawn.
     schedule = NoiseSchedule()
     script = script.replace("@BETA_MIN@", str(schedule.beta_min))
     script = script.replace("@BETA_MAX@", str(schedule.beta_max))
-    return f"<style>{asset('style.css')}</style><script>{script}</script>"
+    style = asset("style.css") + asset("canvas.css")
+    return f"<style>{style}</style><script>{script}</script>"
 
 
 def data_uri(picture: Image.Image, lossless: bool = False) -> str:
