@@ -117,7 +117,7 @@ def load(window, address: str) -> tuple[float, Any]:
 
 def maps_after_upload(page, photo: Path) -> float:
     """Seconds from a press on a preset hole to both maps, once the photograph is on the canvas."""
-    page.set_input_files("#editor input[type=file][data-testid=file-upload]", str(photo))
+    page.set_input_files("#editor input[type=file]", str(photo))
     page.wait_for_function(
         "name => document.querySelector('#status').innerText.includes(name)", arg=photo.name
     )
@@ -131,7 +131,7 @@ def maps_after_upload(page, photo: Path) -> float:
 def maps_after_stroke(page) -> float:
     """Seconds from the end of a stroke to the maps with it, the pause for the next one included."""
     page.evaluate(STROKE)
-    box = page.locator("#editor .pixi-target canvas").first.bounding_box()
+    box = page.locator("#editor canvas").bounding_box()
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + 0.3 * box["width"], middle)
     page.mouse.down()

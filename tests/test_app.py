@@ -1,4 +1,4 @@
-"""The page without a browser: geometry of the canvas, payloads, handlers, wiring."""
+"""The page without a browser: masks of the canvas, payloads, handlers, wiring."""
 
 from __future__ import annotations
 
@@ -68,13 +68,18 @@ def saved(image: Image.Image, path: Path, **options) -> str:
     return str(path)
 
 
-def painted(image: Image.Image, mask: np.ndarray | None = None) -> Image.Image:
-    """The layer of the canvas with this mask painted on it."""
-    return canvas.layer_of(image.size, mask)
+def opened(path: str) -> session.Photo:
+    return session.open_photo(path)[0]
 
 
-def opened(path: str) -> tuple[session.Photo, Image.Image]:
-    return session.open_photo(path)
+def painted(photo: session.Photo, mask: np.ndarray | None = None) -> str:
+    """What the browser says when this mask is painted on the photograph."""
+    return canvas.hole_text(photo.stamp, photo.size, mask)
+
+
+def hole_of(photo: session.Photo, text: str) -> np.ndarray:
+    """The mask of such a text, at the photograph's size."""
+    return canvas.resize_mask(session.read_hole(photo, text)[1], photo.size)
 
 
 def from_base64(text: str, kind: str) -> np.ndarray:
@@ -88,49 +93,79 @@ def from_uri(uri: str) -> Image.Image:
 # The canvas
 
 
-@pytest.mark.parametrize("size", [(640, 480), (300, 900), (512, 512), (40, 30), (3000, 1)])
-def test_photo_is_centred_in_the_canvas(size):
-    left, top, width, height = canvas.fit_box(size)
-    assert max(width, height) == canvas.CANVAS
-    assert abs(canvas.CANVAS - width - 2 * left) <= 1
-    assert abs(canvas.CANVAS - height - 2 * top) <= 1
-    assert abs(width * size[1] - height * size[0]) <= max(size)
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((128, 128), (1024, 1024)),
+        ((300, 900), (600, 1800)),
+        ((1024, 700), (1024, 700)),
+        ((2048, 1500), (2048, 1500)),
+        ((4096, 3000), (2048, 1500)),
+        ((3000, 1), (2048, 1)),
+    ],
+)
+def test_mask_has_a_grid_of_its_own(size, expected):
+    assert canvas.mask_size(size) == expected
 
 
-@pytest.mark.parametrize("size", [(512, 512), (1600, 1067), (400, 900), (120, 80)])
+@pytest.mark.parametrize("size", [(120, 80), (400, 900), (1600, 1067), (2500, 1200)])
 def test_mask_survives_the_canvas(size):
-    image = photograph(*size)
-    mask = make_mask("wide", (size[1], size[0]), seed=3)
-    again = canvas.layer_mask(painted(image, mask), size)
-    assert again.shape == mask.shape
-    assert (again & mask).sum() / (again | mask).sum() > 0.96
+    mask = make_mask("wide", size[::-1], seed=3)
+    stamp, grid = canvas.read_hole_text(canvas.hole_text("a", size, mask))
+    again = canvas.resize_mask(grid, size)
+    assert stamp == "a" and again.shape == mask.shape
+    if max(size) <= canvas.SHOWN_SIDE:
+        np.testing.assert_array_equal(again, mask)
+    assert (again & mask).sum() / (again | mask).sum() > 0.98
 
 
 def test_thin_scratch_survives_the_canvas():
-    mask = np.zeros((1500, 2000), bool)
-    mask[700:702, 100:1900] = True
-    again = canvas.layer_mask(painted(photograph(2000, 1500), mask), (2000, 1500))
-    assert again.any(axis=0)[110:1890].all()
-    assert again.sum(axis=0).max() <= 8
-
-
-def test_paint_beside_the_photo_is_ignored():
-    layer = painted(photograph(400, 200))
-    layer.paste((255, 0, 0, 255), (0, 0, 512, 100))
-    assert not canvas.layer_mask(layer, (400, 200)).any()
-
-
-def test_paint_of_any_colour_and_strength_counts():
-    layer = painted(photograph(512, 512))
-    layer.paste((0, 0, 0, 255), (10, 10, 20, 20))
-    layer.paste((9, 9, 9, 1), (30, 30, 40, 40))
-    mask = canvas.layer_mask(layer, (512, 512))
-    assert mask.sum() == 200 and mask[15, 15] and mask[35, 35]
+    mask = np.zeros((3000, 4000), bool)
+    mask[700:702, 100:3900] = True
+    _, grid = canvas.read_hole_text(canvas.hole_text("a", (4000, 3000), mask))
+    again = canvas.resize_mask(grid, (4000, 3000))
+    assert again.any(axis=0)[110:3890].all()
+    assert again.sum(axis=0).max() <= 5
 
 
 def test_unpainted_canvas():
-    assert canvas.layer_mask(None, (20, 10)).shape == (10, 20)
-    assert not canvas.layer_mask(painted(photograph()), (96, 64)).any()
+    _, grid = canvas.read_hole_text(canvas.hole_text("a", (20, 10)))
+    assert grid.shape == (520, 1040) and not grid.any()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[]", "7", '{"width": 2}', '{"photo": "a", "width": 0, "height": 2, "runs": []}',
+        '{"photo": "a", "width": 2, "height": 2, "runs": [3]}',
+        '{"photo": "a", "width": 2, "height": 2, "runs": [8, -4]}',
+        '{"photo": "a", "width": 2, "height": 2, "runs": ["x"]}',
+        '{"photo": "a", "width": 2, "height": 2, "runs": []}',
+        '{"photo": "a", "width": 9999, "height": 1, "runs": [9999]}',
+        '{"photo": "a", "width": 1e400, "height": 2, "runs": [4]}',
+        '{"photo": "a", "width": 2, "height": 2, "runs": [1e300]}',
+        "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_bad_holes_are_refused(text):
+    with pytest.raises(ValueError, match="expected a painted hole"):
+        canvas.read_hole_text(text)
+
+
+def test_hole_belongs_to_its_photograph(tmp_path):
+    photo = opened(saved(photograph(), tmp_path / "a.png"))
+    with pytest.raises(ValueError, match="Open a photo first"):
+        session.read_hole(photo, None)
+    with pytest.raises(ValueError, match="open it again"):
+        session.read_hole(photo, canvas.hole_text("another", photo.size))
+    with pytest.raises(ValueError, match="expected a hole of 1056x704"):
+        session.read_hole(photo, canvas.hole_text(photo.stamp, (128, 128)))
+
+
+def test_photograph_is_shown_at_its_own_size_up_to_a_limit():
+    for size, shown in (((300, 200), (300, 200)), ((4096, 2000), (2048, 1000))):
+        with Image.open(io.BytesIO(canvas.shown_copy(Image.new("RGB", size)))) as picture:
+            assert picture.format == "JPEG" and picture.size == shown
 
 
 # What is sent to the browser
@@ -276,7 +311,7 @@ def test_a_visitor_chooses_the_weights(tiny_pipe, tmp_path):
         return tiny_pipe
 
     model = Model(load, ["scenes", "portraits"])
-    photo, _ = opened(saved(photograph(), tmp_path / "a.png"))
+    photo = opened(saved(photograph(), tmp_path / "a.png"))
     update = handlers.on_weights(model, photo, "portraits")
     assert update["photo"] == dataclasses.replace(photo, weights="portraits")
     assert update["finish"] == tiny_pipe.config.finish
@@ -295,10 +330,11 @@ def test_photo_is_shown_upright(tmp_path):
     path = saved(photograph(90, 60), tmp_path / "turned.jpg", exif=exif)
     update = handlers.on_photo(path)
     assert update["photo"].size == (60, 90)
-    shown = handlers.on_canvas(update["photo"], update["layer"])
-    assert shown["editor"]["background"].size == (canvas.CANVAS, canvas.CANVAS)
-    assert "60 × 90" in shown["status"]
-    assert not canvas.layer_mask(shown["editor"]["layers"][0], (60, 90)).any()
+    shown = update["editor"]
+    assert (shown["width"], shown["height"]) == (60, 90) and "60 × 90" in update["status"]
+    with Image.open(io.BytesIO(shown["picture"])) as picture:
+        assert picture.size == (60, 90)
+    assert not hole_of(update["photo"], shown["hole"]).any()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
@@ -320,10 +356,12 @@ def test_examples_are_ready_to_use(engine):
         assert mask is None or (mask.shape == (image.height, image.width) and 0 < mask.mean() < 0.5)
     shown = handlers.on_example(engine, examples, 0)
     assert shown["photo"].path == str(examples[0].path)
-    maps = handlers.on_preview(engine, shown["photo"], shown["layer"], None)
+    maps = handlers.on_preview(engine, shown["photo"], shown["editor"]["hole"], None)
     assert maps["tau"]["orders"]
     bare = handlers.on_example(engine, examples, len(examples) - 1)
-    assert handlers.on_preview(engine, bare["photo"], bare["layer"], None) == updates.NO_MAPS
+    assert (
+        handlers.on_preview(engine, bare["photo"], bare["editor"]["hole"], None) == updates.NO_MAPS
+    )
 
 
 @pytest.mark.parametrize("index", [-1, 99, None, "0"])
@@ -333,38 +371,40 @@ def test_unknown_example_is_refused(engine, index):
 
 
 def test_preset_masks(engine, tmp_path):
-    photo, _ = opened(saved(photograph(200, 160), tmp_path / "a.png"))
+    photo = opened(saved(photograph(200, 160), tmp_path / "a.png"))
     masks = []
     for kind, drawn in (("narrow", 0), ("narrow", 1), ("narrow", 1), ("center", 5)):
-        shown = handlers.on_preset(engine, kind, photo, drawn)
-        maps = handlers.on_preview(engine, photo, shown["layer"], None)
+        shown = handlers.on_preset(engine, kind, photo, painted(photo), drawn)
+        hole = shown["editor"]["hole"]
+        maps = handlers.on_preview(engine, photo, hole, None)
         assert shown["drawn"] == drawn + 1 and maps["gradient"]
-        masks.append(canvas.layer_mask(shown["layer"], photo.size))
+        assert shown["editor"]["picture"] is None, "the browser has it"
+        masks.append(hole_of(photo, hole))
     assert (masks[0] != masks[1]).any() and (masks[1] == masks[2]).all()
     assert masks[3].mean() == pytest.approx(0.25, abs=0.02)
 
 
 def test_mask_from_a_file(engine, tmp_path):
     image = photograph()
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    photo = opened(saved(image, tmp_path / "a.png"))
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
-    shown = handlers.on_mask_file(engine, mask, photo)
-    again = canvas.layer_mask(shown["layer"], photo.size)
-    assert (again != hole_in(image)).mean() < 0.02
+    shown = handlers.on_mask_file(engine, mask, photo, painted(photo))
+    np.testing.assert_array_equal(hole_of(photo, shown["editor"]["hole"]), hole_in(image))
+    other = saved(Image.new("L", (50, 50)), tmp_path / "b.png")
     with pytest.raises(ValueError, match="same size"):
-        handlers.on_mask_file(engine, saved(Image.new("L", (50, 50)), tmp_path / "b.png"), photo)
+        handlers.on_mask_file(engine, other, photo, painted(photo))
     with pytest.raises(ValueError, match="Open a photo first"):
-        handlers.on_mask_file(engine, mask, None)
+        handlers.on_mask_file(engine, mask, None, None)
 
 
 def test_preview_follows_the_mask(engine, tmp_path):
     image = photograph()
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
-    value = painted(image, hole_in(image))
+    photo = opened(saved(image, tmp_path / "a.png"))
+    value = painted(photo, hole_in(image))
     update = handlers.on_preview(engine, photo, value, None)
     assert update["gradient"] and update["tau"]
     assert handlers.on_preview(engine, photo, value, update["seen"]) == {}
-    blank = painted(image)
+    blank = painted(photo)
     assert handlers.on_preview(engine, photo, blank, update["seen"]) == updates.NO_MAPS
     assert handlers.on_clear()["photo"] is None
 
@@ -384,8 +424,8 @@ def test_restore(engine, tmp_path, size, monkeypatch):
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     image = photograph(*size)
-    photo, _ = opened(saved(image, tmp_path / "holiday.png"))
-    layer = painted(image, hole_in(image))
+    photo = opened(saved(image, tmp_path / "holiday.png"))
+    layer = painted(photo, hole_in(image))
     run = restore(engine, photo, layer, steps=3, seed=7)
     updates = [next(run) for _ in range(7)]
     start, *frames, done, after = updates
@@ -401,7 +441,7 @@ def test_restore(engine, tmp_path, size, monkeypatch):
     with Image.open(path) as result:
         assert result.size == size and result.mode == "RGB"
         assert json.loads(result.text["asyncdsb"])["seed"] == 7
-        kept = ~canvas.layer_mask(layer, size)
+        kept = ~hole_of(photo, layer)
         np.testing.assert_array_equal(np.asarray(result)[kept], np.asarray(image)[kept])
         assert (np.asarray(result)[~kept] != np.asarray(image)[~kept]).any()
     with Image.open(done["animation"]["value"]) as animation:
@@ -416,8 +456,8 @@ def test_restore(engine, tmp_path, size, monkeypatch):
 
 def test_i2sb_is_run_beside_with_the_same_seed(engine, tmp_path):
     image = photograph()
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
-    layer = painted(image, hole_in(image))
+    photo = opened(saved(image, tmp_path / "a.png"))
+    layer = painted(photo, hole_in(image))
     updates = list(restore(engine, photo, layer, beside=True, steps=4, seed=5))
     result = next(update for update in updates if "The result is ready" in update.get("status", ""))
     assert result["result"]["value"] and result["stop"] == {"interactive": True}, (
@@ -437,8 +477,8 @@ def test_i2sb_is_run_beside_with_the_same_seed(engine, tmp_path):
 
 def test_further_seeds_are_shown_beside_one_another(engine, tmp_path):
     image = photograph()
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
-    layer = painted(image, hole_in(image))
+    photo = opened(saved(image, tmp_path / "a.png"))
+    layer = painted(photo, hole_in(image))
     shown = []
     for update in restore(engine, photo, layer, seeds=3, steps=1, seed=session.MAX_SEED - 1):
         if update.get("seeds_view"):
@@ -462,7 +502,7 @@ def order_text(order: np.ndarray) -> str:
 def test_painted_order(engine, tmp_path):
     """What is painted white has its clock at tau_max, whatever the gradient says."""
     image = photograph(200, 120)
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    photo = opened(saved(image, tmp_path / "a.png"))
     order = np.zeros((30, 50))
     order[:, 25:] = 255
     tau = session.read_settings(
@@ -472,7 +512,7 @@ def test_painted_order(engine, tmp_path):
     assert tau.shape == (120, 200) and tau.dtype == np.float32
     np.testing.assert_allclose(tau[:, :90], 0.1, atol=1e-5)
     np.testing.assert_allclose(tau[:, 110:], 0.9, atol=1e-5)
-    layer = painted(image, hole_in(image))
+    layer = painted(photo, hole_in(image))
     results = []
     for shown in (order, 255 - order):
         run = restore(engine, photo, layer, strategy="painted", order=order_text(shown), steps=3)
@@ -503,8 +543,8 @@ def test_all_files_give_the_same_picture_again(engine, tiny_weights, tmp_path, s
     """The archive's mask and settings, the photo and the command line: the same bytes."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     image = photograph(300, 200)
-    photo, _ = opened(saved(image, tmp_path / "a.png", icc_profile=profile))
-    layer = painted(image, make_mask("wide", (200, 300), seed=1))
+    photo = opened(saved(image, tmp_path / "a.png", icc_profile=profile))
+    layer = painted(photo, make_mask("wide", (200, 300), seed=1))
     order = order_text(np.linspace(0, 255, 40 * 60).reshape(40, 60))
     run = restore(engine, photo, layer, strategy=strategy, order=order, steps=2, seed=11)
     archive = None
@@ -530,40 +570,48 @@ def test_files_need_a_run(engine):
     with pytest.raises(ValueError, match="Restore something first"):
         list(handlers.on_files(engine, None, None, None))
     with pytest.raises(ValueError, match="Restore something first"):
-        handlers.on_reuse(None)
+        handlers.on_reuse(None, None, None)
 
 
 def test_the_result_can_be_edited_again(tmp_path):
-    path = saved(photograph(), tmp_path / "a-restored.png")
-    update = handlers.on_reuse(path)
-    assert update["photo"].path == path and update["link"]["mask"] is None
+    first = dataclasses.replace(
+        opened(saved(photograph(), tmp_path / "a.png")), weights="portraits"
+    )
+    path = saved(photograph(seed=1), tmp_path / "a-restored.png")
+    update = handlers.on_reuse(path, first, painted(first, hole_in(photograph())))
+    result, shown = update["photo"], update["editor"]
+    assert result.path == path and result.weights == "portraits"
+    assert shown["before"] == first.stamp and shown["named"]["mask"] is None
+    assert not hole_of(result, shown["hole"]).any()
+    # The browser can go back to the photograph, and whatever it asks for then is about that one.
+    assert session.read_hole(result, painted(first))[0] == first
+    other = dataclasses.replace(result, weights="scenes")
+    assert session.read_hole(other, painted(first))[0].weights == "scenes"
 
 
 def test_masks_are_edited(engine, tmp_path):
     image = photograph(200, 160)
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
-    layer = painted(image, hole_in(image))
-    before = canvas.layer_mask(layer, photo.size)
-    found = {}
+    photo = opened(saved(image, tmp_path / "a.png"))
+    before = hole_in(image)
+    layer = painted(photo, before)
+    found, texts = {}, {}
     for edit in canvas.EDITS:
-        shown = handlers.on_edit(engine, edit, photo, layer)
-        found[edit] = canvas.layer_mask(shown["layer"], photo.size)
+        texts[edit] = handlers.on_edit(engine, edit, photo, layer)["editor"]["hole"]
+        found[edit] = hole_of(photo, texts[edit])
     assert (found["invert"] == ~before).all()
     assert (found["grow"] >= before).all() and found["grow"].sum() > before.sum()
     assert (found["shrink"] <= before).all() and found["shrink"].sum() < before.sum()
     # There and back is the same for a shape without thin parts.
-    grown = painted(image, found["grow"])
-    again = handlers.on_edit(engine, "shrink", photo, grown)
-    assert (canvas.layer_mask(again["layer"], photo.size) != before).mean() < 0.02
-    blank = painted(image)
+    again = handlers.on_edit(engine, "shrink", photo, texts["grow"])["editor"]["hole"]
+    assert (hole_of(photo, again) != before).mean() < 0.02
     with pytest.raises(ValueError, match="Paint a hole first"):
-        handlers.on_edit(engine, "grow", photo, blank)
+        handlers.on_edit(engine, "grow", photo, painted(photo))
     with pytest.raises(ValueError, match="Open a photo"):
         handlers.on_edit(engine, "grow", None, None)
     dot = np.zeros((160, 200), bool)
     dot[80, 100] = True
     with pytest.raises(ValueError, match="Nothing of the hole"):
-        handlers.on_edit(engine, "shrink", photo, painted(image, dot))
+        handlers.on_edit(engine, "shrink", photo, painted(photo, dot))
 
 
 def test_a_link_opens_what_it_was_copied_from():
@@ -573,10 +621,9 @@ def test_a_link_opens_what_it_was_copied_from():
     update = handlers.on_link(examples, query)
     assert (update["tau_max"], update["steps"], update["sampler"]) == (0.9, 7, "ode")
     assert update["photo"].example == name
-    assert (update["link"]["example"], update["link"]["mask"]) == (name, "narrow-3")
-    width, height = update["photo"].size
-    mask = canvas.layer_mask(update["layer"], (width, height))
-    assert (mask == make_mask("narrow", (height, width), seed=3)).mean() > 0.97
+    assert update["editor"]["named"] == {"example": name, "mask": "narrow-3"}
+    mask = hole_of(update["photo"], update["editor"]["hole"])
+    np.testing.assert_array_equal(mask, make_mask("narrow", mask.shape, seed=3))
 
 
 @pytest.mark.parametrize(
@@ -650,14 +697,14 @@ def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
 @pytest.mark.parametrize("error", [ValueError("too small"), MemoryError()])
 def test_a_run_that_fails_says_so(engine, tmp_path, error):
     image = photograph()
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
+    photo = opened(saved(image, tmp_path / "a.png"))
 
     def steps_of(*args):
         raise error
         yield
 
     broken = dataclasses.replace(engine, steps_of=steps_of)
-    layer = painted(image, hole_in(image))
+    layer = painted(photo, hole_in(image))
     run = handlers.on_restore(broken, photo, layer, None, False, 1, *values(steps=1))
     last = None
     with pytest.raises(type(error)):
@@ -680,14 +727,14 @@ def test_programs_give_an_order_together_with_its_strategy(engine, tmp_path):
 
 
 def test_maps_come_with_a_prepared_hole_once_the_model_is_there(engine, tmp_path):
-    photo, _ = opened(saved(photograph(200, 160), tmp_path / "a.png"))
-    shown = handlers.on_preset(engine, "wide", photo, 0)
+    photo = opened(saved(photograph(200, 160), tmp_path / "a.png"))
+    shown = handlers.on_preset(engine, "wide", photo, painted(photo), 0)
     assert shown["gradient"] and shown["tau"] and shown["seen"]
     # The event that follows finds nothing new.
-    assert handlers.on_preview(engine, photo, shown["layer"], shown["seen"]) == {}
+    assert handlers.on_preview(engine, photo, shown["editor"]["hole"], shown["seen"]) == {}
     waiting = dataclasses.replace(engine, ready=lambda: False)
-    shown = handlers.on_preset(waiting, "wide", photo, 0)
-    assert shown["gradient"] is None and shown["layer"] is not None
+    shown = handlers.on_preset(waiting, "wide", photo, painted(photo), 0)
+    assert shown["gradient"] is None and shown["editor"]["hole"]
 
 
 def test_pace_tells_how_long_a_step_takes(tiny_pipe):
@@ -708,8 +755,8 @@ def test_pace_tells_how_long_a_step_takes(tiny_pipe):
 @pytest.mark.parametrize("everything", [False, True])
 def test_restore_refuses(engine, tmp_path, everything):
     image = photograph()
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
-    value = painted(image, np.full((64, 96), everything))
+    photo = opened(saved(image, tmp_path / "a.png"))
+    value = painted(photo, np.full((64, 96), everything))
     run = restore(engine, photo, value)
     update = next(run)
     assert update["restore"] == {"interactive": True} and "mask" in update["status"]
@@ -724,8 +771,8 @@ def test_restore_needs_a_photo(engine):
 
 def test_stopped_run_leaves_no_files(engine, tmp_path, monkeypatch):
     image = photograph()
-    photo, _ = opened(saved(image, tmp_path / "a.png"))
-    layer = painted(image, hole_in(image))
+    photo = opened(saved(image, tmp_path / "a.png"))
+    layer = painted(photo, hole_in(image))
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
@@ -826,6 +873,14 @@ def test_answers_name_components():
     answer = wiring.named(update, parts)
     assert answer[parts["status"]] == "text"
     assert answer[parts["restore"]]["interactive"] is False
+
+
+def test_pictures_travel_as_files(monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    sent = wiring.with_files({"picture": b"content", "width": 3})
+    assert sent["width"] == 3 and Path(sent["picture"]["path"]).read_bytes() == b"content"
+    assert sent["picture"]["meta"] == {"_type": "gradio.FileData"}
+    assert wiring.with_files("text") == "text"
 
 
 def test_page_is_built(tiny_pipe):

@@ -1,102 +1,119 @@
-"""The painting canvas: a square with the photograph centred in it, and the mask drawn on top.
+"""The painting canvas: what the browser shows of the photograph, and the mask painted on it.
 
-The canvas is small, so that a stroke travels quickly from the browser to the server; the photograph
-keeps its own resolution on the server, and the mask is scaled up to it.
+The browser gets a copy of the photograph for the screen; the original keeps its own resolution on
+the server. The mask has a grid of its own, of which the photograph's is a part wherever it is small
+enough, and travels in both directions as the lengths of its runs.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import io
+import json
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.show.viz import HOLE_COLOUR
+SHOWN_SIDE = 2048
+"""Longest side in pixels of the copy that the browser shows, and of the mask."""
 
-CANVAS = 512
-"""Side of the square canvas in pixels."""
+MASK_SIDE = 1024
+"""Least longest side in pixels of the mask, so that strokes look smooth on small photographs."""
 
-
-def fit_box(size: tuple[int, int], side: int = CANVAS) -> tuple[int, int, int, int]:
-    """Centre a picture of this size in the canvas, as large as it fits.
-
-    Args:
-        size: (width, height) in pixels.
-        side: side of the canvas in pixels.
-
-    Returns:
-        (left, top, width, height) on the canvas, in pixels.
-    """
-    scale = side / max(size)
-    width, height = (max(1, round(length * scale)) for length in size)
-    return (side - width) // 2, (side - height) // 2, width, height
+MAX_TEXT = 16_000_000
+"""Longest text that is read as a mask."""
 
 
-def editor_value(photo: Image.Image, layer: Image.Image | None = None) -> dict[str, Any]:
-    """Build what the editor shows: the photograph, and the mask as its one layer.
-
-    Args:
-        photo: RGB picture of any size.
-        layer: of :func:`layer_of`; None for an unpainted canvas.
-
-    Returns:
-        ``{"background", "layers", "composite"}`` with RGBA pictures of the canvas size. The bands
-        beside the photograph show it blurred, as a film player does.
-    """
-    left, top, width, height = fit_box(photo.size)
-    small = photo.resize((width, height), Image.Resampling.LANCZOS)
-    background = _backdrop(small).convert("RGBA")
-    background.paste(small, (left, top))
-    layer = layer_of(photo.size) if layer is None else layer
-    return {"background": background, "layers": [layer], "composite": None}
-
-
-def layer_of(size: tuple[int, int], mask: np.ndarray | None = None) -> Image.Image:
-    """Draw a mask as it looks on the canvas.
+def mask_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of the mask that is painted on a photograph.
 
     Args:
         size: (width, height) of the photograph in pixels.
-        mask: bool (H, W) at that size or the canvas's, True = missing; None for nothing.
 
     Returns:
-        RGBA picture of the canvas size, transparent outside the hole.
+        (width, height): the photograph's, or the multiple of it that reaches :data:`MASK_SIDE`, or
+        where it exceeds :data:`SHOWN_SIDE` that of the copy.
     """
-    left, top, width, height = fit_box(size)
-    layer = np.zeros((CANVAS, CANVAS, 4), np.uint8)
+    longest = max(size)
+    if longest > SHOWN_SIDE:
+        width, height = (max(1, round(side * SHOWN_SIDE / longest)) for side in size)
+        return width, height
+    factor = -(-MASK_SIDE // longest)
+    return size[0] * factor, size[1] * factor
+
+
+def shown_copy(photo: Image.Image) -> bytes:
+    """Encode a photograph for the screen, as a JPEG file of at most :data:`SHOWN_SIDE` pixels."""
+    if max(photo.size) > SHOWN_SIDE:
+        photo = photo.resize(mask_size(photo.size), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=92, subsampling=0)
+    return buffer.getvalue()
+
+
+def hole_text(stamp: str, size: tuple[int, int], mask: np.ndarray | None = None) -> str:
+    """Write a mask as the canvas hands it over.
+
+    Args:
+        stamp: of the photograph that it is painted on.
+        size: (width, height) of the photograph in pixels.
+        mask: bool (H, W) at that size or the mask's own, True = missing; None for nothing.
+
+    Returns:
+        JSON with ``photo``, the stamp; ``width`` and ``height`` of the mask; ``runs``, how many
+        pixels row by row are known, missing, known and so on.
+    """
+    width, height = mask_size(size)
+    grid = np.zeros((height, width), bool)
     if mask is not None:
-        hole = _resize_mask(mask, (width, height))
-        layer[top : top + height, left : left + width][hole] = (*HOLE_COLOUR, 255)
-    return Image.fromarray(layer)
+        grid = resize_mask(mask, (width, height))
+    flat = grid.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(edges, prepend=0, append=flat.size).tolist()
+    text = {
+        "photo": stamp,
+        "width": width,
+        "height": height,
+        "runs": [0, *runs] if flat[0] else runs,
+    }
+    return json.dumps(text, separators=(",", ":"))
 
 
-def layer_mask(layer: Image.Image | None, size: tuple[int, int]) -> np.ndarray:
-    """Read the painted mask at the photograph's size.
-
-    Whatever is painted beside the photograph is ignored.
+def read_hole_text(text: str) -> tuple[str, np.ndarray]:
+    """Read a mask that the canvas hands over.
 
     Args:
-        layer: the layer that the editor hands over; the hole is where it is not transparent.
-            None stands for an unpainted canvas.
-        size: (width, height) of the photograph in pixels.
+        text: of :func:`hole_text`.
 
     Returns:
-        bool (H, W), True = missing.
+        The stamp of the photograph, and the mask: bool (H, W), True = missing.
+
+    Raises:
+        ValueError: anything else than such a text.
     """
-    if layer is None:
-        return np.zeros((size[1], size[0]), bool)
-    painted = np.asarray(layer.convert("RGBA").getchannel("A")) > 0
-    if painted.shape != (CANVAS, CANVAS):
-        painted = _resize_mask(painted, (CANVAS, CANVAS))
-    left, top, width, height = fit_box(size)
-    return _resize_mask(painted[top : top + height, left : left + width], size)
+    try:
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"{len(text)} characters")
+        found = json.loads(text)
+        width, height = int(found["width"]), int(found["height"])
+        runs = np.array(found["runs"], np.int64)
+        if not (0 < width <= SHOWN_SIDE and 0 < height <= SHOWN_SIDE):
+            raise ValueError(f"size {width}x{height}")
+        if runs.ndim != 1 or runs.min() < 0 or runs.max() > width * height:
+            raise ValueError("runs beyond it")
+        if runs.sum() != width * height:
+            raise ValueError(f"{runs.sum()} pixels for {width}x{height}")
+        flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+        return str(found["photo"]), flat.reshape(height, width)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"expected a painted hole, got something else ({error})") from None
 
 
 EDITS = ("invert", "grow", "shrink")
 """What can be done to a mask as a whole."""
 
-GROWTH = 4
-"""Pixels of the canvas by which a mask grows or shrinks at a time."""
+GROWTH = 1 / 128
+"""Share of the mask's longest side by which it grows or shrinks at a time."""
 
 
 def edit_mask(mask: np.ndarray, edit: str) -> np.ndarray:
@@ -117,7 +134,8 @@ def edit_mask(mask: np.ndarray, edit: str) -> np.ndarray:
     if edit == "invert":
         edited = ~mask
     else:
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GROWTH + 1,) * 2)
+        radius = round(max(mask.shape) * GROWTH)
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
         change = cv2.dilate if edit == "grow" else cv2.erode
         edited = change(mask.astype(np.uint8), disc) > 0
     if not edited.any():
@@ -125,22 +143,26 @@ def edit_mask(mask: np.ndarray, edit: str) -> np.ndarray:
     return edited
 
 
-def _backdrop(photo: Image.Image) -> Image.Image:
-    """Fill the canvas with the photograph, blurred and faded to grey."""
-    blurred = photo.resize((12, 12), Image.Resampling.BOX)
-    blurred = blurred.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)
-    return Image.blend(blurred, Image.new("RGB", blurred.size, (128, 134, 142)), 0.55)
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale a mask.
 
+    To a whole multiple every pixel becomes a square, which comes back as it was. In between it is
+    smoothed on the way up, so that strokes keep round edges.
 
-def _resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Scale a mask; smoothed on the way up, so that strokes keep round edges."""
-    if (mask.shape[1], mask.shape[0]) == tuple(size):
+    Args:
+        mask: bool (H, W), True = missing.
+        size: (width, height) wanted.
+
+    Returns:
+        bool of that size.
+    """
+    height, width = mask.shape
+    if (width, height) == tuple(size):
         return mask.copy()
-    shrinking = size[0] < mask.shape[1]
-    scaled = cv2.resize(
-        mask.astype(np.float32),
-        tuple(size),
-        interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR,
-    )
-    # A thin scratch must survive the way down to the canvas.
-    return scaled > 0.25 if shrinking else scaled >= 0.5
+    if size[0] < width:
+        scaled = cv2.resize(mask.astype(np.float32), tuple(size), interpolation=cv2.INTER_AREA)
+        # A thin scratch must survive the way down.
+        return scaled > 0.25
+    whole = size[0] % width == 0 and size[1] % height == 0
+    way = cv2.INTER_NEAREST if whole else cv2.INTER_LINEAR
+    return cv2.resize(mask.astype(np.float32), tuple(size), interpolation=way) >= 0.5

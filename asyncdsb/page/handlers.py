@@ -30,6 +30,9 @@ from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
 
+ANY_PHOTO = "scenes"
+"""Weights that are for any photograph."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -44,7 +47,7 @@ class Example:
     @property
     def weights(self) -> str | None:
         """Weights that restore it, which are portraits' for files of that name."""
-        return "portraits" if self.path.stem.startswith("portrait") else "scenes"
+        return "portraits" if self.path.stem.startswith("portrait") else ANY_PHOTO
 
     @property
     def mask_path(self) -> Path:
@@ -64,12 +67,22 @@ def find_examples(folder: Path) -> list[Example]:
     return sorted(examples, key=lambda example: not example.mask_path.exists())
 
 
-def on_photo(path: str | None, weights: str | None = None) -> Update:
-    """Open an uploaded photograph, to be restored by the chosen weights."""
+def on_photo(
+    path: str | None,
+    weights: str | None = None,
+    before: session.Photo | None = None,
+    names: Sequence[str] = (),
+) -> Update:
+    """Open an uploaded photograph, to be restored by the chosen weights.
+
+    After an example, which chooses its own, it begins with those for any photo.
+    """
     if not path:
         raise ValueError("expected a photo, got no file")
     photo, image = session.open_photo(path)
-    return show(dataclasses.replace(photo, weights=weights), image, None)
+    if before is not None and before.example and ANY_PHOTO in names:
+        weights = ANY_PHOTO
+    return show(dataclasses.replace(photo, weights=weights), None, image=image)
 
 
 def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Update:
@@ -87,8 +100,8 @@ def told_by(pipe: Any) -> Update:
 
 
 def on_clear() -> Update:
-    """Forget the photograph when the canvas is cleared."""
-    return NO_RUN | NO_MAPS | {"photo": None, "link": {}, "status": payload.message(WELCOME)}
+    """Forget the photograph that was closed."""
+    return NO_RUN | NO_MAPS | {"photo": None, "status": payload.message(WELCOME)}
 
 
 def on_example(
@@ -99,7 +112,7 @@ def on_example(
         raise ValueError(f"expected an example 0 ... {len(examples) - 1}, got {index!r}")
     example = examples[index]
     photo, image, mask = example.read()
-    shown = show(photo, image, mask, example.path.stem, "own" if mask is not None else None)
+    shown = show(photo, mask, "own" if mask is not None else None, image)
     return with_maps(engine, shown, tiles)
 
 
@@ -107,26 +120,28 @@ def on_mask_file(
     engine: Engine,
     path: str | None,
     photo: session.Photo | None,
+    hole: str | None,
     tiles: float = Settings.tiles,
 ) -> Update:
     """Take the hole from a file, white = missing."""
-    image = reopen(photo)
+    photo, _ = session.read_hole(photo, hole)
     if not path:
         raise ValueError("expected a mask, got no file")
-    return with_maps(engine, show(photo, image, read_mask(path, image.size)), tiles)
+    return with_maps(engine, show(photo, read_mask(path, photo.size)), tiles)
 
 
 def on_preset(
     engine: Engine,
     kind: str,
     photo: session.Photo | None,
+    hole: str | None,
     drawn: int,
     tiles: float = Settings.tiles,
 ) -> Update:
     """Draw a mask of a kind; every press draws another one, in the same order each time."""
-    image = reopen(photo)
-    mask = make_mask(kind, (image.height, image.width), seed=drawn)
-    shown = show(photo, image, mask, photo.example, f"{kind}-{drawn}")
+    photo, _ = session.read_hole(photo, hole)
+    mask = make_mask(kind, photo.size[::-1], seed=drawn)
+    shown = show(photo, mask, f"{kind}-{drawn}")
     return with_maps(engine, shown, tiles) | {"drawn": drawn + 1}
 
 
@@ -134,26 +149,25 @@ def on_edit(
     engine: Engine,
     edit: str,
     photo: session.Photo | None,
-    layer: Image.Image | None,
+    hole: str | None,
     tiles: float = Settings.tiles,
 ) -> Update:
     """Invert, grow or shrink the painted hole."""
-    image = reopen(photo)
     # At the canvas's own scale, so that nothing is lost by going there and back.
-    mask = canvas.layer_mask(layer, canvas.fit_box(image.size)[2:])
+    photo, mask = session.read_hole(photo, hole)
     if edit != "invert" and not mask.any():
         raise ValueError("Paint a hole first.")
-    shown = show(photo, image, canvas.edit_mask(mask, edit), photo.example)
-    return with_maps(engine, shown, tiles)
+    return with_maps(engine, show(photo, canvas.edit_mask(mask, edit)), tiles)
 
 
-def on_reuse(result: str | None, photo: session.Photo | None = None) -> Update:
-    """Go on with the result as the photograph."""
+def on_reuse(result: str | None, photo: session.Photo | None, hole: str | None) -> Update:
+    """Go on with the result as the photograph; the one before it can be brought back."""
     if not result:
         raise ValueError("Restore something first.")
+    before, _ = session.read_hole(photo, hole)
     opened, image = session.open_photo(result)
-    weights = None if photo is None else photo.weights
-    return show(dataclasses.replace(opened, weights=weights), image, None)
+    opened = dataclasses.replace(opened, weights=before.weights, before=before)
+    return show(opened, None, image=image)
 
 
 def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
@@ -190,35 +204,30 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
         mask = make_mask(kind, (image.height, image.width), seed=int(drawn))
     elif chosen != "own":
         mask = None
-    return update | show(photo, image, mask, photo.example, chosen if mask is not None else None)
+    return update | show(photo, mask, chosen if mask is not None else None, image)
 
 
 def on_preview(
     engine: Engine,
     photo: session.Photo | None,
-    layer: Image.Image | None,
+    hole: str | None,
     seen: int | None,
     tiles: float = Settings.tiles,
 ) -> Update:
     """Predict the maps for the hole as it is painted now, if it has changed."""
-    if photo is None:
+    if photo is None or not hole:
         return NO_MAPS
     tiles = session.read_count("tiles", tiles, session.MAX_TILES)
     # Before the photograph is decoded: mostly nothing has changed.
-    fingerprint = _fingerprint(photo, layer, tiles)
+    fingerprint = hash((photo.weights, hole, tiles))
     if fingerprint == seen:
         return {}
     try:
-        image, mask = session.read_pair(photo, layer)
+        photo, image, mask = session.read_pair(photo, hole)
     except ValueError:  # Nothing to show yet; Restore says what is missing.
         return NO_MAPS
     maps = engine.predict(photo.weights, image, mask, tiles)
     return format_maps(maps, image, mask, engine.pace) | {"seen": fingerprint}
-
-
-def _fingerprint(photo: session.Photo, layer: Image.Image | None, tiles: int) -> int:
-    """What tells one hole from another."""
-    return hash((photo, canvas.layer_mask(layer, canvas.fit_box(photo.size)[2:]).tobytes(), tiles))
 
 
 def with_maps(engine: Engine, shown: Update, tiles: float) -> Update:
@@ -228,61 +237,50 @@ def with_maps(engine: Engine, shown: Update, tiles: float) -> Update:
     """
     if not engine.ready():
         return shown
-    return shown | on_preview(engine, shown["photo"], shown["layer"], None, tiles)
+    return shown | on_preview(engine, shown["photo"], shown["editor"]["hole"], None, tiles)
 
 
 def show(
     photo: session.Photo,
-    image: Image.Image,
     mask: np.ndarray | None,
-    example: str | None = None,
     drawn: str | None = None,
+    image: Image.Image | None = None,
 ) -> Update:
-    """Take over a photograph, and a mask if there is one; :func:`on_canvas` then draws them.
+    """Take over a photograph, and a mask if there is one, and show them on the canvas.
 
-    ``example`` and ``drawn`` name them for the page's address, if they have a name.
+    Args:
+        photo: the session's from now on.
+        mask: bool at the photograph's size or the canvas's, True = missing.
+        drawn: name of the mask for the page's address, if it has one.
+        image: pixels of a photograph that the browser does not have yet.
     """
+    painted = mask is not None and mask.any()
+    todo = "Press Restore." if painted else "Paint over what is to be restored."
+    width, height = photo.size
     shown: Update = {
         "photo": photo,
-        # As the canvas will hand it over, so that the mask is recognized when it comes back.
-        "layer": canvas.layer_of(image.size, mask),
-        # With something new each time, else the browser would not notice the same hole again.
-        "link": {"example": example, "mask": drawn, "taken": time.time_ns()},
+        "editor": {
+            "stamp": photo.stamp,
+            "before": photo.before and photo.before.stamp,
+            "width": width,
+            "height": height,
+            "picture": image and canvas.shown_copy(image),
+            "hole": canvas.hole_text(photo.stamp, photo.size, mask),
+            "named": {"example": photo.example, "mask": drawn},
+            # Something new each time, else the browser would not notice the same hole again.
+            "taken": time.time_ns(),
+        },
+        "status": payload.message(f"{Path(photo.path).name}, {width} × {height}. {todo}"),
     }
     if photo.weights is not None:
         shown["weights"] = photo.weights
     return NO_RUN | NO_MAPS | shown
 
 
-def on_canvas(photo: session.Photo | None, layer: Image.Image | None) -> Update:
-    """Draw what :func:`show` took over on the canvas.
-
-    A request of its own: the canvas loads for a second, in which the browser shows nothing else
-    that came with it. And no part of a generator: the canvas would take the answer twice and load
-    its layer twice, and strokes would go to the second one, which nobody reads.
-    """
-    if photo is None:  # The canvas was cleared.
-        return {}
-    width, height = photo.size
-    painted = canvas.layer_mask(layer, photo.size).any()
-    todo = "Press Restore." if painted else "Paint over what is to be restored."
-    return {
-        "editor": canvas.editor_value(reopen(photo), layer),
-        "status": payload.message(f"{Path(photo.path).name}, {width} × {height}. {todo}"),
-    }
-
-
-def reopen(photo: session.Photo | None) -> Image.Image:
-    """Read the session's photograph again."""
-    if photo is None:
-        raise ValueError(session.NO_PHOTO)
-    return session.open_photo(photo.path)[1]
-
-
 def on_restore(
     engine: Engine,
     photo: session.Photo | None,
-    layer: Image.Image | None,
+    hole: str | None,
     painted: str | None,
     results: Sequence[session.Kept] | None,
     beside: bool,
@@ -292,7 +290,7 @@ def on_restore(
     """Restore the hole, one update per step, with as many seeds as wanted; keep the results."""
     results = list(results or ())
     try:
-        image, mask = session.read_pair(photo, layer)
+        photo, image, mask = session.read_pair(photo, hole)
         settings = session.read_settings(values, session.read_order(painted, image.size))
         count = session.read_count("seeds", seeds, session.MAX_SEEDS)
         yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
@@ -368,7 +366,7 @@ def on_files(
     """Pack everything that belongs to the finished run."""
     if run is None or not result or not animation:
         raise ValueError("Restore something first.")
-    image, mask = reopen(run.photo), run.mask
+    (_, image), mask = session.open_photo(run.photo.path), run.mask
     maps = engine.predict(run.photo.weights, image, mask, run.settings.tiles)
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, f"{run.photo.stem}-asyncdsb.zip")

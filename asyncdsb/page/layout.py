@@ -15,7 +15,6 @@ from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.photo.restoration import Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
-from asyncdsb.show import viz
 
 ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {
@@ -53,7 +52,7 @@ def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dic
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("Inpaint", id="inpaint"), gr.Row(elem_id="workspace"):
             with gr.Column(elem_classes="pane", elem_id="pane-canvas", min_width=320):
-                canvas_pane(parts)
+                canvas_pane(parts, opening)
                 run_pane(parts, names, opening)
                 examples_strip(parts, examples)
             with gr.Column(elem_classes="pane", elem_id="pane-stage", min_width=320):
@@ -64,12 +63,10 @@ def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dic
                 js_on_load="asyncdsb.mountAbout(element)",
             )  # fmt: skip
     parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
-    parts["layer"] = gr.Image(visible=False, type="pil", image_mode="RGBA")
-    parts["painted"] = gr.Textbox(visible=False)
+    # What is painted is read in the browser when an event comes.
+    for name in ("hole", "painted"):
+        parts[name] = gr.Textbox(visible=False)
     parts["archive"] = by_path(gr.DownloadButton("Archive", elem_id="archive", visible="hidden"))
-    parts["link"] = gr.HTML(
-        elem_id="link", visible="hidden", js_on_load="asyncdsb.mountLink(element, props, watch)"
-    )
     return parts
 
 
@@ -78,7 +75,7 @@ def heading(number: int, text: str) -> gr.HTML:
     return gr.HTML(f"<h2><span>{number}</span>{text}</h2>", elem_classes="heading")
 
 
-def canvas_pane(parts: dict[str, Any]) -> None:
+def canvas_pane(parts: dict[str, Any], opening: updates.Update) -> None:
     """Create the canvas and what fills it."""
     with gr.Row(elem_classes="bar"):
         heading(1, "Paint the hole")
@@ -86,25 +83,11 @@ def canvas_pane(parts: dict[str, Any]) -> None:
             parts["open_photo"] = by_path(
                 gr.UploadButton("Open photo", size="sm", file_types=["image"])
             )
-    parts["editor"] = gr.ImageEditor(
+    parts["editor"] = gr.HTML(
+        opening.get("editor"),
         elem_id="editor",
-        type="pil",
-        image_mode="RGBA",
-        format="png",
-        canvas_size=(canvas.CANVAS, canvas.CANVAS),
-        fixed_canvas=True,
-        layers=False,
-        transforms=(),
-        sources=["upload"],
-        brush=gr.Brush(
-            default_size=14, colors=["#" + bytes(viz.HOLE_COLOUR).hex()], color_mode="fixed"
-        ),
-        eraser=gr.Eraser(default_size=14),
-        show_label=False,
-        container=False,
-        buttons=[],
-        placeholder="# Drop a photo here\nor click to choose one",
-        height=524,
+        html_template=payload.asset("canvas.html"),
+        js_on_load="asyncdsb.canvas.mount(element, props, watch, trigger)",
     )
     with gr.Row(elem_classes="chips", elem_id="holes"):
         for kind in PRESET_MASKS:
@@ -123,7 +106,7 @@ def run_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.Updat
             parts["stop"] = gr.Button("Stop", variant="stop", elem_id="stop", interactive=False)
         with gr.Row(elem_id="said"):
             parts["status"] = gr.HTML(
-                payload.message(opening.get("said", handlers.WELCOME)), elem_id="status"
+                payload.message(opening.get("status", handlers.WELCOME)), elem_id="status"
             )
             gr.HTML('<p class="estimate"></p>', elem_id="estimate")
     parts["compare"] = mounted("compare", "mountCompare", "compare.html")

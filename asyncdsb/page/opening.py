@@ -43,9 +43,12 @@ def read(names: Sequence[str], examples: Path) -> Update:
     chosen = [one for one in handlers.find_examples(examples) if one.path.stem == EXAMPLE]
     if not path.is_file() or not chosen or chosen[0].weights not in names:
         return {}
-    photo, _, mask = chosen[0].read()
-    shown: Update = json.loads(path.read_text(encoding="utf-8"))
-    return shown | {"photo": photo, "mask": mask, "weights": photo.weights, "said": SAID}
+    photo, image, mask = chosen[0].read()
+    shown = handlers.show(photo, mask, None, image)
+    copy = payload.base64_of(shown["editor"].pop("picture"))
+    editor = shown["editor"] | {"picture": {"url": f"data:image/jpeg;base64,{copy}"}, "named": {}}
+    made: Update = json.loads(path.read_text(encoding="utf-8"))
+    return shown | made | {"editor": editor, "status": SAID}
 
 
 def make(pipe: Any, example: handlers.Example) -> Update:

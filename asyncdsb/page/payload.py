@@ -40,7 +40,7 @@ ABOUT_SIDE = 150
 FILM_FRAMES = 41
 """Most frames of a finished run that are sent at once."""
 
-SCRIPTS = ("maps.js", "stage.js", "story.js", "help.js", "page.js")
+SCRIPTS = ("maps.js", "canvas.js", "stage.js", "story.js", "help.js", "page.js")
 """The page's script, in the order in which its parts need one another."""
 
 META = """
@@ -66,16 +66,17 @@ def asset(name: str) -> str:
 def head() -> str:
     """Return the page's style and script, with the colour table of the heatmap filled in.
 
-    The style goes into the head, in place of the page library's own way: there it comes after the
-    canvas has measured its place, which then is the wrong one.
+    In place of the page library's own way, by which the style comes after the page was laid out.
     """
     table = viz.colour_table(viz.TAU_COLOURS).tobytes().hex()
     script = "".join(asset(name) for name in SCRIPTS).replace("@TAU_COLOURS@", table)
+    script = script.replace("@HOLE_COLOUR@", bytes(viz.HOLE_COLOUR).hex())
     # Before the weights are there, the default schedule is drawn.
     schedule = NoiseSchedule()
     script = script.replace("@BETA_MIN@", str(schedule.beta_min))
     script = script.replace("@BETA_MAX@", str(schedule.beta_max))
-    return f"{META}<style>{asset('style.css')}</style><script>{script}</script>"
+    style = asset("style.css") + asset("canvas.css")
+    return f"{META}<style>{style}</style><script>{script}</script>"
 
 
 def data_uri(picture: Image.Image, lossless: bool = False, quality: int = 88) -> str:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,12 +59,29 @@ class Photo:
         size: (width, height) in pixels, EXIF rotation applied.
         example: its name if it is an example.
         weights: that restore it; None for the page's first.
+        stamp: what the browser calls it.
+        before: the photograph whose result this one is, if it is one.
     """
 
     path: str
     size: tuple[int, int]
     example: str | None = None
     weights: str | None = None
+    stamp: str = ""
+    before: Photo | None = None
+
+    def at(self, stamp: str) -> Photo:
+        """Return the photograph that the browser shows: this one, or one it was made from.
+
+        Raises:
+            ValueError: none of them has the stamp.
+        """
+        found: Photo | None = self
+        while found is not None and found.stamp != stamp:
+            found = found.before
+        if found is None:
+            raise ValueError("The photo on the canvas is not here any more: open it again.")
+        return dataclasses.replace(found, weights=self.weights)
 
     @property
     def stem(self) -> str:
@@ -143,7 +161,7 @@ def open_photo(path: str) -> tuple[Photo, Image.Image]:
                 f"got {header.width}x{header.height}"
             )
     image = read_image(path)
-    return Photo(path, image.size), image
+    return Photo(path, image.size, stamp=secrets.token_hex(8)), image
 
 
 def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -> Settings:
@@ -224,24 +242,39 @@ def read_order(text: object, size: tuple[int, int]) -> np.ndarray | None:
     return cv2.resize(small, tuple(size), interpolation=cv2.INTER_LINEAR)
 
 
-def read_pair(photo: Photo | None, layer: Image.Image | None) -> tuple[Image.Image, np.ndarray]:
-    """Return the photograph at its own size, and the painted mask scaled up to it.
+def read_hole(photo: Photo | None, hole: str | None) -> tuple[Photo, np.ndarray]:
+    """Return the photograph that the canvas shows, and the mask at the canvas's scale.
 
     Args:
         photo: the session's photograph.
-        layer: what is painted on the canvas.
+        hole: what is painted on the canvas, of :func:`asyncdsb.page.canvas.hole_text`.
+
+    Raises:
+        ValueError: no photograph, or they do not belong together.
+    """
+    if photo is None or not hole:
+        raise ValueError(NO_PHOTO)
+    stamp, mask = canvas.read_hole_text(hole)
+    photo = photo.at(stamp)
+    width, height = canvas.mask_size(photo.size)
+    if mask.shape != (height, width):
+        raise ValueError(f"expected a hole of {width}x{height}, got {mask.shape[::-1]}")
+    return photo, mask
+
+
+def read_pair(photo: Photo | None, hole: str | None) -> tuple[Photo, Image.Image, np.ndarray]:
+    """Return the photograph that the canvas shows, its pixels, and the mask at its own size.
 
     Raises:
         ValueError: no photograph, nothing painted, or everything painted.
     """
-    if photo is None:
-        raise ValueError(NO_PHOTO)
-    image = read_image(photo.path)
-    mask = canvas.layer_mask(layer, image.size)
+    photo, painted = read_hole(photo, hole)
+    mask = canvas.resize_mask(painted, photo.size)
     if not mask.any():
         raise ValueError("Paint over what is to be restored first: the mask is empty.")
+    image = read_image(photo.path)
     check_pair(image, mask)
-    return image, mask
+    return photo, image, mask
 
 
 def read_files(

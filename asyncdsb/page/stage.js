@@ -264,27 +264,23 @@ asyncdsb.stage = (() => {
     update();
   }
 
-  // The result in place on the canvas, and the button that shows what was there before.
+  // The result in place on the canvas. The next stroke works on it: it becomes the photograph.
   function mountCompare(element, props, watch) {
-    const button = element.querySelector(".hold");
-    const hold = (before) => asyncdsb.canvas?.hold(before);
-    for (const name of ["pointerdown", "keydown"]) {
-      button.addEventListener(name, (event) => {
-        if (event.type === "keydown" && event.key !== " " && event.key !== "Enter") return;
-        event.preventDefault();
-        hold(true);
-      });
-    }
-    for (const name of ["pointerup", "pointerleave", "pointercancel", "keyup", "blur"]) {
-      button.addEventListener(name, () => hold(false));
-    }
+    asyncdsb.canvas.onStroke = ({ result }) => {
+      const reuse = document.querySelector("#reuse");
+      if (!result || reuse.disabled) return "";
+      reuse.click();
+      return "keep";
+    };
     const update = () => {
       const value = props.value;
       element.classList.toggle("filled", Boolean(value));
-      element.querySelector("span").textContent = !value ? ""
-        : value.finish === "none" ? "what the bridge alone restored" : "with known patches";
-      if (value) asyncdsb.canvas?.showResult(value.after, { wipe: true });
-      else asyncdsb.canvas?.clearResult();
+      element.querySelector("p").textContent = !value ? ""
+        : value.finish === "none"
+          ? "Bridge only: this is what the diffusion bridge itself restored."
+          : "With known patches: parts of the photo that resemble the bridge's result take its place.";
+      if (value) asyncdsb.canvas.showResult(value.after, { wipe: true });
+      else asyncdsb.canvas.clearResult();
     };
     watch("value", update);
     update();

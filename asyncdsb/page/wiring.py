@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 
 from asyncdsb.page import canvas, handlers, opening, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
@@ -22,6 +24,9 @@ try:  # Present on a hosted ZeroGPU machine only; must come before anything touc
     import spaces
 except ImportError:
     spaces = None
+
+PAINTED = {"hole": "asyncdsb.canvas.hole()", "painted": "asyncdsb.paintedOrder()"}
+"""How the browser says what is painted on the canvas and on the heatmap."""
 
 
 def build(load: Callable[..., Any], names: Sequence[str], examples: Path) -> gr.Blocks:
@@ -95,20 +100,23 @@ def wire(
 
     def on(event: Callable, handler: Callable, inputs: str, outputs: str, **options: Any) -> Any:
         """Listen to an event; a handler's answer may name any of the outputs."""
+        names = inputs.split()
+        if PAINTED.keys() & set(names):
+            # As it is at this moment, whatever is on its way.
+            read = [PAINTED.get(name, f"given[{i}]") for i, name in enumerate(names)]
+            options["js"] = f"(...given) => [{', '.join(read)}]"
         return event(
             listener(handler, lambda update: named(update, parts)),
-            [parts[name] for name in inputs.split()],
+            [parts[name] for name in names],
             [parts[name] for name in outputs.split()],
             api_visibility="private",
-            # The canvas must show no progress of its own: it hands over its whole content each time
-            # that its progress changes.
             show_progress_on=parts["status"],
             **{"show_progress": "hidden"} | options,
         )
 
     run = "frame compare timing run result animation files reuse"
     kept = "results chosen strip"
-    fresh = f"photo weights layer gradient tau seen status link {run}"
+    fresh = f"photo weights editor gradient tau seen status {run}"
     settings = " ".join(session.SETTINGS)
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -117,53 +125,35 @@ def wire(
 
     def follow(event: Callable) -> None:
         """Show the maps for the hole that is painted when the event comes."""
-        on(event, on_preview, "photo layer seen tiles", "gradient tau seen", **maps)
+        on(event, on_preview, "photo hole seen tiles", "gradient tau seen", **maps)
 
     def on_example(tiles: float, event: gr.EventData) -> updates.Update:
         return handlers.on_example(engine, examples, event.index, tiles)
 
-    # Every photograph that a handler takes over changes the link: it is drawn on the canvas, and
-    # its maps are seen to. Nothing of it happens for a page that opens without an example, where
-    # an answer that comes late would undo what the visitor has done meanwhile.
-    taken = parts["link"].change
-    on(taken, handlers.on_canvas, "photo layer", "editor status")
-    follow(taken)
     on(parts["editor"].clear, handlers.on_clear, "", fresh)
-    on(parts["open_photo"].upload, handlers.on_photo, "open_photo weights", fresh)
+    on_photo = functools.partial(handlers.on_photo, names=model.names)
+    photo_opened = on(parts["open_photo"].upload, on_photo, "open_photo weights photo", fresh)
+    photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
     told = f"photo sampler {' '.join(LEFT_TO_WEIGHTS)}"
     on_weights = functools.partial(handlers.on_weights, model)
     follow(on(parts["weights"].change, on_weights, "photo weights", told).then)
     on(parts["examples"].click, on_example, "tiles", fresh)
     on_mask = functools.partial(handlers.on_mask_file, engine)
-    on(parts["open_mask"].upload, on_mask, "open_mask photo tiles", fresh)
+    on(parts["open_mask"].upload, on_mask, "open_mask photo hole tiles", fresh)
     for kind in PRESET_MASKS:
         on_preset = functools.partial(handlers.on_preset, engine, kind)
-        on(parts[kind].click, on_preset, "photo drawn tiles", f"{fresh} drawn")
+        on(parts[kind].click, on_preset, "photo hole drawn tiles", f"{fresh} drawn")
 
-    def painted(button: str) -> Callable:
-        """Fetch what was painted from the browser, once; return the event for what comes after.
-
-        A listener with the canvas among its inputs would make it hand over its whole content with
-        every frame of every later run.
-        """
-        js = "(...shown) => [asyncdsb.paintedLayer(...shown), asyncdsb.paintedOrder()]"
-        shown, outputs = ("editor", "layer"), ("layer", "painted")
-        return (
-            parts[button]
-            .click(None, [parts[name] for name in shown], [parts[name] for name in outputs], js=js)
-            .then
-        )
-
-    follow(painted("preview"))
+    follow(parts["preview"].click)
     follow(parts["tiles"].release)
     for edit in canvas.EDITS:
         on_edit = functools.partial(handlers.on_edit, engine, edit)
-        on(painted(edit), on_edit, "photo layer tiles", fresh)
+        on(parts[edit].click, on_edit, "photo hole tiles", fresh)
 
     started = on(
-        painted("restore"),
+        parts["restore"].click,
         functools.partial(handlers.on_restore, engine),
-        f"photo layer painted results beside seeds {settings}",
+        f"photo hole painted results beside seeds {settings}",
         f"gradient tau status restore stop {run} {kept}",
         concurrency_id="run",
         concurrency_limit=1,
@@ -186,7 +176,7 @@ def wire(
         concurrency_id="run",
         concurrency_limit=1,
     )
-    on(parts["reuse"].click, handlers.on_reuse, "result photo", fresh)
+    on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
     packed = on(
         parts["files"].click,
         functools.partial(handlers.on_files, engine),
@@ -238,8 +228,6 @@ def wire_browser(parts: dict[str, Any]) -> None:
     work = [parts[name] for name in ("steps", "beside", "seeds")]
     for part in work:
         part.change(None, work, None, js="(...work) => asyncdsb.estimate(...work)")
-    # Whenever the canvas has loaded a photograph, the server's too.
-    parts["editor"].upload(None, None, None, js="() => asyncdsb.canvasLoaded()")
     # The range is kept in order by moving the other end along.
     low.input(None, [low, high], high, js="(low, high) => Math.max(low, high)")
     high.input(None, [low, high], low, js="(low, high) => Math.min(low, high)")
@@ -255,8 +243,21 @@ def named(update: updates.Update, parts: dict[str, Any]) -> Any:
     if not update:
         return gr.skip()
     return {
-        parts[name]: gr.update(**value) if isinstance(value, updates.Props) else value
+        parts[name]: gr.update(**value) if isinstance(value, updates.Props) else with_files(value)
         for name, value in update.items()
+    }
+
+
+def with_files(value: Any) -> Any:
+    """Let the browser fetch the pictures of a value, given as the content of JPEG files."""
+    if not isinstance(value, dict):
+        return value
+    cache = get_upload_folder()
+    return {
+        key: gr.FileData(path=save_bytes_to_cache(part, "photo.jpg", cache)).model_dump()
+        if isinstance(part, bytes)
+        else part
+        for key, part in value.items()
     }
 
 

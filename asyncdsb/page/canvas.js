@@ -1,0 +1,509 @@
+
+// The painting canvas. The photograph, a result over it and the mask lie in one sheet, which zoom
+// and pan enlarge and move behind the view. The mask is a canvas with a grid of its own: a pixel is
+// missing where it is opaque. It never waits for the server, and the server reads it at a press.
+asyncdsb.canvas = (() => {
+  const colour = "#@HOLE_COLOUR@";
+  const opaque = (0xff000000 | parseInt("@HOLE_COLOUR@".match(/../g).reverse().join(""), 16)) >>> 0;
+  const LEAST = 0.004; // least size of the brush, as a share of the longest side
+  const MOST = 0.3;
+  const DEEPEST = 16; // zoom
+  const STEPS = 60; // most holes that can be brought back
+
+  let element, view, sheet, canvas, context, cursor, slider, trigger;
+  let photo = null; // what the server said of it, with the address of its picture
+  let history = []; // of { photo, runs, named, stroke }
+  let at = -1; // the one shown
+  let asked = null; // the one shown when the server was asked for another hole
+  let tool = "brush";
+  let stroke = null; // { points, width, erase, id } while it is painted
+  let zoom = 1;
+  let shift = [0, 0]; // how far the sheet is moved, in views
+  const pointers = new Map(); // fingers on the canvas
+  let moving = false;
+  let space = false;
+  let place = null; // of the brush for the keyboard, on the mask
+  let follow = 0;
+  let shown = 0; // counts results, so that one that is decoded late is left out
+  const api = { mount, hole, opening, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
+
+  // The mask
+
+  function draw(runs) {
+    const image = context.createImageData(canvas.width, canvas.height);
+    const pixels = new Uint32Array(image.data.buffer);
+    let start = 0;
+    runs.forEach((run, index) => {
+      if (index % 2) pixels.fill(opaque, start, start + run);
+      start += run;
+    });
+    context.putImageData(image, 0, 0);
+  }
+
+  // The lengths of its runs, known first. What a stroke left half transparent at its edge becomes
+  // one or the other, so that what is seen is what is restored.
+  function settle() {
+    const image = context.getImageData(0, 0, canvas.width, canvas.height);
+    const pixels = new Uint32Array(image.data.buffer);
+    const runs = [];
+    let start = 0;
+    let missing = 0;
+    for (let index = 0; index < pixels.length; index++) {
+      const now = pixels[index] >>> 31;
+      if (now !== missing) {
+        runs.push(index - start);
+        start = index;
+        missing = now;
+      }
+      pixels[index] = now ? opaque : 0;
+    }
+    runs.push(pixels.length - start);
+    context.putImageData(image, 0, 0);
+    return runs;
+  }
+
+  function hole() {
+    if (!photo) return "";
+    return JSON.stringify({ photo: photo.stamp, width: canvas.width, height: canvas.height, runs: settle() });
+  }
+
+  function paint({ points, width, erase }, from = 0) {
+    context.globalCompositeOperation = erase ? "destination-out" : "source-over";
+    context.fillStyle = context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.lineCap = context.lineJoin = "round";
+    context.beginPath();
+    if (from === 0) {
+      context.arc(...points[0], width / 2, 0, 7);
+      context.fill();
+      context.beginPath();
+    }
+    points.slice(Math.max(0, from - 1)).forEach((point) => context.lineTo(...point));
+    context.stroke();
+    context.globalCompositeOperation = "source-over";
+  }
+
+  // What was done
+
+  const named = (more) => ({ example: history[at]?.named.example, ...more });
+
+  function push(entry) {
+    history.splice(at + 1, Infinity, { photo, runs: settle(), named: named(), ...entry });
+    if (history.length > STEPS) history.shift();
+    at = history.length - 1;
+    changed();
+  }
+
+  function go(step) {
+    if (stroke || !history[at + step]) return;
+    at += step;
+    const { photo: then, runs } = history[at];
+    if (then !== photo) open(then);
+    draw(runs);
+    clearResult();
+    changed();
+  }
+
+  function changed() {
+    const { runs, named: names } = history[at] ?? { runs: [0], named: {} };
+    const disable = { undo: at < 1, redo: at >= history.length - 1, clear: runs.length < 2, close: !photo };
+    for (const [name, off] of Object.entries(disable)) element.querySelector(`[data-act=${name}]`).disabled = off;
+    asyncdsb.named(names);
+    clearTimeout(follow);
+    // The maps follow a moment after the last stroke.
+    if (photo && at >= 0) follow = setTimeout(() => document.querySelector("#preview")?.click(), 500);
+  }
+
+  // What the server took over: a photograph, or another hole for the one that is shown.
+  function take(value) {
+    if (!value?.stamp) return;
+    opening("");
+    const grid = JSON.parse(value.hole);
+    const known = history.find((entry) => entry.photo.stamp === value.stamp)?.photo;
+    const goesOn = known || (photo && value.before === photo.stamp);
+    // Strokes that were painted while it was on its way are painted on it as well.
+    const since = asked && goesOn ? history.slice(history.indexOf(asked) + 1, at + 1).filter((entry) => entry.stroke) : [];
+    asked = null;
+    if (!goesOn) {
+      history = [];
+      at = -1;
+      stroke = null;
+    }
+    const next = known ?? { ...value, source: value.picture.url, across: grid.width, down: grid.height };
+    if (next !== photo) open(next);
+    clearResult();
+    draw(grid.runs);
+    push({ runs: grid.runs, named: value.named });
+    for (const entry of since) {
+      paint(entry.stroke);
+      push({ stroke: entry.stroke });
+    }
+    if (stroke) paint(stroke);
+  }
+
+  function open(next) {
+    photo = next;
+    const old = sheet.querySelector(".photo");
+    const picture = old.cloneNode();
+    picture.src = next.source;
+    old.replaceWith(picture);
+    canvas.width = next.across;
+    canvas.height = next.down;
+    view.style.setProperty("--across", next.width);
+    view.style.setProperty("--down", next.height);
+    view.classList.add("filled");
+    clearResult();
+    look(1, [0, 0]);
+    resize(0);
+  }
+
+  function close() {
+    if (!photo) return;
+    photo = stroke = asked = null;
+    history = [];
+    at = -1;
+    view.classList.remove("filled");
+    clearResult();
+    sheet.querySelector(".photo").removeAttribute("src");
+    changed();
+    trigger("clear");
+  }
+
+  function clear() {
+    clearResult();
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    push();
+  }
+
+  // The view
+
+  function look(to, [x, y]) {
+    zoom = to;
+    shift = [x, y].map((part) => Math.min(Math.max(part, 0), zoom - 1));
+    sheet.style.width = sheet.style.height = `${100 * zoom}%`;
+    sheet.style.left = `${-100 * shift[0]}%`;
+    sheet.style.top = `${-100 * shift[1]}%`;
+    element.querySelector("[data-act=fit]").textContent = `${Math.round(100 * zoom)}%`;
+    view.classList.toggle("zoomed", zoom > 1);
+    // Enlarged, the mask's own pixels stay sharp.
+    canvas.classList.toggle("coarse", canvas.getBoundingClientRect().width > 2 * canvas.width);
+  }
+
+  function zoomAt(x, y, factor) {
+    const box = view.getBoundingClientRect();
+    const to = Math.min(Math.max(zoom * factor, 1), DEEPEST);
+    const spot = [(x - box.left) / box.width, (y - box.top) / box.height];
+    look(to, spot.map((part, axis) => ((part + shift[axis]) * to) / zoom - part));
+  }
+
+  function zoomBy(factor) {
+    const box = view.getBoundingClientRect();
+    zoomAt(box.left + box.width / 2, box.top + box.height / 2, factor);
+  }
+
+  function pan(x, y) {
+    const box = view.getBoundingClientRect();
+    look(zoom, [shift[0] - x / box.width, shift[1] - y / box.height]);
+  }
+
+  // Width of the brush on the mask; at least one pixel of the photograph.
+  function width() {
+    const share = LEAST * (MOST / LEAST) ** (slider.value / 100);
+    return Math.max(canvas.width / photo.width, share * Math.max(canvas.width, canvas.height));
+  }
+
+  function resize(by) {
+    slider.value = Number(slider.value) + by;
+    if (!photo) return;
+    const pixels = Math.round((width() * photo.width) / canvas.width);
+    element.querySelector(".size output").textContent = `${pixels} px`;
+    slider.setAttribute("aria-valuetext", `${pixels} pixels of the photo`);
+    circle();
+  }
+
+  // The circle is where the pointer is; else, for a moment, in the middle.
+  let pointer = null;
+  let fading = 0;
+  function circle() {
+    if (!photo) return;
+    const box = view.getBoundingClientRect();
+    const [x, y] = pointer ?? [box.left + box.width / 2, box.top + box.height / 2];
+    const side = (width() * canvas.getBoundingClientRect().width) / canvas.width;
+    cursor.style.width = cursor.style.height = `${side}px`;
+    cursor.style.transform = `translate(${x - box.left - side / 2}px, ${y - box.top - side / 2}px)`;
+    cursor.classList.add("seen");
+    clearTimeout(fading);
+    if (!pointer) fading = setTimeout(() => cursor.classList.remove("seen"), 700);
+  }
+
+  function spot({ clientX, clientY }) {
+    const box = canvas.getBoundingClientRect();
+    return [((clientX - box.left) * canvas.width) / box.width, ((clientY - box.top) * canvas.height) / box.height];
+  }
+
+  // Strokes
+
+  function begin(point, id) {
+    clearTimeout(follow);
+    if (api.onStroke?.({ result: api.hasResult() }) === "keep") {
+      // On the result, whose hole is closed.
+      context.clearRect(0, 0, canvas.width, canvas.height);
+      view.classList.add("kept");
+    } else clearResult();
+    stroke = { points: [point], width: width(), erase: tool === "eraser", id };
+    paint(stroke);
+  }
+
+  function extend(points) {
+    const from = stroke.points.length;
+    stroke.points.push(...points);
+    paint(stroke, from);
+  }
+
+  function end() {
+    const done = stroke;
+    stroke = null;
+    push({ stroke: done });
+  }
+
+  // A second finger means zoom: what the first one began is no stroke.
+  function abandon() {
+    if (!stroke) return;
+    if (stroke.points.length > 12) return end();
+    stroke = null;
+    draw(history[at].runs);
+    changed();
+  }
+
+  function down(event) {
+    if (!photo || event.button > 1) return;
+    pointer = [event.clientX, event.clientY];
+    pointers.set(event.pointerId, pointer);
+    canvas.setPointerCapture(event.pointerId);
+    if (pointers.size > 1) {
+      abandon();
+      moving = true;
+    } else if (event.button === 1 || space) {
+      moving = true;
+      hold(false);
+    } else begin(spot(event), event.pointerId);
+    view.classList.toggle("moving", moving);
+  }
+
+  function move(event) {
+    if (!photo) return;
+    const last = pointers.get(event.pointerId);
+    const now = [event.clientX, event.clientY];
+    pointer = now;
+    if (event.pointerType !== "touch") circle();
+    if (!last) return;
+    // The button was released where nobody saw it.
+    if (event.pointerType === "mouse" && !event.buttons) return up(event);
+    pointers.set(event.pointerId, now);
+    if (stroke?.id === event.pointerId) {
+      const passed = event.getCoalescedEvents?.() ?? [];
+      extend((passed.length ? passed : [event]).map(spot));
+    } else if (moving) {
+      const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
+      if (other) {
+        const far = (one) => Math.hypot(one[0] - other[0], one[1] - other[1]);
+        zoomAt((now[0] + other[0]) / 2, (now[1] + other[1]) / 2, far(now) / Math.max(1, far(last)));
+      }
+      // Of two fingers each moves the sheet by half.
+      const share = other ? 0.5 : 1;
+      pan(share * (now[0] - last[0]), share * (now[1] - last[1]));
+    }
+  }
+
+  function up(event) {
+    pointers.delete(event.pointerId);
+    if (event.pointerType === "touch") pointer = null;
+    if (stroke?.id === event.pointerId) end();
+    moving = moving && pointers.size > 0;
+    view.classList.toggle("moving", moving);
+  }
+
+  let scrolled = -Infinity;
+  function wheel(event) {
+    // A page that is being scrolled past is not held up, nor is one where there is nothing to zoom.
+    const passing = performance.now() - scrolled < 250 || (zoom === 1 && event.deltaY > 0);
+    if (!photo || (passing && !event.ctrlKey)) return;
+    event.preventDefault();
+    const lines = event.deltaMode ? 30 : 1;
+    zoomAt(event.clientX, event.clientY, Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.002)));
+    circle();
+  }
+
+  // A result, in place
+
+  async function showResult(source, { wipe = false } = {}) {
+    const ticket = ++shown;
+    const picture = sheet.querySelector(".restored");
+    const next = new Image();
+    next.src = source;
+    await next.decode();
+    if (ticket !== shown || !photo) return;
+    picture.src = source;
+    view.classList.add("compared");
+    if (!wipe || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    // Over the columns of the hole, from left to right.
+    let [left, right, start] = [canvas.width, 0, 0];
+    settle().forEach((run, index) => {
+      const column = start % canvas.width;
+      if (index % 2 && run) {
+        left = column + run > canvas.width ? 0 : Math.min(left, column);
+        right = Math.max(right, Math.min(canvas.width, column + run));
+      }
+      start += run;
+    });
+    const share = (column) => (100 * column) / canvas.width;
+    const options = { duration: 900, easing: "ease-in-out" };
+    picture.animate([left, right].map((column) => ({ clipPath: `inset(0 ${100 - share(column)}% 0 0)` })), options);
+    const opacity = getComputedStyle(view).getPropertyValue("--paint");
+    canvas.animate([left, right].map((column) => ({ clipPath: `inset(0 0 0 ${share(column)}%)`, opacity })), options);
+  }
+
+  function hold(before) {
+    view.classList.toggle("held", before && api.hasResult());
+  }
+
+  function clearResult() {
+    shown++;
+    view.classList.remove("compared", "held", "kept");
+    for (const part of [sheet.querySelector(".restored"), canvas]) part.getAnimations().forEach((one) => one.cancel());
+  }
+
+  // Photographs: any file goes to the server, which keeps it and sends its copy for the screen.
+
+  let patience = 0;
+  function opening(name) {
+    view.querySelector(".opening").textContent = name && `Opening ${name} …`;
+    element.closest("#editor").ariaBusy = String(Boolean(name));
+    clearTimeout(patience);
+    if (name) patience = setTimeout(() => opening(""), 30000);
+  }
+
+  function send(file) {
+    const input = document.querySelector("#open-photo input[type=file]");
+    if (!input || !file) return;
+    opening(file.name);
+    const transfer = new DataTransfer();
+    transfer.items.add(file);
+    input.files = transfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  // Keys
+
+  const writes = (target) => target.closest?.("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, [contenteditable]");
+
+  function key(event) {
+    if (!photo || writes(event.target)) return;
+    const letter = event.key.toLowerCase();
+    if ((event.ctrlKey || event.metaKey) && !event.altKey && (letter === "z" || letter === "y")) {
+      go(letter === "y" || event.shiftKey ? 1 : -1);
+    } else if (!event.metaKey && (letter === "[" || letter === "]")) {
+      resize(letter === "]" ? 4 : -4);
+    } else if (letter === " " && (event.target === document.body || event.target === canvas)) {
+      space = true;
+      view.classList.add("ready");
+      if (!pointers.size) hold(true);
+    } else return;
+    event.preventDefault();
+  }
+
+  function released(event) {
+    if (event.key !== " ") return;
+    space = false;
+    view.classList.remove("ready");
+    hold(false);
+  }
+
+  function paintByKey(event) {
+    const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const way = ways[event.key];
+    if (!photo || (!way && event.key !== "Enter")) return;
+    event.preventDefault();
+    const sides = [canvas.width, canvas.height];
+    place ??= sides.map((side) => side / 2);
+    if (!way || event.shiftKey) begin([...place]);
+    if (way) place = place.map((part, axis) => Math.min(Math.max(part + way[axis] * width() * 0.5, 0), sides[axis]));
+    if (stroke && way) extend([[...place]]);
+    if (stroke) end();
+    const box = canvas.getBoundingClientRect();
+    pointer = [box.left + (place[0] * box.width) / sides[0], box.top + (place[1] * box.height) / sides[1]];
+    circle();
+  }
+
+  function choose(name) {
+    tool = name;
+    for (const button of element.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
+  }
+
+  const acts = {
+    undo: () => go(-1), redo: () => go(1), clear, close,
+    in: () => zoomBy(1.5), out: () => zoomBy(1 / 1.5), fit: () => look(1, [0, 0]),
+  };
+
+  function mount(root, props, watch, fire) {
+    element = root;
+    trigger = fire;
+    [view, sheet, canvas, cursor, slider] = [".view", ".sheet", "canvas", ".cursor", ".size input"].map((one) => root.querySelector(one));
+    context = canvas.getContext("2d", { willReadFrequently: true });
+    canvas.addEventListener("pointerdown", down);
+    canvas.addEventListener("pointermove", move);
+    canvas.addEventListener("pointerup", up);
+    canvas.addEventListener("pointercancel", up);
+    canvas.addEventListener("pointerleave", () => {
+      pointer = null;
+      cursor.classList.remove("seen");
+    });
+    // Else the middle button scrolls.
+    canvas.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault());
+    canvas.addEventListener("keydown", paintByKey);
+    canvas.addEventListener("blur", () => cursor.classList.remove("seen"));
+    view.addEventListener("wheel", wheel, { passive: false });
+    slider.addEventListener("input", () => resize(0));
+    root.addEventListener("click", ({ target }) => {
+      const button = target.closest("button");
+      if (button?.dataset.tool) choose(button.dataset.tool);
+      if (photo && acts[button?.dataset.act]) acts[button.dataset.act]();
+    });
+    const before = view.querySelector(".before");
+    const pressed = (event) => event.key === undefined || event.key === " " || event.key === "Enter";
+    for (const name of ["pointerdown", "keydown"]) before.addEventListener(name, (event) => pressed(event) && hold(true));
+    for (const name of ["pointerup", "pointerleave", "pointercancel", "keyup", "blur"]) before.addEventListener(name, () => hold(false));
+    root.querySelector("input[type=file]").addEventListener("change", ({ target }) => {
+      send(target.files[0]);
+      target.value = "";
+    });
+    watch("value", () => take(props.value));
+    take(props.value);
+  }
+
+  const over = (event) => element?.closest("#editor").contains(event.target) && event.dataTransfer?.types.includes("Files");
+  document.addEventListener("dragover", (event) => {
+    view?.classList.toggle("target", Boolean(over(event)));
+    if (over(event)) event.preventDefault();
+  }, true);
+  document.addEventListener("dragleave", () => view?.classList.remove("target"), true);
+  document.addEventListener("drop", (event) => {
+    view?.classList.remove("target");
+    if (!over(event)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    send(event.dataTransfer.files[0]);
+  }, true);
+  document.addEventListener("paste", (event) => {
+    send([...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/")));
+  });
+  document.addEventListener("click", ({ target }) => {
+    if (target.closest?.("#holes, #reuse")) asked = history[at] ?? null;
+  }, true);
+  document.addEventListener("keydown", key);
+  document.addEventListener("keyup", released);
+  window.addEventListener("blur", () => released({ key: " " }));
+  window.addEventListener("scroll", () => { scrolled = performance.now(); }, { passive: true, capture: true });
+
+  return api;
+})();
