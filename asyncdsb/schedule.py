@@ -222,9 +222,10 @@ def ranked_tau(
     ranks = []
     for values, part in zip(relative, inside > 0.5, strict=True):
         ordered = values[part].sort().values
-        # Twice the mean rank of equal values, 0 ... 2 (n - 1); known pixels take a place among them.
-        twice = sum(torch.searchsorted(ordered, values, right=right) for right in (False, True)) - 1
-        ranks.append(twice.to(values) / max(2 * (len(ordered) - 1), 1))
+        # Equal values share the mean of their ranks; known pixels take a place among them.
+        first = torch.searchsorted(ordered, values)
+        last = torch.searchsorted(ordered, values, right=True) - 1
+        ranks.append((first + last).to(values) / max(2 * (len(ordered) - 1), 1))
     rank = torch.stack(ranks).clamp(0, 1)
     # A flat hole, or one of a single pixel, has no order.
     flat = (relative == 0.5).flatten(1).all(1).view(-1, 1, 1, 1)

@@ -348,7 +348,7 @@ def on_finish(
     kept = results[chosen]
     if finish not in kept.files:
         yield BUSY | {"status": payload.message("Copying known patches …", "busy")}
-        kept = add_finish(engine, kept, reopen(kept.run.photo), finish)
+        kept = add_finish(engine, kept, session.open_photo(kept.run.photo.path)[1], finish)
     else:
         kept = dataclasses.replace(kept, finish=finish)
     results = [*results[:chosen], kept, *results[chosen + 1 :]]
