@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
@@ -16,13 +17,14 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from conftest import synthetic_photo
 from PIL import Image, ImageCms
 
 import app
 from asyncdsb.cli import main as cli
 from asyncdsb.masks import make_mask
-from asyncdsb.page import canvas, handlers, layout, payload, session, updates, wiring
+from asyncdsb.page import canvas, handlers, layout, opening, payload, session, updates, wiring
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
 from asyncdsb.photo.record import load_map
 from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
@@ -178,7 +180,7 @@ def test_heatmap_follows_the_package(tiny_pipe, tau_range, strategy):
     image = photograph()
     mask = hole_in(image)
     maps = predict_maps(tiny_pipe, image, mask, 8)
-    sent = payload.order_payload(maps.orders, mask, maps.schedule)
+    sent = payload.order_payload(maps.orders, image, mask, maps.schedule)
     order = sent["orders"][strategy]
     if isinstance(order, str):
         order = from_base64(order, "<u2").reshape(sent["height"], sent["width"]) / 65535
@@ -193,12 +195,15 @@ def test_payloads_are_small_and_json(tiny_pipe):
     image = photograph(1200, 800)
     mask = hole_in(image)
     maps = predict_maps(tiny_pipe, image, mask, 8)
-    sent = payload.order_payload(maps.orders, mask, maps.schedule)
+    sent = payload.order_payload(maps.orders, image, mask, maps.schedule)
     assert (sent["width"], sent["height"]) == (256, 171)
     hole = from_base64(sent["hole"], np.uint8).reshape(171, 256)
     assert hole[85, 128] == 255 and hole[0, 0] == 0
+    grey = from_base64(sent["grey"], np.uint8).reshape(171, 256)
+    luma = np.asarray(image.convert("L").resize((256, 171), Image.Resampling.BOX))
+    np.testing.assert_array_equal(grey, luma)
     assert sent["orders"]["uniform"] == 0.5
-    assert len(json.dumps(sent)) < 400_000
+    assert len(json.dumps(sent)) < 500_000
     picture = from_uri(payload.gradient_payload(maps.gradient)["picture"])
     assert picture.size == (512, 341)
 
@@ -233,7 +238,10 @@ def test_messages_are_escaped():
 def test_page_files_name_no_other_host():
     for path in PAGE.iterdir():
         if path.suffix in {".css", ".js", ".html"}:
-            assert not re.search(r"https?:|//[a-z]|@import|url\(", path.read_text()), path.name
+            text = path.read_text()
+            # A link that a visitor may follow is no request of the page's own.
+            text = re.sub(r'<a href="https://[^"]+"', "", text)
+            assert not re.search(r"https?:|//[a-z]|@import|url\(", text), path.name
     assert "@TAU_COLOURS@" not in payload.head()
 
 
@@ -299,6 +307,8 @@ def test_loaded_model_offers_its_samplers(tiny_pipe):
     assert last["finish"] == tiny_pipe.config.finish
     *_, last = handlers.on_load(model, {"finish": "patches"})
     assert "finish" not in last, "the address says it"
+    *_, last = handlers.on_load(model, {}, "tiny")
+    assert last["finish"] == tiny_pipe.config.finish
     with pytest.raises(ValueError, match="expected weights out of tiny, got 'large'"):
         model.get("large")
 
@@ -343,6 +353,29 @@ def test_bad_photo_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="bad.png"):
         handlers.on_photo(str(path))
+
+
+def test_the_page_opens_on_a_finished_example():
+    first = opening.read(("scenes", "portraits"), app.EXAMPLES)
+    film = first["frame"]
+    assert film["opening"] and len(film["frames"]) == len(film["other"]) > 20
+    times = [frame["t"] for frame in film["frames"]]
+    assert times[0] == 1 and times[-1] == 0 and times == sorted(set(times), reverse=True)
+    assert first["weights"] == "portraits" and first["gradient"] and first["timing"]["other"]
+    assert hole_of(first["photo"], first["editor"]["hole"]).any()
+    # It is there before any model, and small enough to come with the page.
+    assert len(json.dumps({k: v for k, v in first.items() if k != "photo"})) < 1_200_000
+    assert opening.read(("elsewhere",), app.EXAMPLES) == {}
+
+
+def test_a_photo_after_an_example_begins_with_the_weights_for_any(tmp_path):
+    path = saved(photograph(), tmp_path / "a.png")
+    example = dataclasses.replace(opened(path), example="portrait-1", weights="portraits")
+    own = dataclasses.replace(example, example=None)
+    names = ("scenes", "portraits")
+    assert handlers.on_photo(path, "portraits", example, names)["weights"] == "scenes"
+    assert handlers.on_photo(path, "portraits", own, names)["weights"] == "portraits"
+    assert handlers.on_photo(path, "mine", example, ("mine",))["weights"] == "mine"
 
 
 def test_examples_are_ready_to_use(engine):
@@ -410,11 +443,17 @@ def test_preview_follows_the_mask(engine, tmp_path):
 
 
 def restore(
-    engine, photo, layer, *, order="", beside=False, seeds=1, steps=3, strategy="gradient", seed=0
-):
+    engine, photo, hole, *, order="", results=(), beside=False, seeds=1, steps=3,
+    strategy="gradient", seed=0, finish="patches",
+):  # fmt: skip
     """Press Restore with these settings."""
-    given = values(steps=steps, strategy=strategy, seed=seed)
-    return handlers.on_restore(engine, photo, layer, order, beside, seeds, *given)
+    given = values(steps=steps, strategy=strategy, seed=seed, finish=finish)
+    return handlers.on_restore(engine, photo, hole, order, results, beside, seeds, *given)
+
+
+def restored(kept: session.Kept) -> np.ndarray:
+    with Image.open(kept.path) as result:
+        return np.asarray(result)
 
 
 @pytest.mark.parametrize("size", [(96, 64), (900, 700)])
@@ -425,10 +464,8 @@ def test_restore(engine, tmp_path, size, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     image = photograph(*size)
     photo = opened(saved(image, tmp_path / "holiday.png"))
-    layer = painted(photo, hole_in(image))
-    run = restore(engine, photo, layer, steps=3, seed=7)
-    updates = [next(run) for _ in range(7)]
-    start, *frames, done, after = updates
+    hole = painted(photo, hole_in(image))
+    start, *frames, shown, listed, done = restore(engine, photo, hole, steps=3, seed=7)
     assert start["stop"] == {"interactive": True} and start["result"]["value"] is None
     assert [update["frame"]["step"] for update in frames] == [0, 1, 2, 3]
     times = [update["frame"]["t"] for update in frames]
@@ -436,61 +473,116 @@ def test_restore(engine, tmp_path, size, monkeypatch):
     assert "tau" in frames[0] and not any("tau" in update for update in frames[1:])
     assert done["restore"] == {"interactive": True} and "seed 7" in done["status"]
 
-    path = Path(done["result"]["value"])
-    assert path.name == "holiday-restored.png"
-    with Image.open(path) as result:
-        assert result.size == size and result.mode == "RGB"
-        assert json.loads(result.text["asyncdsb"])["seed"] == 7
-        kept = ~hole_of(photo, layer)
-        np.testing.assert_array_equal(np.asarray(result)[kept], np.asarray(image)[kept])
-        assert (np.asarray(result)[~kept] != np.asarray(image)[~kept]).any()
-    with Image.open(done["animation"]["value"]) as animation:
+    (kept,) = listed["results"]
+    assert listed["chosen"] == 0 and listed["strip"]["entries"][0]["label"] == "seed 7"
+    assert shown["result"]["value"] == kept.path
+    known = ~hole_of(photo, hole)
+    assert {*kept.files} == {"none", "patches"} and kept.finish == "patches"
+    for finish, path in kept.files.items():
+        with Image.open(path) as result:
+            assert result.size == size and result.mode == "RGB"
+            record = json.loads(result.text["asyncdsb"])
+            assert (record["seed"], record["finish"]) == (7, finish)
+            np.testing.assert_array_equal(np.asarray(result)[known], np.asarray(image)[known])
+            assert (np.asarray(result)[~known] != np.asarray(image)[~known]).any()
+    assert Path(kept.path).name == "holiday-restored-patches.png"
+    with Image.open(shown["animation"]["value"]) as animation:
         assert animation.format == "WEBP" and animation.n_frames == 4
-    with Image.open(after["timing"]) as timing:
-        assert timing.width > 500
-    assert done["compare"][0].size == done["compare"][1].size == size
+    assert len(shown["frame"]["frames"]) == 4 and shown["timing"]["sentence"]
+    assert from_uri(shown["compare"]["after"]).size == size
+    # Nothing else is left than what is kept, which goes with the visit.
+    assert [str(folder) for folder in scratch.iterdir()] == [kept.folder]
+    session.forget(listed["results"])
+    assert not list(scratch.iterdir())
 
-    assert not list(run)
-    assert not list(scratch.iterdir()), "files are left behind"
+
+def test_shares_follow_their_schedules(tiny_pipe):
+    """What was restored when is measured on the states, and starts and ends where it must."""
+    image = photograph(128, 128)
+    settings = Settings(tau_min=0.0, tau_max=1.0, steps=12, grid="uniform", seed=2)
+    first, *_, last = run_steps(tiny_pipe, image, hole_in(image), settings)
+    maps, shares = first.maps, last.shares
+    assert shares.t[0] == 1 and shares.t[-1] == 0 and len(shares.t) == 13
+    for name in ("flat", "middle", "steep"):
+        measured, scheduled = (np.array(one[name]) for one in (shares.measured, shares.scheduled))
+        assert measured[0] == 0 and measured[-1] == 1
+        assert scheduled[0] == 0 and scheduled[-1] == 1 and (np.diff(scheduled) > 0).all()
+    tau = torch.from_numpy(maps.tau(settings)[hole_in(image)]).double()
+    expected = 1 - maps.schedule.clock(torch.tensor(0.5, dtype=torch.float64), tau).mean()
+    found = np.mean([shares.scheduled[name][6] for name in ("flat", "middle", "steep")])
+    assert found == pytest.approx(float(expected), abs=0.02)
+    sent = payload.timing_payload(shares)
+    assert json.dumps(sent) and "steepest third" in sent["sentence"]
+    assert payload.timing_payload(None) is None
 
 
 def test_i2sb_is_run_beside_with_the_same_seed(engine, tmp_path):
     image = photograph()
     photo = opened(saved(image, tmp_path / "a.png"))
-    layer = painted(photo, hole_in(image))
-    updates = list(restore(engine, photo, layer, beside=True, steps=4, seed=5))
-    result = next(update for update in updates if "The result is ready" in update.get("status", ""))
-    assert result["result"]["value"] and result["stop"] == {"interactive": True}, (
-        "the second run can be stopped"
-    )
-    *_, last = updates
-    assert last["stop"] == {"interactive": False} and "both schedules" in last["status"]
-    film = updates[-2]["film"]
-    ours, other = film["frames"], film["other"]
+    hole = painted(photo, hole_in(image))
+    updates = list(restore(engine, photo, hole, beside=True, steps=4, seed=5))
+    listed = next(i for i, update in enumerate(updates) if update.get("results"))
+    assert all("restore" not in update for update in updates[listed:-1]), "it can be stopped"
+    *_, film, last = updates
+    assert last["stop"] == {"interactive": False}
+    ours, other = film["frame"]["frames"], film["frame"]["other"]
     # Each has the times at which its own mean noise has the levels of the grid.
     assert [f["t"] for f in ours] == pytest.approx([f["t"] for f in other], abs=0.1)
     # One start, for the noise is the same, and two ends.
     assert ours[0]["x_t"] == other[0]["x_t"] and ours[-1]["x_t"] != other[-1]["x_t"]
-    alone = list(restore(engine, photo, layer, steps=4, seed=5))
-    assert next(u for u in alone if u.get("film"))["film"]["frames"] == ours
+    assert film["timing"]["other"]["t"] == [f["t"] for f in other]
+    alone = list(restore(engine, photo, hole, steps=4, seed=5))
+    assert next(u for u in alone if "frames" in (u.get("frame") or {}))["frame"]["frames"] == ours
+    session.forget([*updates[listed]["results"]])
 
 
-def test_further_seeds_are_shown_beside_one_another(engine, tmp_path):
+def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "MAX_RESULTS", 3)
     image = photograph()
     photo = opened(saved(image, tmp_path / "a.png"))
-    layer = painted(photo, hole_in(image))
-    shown = []
-    for update in restore(engine, photo, layer, seeds=3, steps=1, seed=session.MAX_SEED - 1):
-        if update.get("seeds_view"):
-            shown.append([np.asarray(Image.open(path)) for path, _ in update["seeds_view"]])
-            names = [name for _, name in update["seeds_view"]]
-    assert [len(pictures) for pictures in shown] == [1, 2, 3]
-    assert names == [f"seed {session.MAX_SEED - 1}", f"seed {session.MAX_SEED}", "seed 0"]
-    first, second, third = shown[-1]
-    assert (first != second).any() and (second != third).any()
-    assert update["restore"] == {"interactive": True} and "and the 2 after it" in update["status"]
-    with pytest.raises(ValueError, match="1 to 6 for seeds"):
-        list(restore(engine, photo, layer, seeds=7))
+    hole = painted(photo, hole_in(image))
+    seeds = dict(steps=1, seed=session.MAX_SEED - 1)
+    *_, listed, last = restore(engine, photo, hole, seeds=3, **seeds)
+    first, second, third = results = listed["results"]
+    labels = [entry["label"] for entry in listed["strip"]["entries"]]
+    assert labels == [f"seed {session.MAX_SEED - 1}", f"seed {session.MAX_SEED}", "seed 0"]
+    assert (restored(first) != restored(second)).any() and (
+        restored(second) != restored(third)
+    ).any()
+    assert last["restore"] == {"interactive": True} and "and the 2 after it" in last["status"]
+    chosen = handlers.on_choose(results, 1)
+    assert chosen["result"]["value"] == second.path and chosen["chosen"] == 1
+    assert len(chosen["frame"]["frames"]) == 2 and chosen["run"] == second.run
+    for index in (-1, 3, None, "0"):
+        with pytest.raises(ValueError, match="one of the results"):
+            handlers.on_choose(results, index)
+    # A fourth one takes the place of the first.
+    *_, listed, _ = restore(engine, photo, hole, results=results, steps=1, seed=9)
+    assert len(listed["results"]) == 3 and not Path(first.folder).exists()
+    assert "1 to 6 for seeds" in list(restore(engine, photo, hole, seeds=7))[-1]["status"]
+    session.forget(listed["results"])
+
+
+def test_a_result_is_shown_with_and_without_patches(engine, tmp_path):
+    image = photograph()
+    photo = opened(saved(image, tmp_path / "a.png"))
+    hole = painted(photo, hole_in(image))
+    *_, listed, _ = restore(engine, photo, hole, steps=2, finish="none")
+    alone = listed["results"]
+    assert {*alone[0].files} == {"none"}
+    *_, both = handlers.on_finish(engine, alone, 0, "patches")
+    (kept,) = both["results"]
+    assert kept.finish == "patches" and both["compare"]["finish"] == "patches"
+    assert (restored(kept) != restored(alone[0])).any()
+    with Image.open(kept.path) as result:
+        assert json.loads(result.text["asyncdsb"])["finish"] == "patches"
+    # The same as a run that was asked for patches at once.
+    *_, listed, _ = restore(engine, photo, hole, steps=2)
+    np.testing.assert_array_equal(restored(kept), restored(listed["results"][0]))
+    (back,) = handlers.on_finish(engine, both["results"], 0, "none")
+    np.testing.assert_array_equal(restored(back["results"][0]), restored(alone[0]))
+    assert list(handlers.on_finish(engine, [], -1, "none")) == []
+    session.forget([*both["results"], *listed["results"]])
 
 
 def order_text(order: np.ndarray) -> str:
@@ -517,11 +609,10 @@ def test_painted_order(engine, tmp_path):
     for shown in (order, 255 - order):
         run = restore(engine, photo, layer, strategy="painted", order=order_text(shown), steps=3)
         done = next(update for update in run if update.get("run"))
-        results.append(np.asarray(done["compare"][1]))
+        results.append(np.asarray(Image.open(done["result"]["value"])))
         assert done["run"].record["strategy"] == "painted"
     assert (results[0] != results[1]).any()
-    with pytest.raises(ValueError, match="Paint the order"):
-        list(restore(engine, photo, layer, strategy="painted"))
+    assert "Paint the order" in next(restore(engine, photo, layer, strategy="painted"))["status"]
 
 
 @pytest.mark.parametrize(
@@ -679,19 +770,26 @@ def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
         return call
 
     if hosted:
-        # What is given to the GPU runs in another process, of which this one waits.
-        monkeypatch.setattr(wiring, "spaces", SimpleNamespace(GPU=counted))
-        monkeypatch.setattr(wiring, "predict_maps", lambda *args: None)
-    else:
-        monkeypatch.setattr(wiring, "predict_maps", counted(lambda *args: None))
+        taken: list[str] = []
+        gpu = SimpleNamespace(GPU=lambda duration: lambda run: taken.append(run.__name__) or run)
+        monkeypatch.setattr(wiring, "spaces", gpu)
+    monkeypatch.setattr(wiring, "predict_maps", counted(lambda *args: None))
     monkeypatch.setattr(wiring, "wire", lambda *given: engines.append(given[3]))
-    app.build(lambda name: tiny_pipe)
+    asked: list[tuple] = []
+    app.build(lambda *name, **device: asked.append((*name, *device.values())) or tiny_pipe)
     threads = [threading.Thread(target=engines[0].predict, args=("scenes",)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert most == [1, 1, 1, 1]
+    if hosted:  # Maps come from the processor, and take no time of the GPU.
+        assert taken == ["steps_of"] and ("scenes", "cpu") in asked
+
+
+def test_time_of_a_shared_gpu_follows_the_steps():
+    quick, slow = (wiring.gpu_seconds("a", None, None, Settings(steps=n)) for n in (20, 250))
+    assert 15 < quick < slow <= 120
 
 
 @pytest.mark.parametrize("error", [ValueError("too small"), MemoryError()])
@@ -705,12 +803,14 @@ def test_a_run_that_fails_says_so(engine, tmp_path, error):
 
     broken = dataclasses.replace(engine, steps_of=steps_of)
     layer = painted(photo, hole_in(image))
-    run = handlers.on_restore(broken, photo, layer, None, False, 1, *values(steps=1))
+    run = restore(broken, photo, layer, steps=1)
     last = None
-    with pytest.raises(type(error)):
+    # What a visitor did is said once; a fault of the page's own is also for the server's log.
+    with contextlib.nullcontext() if isinstance(error, ValueError) else pytest.raises(MemoryError):
         for update in run:
             last = update
-    assert str(error) in last["status"] and "error" in last["status"]
+    assert "too small" in last["status"] or "run failed" in last["status"]
+    assert "error" in last["status"]
     assert last["restore"]["interactive"] and not last["stop"]["interactive"]
 
 
@@ -758,10 +858,8 @@ def test_restore_refuses(engine, tmp_path, everything):
     photo = opened(saved(image, tmp_path / "a.png"))
     value = painted(photo, np.full((64, 96), everything))
     run = restore(engine, photo, value)
-    update = next(run)
+    (update,) = run
     assert update["restore"] == {"interactive": True} and "mask" in update["status"]
-    with pytest.raises(ValueError, match="mask"):
-        next(run)
 
 
 def test_restore_needs_a_photo(engine):
@@ -776,12 +874,12 @@ def test_stopped_run_leaves_no_files(engine, tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    # Closed in the middle, then with the result on its way.
-    for answers, files in ((3, 1), (5, 1)):
+    # Closed at its beginning, then before its end.
+    for answers in (2, 4):
         run = restore(engine, photo, layer, steps=2, strategy="uniform")
         for _ in range(answers):
             next(run)
-        assert len(list(scratch.iterdir())) == files
+        assert len(list(scratch.iterdir())) == 1
         run.close()
         assert not list(scratch.iterdir())
     assert "Stopped" in handlers.on_stopped()["status"]
@@ -888,7 +986,7 @@ def test_page_is_built(tiny_pipe):
     ids = {block.elem_id for block in demo.blocks.values()}
     assert ids >= {
         "editor", "tau-min", "tau-max", "steps", "seed", "restore", "stop", "status", "gradient",
-        "tau", "frame", "compare", "film", "result",
+        "tau", "frame", "compare", "timing", "strip", "result",
     }  # fmt: skip
     named = demo.get_api_info()["named_endpoints"]
     assert list(named) == ["/inpaint"]

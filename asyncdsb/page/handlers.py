@@ -227,7 +227,8 @@ def on_preview(
     except ValueError:  # Nothing to show yet; Restore says what is missing.
         return NO_MAPS
     maps = engine.predict(photo.weights, image, mask, tiles)
-    return format_maps(maps, image, mask, engine.pace) | {"seen": fingerprint}
+    told = {"seen": fingerprint, "status": payload.message(_described(photo, painted=True))}
+    return format_maps(maps, image, mask, engine.pace) | told
 
 
 def with_maps(engine: Engine, shown: Update, tiles: float) -> Update:
@@ -254,8 +255,6 @@ def show(
         drawn: name of the mask for the page's address, if it has one.
         image: pixels of a photograph that the browser does not have yet.
     """
-    painted = mask is not None and mask.any()
-    todo = "Press Restore." if painted else "Paint over what is to be restored."
     width, height = photo.size
     shown: Update = {
         "photo": photo,
@@ -270,11 +269,17 @@ def show(
             # Something new each time, else the browser would not notice the same hole again.
             "taken": time.time_ns(),
         },
-        "status": payload.message(f"{Path(photo.path).name}, {width} × {height}. {todo}"),
+        "status": payload.message(_described(photo, mask is not None and bool(mask.any()))),
     }
     if photo.weights is not None:
         shown["weights"] = photo.weights
     return NO_RUN | NO_MAPS | shown
+
+
+def _described(photo: session.Photo, painted: bool) -> str:
+    """Say what is on the canvas, and what comes next."""
+    todo = "Press Restore." if painted else "Paint over what is to be restored."
+    return f"{Path(photo.path).name}, {photo.size[0]} × {photo.size[1]}. {todo}"
 
 
 def on_restore(

@@ -89,7 +89,7 @@ asyncdsb.stage = (() => {
   const percent = (share) => `${Math.round(100 * share)} %`;
 
   function words(t) {
-    if (!film && !maps.now) return "Paint a hole or pick an example: the way from noise to picture is shown here.";
+    if (!film) return `${maps.now ? "Press Restore" : "Paint a hole or pick an example"}: the way from noise to picture is shown here.`;
     const found = thirds(t);
     if (!found) return "";
     const [steep, flat] = found;

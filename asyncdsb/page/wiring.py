@@ -125,7 +125,7 @@ def wire(
 
     def follow(event: Callable) -> None:
         """Show the maps for the hole that is painted when the event comes."""
-        on(event, on_preview, "photo hole seen tiles", "gradient tau seen", **maps)
+        on(event, on_preview, "photo hole seen tiles", "gradient tau seen status", **maps)
 
     def on_example(tiles: float, event: gr.EventData) -> updates.Update:
         return handlers.on_example(engine, examples, event.index, tiles)
