@@ -770,12 +770,12 @@ def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
         return call
 
     if hosted:
-        taken: list[str] = []
+        taken = []
         gpu = SimpleNamespace(GPU=lambda duration: lambda run: taken.append(run.__name__) or run)
         monkeypatch.setattr(wiring, "spaces", gpu)
     monkeypatch.setattr(wiring, "predict_maps", counted(lambda *args: None))
     monkeypatch.setattr(wiring, "wire", lambda *given: engines.append(given[3]))
-    asked: list[tuple] = []
+    asked = []
     app.build(lambda *name, **device: asked.append((*name, *device.values())) or tiny_pipe)
     threads = [threading.Thread(target=engines[0].predict, args=("scenes",)) for _ in range(4)]
     for thread in threads:
