@@ -115,7 +115,8 @@ def wire(
     def on_example(tiles: float, event: gr.EventData) -> updates.Update:
         return handlers.on_example(engine, examples, event.index, tiles)
 
-    on(parts["editor"].clear, handlers.on_clear, "", fresh)
+    close = "() => asyncdsb.canvas.close()"
+    on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
     photo_opened = on(parts["open_photo"].upload, handlers.on_photo, "open_photo weights", fresh)
     photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
     told = f"photo sampler {' '.join(LEFT_TO_WEIGHTS)}"
