@@ -237,10 +237,9 @@ def test_keys_undo_and_redo_strokes(page, photo):
 
 def test_a_stroke_made_at_once_is_kept(page, photo):
     """Right after the photograph came, at one blow; and so is what a press takes."""
+    before = page.evaluate("asyncdsb.canvas.hole()")
     page.set_input_files("#editor input[type=file]", str(photo))
-    page.wait_for_selector("#editor .view.filled img[src*='photo.jpg']")
-    page.evaluate("document.querySelector('#editor .filled') && asyncdsb.canvas.hole()")
-    wait_for_status(page, photo.name)
+    page.wait_for_function("(before) => asyncdsb.canvas.hole() !== before", arg=before)
     x, y = on_screen(page, 60, 60)
     page.mouse.move(x, y)
     page.mouse.down()
@@ -387,9 +386,10 @@ def test_clear_hole_and_close_photo_are_two_things(page, photo):
     assert not painted(page).any()
     page.wait_for_selector("#tau .filled", state="detached")
     assert page.locator("#editor canvas").is_visible()
-    tool(page, "Close photo").click()
+    page.click("#close-photo")
     wait_for_status(page, "Open a photo")
     assert not page.locator("#editor canvas").is_visible()
+    assert not page.locator("#close-photo").is_visible()
     assert page.get_by_text("Drop one here").is_visible()
     assert page.evaluate("asyncdsb.canvas.hole()") == ""
     page.click("#restore")
@@ -675,12 +675,24 @@ def test_mask_is_grown_and_inverted_and_the_result_edited(page, photo):
     set_slider(page, "steps", 1)
     page.click("#restore")
     wait_for_status(page, "Done")
-    page.click("#reuse")
+    # A stroke on the result makes it the photograph, and is kept.
+    page.evaluate(
+        """async () => {
+            asyncdsb.canvas.onStroke = () => {
+                asyncdsb.canvas.onStroke = null;
+                document.querySelector('#reuse').click();
+                return 'keep';
+            };
+            await asyncdsb.canvas.showResult(document.querySelector('#editor img.photo').src);
+        }"""
+    )
+    paint(page, (20, 20), (60, 20))
     wait_for_status(page, "mask_is_grown_and_inverted_and_the_result_edited-restored.png")
-    page.wait_for_selector("#tau .filled", state="detached")
+    hole = painted(page)
+    assert hole[20, 20:60].all() and not hole[100:].any()
     take_hole(page, "Narrow")
-    # Back over the result to the photograph, its hole and its maps.
-    for _ in range(2):
+    # Back over the stroke and the result to the photograph, its hole and its maps.
+    for _ in range(3):
         tool(page, "Undo").click()
     hole = painted(page)
     assert hole[120, 160]

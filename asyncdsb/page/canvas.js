@@ -10,7 +10,7 @@ asyncdsb.canvas = (() => {
   const DEEPEST = 16; // zoom
   const STEPS = 60; // most holes that can be brought back
 
-  let element, view, sheet, canvas, context, cursor, slider, trigger;
+  let element, view, sheet, canvas, context, cursor, slider;
   let photo = null; // what the server said of it, with the address of its picture
   let history = []; // of { photo, runs, named, stroke }
   let at = -1; // the one shown
@@ -25,7 +25,7 @@ asyncdsb.canvas = (() => {
   let place = null; // of the brush for the keyboard, on the mask
   let follow = 0;
   let shown = 0; // counts results, so that one that is decoded late is left out
-  const api = { mount, hole, opening, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
+  const api = { mount, hole, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
 
   // The mask
 
@@ -106,7 +106,7 @@ asyncdsb.canvas = (() => {
 
   function changed() {
     const { runs, named: names } = history[at] ?? { runs: [0], named: {} };
-    const disable = { undo: at < 1, redo: at >= history.length - 1, clear: runs.length < 2, close: !photo };
+    const disable = { undo: at < 1, redo: at >= history.length - 1, clear: runs.length < 2, in: !photo, out: !photo, fit: !photo };
     for (const [name, off] of Object.entries(disable)) element.querySelector(`[data-act=${name}]`).disabled = off;
     asyncdsb.named(names);
     clearTimeout(follow);
@@ -121,8 +121,11 @@ asyncdsb.canvas = (() => {
     const grid = JSON.parse(value.hole);
     const known = history.find((entry) => entry.photo.stamp === value.stamp)?.photo;
     const goesOn = known || (photo && value.before === photo.stamp);
+    if (!known && !value.picture) return; // Late: its photograph was put away meanwhile.
     // Strokes that were painted while it was on its way are painted on it as well.
-    const since = asked && goesOn ? history.slice(history.indexOf(asked) + 1, at + 1).filter((entry) => entry.stroke) : [];
+    const from = goesOn ? history.indexOf(asked) : -1;
+    const since = from < 0 ? [] : history.slice(from + 1, at + 1).filter((entry) => entry.stroke);
+    if (since.length) at = from;
     asked = null;
     if (!goesOn) {
       history = [];
@@ -158,7 +161,6 @@ asyncdsb.canvas = (() => {
   }
 
   function close() {
-    if (!photo) return;
     photo = stroke = asked = null;
     history = [];
     at = -1;
@@ -166,7 +168,7 @@ asyncdsb.canvas = (() => {
     clearResult();
     sheet.querySelector(".photo").removeAttribute("src");
     changed();
-    trigger("clear");
+    return [];
   }
 
   function clear() {
@@ -184,7 +186,6 @@ asyncdsb.canvas = (() => {
     sheet.style.left = `${-100 * shift[0]}%`;
     sheet.style.top = `${-100 * shift[1]}%`;
     element.querySelector("[data-act=fit]").textContent = `${Math.round(100 * zoom)}%`;
-    view.classList.toggle("zoomed", zoom > 1);
     // Enlarged, the mask's own pixels stay sharp.
     canvas.classList.toggle("coarse", canvas.getBoundingClientRect().width > 2 * canvas.width);
   }
@@ -404,7 +405,9 @@ asyncdsb.canvas = (() => {
       go(letter === "y" || event.shiftKey ? 1 : -1);
     } else if (!event.metaKey && (letter === "[" || letter === "]")) {
       resize(letter === "]" ? 4 : -4);
-    } else if (letter === " " && (event.target === document.body || event.target === canvas)) {
+    } else if (letter === " " && (pointer || event.target === document.body || event.target === canvas)) {
+      // Else the button that was pressed last is pressed again.
+      if (event.target !== canvas) document.activeElement.blur();
       space = true;
       view.classList.add("ready");
       if (!pointers.size) hold(true);
@@ -441,13 +444,12 @@ asyncdsb.canvas = (() => {
   }
 
   const acts = {
-    undo: () => go(-1), redo: () => go(1), clear, close,
+    undo: () => go(-1), redo: () => go(1), clear,
     in: () => zoomBy(1.5), out: () => zoomBy(1 / 1.5), fit: () => look(1, [0, 0]),
   };
 
-  function mount(root, props, watch, fire) {
+  function mount(root, props, watch) {
     element = root;
-    trigger = fire;
     [view, sheet, canvas, cursor, slider] = [".view", ".sheet", "canvas", ".cursor", ".size input"].map((one) => root.querySelector(one));
     context = canvas.getContext("2d", { willReadFrequently: true });
     canvas.addEventListener("pointerdown", down);

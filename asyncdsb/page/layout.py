@@ -80,6 +80,7 @@ def canvas_pane(parts: dict[str, Any], opening: updates.Update) -> None:
     with gr.Row(elem_classes="bar"):
         heading(1, "Paint the hole")
         with gr.Row(elem_id="open-photo"):
+            parts["close_photo"] = gr.Button("Close photo", size="sm", elem_id="close-photo")
             parts["open_photo"] = by_path(
                 gr.UploadButton("Open photo", size="sm", file_types=["image"])
             )
@@ -87,7 +88,7 @@ def canvas_pane(parts: dict[str, Any], opening: updates.Update) -> None:
         opening.get("editor"),
         elem_id="editor",
         html_template=payload.asset("canvas.html"),
-        js_on_load="asyncdsb.canvas.mount(element, props, watch, trigger)",
+        js_on_load="asyncdsb.canvas.mount(element, props, watch)",
     )
     with gr.Row(elem_classes="chips", elem_id="holes"):
         for kind in PRESET_MASKS:

@@ -130,7 +130,8 @@ def wire(
     def on_example(tiles: float, event: gr.EventData) -> updates.Update:
         return handlers.on_example(engine, examples, event.index, tiles)
 
-    on(parts["editor"].clear, handlers.on_clear, "", fresh)
+    close = "() => asyncdsb.canvas.close()"
+    on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
     on_photo = functools.partial(handlers.on_photo, names=model.names)
     photo_opened = on(parts["open_photo"].upload, on_photo, "open_photo weights photo", fresh)
     photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
