@@ -485,7 +485,7 @@ def test_restore(engine, tmp_path, size, monkeypatch):
             assert (record["seed"], record["finish"]) == (7, finish)
             np.testing.assert_array_equal(np.asarray(result)[known], np.asarray(image)[known])
             assert (np.asarray(result)[~known] != np.asarray(image)[~known]).any()
-    assert Path(kept.path).name == "holiday-restored-patches.png"
+    assert Path(kept.path).name == "holiday-restored.png"
     with Image.open(shown["animation"]["value"]) as animation:
         assert animation.format == "WEBP" and animation.n_frames == 4
     assert len(shown["frame"]["frames"]) == 4 and shown["timing"]["sentence"]

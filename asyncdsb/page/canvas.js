@@ -109,6 +109,7 @@ asyncdsb.canvas = (() => {
     const disable = { undo: at < 1, redo: at >= history.length - 1, clear: runs.length < 2, in: !photo, out: !photo, fit: !photo };
     for (const [name, off] of Object.entries(disable)) element.querySelector(`[data-act=${name}]`).disabled = off;
     asyncdsb.named(names);
+    asyncdsb.needs(!photo ? "Open a photo first." : runs.length < 2 ? "Paint a hole first." : "");
     clearTimeout(follow);
     // The maps follow a moment after the last stroke.
     if (photo && at >= 0) follow = setTimeout(() => document.querySelector("#preview")?.click(), 500);

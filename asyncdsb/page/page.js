@@ -3,6 +3,7 @@
 Object.assign(asyncdsb, (() => {
   // How long the next run will take, from the pace that the server measured.
   let stepSeconds = null;
+  let lacking = ""; // what is missing before a run can begin
   const work = { steps: 10, runs: 1 };
   function estimate(steps, beside, seeds) {
     if (steps) Object.assign(work, { steps, runs: Number(seeds) + (beside ? 1 : 0) });
@@ -10,8 +11,16 @@ Object.assign(asyncdsb, (() => {
     if (!line) return;
     const seconds = stepSeconds * work.steps * work.runs;
     const long = seconds < 100 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} minutes`;
-    line.textContent = stepSeconds ? `takes about ${long} here` : "";
+    line.textContent = lacking || (stepSeconds ? `takes about ${long} here` : "");
   }
+  function needs(what) {
+    lacking = what;
+    document.querySelector("#restore")?.setAttribute("aria-disabled", Boolean(what));
+    estimate();
+  }
+  document.addEventListener("click", (event) => {
+    if (lacking && event.target.closest?.("#restore")) event.stopImmediatePropagation();
+  }, true);
   function pace(seconds) {
     stepSeconds = seconds;
     estimate();
@@ -54,5 +63,5 @@ Object.assign(asyncdsb, (() => {
     });
   }
 
-  return { pace, estimate, remember, named, fetchArchive, mountExamples };
+  return { pace, needs, estimate, remember, named, fetchArchive, mountExamples };
 })());

@@ -98,10 +98,10 @@ class Press:
         stem = self.photo.stem
         # From its file, because what the session holds is 8-bit RGB.
         original = read_photograph(self.photo.path)
-        pictures = {"none": state.bridge, self.settings.finish or "none": state.image}
+        own = self.settings.finish or "none"
         files = {}
-        for finish, picture in pictures.items():
-            path = self.folder / f"{stem}-restored{'' if finish == 'none' else '-' + finish}.png"
+        for finish, picture in {"none": state.bridge, own: state.image}.items():
+            path = self.folder / f"{stem}-restored{'' if finish == own else '-bridge'}.png"
             record = state.settings | {"finish": finish}
             original.restored(picture, self.mask).save(path, record)
             files[finish] = str(path)
@@ -112,7 +112,7 @@ class Press:
             str(self.folder),
             files,
             str(film),
-            self.settings.finish or "none",
+            own,
         )
 
     def _view(self, film: dict[str, Any], timing: dict[str, Any] | None) -> Update:

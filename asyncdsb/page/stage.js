@@ -96,8 +96,9 @@ asyncdsb.stage = (() => {
     if (t > 0.985) return "All noise: nothing in the hole is decided yet.";
     if (t < 0.005) return "Done. Every pixel has arrived; outside the hole nothing was touched.";
     const same = percent(1 - maps.clock(t, 0.5));
-    if (steep - flat < 0.03) {
-      return `Pixels are ${percent(flat)} to ${percent(steep)} restored: with this range of τ the order is subtle. Try τ from 0 to 1.`;
+    const [early, late] = thirds(0.5);
+    if (early - late < 0.05) {
+      return `Pixels are ${percent(flat)} to ${percent(steep)} restored: with this order the difference is hard to see. Try τ from 0 to 1.`;
     }
     const other = film?.other ? ` With one schedule for all, every pixel is ${same} restored.` : "";
     return `Edges first: the steepest third is ${percent(steep)} restored, the flattest ${percent(flat)}.${other}`;
