@@ -379,6 +379,20 @@ def test_a_photograph_is_dropped_and_pasted(page, tmp_path, way):
     assert box["width"] / box["height"] == pytest.approx(200 / 300, abs=0.01)
 
 
+def test_a_hole_is_painted_by_keys(page, photo):
+    open_photo(page, photo)
+    page.locator("#editor canvas").focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    dot = bounds(painted(page))
+    assert abs((dot[0] + dot[2]) / 2 - 160) < 2 and (dot[1] + dot[3]) / 2 < 100, dot
+    for _ in range(4):
+        page.keyboard.press("Shift+ArrowRight")
+    line = bounds(painted(page))
+    assert line[0] == dot[0] and line[2] > dot[2] + 20 and line[1] == dot[1], line
+
+
 def test_clear_hole_and_close_photo_are_two_things(page, photo):
     open_photo(page, photo)
     take_hole(page, "Center")
