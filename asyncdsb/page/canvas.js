@@ -138,6 +138,7 @@ asyncdsb.canvas = (() => {
     clearResult();
     draw(grid.runs);
     push({ runs: grid.runs, named: value.named });
+    if (value.maps) clearTimeout(follow);
     for (const entry of since) {
       paint(entry.stroke);
       push({ stroke: entry.stroke });

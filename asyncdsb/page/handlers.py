@@ -238,7 +238,9 @@ def with_maps(engine: Engine, shown: Update, tiles: float) -> Update:
     """
     if not engine.ready():
         return shown
-    return shown | on_preview(engine, shown["photo"], shown["editor"]["hole"], None, tiles)
+    editor = shown["editor"] | {"maps": True}
+    maps = on_preview(engine, shown["photo"], editor["hole"], None, tiles)
+    return shown | maps | {"editor": editor}
 
 
 def show(
@@ -266,6 +268,7 @@ def show(
             "picture": image and canvas.shown_copy(image),
             "hole": canvas.hole_text(photo.stamp, photo.size, mask),
             "named": {"example": photo.example, "mask": drawn},
+            "maps": mask is None,  # Whether the browser need not ask for them.
             # Something new each time, else the browser would not notice the same hole again.
             "taken": time.time_ns(),
         },
