@@ -51,11 +51,14 @@ class Server:
 
 
 @contextmanager
-def served(variables: Mapping[str, str] = os.environ) -> Iterator[Server]:
+def served(
+    variables: Mapping[str, str] = os.environ, program: Path = ROOT / "app.py"
+) -> Iterator[Server]:
     """Start ``python app.py`` with the bundled weights on the CPU; stop it afterwards.
 
     Args:
         variables: of its environment.
+        program: in place of ``app.py``.
 
     Raises:
         RuntimeError: it ended, or did not answer within a minute; with what it said.
@@ -65,7 +68,7 @@ def served(variables: Mapping[str, str] = os.environ) -> Iterator[Server]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryFile("w+") as said:
         environment = {**variables, "GRADIO_TEMP_DIR": cache}
-        command = [sys.executable, "app.py", "--device", "cpu", "--port", str(port)]
+        command = [sys.executable, str(program), "--device", "cpu", "--port", str(port)]
         begun = time.monotonic()
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT

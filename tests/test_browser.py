@@ -190,6 +190,16 @@ def step_shown(page) -> int:
     return int(page.get_attribute("#frame [data-step]", "data-step") or -1)
 
 
+def refused(page, why: str) -> None:
+    """Restore cannot be pressed, and why is said beside it."""
+    assert page.get_attribute("#restore", "aria-disabled") == "true"
+    assert why in page.inner_text("#estimate")
+    said = page.inner_text("#status")
+    page.click("#restore", force=True)
+    page.wait_for_timeout(300)
+    assert page.inner_text("#status") == said
+
+
 def tau_pixels(page) -> np.ndarray:
     """The heatmap as drawn, uint8 (H, W, 4)."""
     width, height, values = page.evaluate(
@@ -203,11 +213,24 @@ def tau_pixels(page) -> np.ndarray:
     return np.array(values, np.uint8).reshape(height, width, 4)
 
 
-def colour_index(pixels: np.ndarray) -> np.ndarray:
-    """Which entries of the colour table the fully drawn pixels have."""
+def colour_index(page) -> np.ndarray:
+    """Which entries of the colour table the heatmap has in the hole."""
     table = {tuple(colour): index for index, colour in enumerate(viz.colour_table("viridis"))}
-    inside = pixels[pixels[..., 3] == 255][:, :3]
+    inside = tau_pixels(page)[hole_shown(page)][:, :3]
     return np.array([table[tuple(colour)] for colour in inside])
+
+
+def stage_pixels(page, panel: str) -> np.ndarray:
+    """What a panel of the stage shows, uint8 (H, W, 4)."""
+    values = page.evaluate(
+        """(panel) => {
+            const canvas = document.querySelector(`#frame .${panel} canvas`);
+            const image = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+            return Array.from(image.data);
+        }""",
+        panel,
+    )
+    return np.array(values, np.uint8).reshape(320, 320, 4)
 
 
 def png_text(data: bytes) -> dict[str, str]:
@@ -227,8 +250,7 @@ def test_keys_undo_and_redo_strokes(page, photo):
     page.evaluate("() => document.activeElement.blur()")
     page.keyboard.press("Control+z")
     assert not painted(page).any() and tool(page, "Undo").is_disabled()
-    page.click("#restore")
-    wait_for_status(page, "the mask is empty")
+    refused(page, "Paint a hole first")
     for redo in ("Control+Shift+z", "Control+y"):
         page.keyboard.press(redo)
         assert (painted(page) == hole).all()
@@ -406,8 +428,7 @@ def test_clear_hole_and_close_photo_are_two_things(page, photo):
     assert not page.locator("#close-photo").is_visible()
     assert page.get_by_text("Drop one here").is_visible()
     assert page.evaluate("asyncdsb.canvas.hole()") == ""
-    page.click("#restore")
-    wait_for_status(page, "Open a photo first")
+    refused(page, "Open a photo first")
 
 
 def test_a_large_photograph_keeps_its_pixels(page, tmp_path):
@@ -431,7 +452,12 @@ def test_a_large_photograph_keeps_its_pixels(page, tmp_path):
 def test_a_result_is_compared_in_place(page, photo):
     open_photo(page, photo)
     paint(page, (120, 100), (200, 130))
-    page.evaluate("asyncdsb.canvas.onStroke = (stroke) => { window.stroke = stroke; }")
+    page.evaluate(
+        """() => {
+            window.hook = asyncdsb.canvas.onStroke;
+            asyncdsb.canvas.onStroke = (stroke) => { window.stroke = stroke; };
+        }"""
+    )
     source = page.evaluate("document.querySelector('#editor img.photo').src")
     hold = page.locator("#editor .before")
     assert not hold.is_visible()
@@ -451,7 +477,7 @@ def test_a_result_is_compared_in_place(page, photo):
     paint(page, (30, 30), (60, 30))
     assert page.evaluate("window.stroke") == {"result": True}
     assert not restored.is_visible() and painted(page)[hole].all()
-    page.evaluate("asyncdsb.canvas.onStroke = null")
+    page.evaluate("() => { asyncdsb.canvas.onStroke = window.hook; }")
 
 
 def test_paint_restore_download(page, photo, tmp_path):
@@ -466,40 +492,35 @@ def test_paint_restore_download(page, photo, tmp_path):
         """() => {
             window.seen = [];
             const frame = document.querySelector('#frame [data-step]');
-            const image = frame.querySelector('.x-t');
-            new MutationObserver(() => seen.push([frame.dataset.step, image.src.length]))
-                .observe(image, {attributes: true, attributeFilter: ['src']});
+            new MutationObserver(() => seen.push(Number(frame.dataset.step)))
+                .observe(frame, {attributes: true, attributeFilter: ['data-step']});
         }"""
     )
     page.click("#restore")
     wait_for_status(page, "Done")
-    seen = page.evaluate("() => window.seen")
-    steps = [int(step) for step, _ in seen]
-    # On a busy machine the browser may skip a frame that is outdated before it is decoded.
+    steps = [step for step in page.evaluate("() => window.seen") if step]
+    # On a busy machine the browser may skip a frame that is outdated.
     assert steps == sorted(steps) and len(set(steps)) >= 6, steps
-    assert step_shown(page) == 10
-    assert page.locator("#compare img").count() >= 2
+    page.locator("#editor img.restored").wait_for(state="visible")
     # The film: any moment by the slider, without a request; then played from there.
-    page.get_by_role("radio", name="Film").check(force=True)
-    page.wait_for_selector("#film .filled .x-t", state="visible")
+    page.wait_for_function("asyncdsb.stage.film?.frames.length === 11 && !asyncdsb.stage.film.live")
     requests = len(page.requests)
-    last = page.get_attribute("#film .x-t", "src")
-    slider = page.locator("#film input[type=range]")
-    assert slider.get_attribute("max") == "10"
+    page.wait_for_timeout(300)
+    last = stage_pixels(page, "own")
+    slider = page.locator("#trajectory input")
     slider.focus()
     page.keyboard.press("Home")
-    assert page.inner_text("#film output") == "t = 1.00 T"
-    assert page.get_attribute("#film .x-t", "src") != last
+    page.wait_for_timeout(300)
+    assert page.inner_text("#frame output") == "t = 1.00 T"
+    assert (stage_pixels(page, "own") != last).any()
     page.get_by_role("button", name="Play").click()
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Play").click()
-    page.wait_for_function("document.querySelector('#film output').textContent === 't = 0.00 T'")
-    assert page.get_attribute("#film .x-t", "src") == last
+    page.wait_for_function("document.querySelector('#frame output').textContent === 't = 0.00 T'")
+    page.wait_for_timeout(300)
+    assert (stage_pixels(page, "own") == last).all()
     assert len(page.requests) == requests
-    page.get_by_role("radio", name="Timing").check(force=True)
-    page.wait_for_selector("#timing img", state="visible")
-    page.wait_for_function("document.querySelector('#timing img').naturalWidth > 500")
-    assert not page.locator("#compare").is_visible()
+    assert page.locator("#timing .timing svg").is_visible()
 
     with page.expect_download() as waiting:
         page.click("#result")
@@ -549,32 +570,47 @@ def test_sliders_redraw_the_heatmap_at_once(page, photo):
     assert len(page.requests) == requests, "a slider asked the server"
 
     # Eq. 11 with the extremes over the hole: both ends of the range are reached, nothing beyond.
+    index = colour_index(page)
+    assert index.min() <= 8 and index.max() >= 247, "colours are stretched to the range"
+    page.locator("#tau .absolute").check()
     set_slider(page, "tau-min", 0.1)
     page.wait_for_selector("#tau [data-range='0.1 0.8 gradient']")
-    taus = page.locator("#tau .betas polyline[data-tau]").evaluate_all(
+    taus = page.locator("#frame .betas polyline[data-tau]").evaluate_all(
         "(lines) => lines.map((line) => Number(line.dataset.tau))"
     )
     assert (min(taus), max(taus)) == (0.1, 0.8)
-    index = colour_index(tau_pixels(page))
+    index = colour_index(page)
     assert index.min() >= round(255 * 0.1) and index.max() <= round(255 * 0.8)
     assert index.min() <= 255 * 0.1 + 8 and index.max() >= 255 * 0.8 - 8
 
     page.get_by_role("radio", name="uniform").check(force=True)
     page.wait_for_selector("#tau [data-range='0.1 0.8 uniform']")
-    assert set(colour_index(tau_pixels(page))) == {round(255 * 0.45)}
+    assert set(colour_index(page)) == {round(255 * 0.45)}
     page.get_by_role("radio", name="gradient").check(force=True)
 
     # The range stays in order: the other end moves along.
     set_slider(page, "tau-min", 0.9)
     page.wait_for_selector("#tau [data-range='0.9 0.9 gradient']")
     assert page.input_value("#tau-max input[type=number]") == "0.9"
-    page.get_by_role("button", name="Regular hole", exact=True).click()
+    page.get_by_role("button", name="Paper", exact=True).click()
     page.wait_for_selector("#tau [data-range='0.2 0.5 gradient']")
+    # Lines of equal tau on demand.
+    plain = tau_pixels(page)
+    page.locator("#tau .lines").check()
+    assert (tau_pixels(page) != plain).any()
+    for name in ("lines", "absolute"):
+        page.locator(f"#tau .{name}").uncheck()
 
 
 def hole_shown(page) -> np.ndarray:
     """Where the heatmap shows the hole: bool (h, w)."""
-    return tau_pixels(page)[..., 3] == 255
+    width, height, values = page.evaluate(
+        """() => {
+            const {width, height, hole} = asyncdsb.maps.now;
+            return [width, height, Array.from(hole)];
+        }"""
+    )
+    return np.array(values).reshape(height, width) == 255
 
 
 def wait_for_another_hole(page, before: float) -> np.ndarray:
@@ -618,9 +654,9 @@ def test_an_example_without_a_hole_can_be_painted(page):
 
 def open_more(page) -> None:
     """Unfold the settings that few need."""
-    if not page.locator("#beside").is_visible():
+    if not page.locator("#seeds").is_visible():
         page.click("#more > button")
-    page.wait_for_selector("#beside", state="visible")
+    page.wait_for_selector("#seeds", state="visible")
 
 
 def test_several_seeds_are_shown_together(page, photo):
@@ -632,8 +668,8 @@ def test_several_seeds_are_shown_together(page, photo):
     set_slider(page, "seeds", 3)
     page.click("#restore")
     wait_for_status(page, "seed 0 and the 2 after it")
-    page.wait_for_function("document.querySelectorAll('#seeds-view .thumbnail-item').length === 3")
-    assert page.locator("#seeds-view").is_visible()
+    labels = page.locator("#strip [data-result] span").all_inner_texts()
+    assert labels[-3:] == ["seed 0", "seed 1", "seed 2"]
     set_slider(page, "seeds", 1)
 
 
@@ -653,7 +689,7 @@ def test_order_is_painted_on_the_heatmap(page, photo):
     page.mouse.up()
     after = tau_pixels(page)
     height, width = after.shape[:2]
-    early = viz.colour_table("viridis")[round(255 * 0.5)]
+    early = viz.colour_table("viridis")[255]
     # Inward, the middle comes last; where the stroke went it comes first now.
     assert (after[height // 2, width // 2, :3] == early).all()
     assert (before[height // 2, width // 2, :3] != early).any()
@@ -690,16 +726,7 @@ def test_mask_is_grown_and_inverted_and_the_result_edited(page, photo):
     page.click("#restore")
     wait_for_status(page, "Done")
     # A stroke on the result makes it the photograph, and is kept.
-    page.evaluate(
-        """async () => {
-            asyncdsb.canvas.onStroke = () => {
-                asyncdsb.canvas.onStroke = null;
-                document.querySelector('#reuse').click();
-                return 'keep';
-            };
-            await asyncdsb.canvas.showResult(document.querySelector('#editor img.photo').src);
-        }"""
-    )
+    page.locator("#editor img.restored").wait_for(state="visible")
     paint(page, (20, 20), (60, 20))
     wait_for_status(page, "mask_is_grown_and_inverted_and_the_result_edited-restored.png")
     hole = painted(page)
@@ -751,36 +778,190 @@ def test_a_link_reproduces_the_picture(page, server):
     paint(page, (40, 60), (110, 60))
     page.wait_for_function("() => !location.search.includes('mask=')")
     assert "example=" in page.evaluate("() => location.search")
-    page.get_by_role("button", name="Regular hole", exact=True).click()
+    page.get_by_role("button", name="Paper", exact=True).click()
 
 
 def test_explanation_moves(page):
-    page.click("#about > button")
+    page.get_by_role("tab", name="How it works").click()
     canvas = page.locator("#story canvas.own")
     canvas.wait_for(state="visible")
+    box = page.locator("#story section").nth(4).bounding_box()
+    assert box["y"] + box["height"] < 900, "five steps on one screen"
     before = canvas.evaluate("(canvas) => canvas.toDataURL()")
     slider = page.locator("#story input[type=range]")
     slider.focus()
     page.keyboard.press("Home")
     assert canvas.evaluate("(canvas) => canvas.toDataURL()") != before
     assert page.inner_text("#story output") in ("t = 0.00 T", "t = 1.00 T")
-    page.click("#about > button")
+    page.get_by_role("tab", name="Inpaint").click()
 
 
-def test_i2sb_beside(page, photo):
+def test_the_first_screen_shows_the_idea_before_any_model(page, tmp_path):
+    """Without a click: a restoration that moves, the gradient and tau, while the model loads."""
+    program = tmp_path / "slow.py"
+    program.write_text(
+        "import time\n"
+        "import app\n"
+        "from asyncdsb.pipeline import AsyncDSBPipeline\n"
+        "AsyncDSBPipeline.from_pretrained = lambda *given, **named: time.sleep(60)\n"
+        "app.main()\n"
+    )
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with served(variables, program) as server:
+        visit = page.context.browser.new_page(viewport={"width": 1280, "height": 720})
+        try:
+            visit.set_default_timeout(PATIENCE)
+            visit.goto(server.address)
+            begun = time.monotonic()
+            visit.wait_for_selector("#frame .filled .own canvas")
+            visit.wait_for_selector("#tau .filled canvas")
+            visit.wait_for_function("document.querySelector('#gradient img').naturalWidth > 100")
+            before = {name: stage_pixels(visit, name) for name in ("own", "other", "share")}
+            moved = set()
+            while len(moved) < 3 and time.monotonic() < begun + 5:
+                visit.wait_for_timeout(100)
+                moved |= {
+                    n for n, shown in before.items() if (stage_pixels(visit, n) != shown).any()
+                }
+            assert moved == {*before} and time.monotonic() < begun + 5
+            assert visit.locator("#model .busy").is_visible(), "the model is not there yet"
+            for name in ("frame", "gradient", "tau"):
+                box = visit.locator(f"#{name}").bounding_box()
+                assert 0 <= box["y"] and box["y"] + 40 < 720, (name, box)
+            assert "restored" in visit.inner_text("#frame .watch") or "noise" in visit.inner_text(
+                "#frame .watch"
+            )
+        finally:
+            visit.close()
+
+
+def test_a_newcomer_removes_a_thing(page, photo):
+    """Open, paint, restore, compare, another seed, choose, paint on, undo, download."""
+    page.reload()
+    page.wait_for_selector("#model .done")
+    page.evaluate("() => window.scrollTo(0, 0)")
+    open_photo(page, photo)  # 1
+    page.keyboard.press("]")  # 2
+    paint(page, (120, 100), (200, 130))  # 3
+    page.wait_for_selector("#tau .filled canvas")
+    set_slider(page, "steps", 2)
+    page.evaluate("() => document.activeElement.blur()")
+    page.keyboard.press("r")  # 4
+    wait_for_status(page, "Done")
+    result = page.locator("#editor img.restored")
+    result.wait_for(state="visible")
+    page.keyboard.down("Space")  # 5
+    assert not result.is_visible()
+    page.keyboard.up("Space")
+    assert result.is_visible()
+    first = page.get_attribute("#editor img.restored", "src")
+    before = page.input_value("#seed input[type=number]")
+    page.click("#dice")  # 6
+    page.wait_for_function(
+        "(before) => document.querySelector('#seed input[type=number]').value !== before",
+        arg=before,
+    )
+    page.click("#restore")  # 7
+    page.wait_for_function("document.querySelectorAll('#strip [data-result]').length === 2")
+    wait_for_status(page, "Done")
+    page.wait_for_function(
+        "(first) => document.querySelector('#editor img.restored').src !== first", arg=first
+    )
+    page.locator("#strip [data-result]").first.click()  # 8
+    wait_for_status(page, "Result with seed")
+    page.wait_for_function(
+        "(first) => document.querySelector('#editor img.restored').src === first", arg=first
+    )
+    with page.expect_download() as waiting:  # 9
+        page.keyboard.press("Control+s")
+    kept = np.asarray(Image.open(waiting.value.path()))
+    assert (kept != np.asarray(Image.open(photo))).any()
+    paint(page, (40, 40), (80, 40))  # 10
+    wait_for_status(page, "-restored.png")
+    assert painted(page)[40, 40:80].all() and not painted(page)[100:].any()
+    page.keyboard.press("Control+z")  # 11
+    page.keyboard.press("Control+z")
+    assert painted(page)[100, 120], "back at the photograph and its hole"
+    assert page.locator("#strip [data-result]").count() == 2, "no result is lost"
+    page.locator("#strip [data-result]").last.click()  # 12
+    wait_for_status(page, "Result with seed")
+
+
+def test_the_result_is_shown_with_and_without_patches(page, photo):
     open_photo(page, photo)
     take_hole(page, "Wide")
-    set_slider(page, "steps", 3)
-    open_more(page)
+    set_slider(page, "steps", 2)
+    page.click("#restore")
+    wait_for_status(page, "Done")
+    restored = page.locator("#editor img.restored")
+    with_patches = restored.get_attribute("src")
+    assert "known patches" in page.inner_text("#compare").lower()
+    page.get_by_role("radio", name="Bridge only").check(force=True)
+    wait_for_status(page, "The bridge alone")
+    page.wait_for_function(
+        "(before) => document.querySelector('#editor img.restored').src !== before",
+        arg=with_patches,
+    )
+    assert "bridge itself" in page.inner_text("#compare")
+    page.get_by_role("radio", name="With known patches").check(force=True)
+    wait_for_status(page, "Known patches")
+
+
+def test_the_stage_shows_both_schedules_in_step(page, photo):
+    open_photo(page, photo)
+    take_hole(page, "Center")
+    page.get_by_role("button", name="Full", exact=True).click()
+    page.wait_for_selector("#tau [data-range='0 1 gradient']")
+    set_slider(page, "steps", 4)
     page.locator("#beside input").check()
     page.click("#restore")
-    wait_for_status(page, "both schedules")
-    for selector in ("figure:not(.other) .x-t", "figure.other .x0-hat"):
-        picture = page.locator(f"#film {selector}")
-        assert picture.is_visible()
-        assert picture.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 100
+    wait_for_status(page, "Done")
+    page.wait_for_function("asyncdsb.stage.film?.other?.length === 5")
+    assert "Synchronous" in page.inner_text("#frame .other figcaption")
+    requests = len(page.requests)
+    slider = page.locator("#trajectory input")
+    slider.evaluate(
+        """(slider) => {
+            slider.value = 500;
+            slider.dispatchEvent(new Event('input', {bubbles: true}));
+        }"""
+    )
+    page.wait_for_timeout(300)
+    assert (stage_pixels(page, "own") != stage_pixels(page, "other")).any()
+    share = stage_pixels(page, "share")
+    assert len(np.unique(share[..., 0])) > 3, "pixels are at different times"
+    t = float(page.inner_text("#frame output").split()[2])
+    line = page.locator("#frame .betas line.now")
+    assert float(line.get_attribute("x1")) == pytest.approx(240 * (1 - t), abs=1.5)
+    before = stage_pixels(page, "own")
+    page.get_by_role("button", name="predictions").click()
+    page.wait_for_timeout(300)
+    assert (stage_pixels(page, "own") != before).any()
+    page.get_by_role("button", name="states").click()
+    assert len(page.requests) == requests, "the film asks nobody"
+    # The chart: three parts of the hole, lines and dots, and the run that is synchronous.
+    assert page.locator("#timing .timing svg").is_visible()
+    assert page.locator("#timing polyline").count() == 4
+    assert page.locator("#timing circle").count() == 4 * 5
+    assert "steepest third" in page.inner_text("#timing p >> nth=0")
     page.locator("#beside input").uncheck()
-    set_slider(page, "steps", 10)
+    page.get_by_role("button", name="Paper", exact=True).click()
+
+
+def test_every_control_has_help_and_the_keys_are_listed(page, photo):
+    open_photo(page, photo)
+    for name in ("tau-min", "steps", "restore", "weights", "beside"):
+        page.locator(f"#{name}").hover()
+        page.wait_for_selector("#tip.shown")
+        assert len(page.inner_text("#tip")) > 15, name
+        page.mouse.move(2, 2)
+    page.evaluate("() => document.activeElement.blur()")
+    page.keyboard.press("?")
+    keys = page.locator("#title dialog")
+    keys.wait_for(state="visible")
+    assert "undo" in keys.inner_text()
+    keys.get_by_role("button", name="Close").click()
+    keys.wait_for(state="hidden")
 
 
 def test_stop(page, photo):
@@ -838,10 +1019,7 @@ def test_restore_without_a_mask_says_what_to_do(page, photo):
 def test_everything_fits_one_laptop_screen(page, photo):
     page.set_viewport_size({"width": 1440, "height": 900})
     page.evaluate("() => window.scrollTo(0, 0)")
-    page.get_by_role("radio", name="Live").check(force=True)
-    if page.locator("#beside").is_visible():
-        page.click("#more > button")
-    for name in ("editor", "gradient", "tau", "tau-min", "tau-max", "restore", "frame", "reuse"):
+    for name in ("editor", "gradient", "tau", "tau-min", "tau-max", "restore", "frame", "status"):
         box = page.locator(f"#{name}").bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= 900, (name, box)
         assert box["x"] >= 0 and box["x"] + box["width"] <= 1440, (name, box)
@@ -852,7 +1030,7 @@ def test_narrow_screens_do_not_scroll_sideways(page, width):
     page.set_viewport_size({"width": width, "height": 844})
     page.wait_for_timeout(500)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
-    for name in ("editor", "gradient", "tau", "restore", "result"):
+    for name in ("editor", "gradient", "tau", "restore", "frame"):
         box = page.locator(f"#{name}").bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width, (name, box)
     page.set_viewport_size({"width": 1440, "height": 900})
@@ -898,7 +1076,7 @@ def test_a_visit_on_a_dark_phone(page, server):
         set_slider(visit, "steps", 2)
         visit.click("#restore")
         wait_for_status(visit, "Done")
-        visit.locator("#compare img").first.wait_for(state="visible")
+        visit.locator("#editor img.restored").wait_for(state="visible")
         assert visit.evaluate("() => document.documentElement.scrollWidth") <= 390
         brightness = visit.evaluate(
             """() => ['color', 'backgroundColor'].map((name) => {

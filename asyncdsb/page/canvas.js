@@ -363,7 +363,9 @@ asyncdsb.canvas = (() => {
     const options = { duration: 900, easing: "ease-in-out" };
     picture.animate([left, right].map((column) => ({ clipPath: `inset(0 ${100 - share(column)}% 0 0)` })), options);
     const opacity = getComputedStyle(view).getPropertyValue("--paint");
-    canvas.animate([left, right].map((column) => ({ clipPath: `inset(0 0 0 ${share(column)}%)`, opacity })), options);
+    // By a mask: where a clip path hides the canvas, it would get no strokes.
+    const mask = { maskImage: "linear-gradient(to right, transparent 50%, #000 50%)", maskSize: "200% 100%", opacity };
+    canvas.animate([left, right].map((column) => ({ ...mask, maskPosition: `${100 - share(column)}% 0` })), options);
   }
 
   function hold(before) {
