@@ -452,6 +452,10 @@ def test_a_result_is_compared_in_place(page, photo):
     assert page.evaluate("window.stroke") == {"result": True}
     assert not restored.is_visible() and painted(page)[hole].all()
     page.evaluate("asyncdsb.canvas.onStroke = null")
+    # While it wipes as well.
+    page.evaluate("(source) => asyncdsb.canvas.showResult(source, {wipe: true})", source)
+    paint(page, (30, 200), (60, 200))
+    assert painted(page)[200, 30:60].all()
 
 
 def test_paint_restore_download(page, photo, tmp_path):
