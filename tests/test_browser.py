@@ -477,6 +477,10 @@ def test_a_result_is_compared_in_place(page, photo):
     paint(page, (30, 30), (60, 30))
     assert page.evaluate("window.stroke") == {"result": True}
     assert not restored.is_visible() and painted(page)[hole].all()
+    # While it wipes as well.
+    page.evaluate("(source) => asyncdsb.canvas.showResult(source, {wipe: true})", source)
+    paint(page, (30, 200), (60, 200))
+    assert painted(page)[200, 30:60].all()
     page.evaluate("() => { asyncdsb.canvas.onStroke = window.hook; }")
 
 

@@ -282,7 +282,7 @@ asyncdsb.canvas = (() => {
     if (!photo || event.button > 1) return;
     pointer = [event.clientX, event.clientY];
     pointers.set(event.pointerId, pointer);
-    canvas.setPointerCapture(event.pointerId);
+    sheet.setPointerCapture(event.pointerId);
     if (pointers.size > 1) {
       abandon();
       moving = true;
@@ -456,16 +456,17 @@ asyncdsb.canvas = (() => {
     element = root;
     [view, sheet, canvas, cursor, slider] = [".view", ".sheet", "canvas", ".cursor", ".size input"].map((one) => root.querySelector(one));
     context = canvas.getContext("2d", { willReadFrequently: true });
-    canvas.addEventListener("pointerdown", down);
-    canvas.addEventListener("pointermove", move);
-    canvas.addEventListener("pointerup", up);
-    canvas.addEventListener("pointercancel", up);
-    canvas.addEventListener("pointerleave", () => {
+    // On the sheet, as the canvas takes none where the wipe of a result clips it.
+    sheet.addEventListener("pointerdown", down);
+    sheet.addEventListener("pointermove", move);
+    sheet.addEventListener("pointerup", up);
+    sheet.addEventListener("pointercancel", up);
+    sheet.addEventListener("pointerleave", () => {
       pointer = null;
       cursor.classList.remove("seen");
     });
     // Else the middle button scrolls.
-    canvas.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault());
+    sheet.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault());
     canvas.addEventListener("keydown", paintByKey);
     canvas.addEventListener("blur", () => cursor.classList.remove("seen"));
     view.addEventListener("wheel", wheel, { passive: false });
