@@ -72,7 +72,7 @@ class RestorationValidator:
                 truths = [crop.pixels for crop in chunk]
                 inputs = [crop.corrupted(kind) for crop in chunk]
                 seeds = [crop.noise_seed(kind) for crop in chunk]
-                restored, first = method.follow(inputs, masks, seeds)
+                restored, first = method.restore(inputs, masks, seeds)
                 sums["first_error"] += first_errors(first, truths, masks)
                 for part in gauge_sums(restored, truths, masks):
                     for name, value in part.items():
