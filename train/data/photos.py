@@ -14,14 +14,12 @@ from tqdm import tqdm
 
 from train.data.draws import Draws, to_device
 from train.data.sources import iter_photos, scaled
+from train.data.streams import CropStream
 from train.loop.processes import Processes
 from train.presets import Preset
 
 SAMPLE_STEP = 2**31
 """Step whose batch is shown in sample pictures; no training reaches it."""
-
-BUFFER = 4096
-"""Encoded photographs of a stream that are mixed, all lanes together."""
 
 SHOWN = 8
 """Crops that are shown."""
@@ -147,11 +145,11 @@ def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Im
 
 
 class PhotoStream:
-    """Crops from tar shards, of which this process reads its own samples only.
+    """Crops from tar files, of which this process reads its own samples only.
 
     Args:
         preset: sizes and counts.
-        args: of the command line; ``args.data`` are the shards, see :mod:`train.data.streams`.
+        args: of the command line; ``args.data`` are corpora, see :mod:`train.data.streams`.
         processes: that share every batch.
         draws: samples of a batch that share a photo.
 
@@ -163,28 +161,19 @@ class PhotoStream:
         self, preset: Preset, args: argparse.Namespace, processes: Processes, draws: int = 1
     ):
         if args.shares:
-            raise ValueError("expected no --shares with --stream: shards are read in turn")
-        try:
-            from train.data.streams import CropStream
-        except ImportError:
-            raise ValueError(
-                "expected webdataset for --stream; run `pip install webdataset`"
-            ) from None
+            raise ValueError("expected no --shares with --stream: all photographs come equally")
         self.preset, self.processes, self.each = preset, processes, draws
         self.parts = args.accumulate
-        self.stream = CropStream(
-            args.data, preset.short_sides, args.seed, args.device, buffer=BUFFER
-        )
+        self.stream = CropStream(args.data, preset.short_sides, args.seed, args.device)
         self.held: tuple[int, Tensor] | None = None
-        # Taken now, as a stream is not meant to go back.
+        # Taken now, as another request would undo what is read ahead.
         self.shown = self.stream.crops(0, SHOWN, preset.size) if processes.main else None
 
     @property
     def identity(self) -> dict:
         """What the order of the photographs depends on, beside the seed and the photographs."""
-        stream = self.stream
-        shards = [Path(shard.url).name for shard in stream.shards]
-        return {"lanes": stream.lanes, "buffer": BUFFER, "shards": shards}
+        names = [path.name for path in self.stream.shards]
+        return {"photos": len(self.stream), "shards": names}
 
     def close(self) -> None:
         """End what reads ahead."""

@@ -317,7 +317,7 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     options.add_argument(
         "--stream",
         action="store_true",
-        help="read --data, tar shards, as the training goes on, see train.data.streams",
+        help="read --data, corpora of train.corpus, as the training goes on",
     )
     options.add_argument("--val", nargs="+", help="held-out photos, scored at intervals")
     options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
