@@ -114,12 +114,6 @@ def test_paired_metrics_refuse_what_they_cannot_compare(metric):
     image = picture(5)
     with pytest.raises(ValueError, match="one shape.*got"):
         metric(image, image[:-1])
-    with pytest.raises(ValueError, match="uint8.*got float64"):
-        metric(image.astype(float), image)
-    with pytest.raises(ValueError, match="mask as bool.*got"):
-        metric(image, image, np.ones((3, 3), bool))
-    with pytest.raises(ValueError, match="empty"):
-        metric(image, image, np.zeros(image.shape[:2], bool))
 
 
 def test_ssim_refuses_images_smaller_than_its_window():
@@ -230,14 +224,6 @@ def test_kernel_distance_is_unbiased():
     assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(len(values))
 
 
-@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
-def test_set_distances_refuse_bad_shapes(distance):
-    with pytest.raises(ValueError, match="same d.*got"):
-        distance(np.zeros((3, 4)), np.zeros((3, 5)))
-    with pytest.raises(ValueError, match="at least 2 samples.*got"):
-        distance(np.zeros((1, 4)), np.zeros((3, 4)))
-
-
 def test_feature_net_gives_one_vector_per_image_whatever_the_batch():
     network = EfficientNetFeatures()
     images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -247,8 +233,6 @@ def test_feature_net_gives_one_vector_per_image_whatever_the_batch():
     # A trained network tells the pictures apart from a shift of their grey value by 1/255.
     shifted = network(images + 2 / 255)
     assert np.abs(shifted - features).mean() < 0.3 * np.abs(features[0] - features[1]).mean()
-    with pytest.raises(ValueError, match=r"\(B, 3, H, W\).*got"):
-        network(images[:, :1])
 
 
 def test_class_scores_are_those_of_the_whole_network():
@@ -269,10 +253,6 @@ def test_inception_score_of_known_distributions():
     assert inception_score(certain) == pytest.approx(8)
     assert inception_score(np.zeros((8, 5))) == pytest.approx(1)
     assert inception_score(np.tile(certain[:1], (6, 1))) == pytest.approx(1)
-    # Four clear classes in each half, each twice.
-    halves = np.concatenate([np.repeat(certain[:4], 2, 0), np.repeat(certain[4:], 2, 0)])
-    assert inception_score(halves, splits=2) == pytest.approx(4)
-    assert inception_score(halves) == pytest.approx(8)
 
 
 def test_inception_score_agrees_with_scipy():
@@ -280,8 +260,6 @@ def test_inception_score_agrees_with_scipy():
     p = scipy.special.softmax(logits, 1)
     wanted = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
     assert inception_score(logits) == pytest.approx(wanted, rel=1e-12)
-    with pytest.raises(ValueError, match="at least 31 parts.*30"):
-        inception_score(logits, 31)
 
 
 # --- FID's own network, which is an extra ---
@@ -358,20 +336,6 @@ def test_patchmatch_serves_a_mask_that_covers_its_coarsest_scale():
     restored = baselines.restore("patchmatch", image, mask)
     np.testing.assert_array_equal(restored[~mask], image[~mask])
     assert (restored[mask] != 0).mean() > 0.9
-
-
-def test_classical_methods_refuse_bad_input():
-    image, mask = picture(7, (64, 64)), make_mask("center", 64)
-    with pytest.raises(ValueError, match="telea, navier-stokes, patchmatch.*'magic'"):
-        baselines.restore("magic", image, mask)
-    with pytest.raises(ValueError, match="image as uint8.*got float64"):
-        baselines.restore("telea", image / 255, mask)
-    with pytest.raises(ValueError, match="mask as bool.*got uint8"):
-        baselines.restore("telea", image, mask.astype(np.uint8))
-    with pytest.raises(ValueError, match="0 missing"):
-        baselines.restore("telea", image, np.zeros_like(mask))
-    with pytest.raises(ValueError, match="4096 missing"):
-        baselines.restore("telea", image, np.ones_like(mask))
 
 
 # --- colours ---
@@ -509,13 +473,3 @@ def test_a_band_begins_with_its_own_frequency():
         wave = np.broadcast_to(np.cos(2 * np.pi * cycles * place)[:, None, None], (16, 16, 1))
         found = band_power(wave, 0 * wave, np.ones((16, 16), bool))
         assert int(found.argmax()) == band and found[band] == pytest.approx(128)
-
-
-def test_gauges_refuse_what_they_cannot_compare():
-    image, fill, hole = holed(48)
-    with pytest.raises(ValueError, match=r"square picture.*\(48, 40, 3\)"):
-        band_power(image[:, :40], fill[:, :40], hole[:, :40])
-    with pytest.raises(ValueError, match="square picture"):
-        band_power(image, fill[..., :1], hole)
-    with pytest.raises(ValueError, match="at least 4 pixels, got 3"):
-        octaves(3)

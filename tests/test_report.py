@@ -37,13 +37,6 @@ def test_one_photo_has_no_interval():
     assert found["mean"] == 2 and found["low"] is found["high"] is None
 
 
-def test_clustered_mean_refuses_unmatched_values():
-    with pytest.raises(ValueError, match="2 values and 1 groups"):
-        clustered_mean([1.0, 2.0], ["a"])
-    with pytest.raises(ValueError, match="0 values"):
-        clustered_mean([], [])
-
-
 def test_contact_sheet_puts_pictures_in_their_places():
     red, blue = (np.full((40, 40, 3), c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
     sheet = np.array(contact_sheet([[red, blue], [blue, red]], ["a", "b"]))

@@ -71,7 +71,6 @@ class BridgeTrainer:
         torch.manual_seed(args.seed)
         self.device = args.device
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
-        self.batches = Batches(preset, args, self.processes, preset.draws)
         self.completion, self.weights = None, {}
         if args.gradient:
             self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
@@ -106,6 +105,7 @@ class BridgeTrainer:
                 )
             self.model.unet.checkpointing = True
         self.preset = preset = replace(preset, model=self.config)
+        self.batches = Batches(preset, args, self.processes, preset.draws)
         self.ema = Average(self.model, preset.ema)
         # The averaged weights as samples, validation and export use them.
         self.averaged: BridgeDenoiser | None = cast(BridgeDenoiser, self.ema.module)

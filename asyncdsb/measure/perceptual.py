@@ -156,7 +156,6 @@ class EfficientNetFeatures:
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """Return float64 (B, 1280) features of float32 (B, 3, H, W) images in [-1, 1]."""
-        _check_images(images)
         scaled = ((images.to(self._device) + 1) * 127.5 - 127) / 128
         return self._network.extract_features(scaled).mean((2, 3)).double().cpu().numpy()
 
@@ -214,7 +213,6 @@ class InceptionFeatures:
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """Return float64 (B, 2048) features of float32 (B, 3, H, W) images in [-1, 1]."""
-        _check_images(images)
         levels = ((images.to(self._device) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         (features,) = self._network(levels)
         return features.double().cpu().numpy()
@@ -222,11 +220,6 @@ class InceptionFeatures:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return float64 (n, 1008) class scores without bias."""
         return _linear(self._network.fc.weight, None, features)
-
-
-def _check_images(images: torch.Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"expected images (B, 3, H, W); got {tuple(images.shape)}")
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None, features: np.ndarray) -> np.ndarray:
