@@ -314,7 +314,7 @@ def draws(count: int, seed: int = 0) -> Draws:
 def bridge_args(runs, photos, *more: str) -> argparse.Namespace:
     weights = str(runs / "at_once" / "gradient" / "weights")
     options = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--out", "none"]
-    return train.bridge.arguments([*options, "--gradient", weights, *more])
+    return train.bridge.bridge_parser().parse_args([*options, "--gradient", weights, *more])
 
 
 def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
