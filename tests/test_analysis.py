@@ -9,11 +9,9 @@ from PIL import Image
 
 from asyncdsb.gradient import image_gradient
 from asyncdsb.measure.analysis import (
-    MEASURES,
     PARTS,
+    centroids,
     gradient_parts,
-    mismatch,
-    oracle_progress,
     progress,
     rank_correlation,
     restoration_time,
@@ -49,88 +47,47 @@ def tau_of(name, x0, mask):
     return tau_map(image_gradient(x0), 0.0, 1.0, 2.0, mask)
 
 
-def run(denoise, x1, mask, tau, steps=20, sampler="posterior", seed=100):
-    generators = [torch.Generator().manual_seed(seed)]
-    return sample(
+def follow(denoise, tau, steps=50, sampler="ode", measure="projection"):
+    """Progress of x_t over a run of :func:`scene`."""
+    x0, mask, x1 = scene()
+    parts = gradient_parts(image_gradient(x0), mask)
+    tau = tau_of(tau, x0, mask) if isinstance(tau, str) else torch.full_like(mask, tau)
+    generators = [torch.Generator().manual_seed(100)]
+    states = sample(
         denoise, x1, mask, tau, SCHEDULE, steps=steps, sampler=sampler, generators=generators
     )
+    return progress(list(states), x0, tau, SCHEDULE, parts, measure)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+def oracle(x, t, s):
+    """A denoiser that knows the truth."""
+    return scene()[0]
+
+
 @pytest.mark.parametrize("name", ["uniform", "early", "inward", "gradient"])
 @pytest.mark.parametrize("sampler", ["posterior", "ode"])
-def test_an_oracle_has_no_mismatch_within_the_stated_error(name, measure, sampler):
-    x0, mask, x1 = scene()
-    tau = tau_of(name, x0, mask)
-    parts = gradient_parts(image_gradient(x0), mask)
-    oracle = oracle_progress(
-        x0, x1, mask, tau, SCHEDULE, parts, steps=20, sampler=sampler, measure=measure
-    )
-    states = run(lambda x, t, s: x0, x1, mask, tau, sampler=sampler)
-    found = mismatch([progress(states, x0, tau, SCHEDULE, parts, measure)], oracle)
+def test_the_projection_of_an_oracle_follows_the_schedule(name, sampler):
+    found = follow(oracle, name, sampler=sampler)
     for part in PARTS:
-        # The error is itself an estimate from eight runs: 5 of them is what t with 7 degrees of
-        # freedom exceeds once in 600 times.
-        assert abs(found[part].delay) <= 5 * found[part].error + 1e-6, part
-        assert found[part].error < 0.02
-        assert found[part].correlation > 0.9
-
-
-@pytest.mark.parametrize("name", ["uniform", "inward", "gradient"])
-def test_the_projection_of_an_oracle_without_noise_is_the_schedule_itself(name):
-    x0, mask, x1 = scene()
-    tau = tau_of(name, x0, mask)
-    parts = gradient_parts(image_gradient(x0), mask)
-    (oracle,) = oracle_progress(x0, x1, mask, tau, SCHEDULE, parts, steps=50, sampler="ode", runs=1)
-    for part in PARTS:
-        np.testing.assert_allclose(oracle.speed(part), oracle.beta[part], atol=1e-5)
-        assert oracle.beta[part].sum() == pytest.approx(1)
-    found = mismatch([oracle], [oracle])
-    assert all(abs(m.delay_beta) < 1e-5 and m.error == 0 for m in found.values())
+        assert found.beta[part].sum() == pytest.approx(1)
+        # Noise moves the sampled run a little; without it the schedule is met exactly.
+        delay = centroids(found.t, found.beta[part]) - found.centroid(part)
+        assert abs(delay) < (0.02 if sampler == "posterior" else 1e-5)
+        if sampler == "ode":
+            np.testing.assert_allclose(found.speed(part), found.beta[part], atol=1e-5)
 
 
 @pytest.mark.parametrize("tau", [0.2, 0.5, 0.8])
 def test_the_centroid_of_the_schedule_is_the_mean_time_of_beta(tau):
-    x0, mask, x1 = scene()
-    parts = gradient_parts(image_gradient(x0), mask)
-    flat = torch.full_like(mask, tau)
-    (oracle,) = oracle_progress(
-        x0, x1, mask, flat, SCHEDULE, parts, steps=400, sampler="ode", runs=1
-    )
-    points = [tau]
-    mean, _ = scipy.integrate.quad(lambda t: t * float(SCHEDULE.beta(t, tau)), 0, 1, points=points)
-    assert oracle.centroid("all") == pytest.approx(mean / SCHEDULE.total_var, abs=1e-4)
-
-
-def test_a_run_on_a_later_schedule_is_late_by_the_difference_of_the_centroids():
-    x0, mask, x1 = scene()
-    parts = gradient_parts(image_gradient(x0), mask)
-    middle, late = torch.full_like(mask, 0.5), torch.full_like(mask, 0.2)
-    options = {"steps": 100, "sampler": "ode", "runs": 1}
-    oracle = oracle_progress(x0, x1, mask, middle, SCHEDULE, parts, **options)
-    found = oracle_progress(x0, x1, mask, late, SCHEDULE, parts, **options)
-    delay = mismatch(found, oracle)["all"].delay
-    t = np.linspace(0, 1, 20001)
-    means = [
-        np.trapezoid(t * SCHEDULE.beta(torch.from_numpy(t), tau).numpy(), t) for tau in (0.5, 0.2)
-    ]
-    assert delay == pytest.approx((means[0] - means[1]) / SCHEDULE.total_var, abs=1e-3)
-    assert delay > 0.03
+    mean, _ = scipy.integrate.quad(lambda t: t * float(SCHEDULE.beta(t, tau)), 0, 1, points=[tau])
+    found = follow(oracle, tau, steps=400)
+    assert found.centroid("all") == pytest.approx(mean / SCHEDULE.total_var, abs=1e-4)
 
 
 def test_the_estimate_of_a_denoiser_that_learns_late_is_late():
-    x0, mask, x1 = scene()
-    tau = torch.full_like(mask, 0.5)
-    parts = gradient_parts(image_gradient(x0), mask)
-    oracle = oracle_progress(x0, x1, mask, tau, SCHEDULE, parts, steps=20)
-
-    def slow(x, t, s):
-        return x0 if float(t[0]) < 0.3 else x1
-
-    states = run(slow, x1, mask, tau)
-    found = mismatch([progress(states, x0, tau, SCHEDULE, parts)], oracle)["all"]
-    assert found.delay > 0.2 and found.delay > 10 * found.error
-    assert found.correlation < 0.8
+    x0, _, x1 = scene()
+    found = follow(lambda x, t, s: x0 if float(t[0]) < 0.3 else x1, 0.5, 20, "posterior")
+    assert centroids(found.t, found.beta["all"]) - found.centroid("all") > 0.2
 
 
 def test_terciles_share_the_hole_and_are_ordered():
@@ -144,14 +101,6 @@ def test_terciles_share_the_hole_and_are_ordered():
     assert values[low].max() <= values[middle].min() <= values[middle].max() <= values[high].min()
     with pytest.raises(ValueError, match="at least 3"):
         gradient_parts(gradient, torch.zeros_like(mask))
-
-
-@pytest.mark.parametrize("wrong", [{"measure": "psnr"}, {"signal": "x1"}])
-def test_unknown_names_are_refused(wrong):
-    x0, mask, x1 = scene()
-    parts = gradient_parts(image_gradient(x0), mask)
-    with pytest.raises(ValueError, match="expected a"):
-        progress(iter(()), x0, mask, SCHEDULE, parts, **wrong)
 
 
 def test_restoration_time_is_when_a_pixel_comes_to_stay():
@@ -200,7 +149,8 @@ def test_the_timeline_of_a_photo_follows_its_order():
     assert np.array_equal(patched.restored, found.restored, equal_nan=True)
     assert patched.progress.value["all"] == pytest.approx(found.progress.value["all"])
     # The other way round, and against another truth.
-    assert timeline(frames_of(pictures), 1 - tau, gradient, mask, SCHEDULE).correlation == -1
+    backwards = timeline(frames_of(pictures), 1 - tau, gradient, mask, SCHEDULE)
+    assert backwards.correlation == pytest.approx(-1)
     other = timeline(frames_of(pictures), tau, gradient, mask, SCHEDULE, truth=255 - last)
     assert other.progress.value["all"][-1] < found.progress.value["all"][-1]
     assert found.progress.value["all"][-1] == pytest.approx(1)

@@ -151,29 +151,6 @@ def test_crops_depend_on_the_generator_alone(folder):
     assert torch.equal(bank.crops(32, part), first[1:3])
 
 
-def test_shares_decide_how_often_each_folder_is_drawn(tmp_path):
-    """However many photos and copies a folder has."""
-    for name, grey, count in (("few", 0, 1), ("many", 200, 5)):
-        (tmp_path / name).mkdir()
-        for number in range(count):
-            picture = Image.new("RGB", (90, 90), (grey,) * 3)
-            picture.save(tmp_path / name / f"{number}.png")
-    paths = [tmp_path / "few", tmp_path / "many"]
-
-    def dark(shares) -> float:
-        bank = PhotoBank(paths, [40, 64], shares=shares)
-        crops = bank.crops(4, draws(4000, 0))
-        return float((crops[:, 0, 0, 0] < 0).float().mean())
-
-    # 4000 draws: standard deviation below 0.008.
-    assert dark(None) == pytest.approx(1 / 6, abs=0.03)
-    assert dark([1, 1]) == pytest.approx(1 / 2, abs=0.03)
-    assert dark([3, 1]) == pytest.approx(3 / 4, abs=0.03)
-    for shares in ([1], [1, 0], [1, -2], [1, 1, 1]):
-        with pytest.raises(ValueError, match="2 positive shares"):
-            PhotoBank(paths, [40], shares=shares)
-
-
 def test_too_large_crops_are_refused(folder):
     with pytest.raises(ValueError, match="crops of 50 x 50 pixels, got copies of at most 40 on"):
         PhotoBank([folder], [40]).crops(50, draws(1, 0))

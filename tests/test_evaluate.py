@@ -19,9 +19,8 @@ import train.evaluate
 import train.judge.validation
 from asyncdsb.measure.perceptual import EfficientNetFeatures, SetNames
 from asyncdsb.photo.fill import fill_hole
-from asyncdsb.photo.restoration import Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.evaluate import evaluate, main, summarise
+from train.evaluate import collect, main, restore_and_score, summarise
 from train.judge.methods import (
     Method,
     bridge_method,
@@ -83,8 +82,9 @@ FRECHET_NAME, KERNEL_NAME, SCORE_NAME = FakeFeatures.names
 
 
 def run(methods, folder, photos=PHOTOS, batch=4, kinds=("center", "narrow"), crops=2):
-    found = evaluate(lambda: iter_crops(photos, crops, 48), methods, kinds, folder, batch, JUDGES)
-    return summarise(found, JUDGES)
+    cut = list(iter_crops(photos, crops, 48))
+    restore_and_score(cut, methods, kinds, folder, batch, JUDGES)
+    return summarise(collect(cut, methods, kinds, folder, JUDGES), JUDGES)
 
 
 def truth_method() -> Method:
@@ -95,7 +95,7 @@ def truth_method() -> Method:
         return [
             next(t for t in truths.values() if (t[~mask] == crop[~mask]).all())
             for crop, mask in zip(crops, masks, strict=True)
-        ]
+        ], None
 
     return Method("truth", "truth", restore)
 
@@ -160,7 +160,7 @@ def test_every_method_meets_the_same_holes_and_sees_nothing_in_them(tmp_path):
         triples = zip(crops, masks, seeds, strict=True)
         seen.append([(crop.tobytes(), mask.tobytes(), seed) for crop, mask, seed in triples])
         assert all((crop[mask] == 0).all() for crop, mask in zip(crops, masks, strict=True))
-        return crops
+        return crops, None
 
     run([Method("one", "one", restore), Method("two", "two", restore)], tmp_path)
     assert seen[0::2] == seen[1::2]
@@ -235,7 +235,7 @@ def test_bridge_method_keeps_known_pixels_whatever_the_pipeline_returns():
 
     crop = next(iter_crops(PHOTOS, 1, 48))
     mask = crop.mask("wide")
-    (result,) = bridge_method("x", Careless(), "w", {}).restore([crop.pixels], [mask], [0])
+    (result,), _ = bridge_method("x", Careless(), "w", {}).restore([crop.pixels], [mask], [0])
     np.testing.assert_array_equal(result[~mask], crop.pixels[~mask])
     assert (result[mask] == 255).all()
 
@@ -384,7 +384,7 @@ def test_three_columns_are_the_bridge_its_patches_and_patches_alone(tiny_weights
     assert columns[2].classical and columns[0].pipe is columns[1].pipe
     crop = next(iter_crops(PHOTOS, 1, 64))
     batch = [crop.corrupted("wide")], [crop.mask("wide")], [3]
-    alone, patched = (m.follow(*batch) for m in columns[:2])
+    alone, patched = (m.restore(*batch) for m in columns[:2])
     assert (alone[0][0] != patched[0][0]).any()
     assert torch.equal(alone[1], patched[1])
 
@@ -446,14 +446,19 @@ def test_command_line_refuses_with_one_line(shard, tmp_path, capsys, extra, mess
     assert re.search(message, error) and error.count("\n") == 1
 
 
-def test_the_presets_set_defaults_that_options_override(shard, tiny_weights, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(train.evaluate, "run", seen.append)
-    for extra in ("", "--preset quick", "--preset quick --crops 3"):
-        main(["--data", str(shard), "-o", str(tmp_path), *extra.split()])
-    steps = Settings().steps
-    assert [(a.crops, a.steps) for a in seen] == [(None, steps), (1, 10), (3, 10)]
-    assert all(a.methods.startswith("bridge,") for a in seen)
+def test_settings_are_varied_in_every_combination(shard, tiny_weights, tmp_path):
+    command = f"--data {shard} --weights {tiny_weights} --size 64 --limit 2 --crops 1 --masks wide"
+    command += f" --methods bridge,telea --steps 3 --sheet 0 --device cpu -o {tmp_path}"
+    vary = ["--vary", "tau_min=0.2,0.6", "--vary", "tau_max=0.5,0.8"]
+    assert train.evaluate.main([*command.split(), *vary]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    names = [f"bridge?tau_min={low}&tau_max={high}" for low, high in RANGES]
+    assert list(results["results"]["wide"]) == [*names, "telea"]
+    settings = json.loads(results["methods"][names[2]])[2]
+    assert (settings["steps"], settings["tau_min"], settings["tau_max"]) == (3, 0.6, 0.8)
+
+
+RANGES = ((0.2, 0.5), (0.2, 0.8), (0.6, 0.8))
 
 
 def test_restorations_of_other_programs_are_scored_beside_ours(

@@ -73,11 +73,14 @@ def test_the_wheel_holds_the_packages_the_weights_and_nothing_else(built):
     ends = ("bridge.json", "bridge.safetensors", "gradient.json", "gradient.safetensors")
     kept = {f"{name}/{end}" for name in BUNDLED_NAMES for end in (*ends, "README.md")}
     assert weights == {f"asyncdsb/weights/{end}" for end in kept}
+    lpips = {"LICENSE", "alexnet.safetensors"}
+    assert {f"asyncdsb/lpips/{name}" for name in lpips} <= names
     assert {"asyncdsb/py.typed", f"{about}licenses/LICENSE", f"{about}entry_points.txt"} <= names
     assert {name.split("/")[0] + "/" for name in names} == {"asyncdsb/", "train/", about}
     with tarfile.open(archive) as tar:
         sources = {name.partition("/")[2] for name in tar.getnames()}
     assert {f"assets/weights/{end}" for end in kept} <= sources
+    assert {f"assets/lpips/{name}" for name in lpips} <= sources
     assert not [name for name in sources if name.startswith(("assets/matched", "benchmarks"))]
 
 

@@ -171,8 +171,8 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
         assert description["training"]["steps"] == 4
         records = json.loads((tmp_path / "validation.json").read_text())
         assert [record["step"] for record in records] == [2, 4]
-        # Nothing is left to be done the second time.
-        monkeypatch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+        if stopped == "validate":  # Scores are there the second time.
+            monkeypatch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
 
 
 def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):
@@ -314,7 +314,7 @@ def draws(count: int, seed: int = 0) -> Draws:
 def bridge_args(runs, photos, *more: str) -> argparse.Namespace:
     weights = str(runs / "at_once" / "gradient" / "weights")
     options = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--out", "none"]
-    return train.bridge.arguments([*options, "--gradient", weights, *more])
+    return train.bridge.bridge_parser().parse_args([*options, "--gradient", weights, *more])
 
 
 def test_trained_weights_load_into_the_pipeline(runs, tmp_path):
@@ -534,7 +534,7 @@ def test_two_hundred_steps_beat_the_smooth_fill_at_the_start():
     with torch.no_grad():
         found = model.x0_hat(context.x1, one, one.expand_as(mask), context, schedule.total_var)
     ours, smooth = (((x - image) * mask).square().sum() for x in (found, context.fill))
-    assert ours / smooth < 0.8
+    assert ours / smooth < 0.3
 
 
 def test_tau_ranges_cover_the_triangle_and_i2sb():
@@ -552,11 +552,8 @@ def test_tau_ranges_cover_the_triangle_and_i2sb():
     "name, conditions, low, high",
     [("i2sb", 1, 0.5, 0.5), ("i2sb-gradient", 3, 0.5, 0.5), ("asyncdsb", 3, 0.2, 0.5)],
 )
-@pytest.mark.parametrize("end", ["", "-cpu"])
-def test_the_matched_presets_differ_in_schedule_and_condition_alone(
-    name, conditions, low, high, end
-):
-    preset = BRIDGE_PRESETS[name + end]
+def test_the_matched_presets_differ_in_schedule_and_condition_alone(name, conditions, low, high):
+    preset = BRIDGE_PRESETS[name]
     g = torch.Generator().manual_seed(0)
     gradient, mask = torch.rand(20, 1, 16, 16, generator=g), torch.ones(20, 1, 16, 16)
     tau = draw_tau(preset, gradient, mask, draws(len(mask), 1))
@@ -570,7 +567,7 @@ def test_the_matched_presets_differ_in_schedule_and_condition_alone(
         tau_range=None,
         model=dataclasses.replace(preset.model, conditions=()),
     )
-    first = BRIDGE_PRESETS["i2sb" + end]
+    first = BRIDGE_PRESETS["i2sb"]
     first = dataclasses.replace(
         first, synchronous=0, model=dataclasses.replace(first.model, conditions=())
     )
@@ -578,19 +575,15 @@ def test_the_matched_presets_differ_in_schedule_and_condition_alone(
 
 
 def test_the_bbdm_preset_has_a_constant_schedule_and_no_noise_in_its_start():
-    for end in ("", "-cpu"):
-        first, other = BRIDGE_PRESETS["i2sb" + end], BRIDGE_PRESETS["bbdm" + end]
-        schedule = other.model.schedule
-        assert schedule.total_var == pytest.approx(2)
-        assert float(schedule.clock(0.3, 0.5)) == pytest.approx(0.3)
-        assert (other.model.fill, other.model.hole_noise) == ("zero", 0)
-        plain = dataclasses.replace(
-            other.model,
-            beta_min=first.model.beta_min,
-            beta_max=first.model.beta_max,
-            hole_noise=1.0,
-        )
-        assert dataclasses.replace(other, model=plain) == first
+    first, other = BRIDGE_PRESETS["i2sb"], BRIDGE_PRESETS["bbdm"]
+    schedule = other.model.schedule
+    assert schedule.total_var == pytest.approx(2)
+    assert float(schedule.clock(0.3, 0.5)) == pytest.approx(0.3)
+    assert (other.model.fill, other.model.hole_noise) == ("zero", 0)
+    plain = dataclasses.replace(
+        other.model, beta_min=first.model.beta_min, beta_max=first.model.beta_max, hole_noise=1.0
+    )
+    assert dataclasses.replace(other, model=plain) == first
 
 
 @pytest.mark.parametrize(

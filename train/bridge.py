@@ -30,7 +30,7 @@ from train.data.draws import Draws, to_device
 from train.data.photos import SAMPLE_STEP
 from train.judge.validation import RestorationValidator
 from train.loop.muon import Muon, split
-from train.loop.options import guarded
+from train.loop.options import program
 from train.loop.precision import autocast, compiles, precision
 from train.loop.processes import Method, Processes, whole
 from train.loop.run import Average, chosen_preset, parser, recorded, run
@@ -71,7 +71,6 @@ class BridgeTrainer:
         torch.manual_seed(args.seed)
         self.device = args.device
         self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
-        self.batches = Batches(preset, args, self.processes, preset.draws)
         self.completion, self.weights = None, {}
         if args.gradient:
             self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
@@ -106,6 +105,7 @@ class BridgeTrainer:
                 )
             self.model.unet.checkpointing = True
         self.preset = preset = replace(preset, model=self.config)
+        self.batches = Batches(preset, args, self.processes, preset.draws)
         self.ema = Average(self.model, preset.ema)
         # The averaged weights as samples, validation and export use them.
         self.averaged: BridgeDenoiser | None = cast(BridgeDenoiser, self.ema.module)
@@ -343,8 +343,8 @@ def started_with(out: str | Path) -> BridgeConfig | None:
     return config_from_dict(BridgeConfig, before["preset"]["model"])
 
 
-def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; see :func:`train.loop.run.parser` for what it has in common."""
+def bridge_parser() -> argparse.ArgumentParser:
+    """Options of this program; see :func:`train.loop.run.parser` for what it has in common."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
     options.add_argument(
         "--gradient",
@@ -360,18 +360,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="spread weights and optimiser state over all processes instead of copying them",
     )
-    return options.parse_args(argv)
+    return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    args = arguments(argv)
-
-    def work() -> None:
-        run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
-
-    return guarded("train.bridge", work)
-
+main = program(
+    bridge_parser, lambda args: run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
+)
 
 if __name__ == "__main__":
     sys.exit(main())

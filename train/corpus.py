@@ -3,8 +3,8 @@
 python -m train.corpus pack PHOTOS corpus --size 512
 python -m train.corpus check corpus
 
-The shards are plain tar files in the form of webdataset. Their photographs come in an order that is
-shuffled once, the same every time. ``index.json`` tells what each shard holds and what could not be
+The shards are plain tar files. Their photographs come in an order that is shuffled once, the same
+every time. ``index.json`` tells what each shard holds and what could not be
 read, ``broken.txt`` repeats the latter. A run that was killed goes on with the shard it was at, and
 ends with the same files, byte for byte, whatever the number of workers.
 """
@@ -20,14 +20,12 @@ import random
 import re
 import sys
 import tarfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import Pool
 from pathlib import Path
-from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -45,9 +43,6 @@ _PROGRESS = "progress.jsonl"
 """Settings, then a line for every shard that is done; kept until the index is written."""
 
 _OTHER = "expected {} to be empty, got a corpus of other photos or settings"
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -118,8 +113,8 @@ def pack(paths: Iterable[str | Path], out: Path, settings: Settings, workers: in
     left = photos[done[-1]["next"] :] if done else photos
     keys = _keys(photos)[len(photos) - len(left) :]
     bar = tqdm(total=len(photos), initial=len(photos) - len(left), unit="photo", leave=False)
-    with bar, _in_order(partial(_encoded, settings=settings), left, workers) as encoded:
-        records = zip(left, keys, encoded, strict=True)
+    with bar, _mapping(workers) as apply:
+        records = zip(left, keys, apply(partial(_encoded, settings=settings), left), strict=True)
         taken = len(photos) - len(left)
         while taken < len(photos):
             line = _write_shard(out / f"shard-{len(done):06d}.tar", records, settings, bar)
@@ -223,54 +218,33 @@ def _resumed(out: Path, head: dict) -> list[dict]:
     return done
 
 
-def parse_index(text: str, source: str) -> list[Shard]:
-    """The shards that an index lists.
-
-    Args:
-        text: contents of ``index.json``.
-        source: where it was read, for messages.
-
-    Raises:
-        ValueError: if it is something else, of another version, or damaged.
-    """
-    try:
-        index = json.loads(text)
-        found: object = (index["format"], index["version"])
-        if found == (FORMAT, VERSION):
-            shards = [Shard(**entry) for entry in index["shards"]]
-            # Names are joined to the index's folder or address: nothing may lead out of it.
-            if shards and all(re.fullmatch(r"\w[\w.-]*\.tar", shard.name) for shard in shards):
-                return shards
-            found = "other names of shards"
-    except (ValueError, KeyError, TypeError) as error:
-        found = f"a damaged one ({type(error).__name__}: {error})"
-    raise ValueError(f"expected the index of a corpus, version {VERSION}, in {source}, got {found}")
-
-
 def read_index(folder: Path) -> list[Shard]:
     """The shards of a finished corpus.
 
     Raises:
-        ValueError: if the folder holds none.
+        ValueError: if the folder holds none, or its index is of another version or damaged.
     """
     path = folder / INDEX
     if (folder / _PROGRESS).exists():
         raise ValueError(f"expected a finished corpus in {folder}; run its pack command again")
     if not path.is_file():
         raise ValueError(f"expected a corpus, found no {path}")
-    return parse_index(path.read_text("utf-8", "replace"), str(path))
+    try:
+        index = json.loads(path.read_text("utf-8", "replace"))
+        found: object = (index["format"], index["version"])
+        if found == (FORMAT, VERSION):
+            shards = [Shard(**entry) for entry in index["shards"]]
+            # Names are joined to the index's folder: nothing may lead out of it.
+            if shards and all(re.fullmatch(r"\w[\w.-]*\.tar", shard.name) for shard in shards):
+                return shards
+            found = "other names of shards"
+    except (ValueError, KeyError, TypeError) as error:
+        found = f"a damaged one ({type(error).__name__}: {error})"
+    raise ValueError(f"expected the index of a corpus, version {VERSION}, in {path}, got {found}")
 
 
-def check(folder: Path, fast: bool = False, workers: int = 1) -> list[str]:
-    """Say what is wrong with a corpus.
-
-    Args:
-        folder: of the corpus.
-        fast: checksums and counts only; otherwise every photograph is decoded.
-        workers: processes.
-
-    Returns:
-        One line for each thing that is wrong.
+def check(folder: Path, workers: int = 1) -> list[str]:
+    """Say what is wrong with a corpus, one line for each thing; every photograph is decoded.
 
     Raises:
         ValueError: if there is no index to check against.
@@ -279,13 +253,14 @@ def check(folder: Path, fast: bool = False, workers: int = 1) -> list[str]:
     names = {shard.name for shard in shards}
     strangers = sorted(path.name for path in folder.glob("*.tar") if path.name not in names)
     wrong = [f"{name}: not in {INDEX}" for name in strangers]
-    with _in_order(partial(_check_shard, folder, fast), shards, workers) as found:
+    with _mapping(workers) as apply:
+        found = apply(partial(_check_shard, folder), shards)
         for lines in tqdm(found, total=len(shards), unit="shard", leave=False):
             wrong += lines
     return wrong
 
 
-def _check_shard(folder: Path, fast: bool, shard: Shard) -> list[str]:
+def _check_shard(folder: Path, shard: Shard) -> list[str]:
     path = folder / shard.name
     if not path.is_file():
         return [f"{shard.name}: missing"]
@@ -301,7 +276,7 @@ def _check_shard(folder: Path, fast: bool, shard: Shard) -> list[str]:
         return [*wrong, f"{shard.name}: {_one_line(error)}"]
     if len(photos) != shard.records:
         wrong.append(f"{shard.name}: expected {shard.records} records, got {len(photos)}")
-    for photo in () if fast else photos:
+    for photo in photos:
         try:
             photo.read()
         except ValueError as error:
@@ -311,28 +286,13 @@ def _check_shard(folder: Path, fast: bool, shard: Shard) -> list[str]:
 
 
 @contextmanager
-def _in_order(
-    work: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[Iterator[Result]]:
-    """Results in the order of the items, made ahead by so many processes."""
+def _mapping(workers: int) -> Iterator[Callable]:
+    """A ``map`` that so many processes do, results in the order of the items."""
     if workers == 1:
-        yield map(work, items)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-
-        def results() -> Iterator[Result]:
-            pending: deque[Future[Result]] = deque()
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > 8 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-
-        try:
-            yield results()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield map
+    else:
+        with Pool(workers) as pool:
+            yield pool.imap
 
 
 def _encoded(photo: Photo, settings: Settings) -> tuple[bytes | None, str]:
@@ -387,7 +347,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--shard-mib", type=float, default=Settings.shard_mib, help="size of a shard in MiB")
     checking = command("check", help="verify a corpus")
     checking.add_argument("out", type=Path, metavar="CORPUS", help="its folder")
-    checking.add_argument("--fast", action="store_true", help="checksums and counts alone")
     for parser in (packing, checking):
         parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = options.parse_args(argv)
@@ -402,7 +361,7 @@ def main(argv: list[str] | None = None) -> int:
             broken = f", {len(index['broken'])} broken" if index["broken"] else ""
             print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")
         else:
-            wrong.extend(check(args.out, args.fast, args.workers))
+            wrong.extend(check(args.out, args.workers))
             print("\n".join(wrong) or f"{args.out}: all is well")
 
     return guarded("train.corpus", run) or int(bool(wrong))

@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,19 +50,13 @@ from train.judge.report import (
     gauge_table,
     legend,
     markdown_table,
+    publish,
     ratio_table,
     wide_table,
-    write_results,
 )
 from train.judge.scores import SCORES, SUMS, Judges, first_errors, gauge_sums, gauges, paired_scores
-from train.loop.options import HeldOut, guarded, held_out_parser, sampling
+from train.loop.options import HeldOut, held_out_parser, program, sampling
 from train.loop.processes import Processes
-
-PRESETS = {
-    "shipped": {},
-    "quick": {"crops": 1, "steps": 10, "methods": "bridge,telea,navier-stokes"},
-}
-"""What is measured: "shipped" is the protocol of the model card, "quick" its first glance."""
 
 METHODS = "bridge,bridge+patches,patch-fill,telea,navier-stokes,patchmatch"
 """What is compared by default: the bridge alone, what copied patches make of it, what they make
@@ -71,7 +65,7 @@ without it, and the other classical methods."""
 CROPS = 4
 """Crops per photo by default, of photos that are not portraits."""
 
-SCORES_VERSION = 4
+SCORES_VERSION = 5
 """Part of the name of kept scores: raise it when a metric changes."""
 
 
@@ -169,7 +163,7 @@ def collect(
                         values.append(float(stored[name]))
                     for name in SUMS:
                         tally.sums.setdefault(name, []).append(stored[name])
-                if method.follow is not None:
+                if method.pipe is not None:
                     first = np.load(_first_file(path))
                     tally.sums.setdefault("first_error", []).append(first)
                 _add_features(tally, path, judges)
@@ -213,20 +207,6 @@ def _summarise(by_method: dict[str, Tally], found: Collected, judges: Judges) ->
         scores["worst"] = found.names[int(np.argmax(tally.scores["lpips"]))]
         summary[name] = scores
     return summary
-
-
-def evaluate(
-    crops: Callable[[], Iterable[Crop]],
-    methods: Sequence[Method],
-    kinds: Sequence[str],
-    folder: Path,
-    batch: int,
-    judges: Judges,
-    progress: tqdm | None = None,
-) -> Collected:
-    """Restore, score and collect in one process, see :func:`restore_and_score`."""
-    restore_and_score(crops(), methods, kinds, folder, batch, judges, progress=progress)
-    return collect(crops(), methods, kinds, folder, judges)
 
 
 def _batched(crops: Iterable[Crop], batch: int) -> Iterator[list[Crop]]:
@@ -285,7 +265,7 @@ def _keep(chunk: list[Crop], kind: str, method: Method, folder: Path, judges: Ju
     """Restore a batch and score it, as far as that is missing on disk."""
     paths = [method.cached(folder, crop, kind) for crop in chunk]
     # Of the first estimates nothing is kept but their errors: they are taken in the same run.
-    firsts = [] if method.follow is None else [_first_file(path) for path in paths]
+    firsts = [] if method.pipe is None else [_first_file(path) for path in paths]
     if _missing(paths + firsts):
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         results, errors = _results(chunk, kind, method)
@@ -323,10 +303,9 @@ def _results(crops: list[Crop], kind: str, method: Method) -> tuple[list[np.ndar
         # What the hole shows must have no influence, so no method gets to see it.
         inputs = [crop.corrupted(kind) for crop in crops]
         seeds = [crop.noise_seed(kind) for crop in crops]
-        if method.follow is None:
-            return method.restore(inputs, masks, seeds), []
-        restored, first = method.follow(inputs, masks, seeds)
-        return restored, first_errors(first, [crop.pixels for crop in crops], masks)
+        restored, first = method.restore(inputs, masks, seeds)
+        truths = [crop.pixels for crop in crops]
+        return restored, [] if first is None else first_errors(first, truths, masks)
     results = []
     for crop, mask in zip(crops, masks, strict=True):
         path = method.made_elsewhere(crop, kind)
@@ -392,12 +371,16 @@ def draw_sheet(
     return contact_sheet(pictures, heads)
 
 
-def parser(program: str = "train.evaluate", doc: str = __doc__) -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Options of this program."""
-    options = held_out_parser(program, doc, size=None, crops=None)
+    options = held_out_parser("train.evaluate", __doc__, methods=METHODS)
     add = options.add_argument
-    add("--preset", choices=PRESETS, default="shipped", help="defaults of the other options")
-    add("--methods", default=METHODS, help="comma-separated, see train.judge.methods")
+    add(
+        "--vary",
+        action="append",
+        metavar="SETTING=VALUES",
+        help="try each bridge with each of these values, as steps=10,20; again for combinations",
+    )
     add("--inception", metavar="FILE", help=f"{INCEPTION_FILE}, or 'download', for FID, KID and IS")
     add("--write-inputs", action="store_true", help="only write crops and masks")
     add("--sheet", type=int, default=4, help="photos on the contact sheet, 0 = no sheet")
@@ -449,7 +432,7 @@ def run(args: argparse.Namespace) -> dict:
         "results": summary,
     }
     tables, draw = tables_of(summary, methods, judges), partial(chart, summary, ["lpips", "psnr"])
-    write_results(args.out, "results", results, tables, draw)
+    publish(args.out, "results", results, tables, draw)
     if args.sheet:
         _write_sheets(held_out, methods, summary, args)
     return results
@@ -488,13 +471,7 @@ def _write_sheets(
         write_atomic(args.out / name, draw_sheet(rows, methods, summary, args.out).save)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    options = parser()
-    options.set_defaults(**PRESETS[options.parse_args(argv).preset])
-    args = options.parse_args(argv)
-    return guarded("train.evaluate", lambda: run(args))
-
+main = program(parser, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -22,6 +22,7 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.card import CARD
 from asyncdsb.store.checkpoint import load_weights, save_weights
 from train.judge.measured import WORST, measured, measured_card
+from train.loop.options import program
 
 CHOICES = ("best", "last")
 
@@ -57,41 +58,43 @@ def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) 
     return training
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
     options = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
-    options.add_argument("--gradient", type=Path, help="run folder of train.gradient")
-    options.add_argument("--bridge", type=Path, help="run folder of train.bridge")
-    options.add_argument("--out", type=Path, required=True, help="weights folder")
-    options.add_argument("--choice", choices=CHOICES, default="last", help="which weights of a run")
-    options.add_argument("--finish", choices=FINISHES, help="what happens to results by default")
-    options.add_argument("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
-    options.add_argument("--results", type=Path, help="folder that train.evaluate wrote")
-    options.add_argument("--notes", type=Path, help="Markdown on where it fails, for the card")
-    options.add_argument("--licence", help="of the weights, such as apache-2.0, for the card")
-    args = options.parse_args(argv)
-    try:
-        if args.results is not None:
-            measured(args.results)  # Refused, if it is, before anything is written.
-        for kind in ("gradient", "bridge"):
-            run = getattr(args, kind)
-            if run is not None:
-                decided = {name: getattr(args, name) for name in LEFT_TO_WEIGHTS}
-                export(run, kind, args.choice, args.out, **decided)
-        pipe = AsyncDSBPipeline.from_pretrained(args.out, device="cpu")
-        worst = None if args.results is None else args.results / "worst.png"
-        if worst is not None and worst.exists():
-            sheet = Image.open(worst)
-            write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
-        notes = "" if args.notes is None else args.notes.read_text("utf-8")
-        card = measured_card(pipe.facts, args.manifest, args.results, notes, args.licence)
-        write_atomic(args.out / CARD, lambda p: Path(p).write_text(card, "utf-8"))
-    except (ValueError, OSError) as error:
-        print(f"train.export: error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {args.out}")
-    return 0
+    add = options.add_argument
+    add("--gradient", type=Path, help="run folder of train.gradient")
+    add("--bridge", type=Path, help="run folder of train.bridge")
+    add("--out", type=Path, required=True, help="weights folder")
+    add("--choice", choices=CHOICES, default="last", help="which weights of a run")
+    add("--finish", choices=FINISHES, help="what happens to results by default")
+    add("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
+    add("--results", type=Path, help="folder that train.evaluate wrote")
+    add("--notes", type=Path, help="Markdown on where it fails, for the card")
+    add("--licence", help="of the weights, such as apache-2.0, for the card")
+    return options
 
+
+def work(args: argparse.Namespace) -> None:
+    """Write weights and card."""
+    if args.results is not None:
+        measured(args.results)  # Refused, if it is, before anything is written.
+    for kind in ("gradient", "bridge"):
+        run = getattr(args, kind)
+        if run is not None:
+            decided = {name: getattr(args, name) for name in LEFT_TO_WEIGHTS}
+            export(run, kind, args.choice, args.out, **decided)
+    pipe = AsyncDSBPipeline.from_pretrained(args.out, device="cpu")
+    worst = None if args.results is None else args.results / "worst.png"
+    if worst is not None and worst.exists():
+        sheet = Image.open(worst)
+        write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
+    notes = "" if args.notes is None else args.notes.read_text("utf-8")
+    card = measured_card(pipe.facts, args.manifest, args.results, notes, args.licence)
+    write_atomic(args.out / CARD, lambda p: Path(p).write_text(card, "utf-8"))
+    print(f"wrote {args.out}")
+
+
+main = program(parser, work)
 
 if __name__ == "__main__":
     sys.exit(main())

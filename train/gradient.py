@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +23,7 @@ from train.data.batches import Batches
 from train.judge.validation import GradientValidator
 from train.loop.losses import discriminator_loss, generator_loss
 from train.loop.muon import Muon, split
-from train.loop.options import guarded
+from train.loop.options import program
 from train.loop.precision import autocast, compiles
 from train.loop.processes import Method, Processes
 from train.loop.run import Average, chosen_preset, parser, run
@@ -164,15 +165,10 @@ class GradientTrainer:
         self.ema.train()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    args = parser("train.gradient", GRADIENT_PRESETS, __doc__).parse_args(argv)
-
-    def work() -> None:
-        run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args)
-
-    return guarded("train.gradient", work)
-
+main = program(
+    partial(parser, "train.gradient", GRADIENT_PRESETS, __doc__),
+    lambda args: run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args),
+)
 
 if __name__ == "__main__":
     sys.exit(main())

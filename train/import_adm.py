@@ -34,7 +34,6 @@ import argparse
 import pickle
 import sys
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -45,6 +44,7 @@ from asyncdsb.networks import ADMConfig
 from asyncdsb.networks.adm import INTERVALS
 from asyncdsb.store.bundled import BUNDLED, BUNDLED_NAMES
 from asyncdsb.store.checkpoint import file_sha256, load_weights, misfits, save_weights
+from train.loop.options import program
 
 PUBLISHED = ADMConfig()
 """Shape of the network in the files."""
@@ -52,58 +52,10 @@ PUBLISHED = ADMConfig()
 STEM = "input_blocks.0.0.weight"
 HEAD = ("out.2.weight", "out.2.bias")
 BETA_MIN = 0.1
-I2SB_KEYS = {"net", "ema", "optimizer", "sched"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A network as it lies in a file.
-
-    Attributes:
-        state: parameters by their published names.
-        origin: whose they are, in words.
-    """
-
-    state: dict[str, Tensor]
-    origin: str
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with what was refused on stderr."""
-    options = argparse.ArgumentParser(
-        prog="python -m train.import_adm", description=__doc__.split("\n\n")[0]
-    )
-    options.add_argument("file", type=Path, help="256x256_diffusion_uncond.pt, or I2SB's latest.pt")
-    options.add_argument("out", type=Path, help="weights folder to write")
-    options.add_argument(
-        "--gradient",
-        type=Path,
-        default=BUNDLED / BUNDLED_NAMES[0],
-        help="weights folder of the gradient completion",
-    )
-    options.add_argument("--ot-ode", action="store_true", help="the bridge without noise")
-    options.add_argument(
-        "--beta-max", type=float, default=1.0, help="I2SB's option of that name (default 1.0)"
-    )
-    options.add_argument("--fp32", action="store_true", help="write in single precision")
-    args = options.parse_args(argv)
-    try:
-        dtype = torch.float32 if args.fp32 else torch.float16
-        report = import_adm(args.file, args.out, args.gradient, args.ot_ode, args.beta_max, dtype)
-    except (ValueError, OSError) as error:
-        print(f"train.import_adm: error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join([*report, f"wrote {args.out}"]))
-    return 0
 
 
 def import_adm(
-    file: Path,
-    out: Path,
-    gradient: Path = BUNDLED / BUNDLED_NAMES[0],
-    ot_ode: bool = False,
-    beta_max: float = 1.0,
-    dtype: torch.dtype = torch.float16,
+    file: Path, out: Path, gradient: Path, ot_ode: bool, beta_max: float, dtype: torch.dtype
 ) -> list[str]:
     """Write the network of a file, and a gradient completion, as a weights folder.
 
@@ -123,8 +75,8 @@ def import_adm(
             fit it.
     """
     completion, facts = load_weights(gradient, "gradient")
-    found = read(file)
-    state, report = found.state, [f"found {found.origin}"]
+    state, origin = read(file)
+    report = [f"found {origin}"]
     conditions = ("x1",) if _size(state, STEM, 1) == 6 else ()
     if conditions:
         report.append("the network sees x1")
@@ -157,7 +109,7 @@ def import_adm(
     with torch.device("meta"):
         denoiser = BridgeDenoiser(config)
     denoiser.unet.load_state_dict(state, assign=True)
-    source = {"started_from": f"{file.name}, {found.origin}", "source_sha256": file_sha256(file)}
+    source = {"started_from": f"{file.name}, {origin}", "source_sha256": file_sha256(file)}
     save_weights(out, denoiser, source, dtype)
     save_weights(out, completion, facts, dtype)
     return report
@@ -178,42 +130,18 @@ def peak(beta_max: float) -> float:
     return round((low + (high - low) * (INTERVALS // 2 - 1) / (INTERVALS - 1)) ** 2, 4)
 
 
-def read(file: Path) -> Found:
+def read(file: Path) -> tuple[dict[str, Tensor], str]:
     """Read the network of a file of guided diffusion or I2SB; tensors stay mapped from the file.
 
     Args:
         file: written by torch.save.
 
     Returns:
-        The network, whose names and shapes are not checked yet.
+        Parameters by their published names, not checked yet, and whose they are, in words.
 
     Raises:
-        ValueError: if the file cannot be read, or holds more than such files do.
+        ValueError: if the file cannot be read, or holds something else.
     """
-    content = _load(file)
-    if "net" not in content:
-        return Found(_tensors(content, "the file"), "guided diffusion's ADM, not a bridge yet")
-    unknown = sorted(set(content) - I2SB_KEYS)
-    if unknown:
-        raise ValueError(f"expected {', '.join(sorted(I2SB_KEYS))} in {file}, got {unknown[0]} too")
-    state = {
-        name.removeprefix("diffusion_model."): value
-        for name, value in _tensors(content["net"], "net").items()
-        if name != "noise_levels"
-    }
-    ema = content.get("ema")
-    if ema is None:
-        return Found(state, "I2SB's network, without averages")
-    averages = ema.get("shadow_params") if isinstance(ema, dict) else None
-    if not isinstance(averages, list) or len(averages) != len(state):
-        got = len(averages) if isinstance(averages, list) else "none"
-        raise ValueError(f"expected an average of each of {len(state)} parameters, got {got}")
-    # They come in the order of the parameters, which is that of their names.
-    averages = _tensors(dict(zip(state, averages, strict=True)), "shadow_params")
-    return Found(averages, "I2SB's network, averaged weights")
-
-
-def _load(file: Path) -> dict:
     try:
         content = torch.load(
             file, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(file)
@@ -226,20 +154,26 @@ def _load(file: Path) -> dict:
     except (RuntimeError, EOFError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot read {file}: {reason}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"expected {file} to hold a dict, got {type(content).__name__}")
-    return content
-
-
-def _tensors(values: object, where: str) -> dict[str, Tensor]:
-    if not isinstance(values, dict):
-        raise ValueError(f"expected tensors by name in {where}, got {type(values).__name__}")
-    for name, value in values.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(
-                f"expected nothing but tensors in {where}, got {type(value).__name__} for {name}"
-            )
-    return values
+    try:
+        state, origin = content, "guided diffusion's ADM, not a bridge yet"
+        if "net" in content:
+            state = {
+                name.removeprefix("diffusion_model."): value
+                for name, value in content["net"].items()
+                if name != "noise_levels"
+            }
+            origin = "I2SB's network, without averages"
+            if content.get("ema") is not None:
+                # They come in the order of the parameters, which is that of their names.
+                averages = content["ema"]["shadow_params"]
+                state = dict(zip(state, averages, strict=True))
+                origin = "I2SB's network, averaged weights"
+        if all(isinstance(value, Tensor) for value in state.values()):
+            return state, origin
+        wrong = "other values than tensors"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        wrong = f"{type(error).__name__}: {error}"
+    raise ValueError(f"expected tensors by name, or I2SB's net and ema, in {file}, got {wrong}")
 
 
 def _size(state: dict[str, Tensor], name: str, axis: int) -> int | None:
@@ -247,6 +181,31 @@ def _size(state: dict[str, Tensor], name: str, axis: int) -> int | None:
     shape = state[name].shape if name in state else ()
     return shape[axis] if axis < len(shape) else None
 
+
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
+    options = argparse.ArgumentParser(
+        prog="python -m train.import_adm", description=__doc__.split("\n\n")[0]
+    )
+    add = options.add_argument
+    add("file", type=Path, help="256x256_diffusion_uncond.pt, or I2SB's latest.pt")
+    add("out", type=Path, help="weights folder to write")
+    completion = BUNDLED / BUNDLED_NAMES[0]
+    add("--gradient", type=Path, default=completion, help="weights folder of the completion")
+    add("--ot-ode", action="store_true", help="the bridge without noise")
+    add("--beta-max", type=float, default=1.0, help="I2SB's option of that name (default 1.0)")
+    add("--fp32", action="store_true", help="write in single precision")
+    return options
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the weights folder and say what was found."""
+    dtype = torch.float32 if args.fp32 else torch.float16
+    report = import_adm(args.file, args.out, args.gradient, args.ot_ode, args.beta_max, dtype)
+    print("\n".join([*report, f"wrote {args.out}"]))
+
+
+main = program(parser, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ from asyncdsb.gradient import image_gradient, known_gradient
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.schedule import tau_map
-from train.judge.methods import held_out_of, load_bridges, to_batch
+from train.judge.methods import held_out_of, load_bridge, to_batch
 from train.judge.protocol import Crop
-from train.judge.report import publish
-from train.loop.options import guarded, held_out_parser
+from train.judge.report import markdown, publish
+from train.loop.options import held_out_parser, program
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0, math.inf)
 """sigma_eff in units of pictures in [-1, 1]; infinite at t = 1."""
@@ -111,7 +112,7 @@ def _tensors(chunk: list[Crop], kind: str, device: torch.device) -> tuple[Tensor
 
 def measure(args: argparse.Namespace) -> dict:
     """Both tables, for each kind of mask."""
-    (chosen,) = load_bridges(args, most=1)
+    chosen = load_bridge(args)
     held_out = held_out_of(args, [chosen])
     pipe, crops = chosen.pipe, list(held_out.crops())
     if pipe.config.parametrisation != "edm":
@@ -126,21 +127,18 @@ def measure(args: argparse.Namespace) -> dict:
 
 def table(results: dict) -> str:
     """Errors by mask and axis, one column a level; then the completion's row for each mask."""
-    errors = results["errors"]
-    names = list(next(iter(errors.values())))
-    lines = [
-        "| mask | axis | " + " | ".join(names) + " |",
-        "| --- | --- |" + " ---: |" * len(names),
+    names = list(next(iter(results["errors"].values())))
+    errors = [
+        [kind, axis, *(f"{found[name][index]:.3f}" for name in names)]
+        for kind, found in results["errors"].items()
+        for index, axis in enumerate(AXES)
     ]
-    for kind, found in errors.items():
-        for index, axis in enumerate(AXES):
-            cells = [f"{found[name][index]:.3f}" for name in names]
-            lines.append(f"| {kind} | {axis} | " + " | ".join(cells) + " |")
-    lines += ["", "| mask | correlation | mean | range of tau |", "| --- | ---: | ---: | ---: |"]
-    for kind, scores in results["completion"].items():
-        cells = [f"{scores[name]:.3f}" for name in ("correlation", "mean", "spread")]
-        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    scores = [
+        [kind, *(f"{found[name]:.3f}" for name in ("correlation", "mean", "spread"))]
+        for kind, found in results["completion"].items()
+    ]
+    heads = ["mask", "correlation", "mean", "range of tau"]
+    return markdown(["mask", "axis", *names], errors, 2) + "\n" + markdown(heads, scores, 1)
 
 
 def figure(results: dict, path: Path) -> None:
@@ -162,23 +160,13 @@ def figure(results: dict, path: Path) -> None:
     drawing.savefig(path, dpi=100)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options of this program."""
-    options = held_out_parser("train.levels", __doc__, size=None, crops=None)
-    options.add_argument("--methods", default="bridge", help="one bridge, see train.judge.methods")
-    return options
+def run(args: argparse.Namespace) -> None:
+    """Measure, write ``levels.json``, ``.md`` and ``.png``."""
+    results = measure(args)
+    publish(args.out, "levels", results, table(results), partial(figure, results))
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Measure, write ``levels.json``, ``.md`` and ``.png``, return the results."""
-    return publish(args.out, "levels", measure(args), table, figure)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    args = parser().parse_args(argv)
-    return guarded("train.levels", lambda: run(args))
-
+main = program(partial(held_out_parser, "train.levels", __doc__), run)
 
 if __name__ == "__main__":
     sys.exit(main())

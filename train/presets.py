@@ -5,7 +5,7 @@ portraits, scenes   the bundled weights, trained for as long as a processor is f
 shipped             one large GPU, less than an hour
 workstation         a GPU with 24 GB, a day
 cpu                 a desktop processor, an hour or two
-i2sb, bbdm, ...     schedules compared with everything else equal (``-cpu``: in ten minutes each)
+i2sb, bbdm, ...     schedules compared with everything else equal
 paper               the setting of the paper, of which one GPU holds a part of a batch only
 debug               the tests
 ==================  =============================================================================
@@ -210,19 +210,6 @@ _MATCHED: dict[str, Any] = dict(
     smooth_tau=0.0,
     levels=None,
 )
-# The same in ten minutes on a desktop processor: smaller pictures, so that it sees enough of them.
-_MATCHED_ON_CPU = _MATCHED | dict(
-    size=64,
-    short_sides=(64, 80, 104, 128),
-    mask_canvases=(64,),
-    batch=32,
-    steps=1_200,
-    lr=6e-4,
-    warmup=50,
-    ema=0.995,
-    checkpoint_every=500,
-    samples_every=500,
-)
 _I2SB = BridgeConfig(
     unet=_TRIO,
     fill="zero",
@@ -236,20 +223,6 @@ _I2SB = BridgeConfig(
 _I2SB_GRADIENT = replace(_I2SB, conditions=("mask", "gradient", "clock"))
 # BBDM's bridge: beta is constant, M = 2, and the start is the corrupted picture itself.
 _BBDM = replace(_I2SB, beta_min=2.0, beta_max=2.0, hole_noise=0.0)
-
-
-def _matched(shared: dict) -> dict[str, BridgePreset]:
-    """The matched presets over what they share."""
-
-    def preset(model: BridgeConfig, **own) -> BridgePreset:
-        return BridgePreset(**shared, model=replace(model, resolution=shared["size"]), **own)
-
-    return {
-        "i2sb": preset(_I2SB, synchronous=1.0),
-        "i2sb-gradient": preset(_I2SB_GRADIENT, synchronous=1.0),
-        "asyncdsb": preset(_I2SB_GRADIENT, synchronous=0.0, tau_range=(0.2, 0.5)),
-        "bbdm": preset(_BBDM, synchronous=1.0),
-    }
 
 
 _DEBUG: dict[str, Any] = dict(
@@ -361,8 +334,12 @@ BRIDGE_PRESETS = {
         warmup=100,
         ema=0.999,
     ),
-    **_matched(_MATCHED),
-    **{f"{name}-cpu": preset for name, preset in _matched(_MATCHED_ON_CPU).items()},
+    "i2sb": BridgePreset(**_MATCHED, model=_I2SB, synchronous=1.0),
+    "i2sb-gradient": BridgePreset(**_MATCHED, model=_I2SB_GRADIENT, synchronous=1.0),
+    "asyncdsb": BridgePreset(
+        **_MATCHED, model=_I2SB_GRADIENT, synchronous=0.0, tau_range=(0.2, 0.5)
+    ),
+    "bbdm": BridgePreset(**_MATCHED, model=_BBDM, synchronous=1.0),
     "paper": BridgePreset(
         size=256,
         short_sides=(256,),

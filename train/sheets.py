@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.photo.images import write_atomic
-from train.judge.methods import Method, held_out_of, load_bridges
+from train.judge.methods import Method, held_out_of, load_bridge
 from train.judge.protocol import Crop, derived_seed
 from train.judge.report import contact_sheet
-from train.loop.options import guarded, held_out_parser
+from train.loop.options import held_out_parser, program
 
 SEEDS = 3
 
@@ -38,7 +38,7 @@ def row(method: Method, crop: Crop, kind: str) -> list[np.ndarray]:
     mask = crop.mask(kind)
     corrupted = np.where(mask[..., None], np.uint8(128), crop.pixels)
     seeds = [derived_seed(crop.key, crop.index, kind, "noise", i) for i in range(SEEDS)]
-    restored = method.restore([corrupted] * SEEDS, [mask] * SEEDS, seeds)
+    restored = method.restore([corrupted] * SEEDS, [mask] * SEEDS, seeds)[0]
     return [corrupted, *restored, crop.pixels]
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     """Restore the photos and write a sheet for every kind of mask."""
     if (args.manifest is None) != (args.source is None):
         raise ValueError("expected --manifest and --source together, got one of them")
-    (method,) = load_bridges(args, most=1)
+    method = load_bridge(args)
     held_out = held_out_of(args, [method])
     if args.manifest is not None:
         wanted = keys_of(args.manifest, args.source)
@@ -107,19 +107,14 @@ def sheet(photos: list[list[np.ndarray]]) -> Image.Image:
 
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
-    options = held_out_parser("train.sheets", __doc__, size=None, crops=None)
-    options.add_argument("--methods", default="bridge", help="one bridge, see train.judge.methods")
+    options = held_out_parser("train.sheets", __doc__)
     options.add_argument("--photos", type=int, default=24, help="how many are shown")
     options.add_argument("--manifest", type=Path, help="CSV that says which photo has which source")
     options.add_argument("--source", help="show the photos of this source only")
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
-    args = parser().parse_args(argv)
-    return guarded("train.sheets", lambda: run(args))
-
+main = program(parser, run)
 
 if __name__ == "__main__":
     sys.exit(main())

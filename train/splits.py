@@ -24,7 +24,7 @@ from pathlib import Path
 
 from asyncdsb.photo.images import write_atomic
 from train.data.sources import pictures_in
-from train.loop.options import guarded
+from train.loop.options import program
 
 PARTS = ("train", "val", "test")
 """Parts by CelebA's numbers 0, 1 and 2."""
@@ -131,25 +131,25 @@ def run(args: argparse.Namespace) -> None:
     print(", ".join(f"{part}: {count}" for part, count in counts.items()))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one line on stderr if something was refused."""
+def parser() -> argparse.ArgumentParser:
+    """Options of this program."""
     options = argparse.ArgumentParser(
         prog="python -m train.splits", description=__doc__.split("\n\n")[0]
     )
     datasets = options.add_subparsers(dest="dataset", required=True)
-    faces = datasets.add_parser("celeba-hq")
+    faces, places = datasets.add_parser("celeba-hq"), datasets.add_parser("places2")
     for name in ("images", "mapping", "partition"):
         faces.add_argument(f"--{name}", type=Path, required=True)
-    places = datasets.add_parser("places2")
     places.add_argument("--train", type=Path, required=True)
     places.add_argument("--val", type=Path, required=True)
     places.add_argument("--test-photos", type=int, default=TEST_PHOTOS)
     places.add_argument("--seed", type=int, default=0)
-    for parser in (faces, places):
-        parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the lists")
-    args = options.parse_args(argv)
-    return guarded("train.splits", lambda: run(args))
+    for one in (faces, places):
+        one.add_argument("-o", "--out", type=Path, required=True, help="folder of the lists")
+    return options
 
+
+main = program(parser, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,7 @@
 """Does a restoration keep to its schedule? Progress of every part of the hole over the run.
 
 The paper (Figures 2, 3 and 7) sets the slope of SSIM during a run against beta(t) and finds the run
-late. Two measures of how far the hole has come at time t, both for x_t or for x0_hat:
+late. Two measures of how far the hole has come at time t:
 
 ``ssim``        mean similarity to the truth over the pixels. It answers what a person sees, but it
                 is not linear in the picture: even a run whose states follow the bridge exactly has
@@ -9,17 +9,12 @@ late. Two measures of how far the hole has come at time t, both for x_t or for x
 ``projection``  ``<x1 - x, x1 - x0> / |x1 - x0|^2``, the share of the way from x1 to x0. For states
                 of the bridge its mean is 1 - s, hence its slope is beta(t; tau) / M.
 
-So that a mismatch means the network and nothing else, the yardstick of :func:`mismatch` is the same
-measure on runs of an oracle, whose x0_hat is the truth, with the same start, tau map and times.
-Distance to beta(t) itself, the paper's comparison, is reported beside it.
-
 Pixels are sorted into terciles of the true gradient: ``low``, ``middle`` and ``high``.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +25,7 @@ from torch import Tensor
 
 from asyncdsb.measure.metrics import ssim_map
 from asyncdsb.photo.images import to_tensor
-from asyncdsb.samplers import SamplerState, sample
+from asyncdsb.samplers import SamplerState
 from asyncdsb.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
@@ -38,9 +33,6 @@ if TYPE_CHECKING:
 
 PARTS = ("all", "low", "middle", "high")
 """The whole hole, and its pixels by tercile of the true gradient."""
-
-MEASURES = ("ssim", "projection")
-SIGNALS = ("x_t", "x0_hat")
 
 
 @dataclass(frozen=True)
@@ -65,25 +57,6 @@ class Progress:
     def centroid(self, part: str) -> float:
         """Mean time of the progress, each step counted at its middle."""
         return float(centroids(self.t, self.speed(part)))
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """Distance between schedule and restoration of one part of the hole; times in units of T.
-
-    Attributes:
-        delay: how much later than the oracle's the centroid of the progress comes.
-        error: standard error of ``delay`` from the noise of the runs.
-        correlation: of both speeds over the run.
-        delay_beta: how much later than that of beta(t; tau).
-        correlation_beta: of speed and beta.
-    """
-
-    delay: float
-    error: float
-    correlation: float
-    delay_beta: float
-    correlation_beta: float
 
 
 def gradient_parts(gradient: Tensor, hole: Tensor) -> dict[str, np.ndarray]:
@@ -114,7 +87,7 @@ def gradient_parts(gradient: Tensor, hole: Tensor) -> dict[str, np.ndarray]:
 
 
 def progress(
-    states: Iterable[SamplerState],
+    states: Sequence[SamplerState],
     x0: Tensor,
     tau: Tensor,
     schedule: NoiseSchedule,
@@ -130,28 +103,15 @@ def progress(
         tau: (1, 1, H, W) peak times of the run.
         schedule: noise schedule of the run.
         parts: of :func:`gradient_parts`.
-        measure: one of :data:`MEASURES`.
-        signal: one of :data:`SIGNALS`.
+        measure: "ssim" or "projection".
+        signal: "x_t" or "x0_hat".
 
     Returns:
         The progress.
-
-    Raises:
-        ValueError: on an unknown measure or signal, or without states.
     """
-    for what, got, allowed in (("measure", measure, MEASURES), ("signal", signal, SIGNALS)):
-        if got not in allowed:
-            raise ValueError(f"expected a {what} out of {', '.join(allowed)}, got {got!r}")
-    run = iter(states)
-    first = next(run, None)
-    if first is None:
-        raise ValueError("expected the states of a run, got none")
-    x1 = first.x_t
-    times, rows = [], []
-    for state in itertools.chain([first], run):
-        times.append(float(state.t[0]))
-        rows.append(_values(getattr(state, signal), x0, x1, parts, measure))
-    t = np.array(times)
+    x1 = states[0].x_t
+    rows = [_values(getattr(state, signal), x0, x1, parts, measure) for state in states]
+    t = np.array([float(state.t[0]) for state in states])
     value = {name: np.array([row[name] for row in rows]) for name in parts}
     # The mean clock of a part, whose differences are the exact integrals of beta / M.
     clocks = [schedule.clock(torch.tensor(time, dtype=torch.float64), tau.double()) for time in t]
@@ -162,60 +122,6 @@ def progress(
         for name, part in parts.items()
     }
     return Progress(t, value, beta)
-
-
-def oracle_progress(
-    x0: Tensor,
-    x1: Tensor,
-    mask: Tensor,
-    tau: Tensor,
-    schedule: NoiseSchedule,
-    parts: dict[str, np.ndarray],
-    *,
-    steps: int,
-    sampler: str = "posterior",
-    grid: str = "log",
-    start_std: float = 1.0,
-    measure: str = "projection",
-    runs: int = 8,
-    seed: int = 0,
-) -> list[Progress]:
-    """Progress of x_t in runs of a denoiser that returns the truth: the schedule as it would act.
-
-    Args:
-        x0: (1, 3, H, W) truth.
-        x1: (1, 3, H, W) start of the run to compare with.
-        mask: (1, 1, H, W), non-zero = missing.
-        tau: (1, 1, H, W) peak times.
-        schedule: noise schedule.
-        parts: of :func:`gradient_parts`.
-        steps: as in the run to compare with.
-        sampler: likewise.
-        grid: likewise.
-        start_std: likewise.
-        measure: one of :data:`MEASURES`.
-        runs: how many; one suffices for the ODE, which draws nothing.
-        seed: of the first run; the others follow.
-
-    Returns:
-        One progress a run.
-    """
-    found = []
-    for index in range(runs):
-        states = sample(
-            lambda x, t, s: x0,
-            x1,
-            mask,
-            tau,
-            schedule,
-            steps=steps,
-            sampler=sampler,
-            grid=grid,
-            start_std=start_std,
-            generators=[torch.Generator().manual_seed(seed + index)],
-        )
-        found.append(progress(states, x0, tau, schedule, parts, measure))
-    return found
 
 
 def speeds(values: np.ndarray, least: float = 1e-12) -> np.ndarray:
@@ -236,44 +142,6 @@ def speeds(values: np.ndarray, least: float = 1e-12) -> np.ndarray:
 def centroids(t: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Mean time of shares (..., N), each at the middle of its step, of the times t (N + 1,)."""
     return shares @ ((t[1:] + t[:-1]) / 2) / shares.sum(-1)
-
-
-def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's correlation of two samples (N,); NaN if either is constant or not finite."""
-    a, b = first - first.mean(), second - second.mean()
-    length = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / length) if length > 0 else float("nan")
-
-
-def mismatch(found: Sequence[Progress], oracle: Sequence[Progress]) -> dict[str, Mismatch]:
-    """Compare runs with those of the oracle, part by part.
-
-    Args:
-        found: runs of one picture that differ in their noise alone.
-        oracle: of :func:`oracle_progress`, at the same times.
-
-    Returns:
-        Part -> mismatch. The error is that of the difference of the two means, with the variance
-        that the oracle's runs show where there is one run only.
-    """
-    result = {}
-    for part in found[0].value:
-        ours = np.array([p.centroid(part) for p in found])
-        wanted = np.array([p.centroid(part) for p in oracle])
-        spread = wanted.var(ddof=1) if len(wanted) > 1 else 0.0
-        own = ours.var(ddof=1) if len(ours) > 1 else spread
-        speed = np.mean([p.speed(part) for p in found], axis=0)
-        ideal = np.mean([p.speed(part) for p in oracle], axis=0)
-        beta = found[0].beta[part]
-        result[part] = Mismatch(
-            # Time runs from 1 to 0: a smaller centroid is later.
-            delay=float(wanted.mean() - ours.mean()),
-            error=float(np.sqrt(own / len(ours) + spread / len(wanted))),
-            correlation=correlation(speed, ideal),
-            delay_beta=float(centroids(found[0].t, beta) - ours.mean()),
-            correlation_beta=correlation(speed, beta),
-        )
-    return result
 
 
 @dataclass(frozen=True)
@@ -305,7 +173,6 @@ def timeline(
     mask: np.ndarray,
     schedule: NoiseSchedule,
     truth: np.ndarray | None = None,
-    tolerance: float = TOLERANCE,
 ) -> Timeline:
     """Follow the restoration of one photo through its trajectory.
 
@@ -320,7 +187,6 @@ def timeline(
         schedule: noise schedule of the weights.
         truth: uint8 (h, w, 3), the intact photo at the frames' size, to compare x0_hat with; None
             for what the run led to.
-        tolerance: see :func:`restoration_time`.
 
     Returns:
         The timeline.
@@ -356,7 +222,7 @@ def timeline(
         torch.from_numpy(small(gradient))[None, None], torch.from_numpy(hole)[None, None].float()
     )
     times = [float(state.t[0]) for state in states]
-    restored = restoration_time(estimates, times, tolerance).numpy()
+    restored = restoration_time(estimates, times, TOLERANCE).numpy()
     x0 = estimates[-1] if truth is None else to_tensor(truth)
     found = progress(
         states, x0, torch.from_numpy(tau)[None, None], schedule, parts, "ssim", "x0_hat"
@@ -389,7 +255,8 @@ def restoration_time(estimates: Sequence[Tensor], t: Sequence[float], tolerance:
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Spearman's rank correlation of two equally long samples; ties share their mean rank."""
-    return correlation(_ranks(np.ravel(first)), _ranks(np.ravel(second)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
 
 
 def _values(

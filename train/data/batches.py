@@ -119,7 +119,7 @@ class Batches:
         if args.stream:
             self.photos = PhotoStream(preset, args, processes, draws)
         else:
-            self.photos = PhotoBank(args.data, preset.short_sides, args.device, args.shares)
+            self.photos = PhotoBank(args.data, preset.short_sides, args.device)
             self.photos.holding(largest)
         self.masks = {
             side: MaskBank(

@@ -53,11 +53,6 @@ class Draws:
         order = torch.randperm(self.count, generator=self.generator)
         return ((order + shift) / self.count)[self.rows]
 
-    def multinomial(self, weights: Tensor) -> Tensor:
-        """Indices into weights (N,), drawn with replacement, (kept,)."""
-        drawn = torch.multinomial(weights, self.count, replacement=True, generator=self.generator)
-        return drawn[self.rows]
-
     def one(self, high: int) -> int:
         """A whole number in [0, high) that all samples share."""
         return int(torch.randint(high, (1,), generator=self.generator))

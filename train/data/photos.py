@@ -14,14 +14,12 @@ from tqdm import tqdm
 
 from train.data.draws import Draws, to_device
 from train.data.sources import iter_photos, scaled
+from train.data.streams import CropStream
 from train.loop.processes import Processes
 from train.presets import Preset
 
 SAMPLE_STEP = 2**31
 """Step whose batch is shown in sample pictures; no training reaches it."""
-
-BUFFER = 4096
-"""Encoded photographs of a stream that are mixed, all lanes together."""
 
 SHOWN = 8
 """Crops that are shown."""
@@ -39,11 +37,9 @@ class PhotoBank:
         short_sides: sizes to keep, by length of the short side in pixels. A photo is never
             enlarged, except to the smallest of them.
         device: where the pixels live.
-        shares: relative frequency of each of ``paths``; None if every photo counts the same.
 
     Raises:
-        ValueError: on no photo, on an empty list of sizes, or on shares that are not one positive
-            number for each path.
+        ValueError: on no photo.
     """
 
     def __init__(
@@ -51,26 +47,17 @@ class PhotoBank:
         paths: Iterable[str | Path],
         short_sides: Sequence[int],
         device: torch.device | str = "cpu",
-        shares: Sequence[float] | None = None,
     ):
-        paths = list(paths)
-        if not short_sides:
-            raise ValueError("expected at least one short side, got none")
-        if shares is not None and (len(shares) != len(paths) or min(shares) <= 0):
-            raise ValueError(f"expected {len(paths)} positive shares, one a path, got {shares}")
-        self.shares = None if shares is None else torch.tensor(shares, dtype=torch.float64)
-        pixels, sizes, groups, self.keys = [], [], [], []
-        for group, path in enumerate(paths):
+        pixels, sizes, self.keys = [], [], []
+        for path in paths:
             for key, photo in tqdm(iter_photos([path]), desc=str(path), unit="photo", leave=False):
                 self.keys.append(key)
                 for copy in _copies(photo, sorted(short_sides)):
                     array = np.array(copy)
-                    groups.append(group)
                     sizes.append(array.shape[:2])
                     pixels.append(torch.from_numpy(array.reshape(-1, 3)))
         if not self.keys:
             raise ValueError("expected photos, got no path")
-        self.groups = torch.tensor(groups)
         areas = torch.tensor([h * w for h, w in sizes])
         self.sizes = torch.tensor(sizes)
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), areas.cumsum(0)[:-1]])
@@ -98,8 +85,7 @@ class PhotoBank:
     def crops(self, size: int, draws: Draws, step: int = 0) -> Tensor:
         """Random square crops, each mirrored with probability one half.
 
-        Copies of all sizes are equally likely, hence large photos are not preferred; with shares,
-        so are those of one path.
+        Copies of all sizes are equally likely.
 
         Args:
             size: side in pixels.
@@ -113,7 +99,7 @@ class PhotoBank:
             ValueError: if no photo is large enough.
         """
         fits = self.holding(size)
-        which = fits[self._choice(self.groups[fits], draws)]
+        which = fits[draws.randint(0, len(fits))]
         free = self.sizes[which] - size + 1
         corner = (draws.rand(2) * free).long()
         mirrored = draws.rand() < 0.5
@@ -129,14 +115,6 @@ class PhotoBank:
         crops = self.pixels[index].permute(0, 3, 1, 2)
         return crops.float() / 127.5 - 1
 
-    def _choice(self, groups: Tensor, draws: Draws) -> Tensor:
-        """Indices (B,) into copies that belong to the given groups."""
-        if self.shares is None:
-            return draws.randint(0, len(groups))
-        return draws.multinomial(
-            (self.shares / groups.bincount(minlength=len(self.shares)))[groups]
-        )
-
 
 def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Image]:
     """The photo scaled to each short side that does not enlarge it, or at least to the first."""
@@ -147,44 +125,33 @@ def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Im
 
 
 class PhotoStream:
-    """Crops from tar shards, of which this process reads its own samples only.
+    """Crops from tar files, of which this process reads its own samples only.
 
     Args:
         preset: sizes and counts.
-        args: of the command line; ``args.data`` are the shards, see :mod:`train.data.streams`.
+        args: of the command line; ``args.data`` are corpora, see :mod:`train.data.streams`.
         processes: that share every batch.
         draws: samples of a batch that share a photo.
 
     Raises:
-        ValueError: as :class:`train.data.streams.CropStream`, or on ``args.shares``.
+        ValueError: as :class:`train.data.streams.CropStream`.
     """
 
     def __init__(
         self, preset: Preset, args: argparse.Namespace, processes: Processes, draws: int = 1
     ):
-        if args.shares:
-            raise ValueError("expected no --shares with --stream: shards are read in turn")
-        try:
-            from train.data.streams import CropStream
-        except ImportError:
-            raise ValueError(
-                "expected webdataset for --stream; run `pip install webdataset`"
-            ) from None
         self.preset, self.processes, self.each = preset, processes, draws
         self.parts = args.accumulate
-        self.stream = CropStream(
-            args.data, preset.short_sides, args.seed, args.device, buffer=BUFFER
-        )
+        self.stream = CropStream(args.data, preset.short_sides, args.seed, args.device)
         self.held: tuple[int, Tensor] | None = None
-        # Taken now, as a stream is not meant to go back.
+        # Taken now, as another request would undo what is read ahead.
         self.shown = self.stream.crops(0, SHOWN, preset.size) if processes.main else None
 
     @property
     def identity(self) -> dict:
         """What the order of the photographs depends on, beside the seed and the photographs."""
-        stream = self.stream
-        shards = [Path(shard.url).name for shard in stream.shards]
-        return {"lanes": stream.lanes, "buffer": BUFFER, "shards": shards}
+        names = [path.name for path in self.stream.shards]
+        return {"photos": len(self.stream), "shards": names}
 
     def close(self) -> None:
         """End what reads ahead."""

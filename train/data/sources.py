@@ -121,31 +121,37 @@ def _read_file(path: Path) -> Image.Image:
         raise ValueError(f"{path}: {reason}") from error
 
 
-def _from_tar(path: Path) -> list[Photo]:
+def tar_members(path: Path) -> list[tarfile.TarInfo]:
+    """The pictures in a tar file, as they lie in it; ValueError if it is none, or compressed."""
     try:
         # Uncompressed only: a member is then read from its place, without its neighbours.
         with tarfile.open(path, "r:") as shard:
-            members = [m for m in shard if m.isfile() and is_picture_name(m.name)]
+            return [m for m in shard if m.isfile() and is_picture_name(m.name)]
     except tarfile.TarError as error:
         raise ValueError(f"expected an uncompressed tar file, got {path}: {error}") from None
 
-    members.sort(key=lambda m: m.name)
+
+def read_range(path: Path, offset: int, size: int) -> bytes:
+    """So many bytes of a file."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def _from_tar(path: Path) -> list[Photo]:
     return [
         Photo(
             Path(m.name).stem,
             partial(_read_member, path, m.name, m.offset_data, m.size),
             f"{path}/{m.name}",
         )
-        for m in members
+        for m in sorted(tar_members(path), key=lambda m: m.name)
     ]
 
 
 def _read_member(path: Path, name: str, offset: int, size: int) -> Image.Image:
-    with open(path, "rb") as file:
-        file.seek(offset)
-        data = file.read(size)
     try:
-        return read_image(data)
+        return read_image(read_range(path, offset, size))
     except ValueError as error:
         reason = str(error).removeprefix("the picture: ")
         raise ValueError(f"{path}/{name}: {reason}") from error

@@ -26,15 +26,7 @@ def clustered_mean(values: Sequence[float], groups: Sequence[str], seed: int = 0
     Returns:
         ``{"mean", "low", "high", "n", "groups"}``; with a single group nothing is known about how
         groups differ, and low and high are None.
-
-    Raises:
-        ValueError: no value, or lengths that differ.
     """
-    if not values or len(values) != len(groups):
-        raise ValueError(
-            f"expected one group for each of at least 1 value,"
-            f" got {len(values)} values and {len(groups)} groups"
-        )
     names, member = np.unique(groups, return_inverse=True)
     sums = np.bincount(member, weights=np.asarray(values, float))
     counts = np.bincount(member)

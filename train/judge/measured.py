@@ -65,16 +65,11 @@ def _photos(facts: Facts, manifest: Path) -> str:
     with open(manifest, encoding="utf-8", newline="") as file:
         used = [row for row in csv.DictReader(file) if row["split"] in splits]
     found = Counter((row["source"], row["licence"]) for row in used)
-    rows = [f"| {source} | {n} | {licence} |" for (source, licence), n in found.most_common()]
-    return "\n".join(
-        [
-            f"{sum(found.values())} photographs ({', '.join(sorted(splits))}):\n",
-            "| source | photographs | licence |",
-            "| --- | ---: | --- |",
-            *rows,
-            "",
-        ]
-    )
+    rows = [f"| {source} | {n} | {licence} |\n" for (source, licence), n in found.most_common()]
+    return (
+        f"{sum(found.values())} photographs ({', '.join(sorted(splits))}):\n\n"
+        "| source | photographs | licence |\n| --- | ---: | --- |\n"
+    ) + "".join(rows)
 
 
 def measured(folder: Path) -> str:

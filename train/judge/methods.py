@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,12 +56,9 @@ RESTORE_VERSION = 2
 """Part of every identity, as the package's version is: raise it when the same weights, settings
 and seeds come to give other pixels within a version."""
 
-RestoreBatch = Callable[[list[np.ndarray], list[np.ndarray], list[int]], list[np.ndarray]]
-FollowBatch = Callable[
-    [list[np.ndarray], list[np.ndarray], list[int]], tuple[list[np.ndarray], torch.Tensor]
+RestoreBatch = Callable[
+    [list[np.ndarray], list[np.ndarray], list[int]], tuple[list[np.ndarray], torch.Tensor | None]
 ]
-
-
 ELSEWHERE = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes of restorations that other programs made; the first that is there is read."""
 
@@ -72,11 +70,11 @@ class Method:
     Attributes:
         name: as printed.
         identity: text that changes whenever the results may change.
-        restore: (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each.
+        restore: (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each, and the
+            first estimates (B, 3, S, S) of a bridge, made at t = 1.
         source: folder of restorations made elsewhere, which ``restore`` is then not asked for.
         pipe: of a bridge.
         settings: of a bridge, keyword arguments of its ``trace``.
-        follow: of a bridge, like ``restore``, with the first estimates (B, 3, S, S), made at t = 1.
     """
 
     name: str
@@ -85,7 +83,6 @@ class Method:
     source: Path | None = None
     pipe: AsyncDSBPipeline | None = None
     settings: dict | None = None
-    follow: FollowBatch | None = None
 
     @property
     def classical(self) -> bool:
@@ -120,18 +117,10 @@ def classical_method(name: str) -> Method:
 
     def restore(
         crops: list[np.ndarray], masks: list[np.ndarray], _seeds: list[int]
-    ) -> list[np.ndarray]:
-        return [baselines.restore(name, c, m) for c, m in zip(crops, masks, strict=True)]
+    ) -> tuple[list[np.ndarray], None]:
+        return [baselines.restore(name, c, m) for c, m in zip(crops, masks, strict=True)], None
 
     return Method(name, _identity(name), restore)
-
-
-def external_method(name: str, source: Path) -> Method:
-    """Return a method whose results lie in a folder, see the module's docstring.
-
-    Its known pixels are replaced by the true ones, as all methods here keep them.
-    """
-    return Method(name, _identity(name), None, source)
 
 
 def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: dict) -> Method:
@@ -142,10 +131,12 @@ def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: di
         pipe: runs its ``trace``.
         checksum: of its weights, see :func:`weights_checksum`.
         settings: keyword arguments of ``trace``.
+
+    Known pixels of its results are those of the crops, whatever the pipeline returns.
     """
 
     @torch.no_grad()
-    def follow(
+    def restore(
         crops: list[np.ndarray], masks: list[np.ndarray], seeds: list[int]
     ) -> tuple[list[np.ndarray], torch.Tensor]:
         images = to_batch(crops)
@@ -162,14 +153,7 @@ def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: di
         ]
         return kept, first.x0_hat.float().cpu()
 
-    return Method(
-        name,
-        _identity(name, checksum, settings),
-        restore=lambda *batch: follow(*batch)[0],
-        pipe=pipe,
-        settings=settings,
-        follow=follow,
-    )
+    return Method(name, _identity(name, checksum, settings), restore, None, pipe, settings)
 
 
 def _identity(*parts: str | dict) -> str:
@@ -206,8 +190,7 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
     """Return the methods asked for.
 
     Args:
-        args: of :func:`train.loop.options.held_out_parser`, with ``methods``, a comma-separated
-            list.
+        args: of :func:`train.loop.options.held_out_parser`.
 
     Raises:
         ValueError: no or an unknown method, a name that is taken, an unknown or bad setting, or
@@ -217,25 +200,18 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
     known = (*NAMED_BRIDGES, *baselines.METHODS)
     if not specs:
         raise ValueError(f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got none")
+    variations = _variations(getattr(args, "vary", None) or [])
 
     @cache
     def pipeline(folder: str) -> tuple[AsyncDSBPipeline, str]:
         """The pipeline of a weights folder ("" for ``--weights``) and its checksum."""
+        options = {"device": args.device, "precision": args.precision}
         if folder and not (Path(folder) / "gradient.json").exists():
             denoiser, training = load_weights(Path(folder), "bridge")
-            own = pipeline("")[0]
-            pipe = AsyncDSBPipeline(
-                denoiser,
-                own.completion,
-                args.device,
-                {"bridge": training},
-                precision=args.precision,
-            )
+            completion = pipeline("")[0].completion
+            pipe = AsyncDSBPipeline(denoiser, completion, training={"bridge": training}, **options)
         else:
-            source = folder or args.weights
-            pipe = AsyncDSBPipeline.from_pretrained(
-                source, device=args.device, precision=args.precision
-            )
+            pipe = AsyncDSBPipeline.from_pretrained(folder or args.weights, **options)
         checksum = weights_checksum(pipe)
         # Restorations in another precision are not taken for these.
         return pipe, checksum if pipe.precision == "fp32" else f"{checksum}-{pipe.precision}"
@@ -255,13 +231,27 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         elif folder and not Path(folder).is_dir():
             raise ValueError(f"expected weights or restorations of {name}, found none at {folder}")
         elif folder and not (Path(folder) / "bridge.json").exists():
-            methods.append(external_method(name, Path(folder)))
+            methods.append(Method(name, _identity(name), None, Path(folder)))
         else:
             pipe, checksum = pipeline(folder)
-            settings = sampling(args) | NAMED_BRIDGES.get(name, {}) | _settings(text)
-            Settings(**settings).check(pipe.samplers)
-            methods.append(bridge_method(name, pipe, checksum, settings))
+            base = sampling(args) | NAMED_BRIDGES.get(name, {}) | _settings(text)
+            for query in variations:
+                settings = base | _settings(query)
+                if query and settings["tau_min"] > settings["tau_max"]:
+                    continue
+                Settings(**settings).check(pipe.samplers)
+                called = f"{name}?{query}" if query else name
+                methods.append(bridge_method(called, pipe, checksum, settings))
     return methods
+
+
+def _variations(vary: Sequence[str]) -> list[str]:
+    """All combinations of ``steps=10,20`` and so on, as ``steps=10&...`` each; one "" of none."""
+    axes = []
+    for text in vary:
+        name, _, values = text.partition("=")
+        axes.append([f"{name}={value}" for value in values.split(",")])
+    return ["&".join(combination) for combination in itertools.product(*axes)]
 
 
 def held_out_of(args: argparse.Namespace, methods: Sequence[Method], crops: int = 1) -> HeldOut:
@@ -286,15 +276,21 @@ def held_out_of(args: argparse.Namespace, methods: Sequence[Method], crops: int 
     return HeldOut(args)
 
 
-def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Method]:
-    """Like :func:`load_methods`, where only bridges make sense, and at most so many."""
+def load_bridges(args: argparse.Namespace) -> list[Method]:
+    """Like :func:`load_methods`, where only bridges make sense."""
     methods = load_methods(args)
     others = [method.name for method in methods if method.pipe is None]
     if others:
         raise ValueError(f"expected bridges, got {', '.join(others)}")
-    if most is not None and len(methods) > most:
-        raise ValueError(f"expected at most {most} bridge, got {len(methods)}")
     return methods
+
+
+def load_bridge(args: argparse.Namespace) -> Method:
+    """Like :func:`load_bridges`, of which there is one."""
+    methods = load_bridges(args)
+    if len(methods) > 1:
+        raise ValueError(f"expected at most 1 bridge, got {len(methods)}")
+    return methods[0]
 
 
 def _settings(text: str) -> dict:

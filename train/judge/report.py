@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +32,18 @@ TITLES = {
 }
 """What the methods with these names are, as tables say it."""
 
+Summary = Mapping[str, Mapping[str, Mapping]]
+"""Kind of mask -> method -> score -> result of :func:`train.judge.intervals.clustered_mean`, or a
+number (None if unknown) for distances between sets; the same methods for every kind."""
+
 HIGHER = ("PSNR", "SSIM", "IS")
 """Beginnings of the heads of scores for which higher is better."""
 
 
-def write_results(
+def publish(
     folder: Path, name: str, results: Mapping, tables: str, draw: Callable[[Path], object]
 ) -> None:
-    """Write ``NAME.json``, ``NAME.md`` and ``NAME.png``, and print the tables.
-
-    Args:
-        folder: created if need be.
-        name: of the three files.
-        results: everything, as JSON holds it.
-        tables: Markdown.
-        draw: writes the picture to a path.
-    """
+    """Write ``NAME.json``, ``NAME.md`` and, by ``draw``, ``NAME.png``; print the tables."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1) + "\n"
     write_atomic(folder / f"{name}.json", lambda path: path.write_text(text, "utf-8"))
@@ -57,111 +52,87 @@ def write_results(
     print(tables)
 
 
-def publish(
-    folder: Path,
-    name: str,
-    results: dict,
-    table: Callable[[dict], str],
-    figure: Callable[[dict, Path], object],
-) -> dict:
-    """Write a program's results with its own table and figure, see :func:`write_results`.
-
-    Returns:
-        The results.
-    """
-    write_results(folder, name, results, table(results), partial(figure, results))
-    return results
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
+    """Return a Markdown table whose first columns are texts, and the others numbers."""
+    rule = ["---"] * texts + ["---:"] * (len(heads) - texts)
+    return "".join("| " + " | ".join(row) + " |\n" for row in (heads, rule, *rows))
 
 
-def markdown_table(summary: Mapping[str, Mapping[str, Mapping]], set_names: Sequence[str]) -> str:
+def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
     """Return one row per mask and method.
 
     Args:
-        summary: kind -> method -> score -> :func:`clustered_mean` result, or a number for the
-            distances between sets.
-        set_names: names of those distances.
+        summary: see :data:`Summary`.
+        set_names: names of the distances between sets.
     """
-    heads = ("mask", "method", "n", *HEADS.values(), *set_names)
-    lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
+    rows = []
     for kind, methods in summary.items():
         for method, scores in methods.items():
-            cells = [kind, method, str(scores["psnr"]["n"])]
+            row = [kind, method, str(scores["psnr"]["n"])]
             for name in HEADS:
                 digits = 2 if name.startswith(("psnr", "seam", "colour")) else 3
-                cells.append(_with_interval(scores[name], digits))
-            cells += [_plain(scores[name]) for name in set_names]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+                row.append(_with_interval(scores[name], digits))
+            rows.append(row + [_plain(scores[name]) for name in set_names])
+    return markdown(["mask", "method", "n", *HEADS.values(), *set_names], rows, 2)
 
 
-def ratio_table(
-    summary: Mapping[str, Mapping[str, Mapping]], ours: str, scores: Sequence[str]
-) -> str:
+def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
     """Return our scores beside those of the best classical method, and their ratio.
 
     Where they were evaluated, the two columns with copied patches stand between them: after the
     bridge, and without it. The latter is a classical method and may be the best of them.
 
     Args:
-        summary: as for :func:`markdown_table`; without a classical method there is no ratio.
+        summary: see :data:`Summary`; without a classical method there is no ratio.
         ours: name of our method.
         scores: scores for which lower is better, none of them None.
     """
-    names = next(iter(summary.values()))
+    names, others = next(iter(summary.values())), classical(summary)
     beside = [name for name in TITLES if name in names and name != ours]
-    heads = []
+    heads = ["mask"]
     for score in scores:
         heads.append(f"{HEADS.get(score, score)}, {TITLES.get(ours, ours)}")
         heads += [TITLES[name] for name in beside]
-        heads += ["best classical", f"share of {ours}"] * bool(classical(summary))
-    lines = ["| mask | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
+        heads += ["best classical", f"share of {ours}"] * bool(others)
+    rows = []
     for kind, methods in summary.items():
-        cells = [kind]
+        row = [kind]
         for score in scores:
             values = {method: _mean(found[score]) for method, found in methods.items()}
-            cells.append(_with_interval(methods[ours][score]))
-            cells += [_plain(values[name]) for name in beside]
-            if others := classical(summary):
+            row.append(_with_interval(methods[ours][score]))
+            row += [_plain(values[name]) for name in beside]
+            if others:
                 best = min(others, key=values.get)
-                share = values[ours] / values[best]
-                cells += [f"{_plain(values[best])} ({best})", f"{share:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+                row += [f"{_plain(values[best])} ({best})", f"{values[ours] / values[best]:.2f}"]
+        rows.append(row)
+    return markdown(heads, rows, 1)
 
 
-def gauge_table(summary: Mapping[str, Mapping[str, Mapping]]) -> str:
-    """Return what the gauges of :mod:`train.judge.scores` say, one row per mask and method.
-
-    Args:
-        summary: as for :func:`markdown_table`, with "first_error" and "power".
-    """
+def gauge_table(summary: Summary) -> str:
+    """Return what the gauges of :mod:`train.judge.scores` say, one row per mask and method."""
     low, high = GOOD_POWER
     bands = list(next(iter(next(iter(summary.values())).values()))["power"])
-    heads = ["mask", "method", "first error", *bands]
-    lines = [
-        "First error: squared error in the hole of the first estimate over that of a smooth fill; "
-        "below 1, the network knows more. Then, by band of frequency in cycles per picture, power "
-        "of the restored holes beyond the smooth fill over that of the true ones; "
-        f"good from {low:g} to {high:g}.\n",
-        "| " + " | ".join(heads) + " |",
-        "| --- | --- |" + " ---: |" * (len(heads) - 2),
-    ]
+    rows = []
     for kind, methods in summary.items():
         for method, scores in methods.items():
             values = [scores["first_error"], *(scores["power"][band] for band in bands)]
-            cells = [kind, method, *("-" if v is None else f"{v:.2f}" for v in values)]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append([kind, method, *("-" if v is None else f"{v:.2f}" for v in values)])
+    return (
+        "First error: squared error in the hole of the first estimate over that of a smooth fill; "
+        "below 1, the network knows more. Then, by band of frequency in cycles per picture, power "
+        "of the restored holes beyond the smooth fill over that of the true ones; "
+        f"good from {low:g} to {high:g}.\n\n"
+    ) + markdown(["mask", "method", "first error", *bands], rows, 2)
 
 
-def legend(summary: Mapping[str, Mapping[str, Mapping]]) -> str:
+def legend(summary: Summary) -> str:
     """Say which method is which, as far as a summary's methods have names of their own."""
     methods = next(iter(summary.values()))
     known = [f"`{name}`: {title}" for name, title in TITLES.items() if name in methods]
     return "; ".join(known) + ".\n" if known else ""
 
 
-def classical(summary: Mapping[str, Mapping[str, Mapping]]) -> list[str]:
+def classical(summary: Summary) -> list[str]:
     """The methods of :mod:`asyncdsb.measure.baselines` among those of a summary."""
     return [method for method in next(iter(summary.values())) if method in baselines.METHODS]
 
@@ -179,27 +150,23 @@ def _with_interval(score: float | Mapping, digits: int = 3) -> str:
     return f"{mean} ({low} to {high})"
 
 
-def difference_table(
-    summary: Mapping[str, Mapping[str, Mapping]], first: str, scores: Sequence[str]
-) -> str:
+def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str:
     """Return scores of each method minus those of ``first`` on the same crops, with intervals.
 
     Args:
-        summary: as for :func:`markdown_table`.
+        summary: see :data:`Summary`.
         first: name of the method to compare with.
         scores: "lpips", or the name of a Frechet distance; those without an interval are left out.
     """
-    others = [m for methods in summary.values() for m in methods if m != first]
-    others = list(dict.fromkeys(others))
-    lines = [f"| minus {first} | mask | " + " | ".join(others) + " |"]
-    lines.append("| --- | --- |" + " ---: |" * len(others))
+    others = [method for method in next(iter(summary.values())) if method != first]
+    rows = []
     for score in scores:
-        key = "lpips_difference" if score == "lpips" else f"{score} difference"
+        key, digits = ("lpips_difference", 3) if score == "lpips" else (f"{score} difference", 1)
         for kind, methods in summary.items():
-            cells = [difference(methods[m].get(key), 3 if score == "lpips" else 1) for m in others]
+            cells = [difference(methods[method].get(key), digits) for method in others]
             if any(cell != "-" for cell in cells):
-                lines.append(f"| {HEADS.get(score, score)} | {kind} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+                rows.append([HEADS.get(score, score), kind, *cells])
+    return markdown([f"minus {first}", "mask", *others], rows, 2)
 
 
 def difference(found: Mapping | None, digits: int) -> str:
@@ -213,47 +180,35 @@ def difference(found: Mapping | None, digits: int) -> str:
     return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
 
 
-def wide_table(summary: Mapping[str, Mapping[str, Mapping]], scores: Sequence[str]) -> str:
+def wide_table(summary: Summary, scores: Sequence[str]) -> str:
     """Return the layout of the paper's Table 1: a row per method, a column per score and mask.
 
     The best value of a column is bold, the second best underlined.
-
-    Args:
-        summary: as for :func:`markdown_table`.
-        scores: names of the scores.
     """
-    methods = list(dict.fromkeys(m for found in summary.values() for m in found))
-    columns = [(score, kind) for score in scores for kind in summary]
-    heads = [f"{HEADS.get(score, score)} {kind}" for score, kind in columns]
-    cells = {method: [method] for method in methods}
-    for (score, kind), head in zip(columns, heads, strict=True):
-        values = {method: _mean(summary[kind][method][score]) for method in methods}
-        known = [method for method in methods if values[method] is not None]
-        order = sorted(known, key=values.get, reverse=head.startswith(HIGHER))
-        for method in methods:
-            text = _plain(values[method])
-            if len(known) > 1 and method == order[0]:
-                text = f"**{text}**"
-            elif len(known) > 2 and method == order[1]:
-                text = f"<u>{text}</u>"
-            cells[method].append(text)
-    lines = ["| method | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
-    lines += ["| " + " | ".join(row) + " |" for row in cells.values()]
-    return "\n".join(lines) + "\n"
+    rows = [[method] for method in next(iter(summary.values()))]
+    heads = ["method"]
+    for score in scores:
+        for kind, methods in summary.items():
+            heads.append(f"{HEADS.get(score, score)} {kind}")
+            values = [_mean(methods[method][score]) for (method, *_) in rows]
+            order = sorted(
+                (v for v in values if v is not None), reverse=heads[-1].startswith(HIGHER)
+            )
+            for row, value in zip(rows, values, strict=True):
+                text = _plain(value)
+                if len(order) > 1 and value == order[0]:
+                    text = f"**{text}**"
+                elif len(order) > 2 and value == order[1]:
+                    text = f"<u>{text}</u>"
+                row.append(text)
+    return markdown(heads, rows, 1)
 
 
-def chart(summary: Mapping[str, Mapping[str, Mapping]], scores: Sequence[str], path: Path) -> None:
-    """Draw the means of paired scores with their intervals, a panel a score.
-
-    Args:
-        summary: as for :func:`markdown_table`.
-        scores: names of paired scores.
-        path: picture to write.
-    """
+def chart(summary: Summary, scores: Sequence[str], path: Path) -> None:
+    """Draw the means of paired scores with their intervals, a panel a score."""
     from matplotlib.figure import Figure
 
-    kinds = list(summary)
-    methods = list(dict.fromkeys(m for found in summary.values() for m in found))
+    kinds, methods = list(summary), list(next(iter(summary.values())))
     figure = Figure(figsize=(5.2 * len(scores), 3.4), layout="constrained")
     panels = figure.subplots(1, len(scores), squeeze=False)[0]
     for panel, score in zip(panels, scores, strict=True):
@@ -298,14 +253,7 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) ->
 
     Returns:
         The sheet, white gaps of 6 pixels.
-
-    Raises:
-        ValueError: no row, or a row of another length.
     """
-    if not rows or any(len(row) != len(heads) for row in rows):
-        raise ValueError(
-            f"expected rows of {len(heads)} pictures, got lengths {[len(row) for row in rows]}"
-        )
     size, gap, top = rows[0][0].shape[0], 6, 24
     width, height = len(heads) * (size + gap) + gap, top + len(rows) * (size + gap)
     sheet = Image.new("RGB", (width, height), "white")

@@ -97,7 +97,7 @@ class Judges:
         if inception is not None:
             file = None if inception == "download" else Path(inception)
             extractors.append(InceptionFeatures(file, device))
-        return cls(Lpips.load(device=device), tuple(extractors))
+        return cls(Lpips(device), tuple(extractors))
 
 
 def paired_scores(

@@ -49,7 +49,7 @@ class RestorationValidator:
     def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
         self.pipe = pipe
         self.crops = _crops(paths, pipe.config.resolution)
-        self.lpips = Lpips.load(device=pipe.device)
+        self.lpips = Lpips(pipe.device)
         self.features = EfficientNetFeatures(pipe.device)
         truths = [self.features(to_batch([crop.pixels])) for crop in self.crops]
         self.true_features = np.concatenate(truths)
@@ -72,7 +72,7 @@ class RestorationValidator:
                 truths = [crop.pixels for crop in chunk]
                 inputs = [crop.corrupted(kind) for crop in chunk]
                 seeds = [crop.noise_seed(kind) for crop in chunk]
-                restored, first = method.follow(inputs, masks, seeds)
+                restored, first = method.restore(inputs, masks, seeds)
                 sums["first_error"] += first_errors(first, truths, masks)
                 for part in gauge_sums(restored, truths, masks):
                     for name, value in part.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -40,10 +40,11 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--data", nargs="+", required=True, metavar="PATH", help="folders, tar shards, lists")
     add("-o", "--out", required=True, type=Path, metavar="DIR", help="results, restored crops")
     add("--weights", default=BUNDLED_NAMES[0], help="bundled, a folder or 'user/repo'")
+    add("--methods", default="bridge", help="comma-separated, see train.judge.methods")
     add("--masks", default="center,half,wide,narrow", help="kinds, or NAME=FOLDER; comma-separated")
     add("--invert-masks", action="store_true", help="white is what is known in folders of masks")
-    add("--crops", type=int, default=1, help="crops per photo; as suits the weights if not given")
-    add("--size", type=int, default=256, help="side of a crop in pixels; as above")
+    add("--crops", type=int, help="crops per photo; as suits the weights if not given")
+    add("--size", type=int, help="side of a crop in pixels; as above")
     add("--limit", type=int, help="use only the first so many photos")
     add("--batch", type=int, default=8, help="crops per batch")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,6 +102,19 @@ class HeldOut:
     def first(self, count: int) -> list[Crop]:
         """The first crop of each of the first photos."""
         return list(islice((crop for crop in self.crops() if crop.index == 0), count))
+
+
+def program(
+    parser: Callable[[], argparse.ArgumentParser], work: Callable[[argparse.Namespace], object]
+) -> Callable[..., int]:
+    """Return the ``main`` of a program: it reads ``argv`` and works, see :func:`guarded`."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        options = parser()
+        args = options.parse_args(argv)
+        return guarded(options.prog.removeprefix("python -m "), lambda: work(args))
+
+    return main
 
 
 def guarded(program: str, work: Callable[[], object]) -> int:

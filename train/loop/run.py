@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,9 +64,6 @@ class Trainer(Protocol):
         """Write the averaged weights in the form that the pipeline loads."""
 
 
-TRACKERS = ("tensorboard", "wandb")
-"""Programs that can be told the log as well."""
-
 LOG_EVERY = 50
 """Steps between records of the log, at most."""
 
@@ -98,24 +95,22 @@ def run(
         describe(out, trainer, args)
         record_start(out, args, processes)
     processes.wait()
-    tracker = args.tracker if processes.main else None
-    with contextlib.closing(trainer.batches), tracked(tracker, out) as track:
-        loop(trainer, preset, args, processes, track)
+    with contextlib.closing(trainer.batches):
+        loop(trainer, preset, args, processes)
     processes.end()
 
 
-def loop(
-    trainer: Trainer,
-    preset: Preset,
-    args: argparse.Namespace,
-    processes: Processes,
-    track: Callable[[dict[str, float], int], None],
-) -> None:
+def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: Processes) -> None:
     """Train, and look at the training at intervals; see :func:`run`."""
     out = Path(args.out)
     step, seconds = load_state(out, trainer)
     if step:
-        catch_up(out, trainer, preset, facts(preset, args, step, seconds), processes, track)
+        # A run that was stopped after its checkpoint may not have come to weights and scores.
+        trainer.gather()
+        if processes.main:
+            missing = all(record["step"] < step for record in held_out_records(out))
+            due = step % preset.validate_every == 0 or step >= preset.steps
+            show(out, trainer, facts(preset, args, step, seconds), missing and due)
     saved, started = step, time.monotonic()
     last = started
     sums: dict[str, Tensor] = {}
@@ -137,7 +132,8 @@ def loop(
             ended = step == preset.steps
             if args.max_minutes < math.inf:
                 ended |= processes.agreed(elapsed > 60 * args.max_minutes)
-            saving = ended or step % preset.checkpoint_every == 0
+            judging = step % preset.validate_every == 0 or ended
+            saving = step % preset.checkpoint_every == 0 or judging
             if since == LOG_EVERY or saving:
                 now = time.monotonic()
                 means = {name: float(value) / since for name, value in sums.items()}
@@ -149,25 +145,18 @@ def loop(
                 record = {"step": step, "samples_per_s": rate, "seconds": round(seconds + elapsed)}
                 if processes.main:
                     add_line(out / "log.jsonl", record | means)
-                    track({"samples_per_s": rate} | means, step)
                 sums, since, last = {}, 0, now
             drawing = step % preset.samples_every == 0 or step == preset.steps
-            judging = step % preset.validate_every == 0 or ended
-            if drawing or saving or judging:
+            if drawing or saving:
                 trainer.gather()
+            if drawing and processes.main:
+                trainer.samples(out / "samples" / f"{step:07d}.png")
             if saving:
                 save_state(out, trainer, step, seconds + elapsed, processes)
                 saved = step
-            if processes.main:
-                if drawing:
-                    trainer.samples(out / "samples" / f"{step:07d}.png")
-                if saving or judging:
-                    trained = facts(preset, args, step, seconds + elapsed)
-                if saving:
-                    trainer.export(out / "weights", trained)
-                if judging:
-                    judge(out, trainer, trained, track)
-                    last = time.monotonic()
+                if processes.main:
+                    show(out, trainer, facts(preset, args, step, seconds + elapsed), judging)
+                    last = time.monotonic() if judging else last
             if ended:
                 break
     processes.wait()
@@ -193,93 +182,21 @@ def check_finite(means: dict[str, float], step: int, saved: int) -> None:
         )
 
 
-def judge(
-    out: Path, trainer: Trainer, trained: dict, track: Callable[[dict[str, float], int], None]
-) -> None:
-    """Score the averaged weights, if there are held-out photos, and keep the best.
+def show(out: Path, trainer: Trainer, trained: dict, judging: bool) -> None:
+    """Write the averaged weights; score them, if there are held-out photos, and keep the best.
 
     Args:
         out: run folder.
         trainer: of the run.
         trained: see :func:`facts`.
-        track: told the scores.
+        judging: whether to score them.
     """
-    scores = trainer.validate()
-    if scores is None:
-        return
-    step = trained["steps"]
-    track({f"held-out/{name}": value for name, value in scores.items()}, step)
-    # The record comes last: as long as it is not there, catch_up does all of this again.
-    if is_best(out, step, scores):
-        trainer.export(out / "best", trained)
-    keep_scores(out, step, scores)
-
-
-def catch_up(
-    out: Path,
-    trainer: Trainer,
-    preset: Preset,
-    trained: dict,
-    processes: Processes,
-    track: Callable[[dict[str, float], int], None],
-) -> None:
-    """Do what a run that was stopped after its checkpoint did not come to: weights and scores.
-
-    Args:
-        out: run folder.
-        trainer: with the checkpoint's state.
-        preset: of the run.
-        trained: see :func:`facts`.
-        processes: all of which call this.
-        track: told the scores.
-    """
-    step = trained["steps"]
-    described = [json.loads(p.read_text("utf-8")) for p in (out / "weights").glob("*.json")]
-    exporting = all(weights["training"]["steps"] < step for weights in described)
-    judging = step % preset.validate_every == 0 or step >= preset.steps
-    judging &= all(record["step"] < step for record in held_out_records(out))
-    # The files may change while the other processes read them.
-    exporting, judging = processes.agreed(exporting), processes.agreed(judging)
-    if exporting or judging:
-        trainer.gather()
-    if exporting and processes.main:
-        trainer.export(out / "weights", trained)
-    if judging and processes.main:
-        judge(out, trainer, trained, track)
-
-
-@contextlib.contextmanager
-def tracked(name: str | None, out: Path) -> Iterator[Callable[[dict[str, float], int], None]]:
-    """A function that hands values of a step to a tracker of the log.
-
-    Args:
-        name: one of :data:`TRACKERS`; None for nobody.
-        out: run folder, which tensorboard writes to.
-
-    Raises:
-        ValueError: the tracker is not installed.
-    """
-    if name is None:
-        yield lambda values, step: None
-        return
-    try:
-        from accelerate import tracking
-    except ImportError:
-        raise ValueError(
-            "expected accelerate for --tracker; run `pip install accelerate`"
-        ) from None
-    try:
-        if name == "wandb":
-            tracker = tracking.WandBTracker(out.name, dir=str(out))
-        else:
-            tracker = tracking.TensorBoardTracker("tensorboard", logging_dir=str(out))
-        tracker.start()
-    except ImportError as error:
-        raise ValueError(f"expected {name} for --tracker; run `pip install {name}`") from error
-    try:
-        yield lambda values, step: tracker.log(values, step=step)
-    finally:
-        tracker.finish()
+    trainer.export(out / "weights", trained)
+    if judging and (scores := trainer.validate()) is not None:
+        # The record comes last: as long as it is not there, the next start does this again.
+        if is_best(out, trained["steps"], scores):
+            trainer.export(out / "best", trained)
+        keep_scores(out, trained["steps"], scores)
 
 
 def record_start(out: Path, args: argparse.Namespace, processes: Processes) -> None:
@@ -309,15 +226,9 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     options.add_argument("--preset", choices=presets, default="shipped")
     options.add_argument("--data", nargs="+", required=True, help="folders or tar shards of photos")
     options.add_argument(
-        "--shares",
-        nargs="+",
-        type=float,
-        help="relative frequency of each of --data; without, every photo counts the same",
-    )
-    options.add_argument(
         "--stream",
         action="store_true",
-        help="read --data, tar shards, as the training goes on, see train.data.streams",
+        help="read --data, corpora of train.corpus, as the training goes on",
     )
     options.add_argument("--val", nargs="+", help="held-out photos, scored at intervals")
     options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
@@ -343,7 +254,6 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
         default=1,
         help="in how many parts each process does its share of a batch, to spare memory",
     )
-    options.add_argument("--tracker", choices=TRACKERS, help="tell it the log as well")
     return options
 
 
@@ -375,7 +285,6 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
     config: dict[str, Any] = {
         "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
-        "shares": args.shares,
         "seed": args.seed,
         **({"order": order} if order else {}),
         **({"weights": trainer.weights} if trainer.weights else {}),
@@ -439,7 +348,6 @@ def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -
         "minutes": round(seconds / 60, 1),
         "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
         "photos": [Path(path).name for path in args.data],
-        **({"shares": args.shares} if args.shares else {}),
     }
 
 
