@@ -19,7 +19,7 @@ from asyncdsb.cli import main as cli
 from asyncdsb.cli.main import main
 from asyncdsb.photo import decoding, images
 from asyncdsb.photo.record import load_map, save_map
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -670,6 +670,6 @@ def test_another_precision_is_refused_at_once(folder, tiny_weights, capsys):
 
 
 def test_compile_is_handed_to_the_pipeline(folder, tiny_weights, monkeypatch, capsys):
-    monkeypatch.setattr("asyncdsb.networks.placing.compiles", lambda device: False)
+    monkeypatch.setattr("asyncdsb.networks.device.compiles", lambda device: False)
     assert inpaint(folder, tiny_weights, "--compile") == 2
     assert "expected a compiler that torch can use" in capsys.readouterr().err

@@ -19,7 +19,7 @@ import train.evaluate
 import train.judge.validation
 from asyncdsb.measure.perceptual import EfficientNetFeatures, SetNames
 from asyncdsb.photo.fill import fill_hole
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.evaluate import evaluate, main, summarise
 from train.judge.methods import (

@@ -8,7 +8,7 @@ import torch
 from conftest import synthetic_photo
 
 from asyncdsb.masks import MASK_KINDS, make_mask
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.tiles import OVERLAP, TOGETHER, Tiles
 from asyncdsb.photo.window import MAX_CANVAS, Window
 

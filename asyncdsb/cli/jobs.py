@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from asyncdsb.photo.restoration import Result
+    from asyncdsb.photo.result import Result
     from asyncdsb.schedule import NoiseSchedule
 
 _NO_PHOTOS = ("thumbs.db", "desktop.ini")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from asyncdsb.photo.original import Photograph
-    from asyncdsb.photo.restoration import Frame, Result
+    from asyncdsb.photo.result import Frame, Result
     from asyncdsb.pipeline import AsyncDSBPipeline
 
 SAMPLERS = ("posterior", "ode", "implicit")
@@ -318,7 +318,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             failed += 1
             _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
             continue
-        if lost := photo.cannot_be_held(job.out.suffix):
+        if lost := photo.not_kept(job.out.suffix):
             _say("warning", f"{job.photo.name}: not kept in {job.out.name}: {', '.join(lost)}")
         # Not guarded: without weights no photograph of the folder can be restored.
         pipe = pipe or _load(arguments, precision)
@@ -405,7 +405,8 @@ def _restore(
     bar: tqdm,
 ) -> Result:
     """Run the pipeline with its progress on the bar."""
-    from asyncdsb.photo.restoration import Result, Settings
+    from asyncdsb.photo.result import Result
+    from asyncdsb.photo.settings import Settings
 
     frames: list[Frame] = []
     for frame in pipe.stream(photo, mask, **settings):

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import torch
 
+from asyncdsb.photo.fill import harmonic_fill
 from asyncdsb.photo.images import to_tensor
-from asyncdsb.photo.membrane import harmonic_fill
 
 Box = tuple[int, int, int]
 """Left edge, top edge and side of a square, in photo pixels."""

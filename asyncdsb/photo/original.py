@@ -34,8 +34,8 @@ from asyncdsb.photo.decoding import (
     sixteen_bit_grey,
     with_alpha,
 )
+from asyncdsb.photo.fill import harmonic_fill
 from asyncdsb.photo.formats import CALLED, FIELD, HOLDS, LONGEST_SEGMENT, SAVE_OPTIONS
-from asyncdsb.photo.membrane import harmonic_fill
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
@@ -98,7 +98,7 @@ class Photograph:
             pixels[..., -1] = _continued(pixels[..., -1], hole)
         return replace(self, pixels=pixels)
 
-    def cannot_be_held(self, suffix: str) -> list[str]:
+    def not_kept(self, suffix: str) -> list[str]:
         """What a format loses of the photograph, in words.
 
         Args:
@@ -132,7 +132,7 @@ class Photograph:
         """
         options = SAVE_OPTIONS[path.suffix.lower()]
         kind = options["format"]
-        lost = {name for name, words in CALLED.items() if words in self.cannot_be_held(path.suffix)}
+        lost = {name for name, words in CALLED.items() if words in self.not_kept(path.suffix)}
         info = {name: value for name, value in self.info.items() if name not in lost}
         if kind == "PNG":
             self._save_png(path, info, settings)

@@ -1,6 +1,6 @@
 """What a restoration leaves behind so that it can be had again: settings and maps, on disk.
 
-Settings are a JSON object with the fields of :class:`asyncdsb.photo.restoration.Settings`, and with
+Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, and with
 the precision where it is not float32, in a file of their own or in the text field ``asyncdsb`` of a
 restored PNG. Maps in [0, 1] (gradient, tau) are 16-bit grey PNG files, value = grey / 65535.
 """

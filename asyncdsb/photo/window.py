@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asyncdsb.photo.fill import harmonic_fill, joined
 from asyncdsb.photo.images import channel_of
-from asyncdsb.photo.membrane import harmonic_fill, joined
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.tiles import Tiles
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from asyncdsb.measure.analysis import Timeline
-    from asyncdsb.photo.restoration import Result
+    from asyncdsb.photo.result import Result
     from asyncdsb.schedule import NoiseSchedule
 
 COLOUR_MAPS = ("viridis", "inferno", "magma")
