@@ -369,7 +369,7 @@ def test_nothing_is_left_when_a_later_file_cannot_be_written(
         raise OSError("no space left on device")
 
     (folder / "out.png").write_bytes(b"an older result")
-    monkeypatch.setattr("asyncdsb.show.viz.report_figure", full)
+    monkeypatch.setattr("asyncdsb.show.report.report_figure", full)
     before = listing(folder)
     more = "--trajectory", folder / "way.webp", "--report", folder / "page.png"
     code = inpaint(folder, tiny_weights, *more)

@@ -28,7 +28,7 @@ LONGEST_NAME = 255
 """Most bytes of a file's name, on the usual file systems."""
 
 _TRAJECTORY_SUFFIXES = (".webp", ".gif")
-_REPORT_SUFFIXES = (".png", ".pdf", ".svg")
+_REPORT_SUFFIXES = (".png",)
 
 Writer = Callable[[Path], object]
 
@@ -234,7 +234,8 @@ def write_files(
     job: Job, result: Result, image: Image.Image, mask: np.ndarray, schedule: NoiseSchedule
 ) -> None:
     """Write all files of one job, or none."""
-    from asyncdsb.show.viz import report_figure, save_trajectory
+    from asyncdsb.show.report import report_figure
+    from asyncdsb.show.viz import save_trajectory
 
     files: list[tuple[Path, Writer]] = []
     if job.trajectory:

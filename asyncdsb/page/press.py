@@ -17,7 +17,7 @@ from asyncdsb.page.engine import Engine, Maps, Moment, Step
 from asyncdsb.page.updates import BUSY, IDLE, VIEWS, Props, Update, format_maps
 from asyncdsb.photo.original import read_photograph
 from asyncdsb.photo.settings import Settings
-from asyncdsb.show import viz
+from asyncdsb.show import report, viz
 
 TIMING_FRAMES = 40
 """Most frames of a run that are followed to tell when its pixels were restored."""
@@ -153,7 +153,7 @@ def timing(
         stories = [timeline(chosen, *rest, truth=one) for one in (None, truth)]
     except ValueError:
         return None
-    return str(viz.timeline_figure(*stories, path=path))
+    return str(report.timeline_figure(*stories, path=path))
 
 
 def small(picture: Image.Image) -> Image.Image:

@@ -124,10 +124,14 @@ class Framing:
     """How weights look at photos: in windows around holes, or in a square around a head."""
 
     def __init__(self, denoiser: BridgeDenoiser, completion: GradientCompletion):
-        config = denoiser.config
-        self.stride = math.lcm(config.unet.stride, completion.config.generator.stride)
-        self.resolution, self.head = config.resolution, config.window == "head"
+        self._denoiser = denoiser
+        self.stride = math.lcm(denoiser.config.unet.stride, completion.config.generator.stride)
         self._last: tuple[tuple | None, tuple[Window, ...]] = (None, ())
+
+    @property
+    def head(self) -> bool:
+        """Whether the weights work in the square around a head."""
+        return self._denoiser.config.window == "head"
 
     def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
         """Choose the windows over a hole; the last ones are kept for the next call.
@@ -137,13 +141,14 @@ class Framing:
             tiles: most fields of the networks, >= 1.
             box: the square around a head; None for the largest square.
         """
+        resolution = self._denoiser.config.resolution
         if self.head:
             chosen = largest_square(hole) if box is None else box
-            return (Window.at(hole, chosen, self.resolution, self.stride),)
-        key = hole.shape, tiles, hashlib.blake2b(np.packbits(hole).tobytes()).digest()
+            return (Window.at(hole, chosen, resolution, self.stride),)
+        key = hole.shape, tiles, resolution, hashlib.blake2b(np.packbits(hole).tobytes()).digest()
         known, windows = self._last
         if key != known:
-            windows = windows_over(hole, self.resolution, self.stride, tiles)
+            windows = windows_over(hole, resolution, self.stride, tiles)
             self._last = key, windows
         return windows
 

@@ -1,4 +1,4 @@
-"""What a restoration leaves behind so that it can be had again: settings and maps, on disk.
+"""Settings and maps on disk, from which a restoration can be repeated.
 
 Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, and with
 the precision where it is not float32, in a file of their own or in the text field ``asyncdsb`` of a
@@ -16,11 +16,8 @@ from PIL import Image
 from asyncdsb.photo.formats import FIELD
 from asyncdsb.photo.images import read_image
 
-LEVELS = 65535
-"""Grey value that stands for 1 in a map."""
-
-MAX_JSON = 100_000
-"""Longest settings file in bytes: more is something else."""
+LEVELS = 65535  # grey value that stands for 1 in a map
+MAX_JSON = 100_000  # bytes of the longest settings file: more is something else
 
 
 def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
@@ -73,7 +70,7 @@ def save_map(path: Path, values: np.ndarray) -> Path:
 
 
 def load_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a map from a grey picture of 8 or 16 bits, from black = 0 to white = 1.
+    """Read a map from a grey picture of 8 or 16 bits, black = 0 and white = 1.
 
     Args:
         path: the file.
