@@ -169,7 +169,7 @@ def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
         (["--box", "1,2"], "expected LEFT,TOP,SIDE in pixels, got '1,2'"),
         (["--box", "a,2,50"], "expected LEFT,TOP,SIDE in pixels, got 'a,2,50'"),
         (["--box", "10,10,100"], "expected no box with weights that are not for portraits"),
-        (["--seed", "-3"], "0 or more, got '-3'"),
+        (["--seed", "-3"], "at least 0, got '-3'"),
         (["--sampler", "euler"], "invalid choice: 'euler'"),
         (["--grid", "cubic"], "invalid choice: 'cubic'"),
         (["--strategy", "outward"], "expected gradient, uniform, inward or a picture file"),

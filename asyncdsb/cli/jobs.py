@@ -16,16 +16,12 @@ if TYPE_CHECKING:
     import argparse
 
     import numpy as np
-    from PIL import Image
 
     from asyncdsb.photo.result import Result
     from asyncdsb.schedule import NoiseSchedule
 
-_NO_PHOTOS = ("thumbs.db", "desktop.ini")
-"""What systems put into folders, beside files with hidden names."""
-
-LONGEST_NAME = 255
-"""Most bytes of a file's name, on the usual file systems."""
+_NO_PHOTOS = ("thumbs.db", "desktop.ini")  # what systems put into folders, beside hidden files
+LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 
 _TRAJECTORY_SUFFIXES = (".webp", ".gif")
 _REPORT_SUFFIXES = (".png",)
@@ -82,7 +78,8 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         raise ValueError(f"there is no picture in the folder {photo}")
     jobs: list[Job] = []
     used = [path.resolve() for path in (mask, out, trajectory, report) if path]
-    problems = [_left_out(path) for path in _others(photo) if path.resolve() not in used]
+    others = sorted({*_visible(photo)} - {*photos})
+    problems = [_left_out(path) for path in others if path.resolve() not in used]
     for path in photos:
         try:
             job_mask = _mask_for(path, mask)
@@ -110,11 +107,6 @@ def _pictures(folder: Path) -> list[Path]:
 
     known = readable_suffixes()
     return [path for path in _visible(folder) if path.suffix.lower() in known and path.is_file()]
-
-
-def _others(folder: Path) -> list[Path]:
-    pictures = set(_pictures(folder))
-    return [path for path in _visible(folder) if path not in pictures]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -231,22 +223,18 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
 
 
 def write_files(
-    job: Job, result: Result, image: Image.Image, mask: np.ndarray, schedule: NoiseSchedule
+    job: Job, result: Result, image: np.ndarray, mask: np.ndarray, schedule: NoiseSchedule
 ) -> None:
     """Write all files of one job, or none."""
     from asyncdsb.show.report import report_figure
     from asyncdsb.show.viz import save_trajectory
 
-    files: list[tuple[Path, Writer]] = []
-    if job.trajectory:
-        files.append((job.trajectory, lambda path: save_trajectory(result.trajectory, path)))
-    if job.report:
-
-        def report(path: Path) -> None:
-            report_figure(result, image, mask, path, schedule=schedule)
-
-        files.append((job.report, report))
-    files.append((job.out, lambda path: result.photograph.save(path, result.settings)))
+    writers: tuple[tuple[Path | None, Writer], ...] = (
+        (job.trajectory, lambda path: save_trajectory(result.trajectory, path)),
+        (job.report, lambda path: report_figure(result, image, mask, path, schedule)),
+        (job.out, lambda path: result.photograph.save(path, result.settings)),
+    )
+    files = [(path, write) for path, write in writers if path]
     made = _make_folders(path.parent for path, _ in files)
     try:
         _write_together(files)

@@ -71,7 +71,8 @@ def report_figure(
     heights = [WIDTH / 4 * aspect + 1.2, 2 * (WIDTH / len(frames) * aspect + 0.4)]
     heights += [] if story is None else [STORY]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=100)
-    maps, steps, *rest = figure.subfigures(len(heights), 1, height_ratios=heights)
+    rows: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+    maps, steps, *rest = rows
     _draw_maps(maps, result, image, mask)
     grid = steps.subplots(2, len(frames), squeeze=False, gridspec_kw=PICTURES)
     for (bridge, estimate), frame in zip(grid.T, frames, strict=True):

@@ -17,15 +17,12 @@ BUNDLED_NAMES = ("scenes", "portraits")
 
 
 def weights_folder(source: str | Path | None, revision: str | None = None) -> Path:
-    """Find a folder of weights, which is fetched if need be.
+    """Find a folder of weights, and fetch it if need be.
 
     Args:
-        source: one of :data:`BUNDLED_NAMES`, a folder, or "user/repo" on the Hugging Face Hub;
-            None for the first of the bundled weights.
+        source: one of :data:`BUNDLED_NAMES`, a folder, or "user/repo" on the Hugging Face Hub; None
+            for the first of the bundled weights.
         revision: branch, tag or commit on the Hub.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: if there are no such weights.
