@@ -25,10 +25,9 @@ from asyncdsb.photo.run import Runner
 from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
 from asyncdsb.store import hub
-from asyncdsb.store.bundled import weights_folder
+from asyncdsb.store.bundled import untrained_pair, weights_folder
 from asyncdsb.store.card import Facts, facts_of, model_card, read_card, write_card
 from asyncdsb.store.checkpoint import load_pair, save_weights
-from asyncdsb.store.untrained import untrained_pair
 
 OnFrame = Callable[[Frame], object]
 

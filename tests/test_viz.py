@@ -117,7 +117,7 @@ def test_trajectory_bytes_repeat(result, tmp_path, suffix):
 )
 def test_trajectory_refuses(tmp_path, frames, name, message):
     with pytest.raises(ValueError, match=message):
-        viz.save_trajectory(frames, tmp_path / name)
+        viz.save_trajectory([SimpleNamespace(x_t=one) for one in frames], tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

@@ -31,15 +31,7 @@ Writer = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph to restore.
-
-    Attributes:
-        photo: File to read.
-        mask: Its mask.
-        out: File to write.
-        trajectory: Animation to write, or None.
-        report: Figure to write, or None.
-    """
+    """One photograph to restore: files to read, and files to write."""
 
     photo: Path
     mask: Path
@@ -55,7 +47,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         The jobs, and one sentence for each file of a folder that has to be left out.
 
     Raises:
-        ValueError: The command as a whole cannot be carried out.
+        ValueError: the command as a whole cannot be carried out.
     """
     photo, mask, out = arguments.photo, arguments.mask, arguments.out
     trajectory, report = arguments.trajectory, arguments.report
@@ -168,11 +160,7 @@ def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
 
 
 def check_places(jobs: Iterable[Job]) -> None:
-    """Refuse files that could not be written, before the work starts.
-
-    Raises:
-        ValueError: with the file or the folder.
-    """
+    """Raise ValueError if a file could not be written, before the work starts."""
     paths = [path for job in jobs for path in (job.out, job.trajectory, job.report) if path]
     for folder in dict.fromkeys(path.parent for path in paths):
         there = next(place for place in (folder, *folder.parents) if place.exists())
@@ -188,15 +176,7 @@ def check_places(jobs: Iterable[Job]) -> None:
 
 
 def check_size(out: Path, size: tuple[int, int]) -> None:
-    """Refuse a photograph that is larger than the format of its file can be.
-
-    Args:
-        out: the file to write.
-        size: (width, height) in pixels.
-
-    Raises:
-        ValueError: with both sizes.
-    """
+    """Raise ValueError if a photograph (width, height) is larger than its file's format can be."""
     kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
     most = LARGEST_SIDE.get(kind, max(size))
     if max(size) > most:
@@ -231,7 +211,7 @@ def write_files(
 
     writers: tuple[tuple[Path | None, Writer], ...] = (
         (job.trajectory, lambda path: save_trajectory(result.trajectory, path)),
-        (job.report, lambda path: report_figure(result, image, mask, path, schedule)),
+        (job.report, lambda path: report_figure(result, image, mask, path, schedule=schedule)),
         (job.out, lambda path: result.photograph.save(path, result.settings)),
     )
     files = [(path, write) for path, write in writers if path]

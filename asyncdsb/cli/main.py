@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from asyncdsb import __version__
-from asyncdsb.cli.jobs import check_places, check_size, output_file, plan, write_files
+from asyncdsb.cli.jobs import Job, check_places, check_size, output_file, plan, write_files
 from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
@@ -46,14 +46,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: Arguments without the program's name; None takes those of the process.
-
-    Returns:
-        Exit code: 0 done, 2 refused.
-    """
+    """Run the command line; None takes the process's arguments. Returns the exit code."""
     arguments = _parser().parse_args(argv)
     # What else is told on standard error is for developers; users get one line.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -101,11 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     inpaint.add_argument("--invert", action="store_true", help="black marks the hole, not white")
     options = inpaint.add_argument_group("restoration", "defaults in brackets").add_argument
-    options("--steps", type=_whole(1), metavar="N", help="network evaluations (20)")
-    options("--tau-min", type=_unit, metavar="TAU", help="peak time of the smoothest pixels (0.2)")
+    options("--steps", type=int, metavar="N", help="network evaluations (20)")
+    options("--tau-min", type=float, metavar="TAU", help="peak time of the smoothest pixels (0.2)")
     options(
         "--tau-max",
-        type=_unit,
+        type=float,
         metavar="TAU",
         help="peak time of the steepest pixels, which are restored first, 0 to 1 (0.5)",
     )
@@ -116,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"what sets the order: {', '.join(STRATEGIES)}, or the file of a grey picture of "
         "PHOTO's size, 8 or 16 bits, with the peak times, black = 0 to white = 1 (gradient)",
     )
-    options("--eta", type=_unit, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)")
+    options("--eta", type=float, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)")
     options(
         "--finish",
         choices=FINISHES,
@@ -124,10 +117,10 @@ def _parser() -> argparse.ArgumentParser:
         "part (the weights' choice)",
     )
     options("--grid", choices=GRIDS, help="spacing of the steps (log)")
-    options("--seed", type=_whole(0), metavar="SEED", help="the same seed, the same file (0)")
+    options("--seed", type=int, metavar="SEED", help="the same seed, the same file (0)")
     options(
         "--tiles",
-        type=_whole(1),
+        type=int,
         metavar="N",
         help="most fields of the networks for a large hole, or holes far apart (8): more keep more "
         "detail of a large photo, and take as much longer",
@@ -178,23 +171,12 @@ def _parser() -> argparse.ArgumentParser:
     mask.add_argument("kind", metavar="KIND", choices=MASK_KINDS, help=", ".join(MASK_KINDS))
     mask.add_argument("size", metavar="SIZE", type=_size, help="256 or 640x480 (width x height)")
     _add_out(mask, "file to write")
-    mask.add_argument("--seed", type=_whole(0), default=0, metavar="SEED", help="(0)")
+    mask.add_argument("--seed", type=int, default=0, metavar="SEED", help="(0)")
     return parser
 
 
 def _add_out(parser: argparse.ArgumentParser, told: str) -> None:
     parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help=told)
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text) if text.lstrip("+-").isdecimal() else -1
-        if not least <= value < 2**63:
-            expected = f"expected a whole number of at least {least}, got {text!r}"
-            raise argparse.ArgumentTypeError(expected)
-        return value
-
-    return parse
 
 
 def _box(text: str) -> tuple[int, int, int]:
@@ -203,16 +185,6 @@ def _box(text: str) -> tuple[int, int, int]:
         raise argparse.ArgumentTypeError(f"expected LEFT,TOP,SIDE in pixels, got {text!r}")
     left, top, side = map(int, parts)
     return left, top, side
-
-
-def _unit(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -261,25 +233,24 @@ def _mask(arguments: argparse.Namespace) -> int:
 
 
 def _inpaint(arguments: argparse.Namespace) -> int:
-    low, high = arguments.tau_min, arguments.tau_max
-    if low is not None and high is not None and low > high:
-        raise ValueError(f"expected --tau-min <= --tau-max, got {low:g} > {high:g}")
     jobs, problems = plan(arguments)
     check_places(jobs)
-    for problem in problems:
-        _say("error", problem)
-    if any(job.out.suffix.lower() in LOSSY for job in jobs):
-        _say("warning", "JPEG is lossy: pixels outside the mask will change a little; PNG is exact")
-    settings, strategy, precision = _settings(arguments)
-    keep_frames = bool(arguments.trajectory or arguments.report)
 
     from tqdm import tqdm
 
     from asyncdsb.photo.images import check_pair
     from asyncdsb.photo.mask_files import read_mask
     from asyncdsb.photo.original import read_photograph
+    from asyncdsb.photo.settings import Settings
 
-    failed = len(problems)
+    settings, strategy, precision = _settings(arguments)
+    Settings(**settings).check(SAMPLERS)
+    keep_frames = bool(arguments.trajectory or arguments.report)
+    for problem in problems:
+        _say("error", problem)
+    if any(job.out.suffix.lower() in LOSSY for job in jobs):
+        _say("warning", "JPEG is lossy: pixels outside the mask will change a little; PNG is exact")
+    failed, alone = len(problems), len(jobs) == 1
     pipe: AsyncDSBPipeline | None = None
     for number, job in enumerate(jobs, 1):
         try:
@@ -289,16 +260,15 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             check_pair(photo.rgb, mask)
             order = _order(strategy, photo.size)
         except (ValueError, OSError) as error:
-            if len(jobs) == 1:
+            if alone:
                 raise
-            failed += 1
-            _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
+            failed += _named(error, job)
             continue
         if lost := photo.not_kept(job.out.suffix):
             _say("warning", f"{job.photo.name}: not kept in {job.out.name}: {', '.join(lost)}")
         # Not guarded: without weights no photograph of the folder can be restored.
         pipe = pipe or _load(arguments, precision)
-        label = job.photo.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.photo.name}"
+        label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
         bar = tqdm(
             desc=label, unit="step", file=sys.stderr, disable=arguments.quiet, dynamic_ncols=True
         )
@@ -308,11 +278,16 @@ def _inpaint(arguments: argparse.Namespace) -> int:
                 result = pipe(photo, mask, trajectory=keep_frames, on_frame=show, **chosen)
             write_files(job, result, photo.rgb, mask, pipe.config.schedule)
         except (ValueError, OSError) as error:
-            if len(jobs) == 1:
+            if alone:
                 raise
-            failed += 1
-            _say("error", f"{job.photo.name}: {error}")
+            failed += _named(error, job)
     return 2 if failed else 0
+
+
+def _named(error: Exception, job: Job) -> int:
+    """Print an error with the photograph's name; returns 1, the number of errors."""
+    _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
+    return 1
 
 
 def _advance(bar: tqdm, frame: Frame) -> None:

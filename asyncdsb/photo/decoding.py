@@ -97,7 +97,7 @@ class Decoded:
 
 
 def decode(source: ImageSource) -> Decoded:
-    """Open a picture, check the size in the header, decode it, and turn it upright.
+    """Open a picture, check the size in its header, decode it, and turn it upright.
 
     Raises:
         ValueError: as :func:`asyncdsb.photo.images.read_image`.

@@ -31,11 +31,7 @@ PREVIEW = 512
 def read_pair(
     image: ImageSource | np.ndarray | Photograph, mask: ImageSource
 ) -> tuple[Photograph, np.ndarray]:
-    """A photo and its hole (H, W) bool, read and checked.
-
-    Raises:
-        ValueError: if the pair cannot be restored.
-    """
+    """A photo and its hole (H, W) bool; raise ValueError if they cannot be restored."""
     original = read_photograph(image)
     hole = read_mask(mask)
     check_pair(original.rgb, hole)
@@ -134,12 +130,10 @@ class Framing:
         return self._denoiser.config.window == "head"
 
     def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
-        """Choose the windows over a hole; the last ones are kept for the next call.
+        """Choose the windows over a hole (H, W) bool; the last ones are kept for the next call.
 
-        Args:
-            hole: (H, W) bool.
-            tiles: most fields of the networks, >= 1.
-            box: the square around a head; None for the largest square.
+        ``tiles`` is the most fields of the networks, ``box`` the square around a head (None for the
+        largest square).
         """
         resolution = self._denoiser.config.resolution
         if self.head:
@@ -160,14 +154,7 @@ class Framing:
         box: Box | None,
         device: torch.device,
     ) -> Prepared:
-        """Cut the networks' inputs out of a photo.
-
-        Args:
-            original: the photo.
-            hole: (H, W) bool.
-            tiles: see :meth:`windows`.
-            box: the square around a head; None to look for one.
-            device: of the networks.
+        """Cut the networks' inputs out of a photo; without a ``box`` heads are looked for.
 
         Raises:
             ValueError: on a box that does not fit, or with weights that take none.

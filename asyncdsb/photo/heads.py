@@ -104,15 +104,12 @@ def largest_square(hole: np.ndarray) -> Box:
 
 
 def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> list[Box]:
-    """Find frontal faces, and the windows around their heads.
+    """Find frontal faces, and for each the largest square around its head that the photo holds.
 
     Args:
         picture: (h, w, 3) uint8, the photo at a size of :data:`SEARCHED`.
         shape: (H, W) of the photo.
         count: in how many neighbouring places and sizes a face must be seen.
-
-    Returns:
-        For each head the largest square of its size around it that the photo holds.
     """
     # Imported here, because it takes half a second that other weights need not wait for.
     from skimage.data import lbp_frontal_face_cascade_filename

@@ -40,11 +40,7 @@ def read_image(source: ImageSource) -> Image.Image:
 
 
 def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
-    """Refuse a photograph (PIL or (H, W, ...) array) and a mask (H, W) that cannot be restored.
-
-    Raises:
-        ValueError: the sizes differ, the mask is empty, or it leaves nothing known.
-    """
+    """Raise ValueError unless a mask (H, W) fits a photograph and has missing and known pixels."""
     size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
     mask = np.asarray(mask)
     if mask.ndim != 2:
@@ -63,13 +59,7 @@ def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
-    """Turn 8-bit RGB into a batch of one: x / 127.5 - 1.
-
-    Args:
-        image: PIL picture of any mode, or uint8 array (H, W, 3).
-
-    Returns:
-        Float32 tensor (1, 3, H, W) in [-1, 1].
+    """Turn 8-bit RGB, PIL or uint8 (H, W, 3), into x / 127.5 - 1: float32 (1, 3, H, W) in [-1, 1].
 
     Raises:
         ValueError: an array of another shape or type.
@@ -85,12 +75,9 @@ def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
 
 
 def to_pil(tensor: torch.Tensor) -> Image.Image:
-    """Turn one picture in [-1, 1] into 8-bit RGB: round((x + 1) * 127.5), clipped.
+    """Turn a tensor (3, H, W) or (1, 3, H, W) in [-1, 1] into 8-bit RGB: round((x + 1) * 127.5).
 
-    The exact inverse of ``to_tensor`` for all 256 values.
-
-    Args:
-        tensor: floating-point tensor (3, H, W) or (1, 3, H, W) on any device.
+    The exact inverse of ``to_tensor`` for all 256 values; values beyond are clipped.
 
     Raises:
         ValueError: a tensor of another shape, or one that is not finite.

@@ -21,13 +21,9 @@ Complete = Callable[[Tensor, Tensor], Tensor]
 
 
 def named_tau(settings: Settings, blur_sigma: float, gradient: Tensor, hole: Tensor) -> Tensor:
-    """Peak times (B, 1, H, W) of a named strategy.
+    """Peak times (B, 1, H, W) of a named strategy, for a gradient and a hole of that shape.
 
-    Args:
-        settings: strategy and range.
-        blur_sigma: width of the filter over the gradient, in pixels.
-        gradient: (B, 1, H, W) completed map in [0, 1].
-        hole: (B, 1, H, W), 1 = missing.
+    ``blur_sigma`` is the width of the filter over the gradient, in pixels.
     """
     if settings.strategy == "uniform":
         return uniform_tau(hole, settings.tau_min, settings.tau_max)
@@ -74,12 +70,7 @@ def tau_over(
 ) -> np.ndarray:
     """Peak times (H, W) float32 in [0, 1] of a whole photo: as painted, or of a named strategy.
 
-    Args:
-        hole: (H, W) bool.
-        windows: over it; a named strategy works at the scale of the finest.
-        gradient: (H, W) float32 in [0, 1].
-        settings: strategy and range.
-        blur_sigma: see :func:`named_tau`.
+    The latter works at the scale of the finest window, on a gradient (H, W) float32 in [0, 1].
     """
     if not isinstance(settings.strategy, str):
         return np.asarray(settings.strategy, np.float32)

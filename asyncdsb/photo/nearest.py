@@ -11,11 +11,9 @@ GROUP = 64  # offered rows whose best is found at once
 
 
 class Nearest:
-    """Finds, out of offered rows o, the nearest to each wanted row w: least ``|o|^2 - 2 w o``.
+    """Finds, out of offered rows o (M, D), the nearest to each row w: least ``length - 2 w o``.
 
-    Args:
-        offered: (M, D).
-        length: (M,) their squared lengths, or others in their place.
+    ``length`` (M,) are the squared lengths ``|o|^2``, or others in their place.
     """
 
     def __init__(self, offered: Tensor, length: Tensor):

@@ -82,12 +82,7 @@ class Photograph:
         return 1 if self.pixels.shape[2] < 3 else 3
 
     def restored(self, rgb: np.ndarray, hole: np.ndarray) -> Photograph:
-        """The photograph with other pixels in its hole, and its own outside.
-
-        Args:
-            rgb: (H, W, 3) uint8; of a grey photograph, grey.
-            hole: (H, W) bool.
-        """
+        """The photograph with the pixels of ``rgb`` (H, W, 3) uint8 in its hole (H, W) bool."""
         pixels = self.pixels.copy()
         values = rgb[..., : self.colours][hole]
         scale = 257 if pixels.dtype == np.uint16 else 1
@@ -116,12 +111,8 @@ class Photograph:
     def save(self, path: Path, settings: Mapping[str, object] | None = None) -> Path:
         """Write the photograph with everything that the format of the file can hold.
 
-        Args:
-            path: file to write; its suffix is one of :data:`asyncdsb.photo.formats.SAVE_OPTIONS`.
-            settings: JSON-serialisable, put into a PNG.
-
-        Returns:
-            The path.
+        The suffix is one of :data:`asyncdsb.photo.formats.SAVE_OPTIONS`; a PNG holds the settings
+        too.
         """
         options = SAVE_OPTIONS[path.suffix.lower()]
         kind = options["format"]

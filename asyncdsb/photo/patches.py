@@ -122,14 +122,10 @@ def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
 
 
 def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small: bool) -> Tensor:
-    """:func:`copy_patches` for all channels (1, 5, H, W) of one picture.
+    """:func:`copy_patches` for the five channels C (1, 5, H, W) of one picture.
 
-    Args:
-        estimate: the channels C of the module's docstring.
-        hole: (1, 1, H, W) bool.
-        reach: :data:`REACH` at this size.
-        coarse: whether to begin at smaller sizes.
-        small: whether this is such a size.
+    ``reach`` is :data:`REACH` at this size, ``coarse`` whether to begin at smaller sizes, ``small``
+    whether this is such a size.
     """
     if min(estimate.shape[2:]) < SIDE:
         return estimate
@@ -193,15 +189,8 @@ def _continued(
     """The estimate (1, C, H, W) with a margin of the hole filled from the border inwards.
 
     Patches that reach a little into the hole are compared with known ones, mostly by what they show
-    of the known. The mean of what these show instead counts as known from then on.
-
-    Args:
-        estimate: the picture.
-        hole: (1, 1, H, W) bool.
-        part: (1, 1, H, W) bool, what may be filled of it.
-        sources: (M,) cells of known patches.
-        targets: the patches that reach into the hole.
-        places: (cells, 2), see :class:`_Features`.
+    of the known. The mean of what these show instead counts as known from then on. Only ``part`` of
+    the hole, (1, 1, H, W) bool, may be filled; ``places`` are those of :class:`_Features`.
     """
     size, grid = hole.shape[2:], targets.grid
     within = _within(size[1], hole.device)
@@ -251,7 +240,7 @@ class _Grid:
     Attributes:
         touched: (h, w) bool, for each place of a patch's first pixel whether any is missing.
         width: of the numbering, w and twice the rim.
-        forbidden: (cells,) what is added to the cost of a patch: infinity unless it is known.
+        forbidden: (cells,) added to the cost of a patch: infinity unless it is known.
         sources: (M,) cells of the known patches.
     """
 
@@ -314,12 +303,7 @@ class _Targets:
         ]
 
     def agreed(self, offsets: Tensor, rows: Tensor) -> Tensor:
-        """Let each patch take the best of its own offset and its neighbours'.
-
-        Args:
-            offsets: (N,), each to a known patch; so are those that are returned.
-            rows: (cells, D) features of all patches.
-        """
+        """Let each patch take the best of its own offset and its neighbours'; offsets are (N,)."""
         # What lies outside of the lattice offers the last cell, of the rim, and agrees with nobody.
         last = len(rows) - 1
         offsets = F.pad(offsets, (0, 1), value=last)
@@ -336,11 +320,10 @@ class _Targets:
         return offsets[:-1]
 
     def mean(self, offsets: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """Average what all offsets (N,) copy to a pixel from a photo (1, C, H, W).
+        """The mean (1, C, H, W) of what all offsets (N,) copy to a pixel from a photo (1, C, H, W).
 
-        Returns:
-            The mean, (1, C, H, W), the photo where nothing is copied, and the copies' variance,
-            summed over the first three channels, the colours, (1, 1, H, W).
+        Where nothing is copied it is the photo. The second value is the variance of the copies'
+        colours, (1, 1, H, W).
         """
         first, source = (
             self.grid.pixels(cells, photo.shape[3]) for cells in (self.cells, self.cells + offsets)
@@ -354,12 +337,9 @@ class _Targets:
 
 
 def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
-    """Sum (K, H, W) of the patches that are copied within a picture of K channels.
+    """Sum (K, H, W) of patches that are copied within a picture of K channels.
 
-    Args:
-        channels: (K, H, W).
-        to: (N,) first pixels, all different, of where to copy to.
-        source: (N,) first pixels of what to copy.
+    ``source`` (N,) are the first pixels of what to copy, ``to`` (N,), all different, of where.
     """
     count, _, width = channels.shape
     shown = channels.flatten(1).T.contiguous()
@@ -377,10 +357,7 @@ def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
 def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
     """Amplify the detail of a mean: G E c + (1 + share (gain - 1)) (E c - G E c), (1, 3, H, W).
 
-    Args:
-        mean: (1, 3, H, W) over the copies of every pixel, E c.
-        spread: (1, 1, H, W) E |c|^2 - |E c|^2, their variance summed over the colours.
-        share: 0 for none of the gain, 1 for all.
+    ``spread`` (1, 1, H, W) is E |c|^2 - |E c|^2, summed over the colours.
     """
     slow = gaussian_blur(mean.transpose(0, 1), FINE).transpose(0, 1)
     detail = mean - slow
@@ -392,14 +369,8 @@ def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
 class _Features:
     """Rows whose squared distances are D of the module's docstring, along few directions.
 
-    Args:
-        photo: (1, C, H, W), known where the sources are.
-        grid: of all patches.
-        sources: (M,) cells of known patches, whose principal components give the directions.
-        reach: see :data:`REACH`.
-
-    Attributes:
-        places: (cells, 2) rows and columns of all patches, divided by the reach.
+    The directions are close to the principal components of the known patches. ``places`` (cells, 2)
+    are rows and columns of all patches, divided by the reach.
     """
 
     def __init__(self, photo: Tensor, grid: _Grid, sources: Tensor, reach: float):

@@ -23,15 +23,11 @@ MAX_JSON = 100_000  # bytes of the longest settings file: more is something else
 def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
     """Read settings from a JSON file or from a restored PNG.
 
-    Args:
-        path: the file.
-        names: fields that may occur.
-
     Returns:
         The fields that occur and are not null; their values are not checked.
 
     Raises:
-        ValueError: no such file, no settings in it, or a field of another name.
+        ValueError: no such file, no settings in it, or a field that is not among ``names``.
     """
     try:
         if path.suffix.lower() == ".png":
@@ -72,15 +68,11 @@ def save_map(path: Path, values: np.ndarray) -> Path:
 def load_map(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Read a map from a grey picture of 8 or 16 bits, black = 0 and white = 1.
 
-    Args:
-        path: the file.
-        size: (width, height) that it must have.
-
     Returns:
         (H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: not a readable picture, or of another size.
+        ValueError: not a readable picture, or not of this size (width, height).
     """
     seen = read_image(path)  # With all its checks; what it returns has 8 bits.
     if seen.size != tuple(size):

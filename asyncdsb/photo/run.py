@@ -37,11 +37,7 @@ class Runner:
     ) -> Iterator[Frame]:
         """Restore all windows of a photo in step, yielding a frame per state.
 
-        Args:
-            prepared: the photo.
-            gradient: (H, W) float32 completed gradient map in [0, 1].
-            tau: (H, W) float32 peak times in [0, 1].
-            settings: of the run.
+        ``gradient`` and ``tau`` are (H, W) float32 in [0, 1].
         """
         config = self.denoiser.config
         gradients = [window.shrink(gradient).to(self.device) for window in prepared.windows]

@@ -162,11 +162,7 @@ class Window:
         return height, width
 
     def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The window at working size, padded, with a smooth fill in its hole.
-
-        Args:
-            image: (H, W, 3) uint8 photo.
-            hole: (H, W) bool.
+        """The window of a photo (H, W, 3) uint8, padded, with a smooth fill in its hole.
 
         Returns:
             Image (1, 3, h, w) in [-1, 1] and mask (1, 1, h, w) float; a working pixel is missing if

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -72,19 +72,11 @@ def paint_hole(image: Image.Image | np.ndarray, mask: np.ndarray) -> Image.Image
     return Image.fromarray(painted)
 
 
-class Pictured(Protocol):
-    """A moment of a run whose state can be shown, such as a frame."""
-
-    @property
-    def x_t(self) -> Image.Image:
-        """State of the bridge."""
-
-
-def save_trajectory(frames: Sequence[Pictured | Image.Image], path: str | os.PathLike) -> Path:
+def save_trajectory(frames: Sequence[Any], path: str | os.PathLike) -> Path:
     """Write the bridge states x_t as a looping animation that holds its first and last frame.
 
     Args:
-        frames: frames of a result, t falling from 1 to 0, or pictures of one size.
+        frames: of a result, or anything with a picture ``x_t``, t falling from 1 to 0.
         path: file ending in ``.webp`` (small, fast) or ``.gif`` (256 colours, for old viewers).
 
     Returns:
@@ -93,7 +85,7 @@ def save_trajectory(frames: Sequence[Pictured | Image.Image], path: str | os.Pat
     Raises:
         ValueError: no frames, frames of several sizes, or another suffix.
     """
-    pictures: list[Any] = [getattr(frame, "x_t", frame) for frame in frames]
+    pictures = [frame.x_t for frame in frames]
     suffix = Path(path).suffix.lower()
     if suffix not in ANIMATION_SUFFIXES:
         raise ValueError(f"expected a file name ending in .webp or .gif, got {Path(path).name!r}")

@@ -26,11 +26,7 @@ LOG_IN = "log in with `hf auth login`"
 
 
 def download(repo: str, revision: str | None = None) -> Path:
-    """Fetch weights from the Hub, or from its cache when offline, and return their folder.
-
-    Args:
-        repo: "user/repo".
-        revision: branch, tag or commit; None for the main branch.
+    """Fetch weights "user/repo" from the Hub, or from its cache when offline; return their folder.
 
     Raises:
         ValueError: if the repository cannot be read, or holds no such weights.
