@@ -98,9 +98,9 @@ class AsyncDSBPipeline:
             source: one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
                 on the Hugging Face Hub; None for the first of the bundled weights.
             revision: branch, tag or commit on the Hub.
-            device: see the class, as for the others.
-            precision: likewise.
-            compiled: likewise.
+            device: see the class.
+            precision: see the class.
+            compiled: see the class.
 
         Raises:
             ValueError: if there are no such weights, or they are damaged or of another version.
@@ -147,7 +147,7 @@ class AsyncDSBPipeline:
 
     @property
     def facts(self) -> Facts:
-        """What the card tells of the weights."""
+        """Facts about the weights, for their card."""
         return facts_of(self.denoiser, self.completion, self.training)
 
     @property
@@ -179,7 +179,7 @@ class AsyncDSBPipeline:
         return Result(photo.picture, last.gradient, last.tau, frames, record, photo)
 
     def record(self, chosen: Settings, box: Box | None = None) -> dict:
-        """What gives a picture again, as JSON; ``box`` is ``frame.prepared.box`` of a frame."""
+        """Settings that reproduce a picture, as JSON; ``box`` is a frame's ``prepared.box``."""
         other = {} if self.precision == "fp32" else {"precision": self.precision}
         chosen = chosen if box is None else dataclasses.replace(chosen, box=box)
         return chosen.resolved(self.config).as_dict() | other

@@ -159,7 +159,7 @@ def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
     [
         (["--steps", "0"], "steps >= 1, got 0"),
         (["--steps", "many"], "invalid int value: 'many'"),
-        (["--tau-min", "-0.1"], "got -0.1"),
+        (["--tau-min", "-0.1"], "tau_min=-0.1"),
         (["--tau-max", "1.5"], "1.5"),
         (["--tau-max", "nan"], "nan"),
         (["--tau-min", "0.6", "--tau-max", "0.3"], "tau_min"),

@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; None takes the process's arguments. Returns the exit code."""
     arguments = _parser().parse_args(argv)
-    # What else is told on standard error is for developers; users get one line.
+    # Other output on standard error is for developers; users get one line.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     previous = _exit_on_sigterm()
     try:

@@ -28,7 +28,7 @@ INTERVALS = 1000
 """Steps into which I2SB divides the time from 0 to 1."""
 
 FIRST_LEVEL, LAST_LEVEL = 1e-4, 1.0
-"""What I2SB's network is told of the first and of the last of them, in thousands."""
+"""Inputs of I2SB's network for the first and the last of them, in thousands."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,10 @@ class ADMUNet(nn.Module):
 
 
 def noise_level(t: Tensor) -> Tensor:
-    """What I2SB tells its network of times t (B,) in [0, 1]: levels in [1e-4, 1], in thousands.
+    """Input of I2SB's network for times t (B,) in [0, 1]: levels in [1e-4, 1], in thousands.
 
     I2SB numbers the ends of its 1000 intervals n = 0 ... 999, so that t = (n + 1) / 1000 has the
-    variance of step n, and tells the network ``1000 (1e-4 + (1 - 1e-4) n / 999)`` of it. Between
+    variance of step n; its network gets ``1000 (1e-4 + (1 - 1e-4) n / 999)`` for it. Between
     steps this is the line through them. Below the first step, which I2SB never sees, the level
     stays.
     """

@@ -170,7 +170,7 @@ class UNet(nn.Module):
                 h = F.interpolate(self.upsample[level](h), scale_factor=2.0, mode="nearest")
         direct = x * (1 + self.gain(embedding)[:, :, None, None])
         out = self.head(torch.cat([F.silu(self.norm(h)), direct], dim=1))
-        # Plane by plane, as all that is done with it: mixed layouts are several times slower.
+        # Contiguous, because mixed layouts make the arithmetic on it several times slower.
         return F.pixel_shuffle(out, self.config.patch).float().contiguous()
 
 

@@ -302,7 +302,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _guess(head: bytes) -> str:
-    """What a file that is no readable picture most likely is."""
+    """Guess what a file that is not a readable picture is, from its first bytes."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<svg", b"<?xml", b"<!doctype svg")) or b"<svg" in text:
         return "an SVG drawing; export it as PNG"

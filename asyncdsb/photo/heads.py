@@ -73,7 +73,7 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
         The box; it holds at least one pixel of the hole.
     """
     heads = []
-    # A smooth fill looks a little like a face itself, hence the stricter count.
+    # The first count is stricter, because a smooth fill looks a little like a face.
     for picture, count in ((_without(photo, hole), 6), (_reduced(photo), 3)):
         heads += find_heads(picture, hole.shape, count)
         if any(_held(hole, head) for head in heads):
@@ -170,7 +170,7 @@ def _grown(head: Box, hole: np.ndarray) -> Box:
     wanted = max(lower - upper, east - west)
     if wanted > min(REACH * side, *hole.shape):
         return head
-    # As much in the middle as the hole allows.
+    # The head stays as near to the middle as the hole allows.
     x = min(max(left - (wanted - side) // 2, east - wanted), west)
     y = min(max(top - (wanted - side) // 2, lower - wanted), upper)
     return _placed(x, y, wanted, hole.shape)

@@ -92,7 +92,7 @@ class Photograph:
         return replace(self, pixels=pixels)
 
     def not_kept(self, suffix: str) -> list[str]:
-        """What a file with this suffix cannot hold of the photograph, in words."""
+        """Parts of the photograph that a file with this suffix cannot hold, in words."""
         kind = SAVE_OPTIONS[suffix.lower()]["format"]
         present = set(self.info)
         present |= {"16 bits"} if self.pixels.dtype == np.uint16 else set()

@@ -304,7 +304,7 @@ class _Targets:
 
     def agreed(self, offsets: Tensor, rows: Tensor) -> Tensor:
         """Let each patch take the best of its own offset and its neighbours'; offsets are (N,)."""
-        # What lies outside of the lattice offers the last cell, of the rim, and agrees with nobody.
+        # Beyond the lattice the offset leads to the last cell, in the rim, which equals no other.
         last = len(rows) - 1
         offsets = F.pad(offsets, (0, 1), value=last)
         for turn, around, cells in self.turns:
@@ -411,6 +411,6 @@ def _drawn(sources: Tensor) -> Tensor:
     """Not too many out of (M,) cells."""
     if len(sources) <= MOST_SOURCES:
         return sources
-    # Drawn, as a regular choice would favour some columns; always the same, on any device.
+    # A random choice, because a regular one would favour some columns; the same on any device.
     order = torch.randperm(len(sources), generator=torch.Generator().manual_seed(0))
     return sources[order[:MOST_SOURCES].to(sources.device)]

@@ -89,7 +89,7 @@ class Result:
         gradient: (H, W) float32 completed gradient map in [0, 1].
         tau: (H, W) float32 per-pixel peak time in [0, 1].
         trajectory: steps + 1 frames with t falling from 1 to 0; empty if it was not asked for.
-        settings: what gives this result again.
+        settings: those that reproduce this result.
         photograph: the restored photo with everything that its file holds.
     """
 

@@ -254,7 +254,7 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     if not len(rows):
         return
-    # What is known around the hole decides, not what lies further away.
+    # Only the pixels around the hole decide, not those further away.
     place = (
         slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2),
         slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2),

@@ -146,7 +146,7 @@ def _draw_maps(
 
     first, second, third, last = part.subplots(1, 4, gridspec_kw=PICTURES)
     _show(first, "input, hole painted", small(paint_hole(image, mask)))
-    # As it is seen: a grey picture would be drawn in false colours.
+    # In RGB, because matplotlib would draw a grey picture in false colours.
     _show(last, "result", small(Image.fromarray(result.photograph.rgb)))
     root, even = PowerNorm(0.5, vmin=0, vmax=1), Normalize(0, 1)
     for axes, title, values, colours, scale, ticks in (

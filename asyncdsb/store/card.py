@@ -1,4 +1,4 @@
-"""The model card that lies beside weights: what they are, for people and for the Hub."""
+"""The model card beside weights, for people and for the Hub."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ as evidence, or to show somebody as they never looked.
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells of a pair of networks.
+    """Facts about a pair of networks for its card.
 
     Attributes:
         parameters: numbers of parameters, by kind ("gradient", "bridge").
@@ -77,7 +77,7 @@ class Facts:
 def facts_of(
     denoiser: BridgeDenoiser, completion: GradientCompletion, training: Mapping[str, dict]
 ) -> Facts:
-    """What can be told of a pair of networks."""
+    """The facts about a pair of networks."""
     networks = {"gradient": completion, "bridge": denoiser}
     sizes = {kind: sum(p.numel() for p in one.parameters()) for kind, one in networks.items()}
     config = denoiser.config

@@ -142,7 +142,7 @@ def folded_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
-    """What a state has missing, over, or of another shape than a module's own, one line each."""
+    """One line for each tensor of a state that is missing, unexpected or of another shape."""
     own = module.state_dict()
     lines = [f"missing {name}" for name in own if name not in state]
     lines += [f"unexpected {name}" for name in state if name not in own]
