@@ -39,6 +39,11 @@ class Job:
     trajectory: Path | None = None
     report: Path | None = None
 
+    @property
+    def written(self) -> list[Path]:
+        """The files to write."""
+        return [path for path in (self.out, self.trajectory, self.report) if path]
+
 
 def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     """Pair photographs with masks and choose the names of the files to write.
@@ -68,27 +73,19 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     photos = _pictures(photo)
     if not photos:
         raise ValueError(f"there is no picture in the folder {photo}")
-    jobs: list[Job] = []
     used = [path.resolve() for path in (mask, out, trajectory, report) if path]
     others = sorted({*_visible(photo)} - {*photos})
     problems = [_left_out(path) for path in others if path.resolve() not in used]
+    jobs = []
     for path in photos:
+        png, webp = (_named(path.stem, suffix) for suffix in (".png", ".webp"))
+        more = trajectory and trajectory / webp, report and report / png
         try:
-            job_mask = _mask_for(path, mask)
+            jobs.append(Job(path, _mask_for(path, mask), out / png, *more))
         except ValueError as error:
             problems.append(str(error))
-            continue
-        jobs.append(
-            Job(
-                path,
-                job_mask,
-                out / _named(path.stem, ".png"),
-                trajectory and trajectory / _named(path.stem, ".webp"),
-                report and report / _named(path.stem, ".png"),
-            )
-        )
     _refuse_clashes(jobs, arguments.strategy)
-    for folder in filter(None, (out, arguments.trajectory, arguments.report)):
+    for folder in filter(None, (out, trajectory, report)):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"PHOTO is a folder, so {folder} must be one too; it is a file")
     return jobs, problems
@@ -161,7 +158,7 @@ def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
 
 def check_places(jobs: Iterable[Job]) -> None:
     """Raise ValueError if a file could not be written, before the work starts."""
-    paths = [path for job in jobs for path in (job.out, job.trajectory, job.report) if path]
+    paths = [path for job in jobs for path in job.written]
     for folder in dict.fromkeys(path.parent for path in paths):
         there = next(place for place in (folder, *folder.parents) if place.exists())
         try:
@@ -192,7 +189,7 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
     read |= {Path(strategy).resolve()} if strategy else set()
     written: dict[Path, str] = {}
     for job in jobs:
-        for path in filter(None, (job.out, job.trajectory, job.report)):
+        for path in job.written:
             place = path.resolve()
             if place in read:
                 raise ValueError(f"{path} is read and would be overwritten: choose another name")

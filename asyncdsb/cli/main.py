@@ -296,28 +296,24 @@ def _advance(bar: tqdm, frame: Frame) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str]:
-    """Return the settings, the strategy and the precision, the command line's before the file's."""
+    """The settings, the strategy and the precision; options override the settings file."""
     from asyncdsb.photo.record import load_settings
 
-    found: dict[str, Any] = {}
-    path = arguments.settings
-    if path:
-        found = load_settings(path, (*SETTINGS, "strategy", "precision"))
+    path, strategy = arguments.settings, arguments.strategy
+    found = load_settings(path, (*SETTINGS, "strategy", "precision")) if path else {}
     own = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
-    strategy = found.pop("strategy", None)
-    recorded = found.pop("precision", "fp32" if path else "auto")
-    precision = arguments.precision or str(recorded)
-    if arguments.strategy is not None:
-        return found | own, arguments.strategy, precision
-    if strategy is None or strategy in STRATEGIES:
-        return found | own, strategy, precision
-    if strategy == "painted" or not isinstance(strategy, str):
-        raise ValueError(f"{path.name}: the order was painted: give its map with --strategy FILE")
-    return found | own, str(path.parent / strategy), precision
+    recorded = found.pop("strategy", None)
+    precision = found.pop("precision", "fp32" if path else "auto")
+    if strategy is None and recorded is not None:
+        if recorded == "painted" or not isinstance(recorded, str):
+            expected = "the order was painted: give its map with --strategy FILE"
+            raise ValueError(f"{path.name}: {expected}")
+        strategy = recorded if recorded in STRATEGIES else str(path.parent / recorded)
+    return found | own, strategy, arguments.precision or str(precision)
 
 
 def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the ``strategy`` argument of the pipeline: a name, or a map read from a file."""
+    """The ``strategy`` argument of the pipeline: a name, or a map read from a file."""
     if strategy is None:
         return {}
     if strategy in STRATEGIES:

@@ -6,11 +6,9 @@ their files fit as they are (``python -m train.import_adm``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -83,7 +81,8 @@ class ADMUNet(nn.Module):
         widths = [config.width * m for m in config.multipliers]
         embedding, channels = 4 * config.width, widths[0]
 
-        def block(channels_in: int, channels: int, resize: Callable = _same) -> ADMResBlock:
+        def block(channels_in: int, channels: int, resize: nn.Module | None = None) -> ADMResBlock:
+            resize = resize or nn.Identity()
             return ADMResBlock(channels_in, channels, embedding, config.dropout, resize)
 
         def stage(channels_in: int, level: int) -> list[nn.Module]:
@@ -104,7 +103,7 @@ class ADMUNet(nn.Module):
                 channels = width
                 skips.append(channels)
             if level < len(widths) - 1:
-                self.input_blocks.append(Stage([block(channels, channels, _halve)]))
+                self.input_blocks.append(Stage([block(channels, channels, nn.AvgPool2d(2))]))
                 skips.append(channels)
         self.middle_block = Stage(
             [
@@ -119,7 +118,7 @@ class ADMUNet(nn.Module):
                 parts = stage(channels + skips.pop(), level)
                 channels = widths[level]
                 if last and level > 0:
-                    parts.append(block(channels, channels, _double))
+                    parts.append(block(channels, channels, nn.Upsample(scale_factor=2.0)))
                 self.output_blocks.append(Stage(parts))
         self.out = nn.Sequential(
             group_norm(channels),
@@ -190,7 +189,7 @@ class ADMResBlock(nn.Module):
         channels: int,
         embedding: int,
         dropout: float,
-        resize: Callable[[Tensor], Tensor],
+        resize: nn.Module,
     ):
         super().__init__()
         self.resize = resize
@@ -234,15 +233,3 @@ class ADMAttention(nn.Module):
         qkv = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1))
         h = self.proj_out(attend(*qkv.unbind(2)))
         return x + h.view_as(flat).unflatten(2, x.shape[2:])
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
-def _halve(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from asyncdsb.photo.fill import harmonic_fill
-from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.images import bounds, to_tensor
 
 Box = tuple[int, int, int]
 """Left edge, top edge and side of a square, in photo pixels."""
@@ -155,16 +155,10 @@ def _placed(left: float, top: float, side: int, shape: tuple[int, int]) -> Box:
     return *first, side
 
 
-def _edges(hole: np.ndarray) -> tuple[int, int, int, int]:
-    """First row and column of a hole, and those behind the last."""
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-
-
 def _grown(head: Box, hole: np.ndarray) -> Box:
     """The least square with a head's window and all of the hole, or the window as it is."""
     left, top, side = head
-    first_row, first_column, last_row, last_column = _edges(hole)
+    first_row, first_column, last_row, last_column = bounds(hole)
     upper, lower = min(top, first_row), max(top + side, last_row)
     west, east = min(left, first_column), max(left + side, last_column)
     wanted = max(lower - upper, east - west)

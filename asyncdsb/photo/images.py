@@ -96,6 +96,14 @@ def to_pil(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
+def bounds(hole: np.ndarray) -> tuple[int, int, int, int]:
+    """First row and column of a hole (H, W) bool, and those behind the last; all 0 without one."""
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
 def shortened(stem: str, most: int) -> str:
     """Cut a file's name to so many bytes, which is what file systems count, between characters."""
     name = os.fsencode(stem)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from asyncdsb.photo.decoding import decode, flatten
 from asyncdsb.photo.formats import FIELD
-from asyncdsb.photo.images import read_image
 
 LEVELS = 65535  # grey value that stands for 1 in a map
 MAX_JSON = 100_000  # bytes of the longest settings file: more is something else
@@ -74,13 +74,13 @@ def load_map(path: Path, size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: not a readable picture, or not of this size (width, height).
     """
-    seen = read_image(path)  # With all its checks; what it returns has 8 bits.
-    if seen.size != tuple(size):
+    found = decode(path)
+    picture = found.picture
+    if picture.size != tuple(size):
         raise ValueError(
             f"{path.name} must have the photo's size {size[0]}x{size[1]}, "
-            f"got {seen.size[0]}x{seen.size[1]} (width x height)"
+            f"got {picture.width}x{picture.height} (width x height)"
         )
-    with Image.open(path) as picture:
-        if picture.mode.startswith("I;16"):
-            return (np.asarray(picture).astype(np.float64) / LEVELS).astype(np.float32)
-    return np.asarray(seen.convert("L"), np.float32) / 255
+    if picture.mode.startswith("I;16"):
+        return (np.asarray(picture).astype(np.float64) / LEVELS).astype(np.float32)
+    return np.asarray(flatten(picture, found.name).convert("L"), np.float32) / 255

@@ -77,8 +77,9 @@ class Settings:
             if name == "strategy" and not isinstance(value, str):
                 continue
             if value not in kind and not (name in FROM_WEIGHTS and value is None):
-                of = ", of the weights," if name == "sampler" else ""
-                raise ValueError(f"expected {name}{of} out of {', '.join(kind)}, got {value!r}")
+                trained = " that the weights were trained for," if name == "sampler" else ""
+                known = ", ".join(kind)
+                raise ValueError(f"expected a {name}{trained} out of {known}, got {value!r}")
         box = self.box
         if box is not None and not (
             isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.photo.fill import harmonic_fill, joined
+from asyncdsb.photo.images import bounds
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.tiles import Tiles
 
@@ -78,12 +79,11 @@ class Window:
             stride: multiple of sizes that the networks need.
             tiles: most tiles.
         """
-        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-        box = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
-        longest = max(stop - start for start, stop in box)
+        top, left, bottom, right = bounds(hole)
+        longest = max(bottom - top, right - left)
         side = max(resolution, longest + 2 * max(MIN_MARGIN, round(MARGIN * longest)))
-        spans = [_span(*edge, side, limit) for edge, limit in zip(box, hole.shape, strict=True)]
-        (top, height), (left, width) = spans
+        top, height = _span(top, bottom, side, hole.shape[0])
+        left, width = _span(left, right, side, hole.shape[1])
         least = min(1.0, resolution / max(height, width))
         # A copy, because a view would keep the whole photo's mask alive.
         own = hole[top : top + height, left : left + width].copy()
@@ -251,14 +251,11 @@ class Window:
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
     """Continue a photo (H, W, 3) uint8 smoothly into a hole (H, W) bool, in place."""
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    if not len(rows):
+    top, left, bottom, right = bounds(hole)
+    if bottom == 0:
         return
     # Only the pixels around the hole decide, not those further away.
-    place = (
-        slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2),
-        slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2),
-    )
+    place = slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
     part, inside = image[place], hole[place]
     missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
     for channel in range(3):
