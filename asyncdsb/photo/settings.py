@@ -77,9 +77,10 @@ class Settings:
             if name == "strategy" and not isinstance(value, str):
                 continue
             if value not in kind and not (name in FROM_WEIGHTS and value is None):
-                trained = " that the weights were trained for," if name == "sampler" else ""
-                known = ", ".join(kind)
-                raise ValueError(f"expected a {name}{trained} out of {known}, got {value!r}")
+                trained = "sampler that the weights were trained for,"
+                words = {"sampler": trained, "grid": "time grid"}
+                known = f"{words.get(name, name)} out of {', '.join(kind)}"
+                raise ValueError(f"expected a {known}, got {value!r}")
         box = self.box
         if box is not None and not (
             isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))
