@@ -200,6 +200,15 @@ def test_a_result_is_saved_by_its_suffix_alone(tiny_pipe, tmp_path):
     assert Image.open(result.save(tmp_path / "out.tif")).size == SIZE
 
 
+def test_a_result_warns_of_what_the_format_cannot_hold(tiny_pipe, tmp_path):
+    seen = []
+    photo = np.dstack([np.asarray(PHOTO), np.full(MASK.shape, 99, np.uint8)])
+    result = tiny_pipe(photo, MASK, steps=1, trajectory=False, on_frame=seen.append)
+    assert [frame.step for frame in seen] == [0, 1] and not result.trajectory
+    with pytest.warns(UserWarning, match="^not kept in out.bmp: transparency$"):
+        result.save(tmp_path / "out.bmp")
+
+
 @pytest.mark.parametrize("damage", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"nonsense"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_metadata_do_not_matter(tmp_path, damage):
