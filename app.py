@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> None:
     """Start the server; see the module's first lines for the options."""
-    from asyncdsb.networks.placing import PRECISIONS
+    from asyncdsb.networks.device import PRECISIONS
 
     parser = Parser(description="Restore holes in photographs, in the browser.")
     parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1)")

@@ -101,7 +101,7 @@ class BridgeConfig:
         bridges: which bridges it was trained on; "stochastic" serves the posterior sampler, and the
             implicit one if the network sees x1; "deterministic" serves the ODE.
         finish: what happens to a result by default, see
-            :class:`asyncdsb.photo.restoration.Settings`.
+            :class:`asyncdsb.photo.settings.Settings`.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
         window: "hole" if it restores the neighbourhood of a hole, "head" if it was trained on

@@ -17,11 +17,11 @@ LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
 
 
-# Not in inference mode: what is kept must serve a training, too.
+# Cached, because a copy to a device blocks; not in inference mode, because a training uses it too.
 @functools.cache
 @torch.inference_mode(False)
 def luma_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """:data:`LUMA` as (1, 3, 1, 1), copied to a device once: each copy would be waited for."""
+    """:data:`LUMA` as (1, 3, 1, 1)."""
     return torch.tensor(LUMA, device=device, dtype=dtype).view(1, 3, 1, 1)
 
 
@@ -35,20 +35,13 @@ def _sobel(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def image_gradient(image: Tensor) -> Tensor:
-    """Sobel gradient magnitude of the luma.
+    """Sobel gradient magnitude (B, 1, H, W) in [0, 1] of the luma of (B, 3, H, W) in [-1, 1].
 
-    Scaled so that a vertical or horizontal edge from black to white has magnitude 1; steeper
-    (diagonal) responses, at most 6 % above it, are clamped.
-
-    Args:
-        image: (B, 3, H, W) in [-1, 1].
-
-    Returns:
-        (B, 1, H, W) in [0, 1].
+    A vertical or horizontal edge from black to white has magnitude 1; steeper (diagonal) responses,
+    at most 6 % above it, are clamped.
     """
-    weights = luma_weights(image.device, image.dtype)
+    weights, kernels = (make(image.device, image.dtype) for make in (luma_weights, _sobel))
     luma = (weights * image).sum(1, keepdim=True) / 2  # differences only: range 1, offset free
-    kernels = _sobel(image.device, image.dtype)
     with without_autocast(image):
         xy = F.conv2d(F.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels)
     return (xy**2).sum(1, keepdim=True).sqrt().clamp(max=1)
@@ -89,10 +82,7 @@ class GradientCompletion(nn.Module):
     """Predicts the gradient map of the hole from what is known around it (Eq. 9).
 
     The generator sees the corrupted image (zero in the hole), the mask and the corrupted gradient.
-    Inside, gradient maps are companded by a square root: natural gradients crowd near zero.
-
-    Args:
-        config: see :class:`GradientConfig`.
+    It works on square roots of gradients, because natural gradients crowd near zero.
     """
 
     def __init__(self, config: GradientConfig):
@@ -101,15 +91,7 @@ class GradientCompletion(nn.Module):
         self.generator = config.generator.build(5 + 2 * config.position, 1, scalars=1)
 
     def companded(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Square root of the predicted map, over the whole picture, as the losses see it.
-
-        Args:
-            image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
-            mask: (B, 1, H, W) float, 1 = missing.
-
-        Returns:
-            (B, 1, H, W) in [0, 1].
-        """
+        """Square root of the map that is predicted over the whole picture, for the losses."""
         return self._predict(image, mask, known_gradient(image, mask)[0])
 
     def _predict(self, image: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
@@ -123,7 +105,8 @@ class GradientCompletion(nn.Module):
         """Complete the gradient map: known values kept, the rest predicted.
 
         Args:
-            image: (B, 3, H, W) in [-1, 1], H and W multiples of the generator's stride.
+            image: (B, 3, H, W) in [-1, 1], H and W multiples of the generator's stride; what it
+                holds in the hole does not matter.
             mask: (B, 1, H, W) float, 1 = missing.
 
         Returns:

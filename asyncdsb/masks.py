@@ -41,7 +41,7 @@ Seed = int | Sequence[int] | np.random.Generator
 
 @dataclass(frozen=True)
 class StrokeStyle:
-    """Ranges of a polygonal stroke family; lengths in pixels of a 256 x 256 image.
+    """Ranges of a family of polygonal strokes; lengths in pixels of a 256 x 256 image.
 
     Attributes:
         strokes: fewest and most strokes, both included.
@@ -61,9 +61,7 @@ NARROW = StrokeStyle(strokes=(4, 50), width=10, length=40)
 
 
 def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndarray:
-    """Draw one mask.
-
-    The same arguments give the same mask. The result is never empty and never full.
+    """Draw one mask, never empty and never full; the same arguments give the same mask.
 
     Args:
         kind: one of :data:`MASK_KINDS`; ``center`` and ``half`` ignore the seed.
@@ -108,14 +106,13 @@ def make_mask_in_bin(
 ) -> np.ndarray:
     """Draw a brush-stroke mask whose missing share lies in a bin.
 
-    A share is drawn uniformly from the bin, then strokes (thick, thin and curved ones)
-    are added until it is reached. A stroke that would pass the bin's upper end is taken back, and
-    the next ones are drawn smaller.
+    A share is drawn uniformly from the bin, then thick, thin and curved strokes are added until it
+    is reached. A stroke that would pass the bin's upper end is taken back, and the next ones are
+    smaller.
 
     Args:
-        area_bin: lowest and highest missing share, 0 < low < high < 1, for example an element of
-            :data:`AREA_BINS`.
-        size: side of a square, or (height, width), in pixels, each at least :data:`MIN_SIDE`.
+        area_bin: lowest and highest missing share, 0 < low < high < 1, as in :data:`AREA_BINS`.
+        size: as for :func:`make_mask`.
         seed: as for :func:`make_mask`.
 
     Returns:
@@ -175,7 +172,7 @@ def _unit(canvas: np.ndarray) -> float:
 
 
 def _thickness(line_width: float) -> int:
-    """Return the cv2 thickness whose line comes closest to the given width in pixels.
+    """The cv2 thickness whose line comes closest to the given width in pixels.
 
     cv2 draws one pixel for thickness 1, and above that only odd widths: thickness n covers n + 1
     pixels for even n and n + 2 for odd n.
@@ -190,7 +187,7 @@ def _sweeps(
     strokes: int,
     shrink: float = 1.0,
 ) -> None:
-    """Draw strokes of 1 to 5 straight segments, ends inside.
+    """Draw strokes of 1 to 5 straight segments, with their ends inside.
 
     A segment points 0.01 + {0, 1, 2, 3} rad from straight down, so that nearly all of a stroke's
     segments lean to one side: to the left and to the right for every other stroke.
@@ -228,7 +225,7 @@ def _boxes(canvas: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _paint_sweeps(style: StrokeStyle):
-    """Return the painter of a whole mask in a style: strokes left and right in turn, or boxes."""
+    """The painter of a whole mask in a style: strokes left and right alternately, or boxes."""
 
     def paint(canvas: np.ndarray, rng: np.random.Generator) -> None:
         if rng.random() < style.box_share:

@@ -1,10 +1,10 @@
-"""The one door to the package: a photo and a mask go in, the restored photo comes out."""
+"""The door to the package: a photo and a mask go in, the restored photo comes out."""
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,23 @@ from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
-from asyncdsb.networks.device import chosen_precision, usable
-from asyncdsb.networks.placing import check_precision, compile_for, frozen, multiplying
-from asyncdsb.photo.framing import Framing, read_pair
-from asyncdsb.photo.heads import Box
-from asyncdsb.photo.maps import check_map, completed_gradient, layout, tau_over
+from asyncdsb.networks.device import chosen_precision, compile_for, multiplying, usable
+from asyncdsb.networks.layers import check_size
+from asyncdsb.photo.framing import Framing, Prepared, read_pair
+from asyncdsb.photo.heads import Box, head_box
+from asyncdsb.photo.images import check_pair
+from asyncdsb.photo.maps import completed_gradient, named_tau, tau_over
 from asyncdsb.photo.mask_files import read_mask
-from asyncdsb.photo.restoration import Frame, Prepared, Result, Settings, check_painted
-from asyncdsb.photo.run import Runner, check_batch
+from asyncdsb.photo.result import Frame, Result
+from asyncdsb.photo.run import Runner
+from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
 from asyncdsb.store import hub
-from asyncdsb.store.bundled import weights_folder
+from asyncdsb.store.bundled import untrained_pair, weights_folder
 from asyncdsb.store.card import Facts, facts_of, model_card, read_card, write_card
 from asyncdsb.store.checkpoint import load_pair, save_weights
-from asyncdsb.store.untrained import untrained_pair
+
+OnFrame = Callable[[Frame], object]
 
 
 class AsyncDSBPipeline:
@@ -38,15 +41,13 @@ class AsyncDSBPipeline:
         device: where to run; None takes a GPU if there is one.
         training: facts about the training of both, by kind.
         card: Markdown to write beside the weights; None for :func:`asyncdsb.store.card.model_card`.
-        precision: one of :data:`asyncdsb.networks.placing.PRECISIONS`. Half precision gives
+        precision: one of :data:`asyncdsb.networks.device.PRECISIONS`. Half precision gives
             slightly other pictures.
-        compiled: whether torch.compile makes the bridge's network faster, with the same pictures
-            up to rounding. It takes a minute at the first run of every size of window and batch, of
-            eight at most; what comes after that runs as it is.
+        compiled: whether to use torch.compile: faster, the same pictures up to rounding. The first
+            run of each size of window and batch, of eight at most, takes a minute more.
 
     Raises:
-        ValueError: if torch cannot use the device, on another precision, or if what is to be
-            compiled cannot be.
+        ValueError: if torch cannot use the device or cannot compile, or on another precision.
 
     >>> import numpy as np
     >>> pipe = AsyncDSBPipeline.random()  # from_pretrained() for weights that were trained
@@ -69,14 +70,14 @@ class AsyncDSBPipeline:
         precision: str = "auto",
         compiled: bool = False,
     ):
-        check_precision(precision)
         self.device = usable(device)
         self.precision = chosen_precision(precision, self.device)
         if compiled:
             compile_for(denoiser.unet, self.device)
-        frozen(denoiser, self.device, channels_last=True)
-        # Not channels-last: instance normalisation returns plain tensors, and layers would copy.
-        frozen(completion, self.device)
+        for network in (denoiser, completion):
+            network.eval().requires_grad_(False).to(self.device)
+        # The completion stays: instance normalisation returns plain tensors, and layers would copy.
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser, self.completion = denoiser, completion
         self.framing = Framing(denoiser, completion)
         self.runner = Runner(denoiser, self.device, self.precision)
@@ -96,15 +97,15 @@ class AsyncDSBPipeline:
         Args:
             source: one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
                 on the Hugging Face Hub; None for the first of the bundled weights.
-            device: see the class.
             revision: branch, tag or commit on the Hub.
+            device: see the class.
             precision: see the class.
             compiled: see the class.
 
         Raises:
             ValueError: if there are no such weights, or they are damaged or of another version.
         """
-        check_precision(precision)
+        chosen_precision(precision, "cpu")  # Refuses another one before anything is fetched.
         folder = weights_folder(source, revision)
         denoiser, completion, training = load_pair(folder)
         return cls(denoiser, completion, device, training, read_card(folder), precision, compiled)
@@ -115,10 +116,7 @@ class AsyncDSBPipeline:
         return cls(*untrained_pair(seed), device)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write both networks and their card to a folder that :meth:`from_pretrained` loads.
-
-        The folder is made if need be; it holds safetensors in half precision, JSON, ``README.md``.
-        """
+        """Write safetensors in half precision, JSON and a card to a folder, made if need be."""
         save_weights(folder, self.denoiser, self.training.get("bridge", {}))
         save_weights(folder, self.completion, self.training.get("gradient", {}))
         write_card(Path(folder), self.card or model_card(self.facts))
@@ -126,15 +124,14 @@ class AsyncDSBPipeline:
     def push_to_hub(
         self, repo: str, private: bool = False, commit_message: str = "AsyncDSB weights"
     ) -> str:
-        """Upload what :meth:`save_pretrained` writes to the Hugging Face Hub, in one commit.
+        """Upload what :meth:`save_pretrained` writes to the Hub; return the commit's address.
 
-        The card that was found beside the weights goes with them. Without one, what is written
-        leaves the licence open: it depends on the photographs and on what a training started from.
+        A card that lay beside the weights goes with them. A new one names no licence.
 
         Args:
             repo: "user/repo", made if need be.
-            private: whether a repository that is made is private.
-            commit_message: of the commit, whose address is returned.
+            private: whether a new repository is private.
+            commit_message: of the commit.
 
         Raises:
             ValueError: if the Hub cannot be reached or does not allow it.
@@ -150,7 +147,7 @@ class AsyncDSBPipeline:
 
     @property
     def facts(self) -> Facts:
-        """What the card tells of the weights."""
+        """Facts about the weights, for their card."""
         return facts_of(self.denoiser, self.completion, self.training)
 
     @property
@@ -158,15 +155,17 @@ class AsyncDSBPipeline:
         """Samplers that the weights were trained for."""
         return self.config.samplers
 
-    def __call__(self, image, mask, *, trajectory: bool = True, **settings) -> Result:
+    def __call__(
+        self, image, mask, *, trajectory: bool = True, on_frame: OnFrame | None = None, **settings
+    ) -> Result:
         """Restore the hole of a photo.
 
         Args:
             image: path, picture or array, see :func:`asyncdsb.photo.original.read_photograph`.
-            mask: path, picture (white = hole) or array, see
-                :func:`asyncdsb.photo.mask_files.read_mask`.
+            mask: likewise, white = hole, see :func:`asyncdsb.photo.mask_files.read_mask`.
             trajectory: whether to keep the frames.
-            **settings: fields of :class:`asyncdsb.photo.restoration.Settings`.
+            on_frame: called with each frame as it comes, to show progress.
+            **settings: fields of :class:`asyncdsb.photo.settings.Settings`.
 
         Raises:
             ValueError: on anything that cannot be restored, naming what was expected.
@@ -174,12 +173,13 @@ class AsyncDSBPipeline:
         frames: list[Frame] = []
         for last in self.stream(image, mask, **settings):
             frames += [last] if trajectory else []
-        record = self.record(Settings(**settings), last.prepared.box)
-        restored = last.photograph
-        return Result(restored.picture, last.gradient, last.tau, frames, record, restored)
+            if on_frame is not None:
+                on_frame(last)
+        record, photo = self.record(Settings(**settings), last.prepared.box), last.photograph
+        return Result(photo.picture, last.gradient, last.tau, frames, record, photo)
 
     def record(self, chosen: Settings, box: Box | None = None) -> dict:
-        """What gives a picture again, as JSON; ``box`` is ``frame.prepared.box`` of a frame."""
+        """Settings that reproduce a picture, as JSON; ``box`` is a frame's ``prepared.box``."""
         other = {} if self.precision == "fp32" else {"precision": self.precision}
         chosen = chosen if box is None else dataclasses.replace(chosen, box=box)
         return chosen.resolved(self.config).as_dict() | other
@@ -187,8 +187,7 @@ class AsyncDSBPipeline:
     def stream(self, image, mask, **settings) -> Iterator[Frame]:
         """Restore the hole of a photo, yielding ``steps + 1`` frames as they are computed.
 
-        Takes what :meth:`__call__` takes, and raises the same errors at once, before the first
-        frame is asked for. The last frame's ``image`` is the result.
+        Raises the errors of :meth:`__call__` at once. The last frame's ``image`` is the result.
         """
         chosen = self._checked(settings)
         prepared = self._prepared(image, mask, chosen)
@@ -198,8 +197,7 @@ class AsyncDSBPipeline:
     @torch.no_grad()
     def _frames(self, prepared: Prepared, chosen: Settings) -> Iterator[Frame]:
         gradient = completed_gradient(prepared, self._completed)
-        over = prepared.hole, prepared.windows, gradient, chosen
-        tau = tau_over(*over, self.config.blur_sigma)
+        tau = tau_over(prepared.hole, prepared.windows, gradient, chosen, self.config.blur_sigma)
         yield from self.runner.frames(prepared, gradient, tau, chosen)
 
     @torch.no_grad()
@@ -208,19 +206,19 @@ class AsyncDSBPipeline:
     ) -> Tensor:
         """Restore a batch of equally large pictures at the networks' own resolution.
 
-        Sample i depends on its picture, mask and seed alone.
+        Each sample depends on its picture, mask and seed alone.
 
         Args:
             images: (B, 3, H, W) in [-1, 1], H and W multiples of the network's stride.
             masks: (B, 1, H, W), 1 = missing.
             seeds: one per sample.
-            **settings: see :meth:`__call__`, other than ``seed``; a named strategy.
+            **settings: see :meth:`__call__`; no ``seed`` nor box, and a named strategy.
 
         Returns:
             (B, 3, H, W) in [-1, 1] on the CPU, known pixels equal to the input's.
 
         Raises:
-            ValueError: on what :func:`asyncdsb.photo.run.check_batch` or a setting does not allow.
+            ValueError: on other sides, seeds or settings.
         """
         *_, last = self.trace(images, masks, seeds, **settings)[1]
         return last.x_t.cpu()
@@ -229,15 +227,16 @@ class AsyncDSBPipeline:
     def trace(
         self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
     ) -> tuple[Tensor, Iterator[SamplerState]]:
-        """Like :meth:`restore_batch`: (B, 1, H, W) tau maps, and all states of the runs.
-
-        The states come as they are computed; all stays on the pipeline's device.
-        """
+        """Tau maps (B, 1, H, W) and the states of :meth:`restore_batch`, on its device."""
         chosen = self._checked(settings)
-        check_batch(images, seeds, chosen, self.framing.stride)
+        if not isinstance(chosen.strategy, str) or chosen.box is not None:
+            raise ValueError("expected a named strategy and no box for a batch")
+        if len(seeds) != len(images):
+            raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
+        check_size(images, self.framing.stride)
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
         gradient = self._completed(images, masks)
-        tau = layout(chosen, self.config.blur_sigma, gradient, masks)
+        tau = named_tau(chosen, self.config.blur_sigma, gradient, masks)
         states = self.runner.states(images, masks, gradient, tau, seeds, chosen, chosen.grid)
         return tau, states
 
@@ -252,7 +251,8 @@ class AsyncDSBPipeline:
 
     def head_box(self, image, mask) -> Box | None:
         """The box in which weights for portraits work unless they are given one, else None."""
-        return self.framing.box_of(*read_pair(image, mask))
+        original, hole = read_pair(image, mask)
+        return head_box(original.rgb, hole) if self.framing.head else None
 
     @torch.no_grad()
     def tau_map(
@@ -267,9 +267,8 @@ class AsyncDSBPipeline:
     ) -> np.ndarray:
         """Per-pixel peak time for a completed gradient map, (H, W) float32; runs no network.
 
-        ``gradient`` is of :meth:`predict_gradient`, ``mask`` of the same size, and ``box`` of
-        :meth:`head_box`; without it, weights for portraits lay the map out as if no head had been
-        found. The others are fields of :class:`asyncdsb.photo.restoration.Settings`.
+        ``gradient`` is of :meth:`predict_gradient`, ``box`` of :meth:`head_box`. Without it,
+        weights for portraits take the largest square. The rest are settings.
 
         Raises:
             ValueError: if sizes differ or the range or strategy is not valid.
@@ -278,7 +277,7 @@ class AsyncDSBPipeline:
         chosen.check(SAMPLERS)
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         check_painted(strategy, hole.shape)
-        check_map(gradient, hole)
+        check_pair(gradient, hole)
         windows = self.framing.windows(hole, tiles, box)
         return tau_over(hole, windows, gradient, chosen, self.config.blur_sigma)
 
@@ -292,8 +291,8 @@ class AsyncDSBPipeline:
         return chosen.resolved(self.config)
 
     def _prepared(self, image, mask, chosen: Settings) -> Prepared:
-        pair = read_pair(image, mask)
-        return self.framing.prepare(*pair, chosen.tiles, chosen.box, self.device)
+        photo, hole = read_pair(image, mask)
+        return self.framing.prepare(photo, hole, chosen.tiles, chosen.box, self.device)
 
     def _completed(self, image: Tensor, mask: Tensor) -> Tensor:
         with multiplying(self.precision, self.device):

@@ -27,7 +27,7 @@ from asyncdsb.masks import make_mask
 from asyncdsb.page import canvas, handlers, layout, opening, payload, session, updates, wiring
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
 from asyncdsb.photo.record import load_map
-from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def values(**change: object) -> list[object]:
 def api_values(**change: object) -> dict[str, object]:
     """Settings of /inpaint at their defaults but for these and what is left to the weights."""
     return dict(zip(session.SETTINGS, values(**change), strict=True)) | dict.fromkeys(
-        LEFT_TO_WEIGHTS
+        FROM_WEIGHTS
     )
 
 

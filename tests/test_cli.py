@@ -19,7 +19,7 @@ from asyncdsb.cli import main as cli
 from asyncdsb.cli.main import main
 from asyncdsb.photo import decoding, images
 from asyncdsb.photo.record import load_map, save_map
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -157,19 +157,19 @@ def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--steps", "0"], "at least 1, got '0'"),
-        (["--steps", "many"], "at least 1, got 'many'"),
-        (["--tau-min", "-0.1"], "from 0 to 1, got '-0.1'"),
-        (["--tau-max", "1.5"], "from 0 to 1, got '1.5'"),
-        (["--tau-max", "nan"], "from 0 to 1, got 'nan'"),
-        (["--tau-min", "0.6", "--tau-max", "0.3"], "--tau-min <= --tau-max, got 0.6 > 0.3"),
+        (["--steps", "0"], "steps >= 1, got 0"),
+        (["--steps", "many"], "invalid int value: 'many'"),
+        (["--tau-min", "-0.1"], "tau_min=-0.1"),
+        (["--tau-max", "1.5"], "1.5"),
+        (["--tau-max", "nan"], "nan"),
+        (["--tau-min", "0.6", "--tau-max", "0.3"], "tau_min"),
         # Above the default of the other end.
         (["--tau-min", "0.9"], "tau_min"),
-        (["--eta", "2"], "from 0 to 1, got '2'"),
+        (["--eta", "2"], "expected eta in [0, 1], got 2.0"),
         (["--box", "1,2"], "expected LEFT,TOP,SIDE in pixels, got '1,2'"),
         (["--box", "a,2,50"], "expected LEFT,TOP,SIDE in pixels, got 'a,2,50'"),
         (["--box", "10,10,100"], "expected no box with weights that are not for portraits"),
-        (["--seed", "-3"], "0 or more, got '-3'"),
+        (["--seed", "-3"], "seed >= 0, got -3"),
         (["--sampler", "euler"], "invalid choice: 'euler'"),
         (["--grid", "cubic"], "invalid choice: 'cubic'"),
         (["--strategy", "outward"], "expected gradient, ranked, uniform, inward or a picture file"),
@@ -369,7 +369,7 @@ def test_nothing_is_left_when_a_later_file_cannot_be_written(
         raise OSError("no space left on device")
 
     (folder / "out.png").write_bytes(b"an older result")
-    monkeypatch.setattr("asyncdsb.show.viz.report_figure", full)
+    monkeypatch.setattr("asyncdsb.show.report.report_figure", full)
     before = listing(folder)
     more = "--trajectory", folder / "way.webp", "--report", folder / "page.png"
     code = inpaint(folder, tiny_weights, *more)
@@ -670,6 +670,6 @@ def test_another_precision_is_refused_at_once(folder, tiny_weights, capsys):
 
 
 def test_compile_is_handed_to_the_pipeline(folder, tiny_weights, monkeypatch, capsys):
-    monkeypatch.setattr("asyncdsb.networks.placing.compiles", lambda device: False)
+    monkeypatch.setattr("asyncdsb.networks.device.compiles", lambda device: False)
     assert inpaint(folder, tiny_weights, "--compile") == 2
     assert "expected a compiler that torch can use" in capsys.readouterr().err

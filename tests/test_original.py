@@ -71,7 +71,7 @@ def test_metadata_go_from_every_format_to_every_other(tmp_path, kind, suffix):
         assert float(exif[282]) == pytest.approx(300, abs=1)
     else:
         assert got.info["dpi"] == pytest.approx((300, 300), abs=0.1)
-    assert photo.cannot_be_held(f".{suffix}") == []
+    assert photo.not_kept(f".{suffix}") == []
 
 
 def test_the_preview_in_exif_data_is_not_kept():
@@ -100,7 +100,7 @@ def test_texts_stay_in_png_and_are_told_of_elsewhere(tmp_path):
     with Image.open(tmp_path / "out.png") as found:
         assert found.text["Title"] == "a wren" and found.text["Titel"] == "Zaunkönig"
         assert json.loads(found.text["asyncdsb"]) == {"seed": 3}
-    assert photo.cannot_be_held(".tif") == ["PNG text"]
+    assert photo.not_kept(".tif") == ["PNG text"]
 
 
 def deep(channels: int) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_sixteen_bits_stay(tiny_pipe, tmp_path, channels, suffix):
         assert got.dtype == np.uint16 and got.shape == stored.shape
         np.testing.assert_array_equal(got[~MASK], stored[~MASK])
         assert (got[MASK] != stored[MASK]).any()
-    assert result.photograph.cannot_be_held(".jpg")[-1] == "16 bits per channel"
+    assert result.photograph.not_kept(".jpg")[-1] == "16 bits per channel"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -146,7 +146,7 @@ def test_transparency_stays(tiny_pipe, tmp_path, suffix):
         np.testing.assert_array_equal(got[~MASK], layer[~MASK])
         assert (got[MASK][:, 3] == 255).all()
         assert result.image.mode == "RGBA"
-    assert "transparency" in result.photograph.cannot_be_held(".jpg")
+    assert "transparency" in result.photograph.not_kept(".jpg")
 
 
 def test_what_is_erased_becomes_opaque(tiny_pipe):
@@ -172,13 +172,13 @@ def test_a_grey_profile_stays_with_grey_pixels(tmp_path):
     got = written(photo, tmp_path, "png")
     assert got.mode == "L" and got.info["icc_profile"] == profile
     assert "icc_profile" not in photo.picture.convert("RGB").info or photo.picture.mode == "L"
-    assert photo.cannot_be_held(".webp") == ["the colour profile"]
+    assert photo.not_kept(".webp") == ["the colour profile"]
 
 
 def test_colours_of_inks_are_converted_and_it_is_told():
     photo = read_photograph(saved(PHOTO.convert("CMYK"), "JPEG", quality=100))
     assert photo.pixels.shape[2] == 3
-    assert photo.cannot_be_held(".png") == ["CMYK (converted to RGB)"]
+    assert photo.not_kept(".png") == ["CMYK (converted to RGB)"]
 
 
 @pytest.mark.parametrize("door", ["path", "picture", "read_image"])
@@ -200,6 +200,15 @@ def test_a_result_is_saved_by_its_suffix_alone(tiny_pipe, tmp_path):
     assert Image.open(result.save(tmp_path / "out.tif")).size == SIZE
 
 
+def test_a_result_warns_of_what_the_format_cannot_hold(tiny_pipe, tmp_path):
+    seen = []
+    photo = np.dstack([np.asarray(PHOTO), np.full(MASK.shape, 99, np.uint8)])
+    result = tiny_pipe(photo, MASK, steps=1, trajectory=False, on_frame=seen.append)
+    assert [frame.step for frame in seen] == [0, 1] and not result.trajectory
+    with pytest.warns(UserWarning, match="^not kept in out.bmp: transparency$"):
+        result.save(tmp_path / "out.bmp")
+
+
 @pytest.mark.parametrize("damage", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"nonsense"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_damaged_metadata_do_not_matter(tmp_path, damage):
@@ -213,5 +222,5 @@ def test_exif_data_too_long_for_jpeg_are_told_of(tmp_path):
     exif = exif_of()
     exif[0x010E] = "x" * 70_000
     photo = read_photograph(saved(PHOTO, "PNG", exif=exif))
-    assert photo.cannot_be_held(".jpg") == ["Exif data"]
+    assert photo.not_kept(".jpg") == ["Exif data"]
     assert written(photo, tmp_path, "jpg").size == SIZE

@@ -19,7 +19,7 @@ from asyncdsb.networks.device import compiles
 from asyncdsb.photo.images import to_tensor
 from asyncdsb.photo.maps import gradient_of
 from asyncdsb.photo.patches import copy_patches
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.window import Window
 from asyncdsb.pipeline import AsyncDSBPipeline
 
@@ -218,7 +218,7 @@ def test_a_compiled_network_gives_the_same_picture(tiny_weights):
 
 
 def test_what_cannot_be_compiled_is_refused_at_once(tiny_weights, monkeypatch):
-    monkeypatch.setattr("asyncdsb.networks.placing.compiles", lambda device: False)
+    monkeypatch.setattr("asyncdsb.networks.device.compiles", lambda device: False)
     with pytest.raises(ValueError, match="expected a compiler that torch can use"):
         AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", compiled=True)
 

@@ -223,9 +223,9 @@ def test_a_painted_order_is_checked_without_a_run(tiny_pipe, strategy, told):
 
 @pytest.mark.parametrize("tiles", [0, 1.5])
 def test_the_number_of_tiles_is_checked_without_a_run(tiny_pipe, tiles):
-    with pytest.raises(ValueError, match="number of tiles"):
+    with pytest.raises(ValueError, match="number for tiles"):
         tiny_pipe.predict_gradient(PHOTO, MASK, tiles)
-    with pytest.raises(ValueError, match="number of tiles"):
+    with pytest.raises(ValueError, match="number for tiles"):
         tiny_pipe.tau_map(np.zeros((80, 96), np.float32), MASK, 0.2, 0.5, tiles=tiles)
 
 
@@ -236,5 +236,5 @@ def test_a_refused_array_is_told_by_its_own_shape(tiny_pipe):
 
 def test_batches_have_sides_that_the_networks_can_take(tiny_pipe):
     images, masks = torch.zeros(1, 3, 50, 64), torch.ones(1, 1, 50, 64)
-    with pytest.raises(ValueError, match=r"multiples of \d+, got \(50, 64\)"):
+    with pytest.raises(ValueError, match=r"multiples of \d+, got \(.*50, 64\)"):
         tiny_pipe.restore_batch(images, masks, [0], steps=1)

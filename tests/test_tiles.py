@@ -8,7 +8,7 @@ import torch
 from conftest import synthetic_photo
 
 from asyncdsb.masks import MASK_KINDS, make_mask
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.tiles import OVERLAP, TOGETHER, Tiles
 from asyncdsb.photo.window import MAX_CANVAS, Window
 
@@ -152,5 +152,5 @@ def test_tiled_restorations_keep_known_pixels_and_can_be_repeated(tiny_pipe, sam
 @pytest.mark.parametrize("tiles", [0, -1, 1.5, "many", None, True])
 def test_tiles_are_checked(tiny_pipe, tiles):
     photo = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(ValueError, match="whole number of tiles"):
+    with pytest.raises(ValueError, match="whole number for tiles"):
         tiny_pipe.stream(photo, make_mask("center", 64), tiles=tiles)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from asyncdsb.schedule import NoiseSchedule
-from asyncdsb.show import viz
+from asyncdsb.show import report, viz
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 32)) -> Image.Image:
@@ -30,7 +30,7 @@ def result() -> SimpleNamespace:
     )
 
 
-@pytest.mark.parametrize("name", viz.COLOUR_MAPS)
+@pytest.mark.parametrize("name", [viz.TAU_COLOURS, viz.GRADIENT_COLOURS])
 def test_colour_tables_grow_brighter_steadily(name):
     table = viz.colour_table(name)
     luma = table @ np.array([0.299, 0.587, 0.114])
@@ -54,20 +54,6 @@ def test_heatmap_companding_is_a_square_root():
     np.testing.assert_array_equal(
         np.asarray(companded), np.asarray(viz.heatmap(np.sqrt(values), "magma"))
     )
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [(np.zeros((2, 2, 3)), r"\(H, W\)"), (np.array([[np.nan]]), "NaN"), (np.zeros(3), r"\(H, W\)")],
-)
-def test_heatmap_refuses(values, message):
-    with pytest.raises(ValueError, match=message):
-        viz.heatmap(values)
-
-
-def test_unknown_colour_map_is_refused():
-    with pytest.raises(ValueError, match="jet"):
-        viz.heatmap(np.zeros((2, 2)), "jet")
 
 
 def test_shrink_map_keeps_aspect_and_mean():
@@ -131,37 +117,34 @@ def test_trajectory_bytes_repeat(result, tmp_path, suffix):
 )
 def test_trajectory_refuses(tmp_path, frames, name, message):
     with pytest.raises(ValueError, match=message):
-        viz.save_trajectory(frames, tmp_path / name)
+        viz.save_trajectory([SimpleNamespace(x_t=one) for one in frames], tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
-def test_report_bytes_repeat(result, tmp_path, suffix):
+def test_report_bytes_repeat(result, tmp_path):
     mask = np.zeros((32, 48), bool)
     mask[8:20, 8:20] = True
     paths = [
-        viz.report_figure(result, picture(5), mask, tmp_path / f"{name}{suffix}", columns=3)
-        for name in "ab"
+        report.report_figure(result, picture(5), mask, tmp_path / f"{name}.png") for name in "ab"
     ]
     first, second = (path.read_bytes() for path in paths)
     assert first == second
-    if suffix == ".png":
-        with Image.open(paths[0]) as page:
-            assert page.width == 1560 and page.convert("L").getextrema() == (0, 255)
+    with Image.open(paths[0]) as page:
+        assert page.width == 1560 and page.convert("L").getextrema() == (0, 255)
 
 
 def test_report_follows_the_restoration_where_it_can(result, tmp_path):
     mask = np.zeros((32, 48), bool)
     mask[8:20, 8:20] = True
-    plain = viz.report_figure(result, picture(5), mask, tmp_path / "plain.png")
-    told = viz.report_figure(
+    plain = report.report_figure(result, picture(5), mask, tmp_path / "plain.png")
+    told = report.report_figure(
         result, picture(5), mask, tmp_path / "told.png", schedule=NoiseSchedule()
     )
     heights = [Image.open(path).height for path in (plain, told)]
     assert heights[1] > heights[0] + 300
     mask[:] = False
     mask[3, 3] = True  # one pixel has no terciles
-    small = viz.report_figure(
+    small = report.report_figure(
         result, picture(5), mask, tmp_path / "small.png", schedule=NoiseSchedule()
     )
     assert Image.open(small).height == heights[0]
@@ -169,11 +152,9 @@ def test_report_follows_the_restoration_where_it_can(result, tmp_path):
 
 def test_report_refuses(result, tmp_path):
     mask = np.ones((32, 48), bool)
-    with pytest.raises(ValueError, match=".png, .pdf or .svg"):
-        viz.report_figure(result, result.image, mask, tmp_path / "page.jpg")
-    with pytest.raises(ValueError, match="at least 2"):
-        viz.report_figure(result, result.image, mask, tmp_path / "page.png", columns=1)
+    with pytest.raises(ValueError, match="ending in .png"):
+        report.report_figure(result, result.image, mask, tmp_path / "page.jpg")
     result.trajectory = []
     with pytest.raises(ValueError, match="trajectory"):
-        viz.report_figure(result, result.image, mask, tmp_path / "page.png")
+        report.report_figure(result, result.image, mask, tmp_path / "page.png")
     assert not list(tmp_path.iterdir())

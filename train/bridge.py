@@ -94,7 +94,7 @@ class BridgeTrainer:
             self.model = BridgeDenoiser(started_with(args.out) or preset.model)
         # Weights that are spread must lie in memory as they are counted.
         layout = torch.contiguous_format if args.shard else torch.channels_last
-        self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.model.to(self.device, memory_format=layout)
         self.config = self.model.config
         self.schedule = self.config.schedule
         if preset.checkpointing:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from asyncdsb.denoiser import FINISHES, BridgeDenoiser
 from asyncdsb.photo.images import write_atomic
-from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS
+from asyncdsb.photo.settings import FROM_WEIGHTS
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.card import CARD
 from asyncdsb.store.checkpoint import load_weights, save_weights
@@ -36,7 +36,7 @@ def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) 
         choice: "best", the weights with the best held-out score, or "last".
         out: weights folder.
         **decided: what a bridge's runs do by default, out of
-            :data:`asyncdsb.photo.restoration.LEFT_TO_WEIGHTS`; None for what its preset says.
+            :data:`asyncdsb.photo.settings.FROM_WEIGHTS`; None for what its preset says.
 
     Returns:
         The facts of the training that were written beside the weights.
@@ -81,7 +81,7 @@ def work(args: argparse.Namespace) -> None:
     for kind in ("gradient", "bridge"):
         run = getattr(args, kind)
         if run is not None:
-            decided = {name: getattr(args, name) for name in LEFT_TO_WEIGHTS}
+            decided = {name: getattr(args, name) for name in FROM_WEIGHTS}
             export(run, kind, args.choice, args.out, **decided)
     pipe = AsyncDSBPipeline.from_pretrained(args.out, device="cpu")
     worst = None if args.results is None else args.results / "worst.png"

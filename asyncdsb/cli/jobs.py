@@ -16,40 +16,33 @@ if TYPE_CHECKING:
     import argparse
 
     import numpy as np
-    from PIL import Image
 
-    from asyncdsb.photo.restoration import Result
+    from asyncdsb.photo.result import Result
     from asyncdsb.schedule import NoiseSchedule
 
-_NO_PHOTOS = ("thumbs.db", "desktop.ini")
-"""What systems put into folders, beside files with hidden names."""
-
-LONGEST_NAME = 255
-"""Most bytes of a file's name, on the usual file systems."""
+_NO_PHOTOS = ("thumbs.db", "desktop.ini")  # what systems put into folders, beside hidden files
+LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 
 _TRAJECTORY_SUFFIXES = (".webp", ".gif")
-_REPORT_SUFFIXES = (".png", ".pdf", ".svg")
+_REPORT_SUFFIXES = (".png",)
 
 Writer = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One photograph to restore.
-
-    Attributes:
-        photo: File to read.
-        mask: Its mask.
-        out: File to write.
-        trajectory: Animation to write, or None.
-        report: Figure to write, or None.
-    """
+    """One photograph to restore: files to read, and files to write."""
 
     photo: Path
     mask: Path
     out: Path
     trajectory: Path | None = None
     report: Path | None = None
+
+    @property
+    def written(self) -> list[Path]:
+        """The files to write."""
+        return [path for path in (self.out, self.trajectory, self.report) if path]
 
 
 def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
@@ -59,7 +52,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         The jobs, and one sentence for each file of a folder that has to be left out.
 
     Raises:
-        ValueError: The command as a whole cannot be carried out.
+        ValueError: the command as a whole cannot be carried out.
     """
     photo, mask, out = arguments.photo, arguments.mask, arguments.out
     trajectory, report = arguments.trajectory, arguments.report
@@ -80,26 +73,19 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     photos = _pictures(photo)
     if not photos:
         raise ValueError(f"there is no picture in the folder {photo}")
-    jobs: list[Job] = []
     used = [path.resolve() for path in (mask, out, trajectory, report) if path]
-    problems = [_left_out(path) for path in _others(photo) if path.resolve() not in used]
+    others = sorted({*_visible(photo)} - {*photos})
+    problems = [_left_out(path) for path in others if path.resolve() not in used]
+    jobs = []
     for path in photos:
+        png, webp = (_named(path.stem, suffix) for suffix in (".png", ".webp"))
+        more = trajectory and trajectory / webp, report and report / png
         try:
-            job_mask = _mask_for(path, mask)
+            jobs.append(Job(path, _mask_for(path, mask), out / png, *more))
         except ValueError as error:
             problems.append(str(error))
-            continue
-        jobs.append(
-            Job(
-                path,
-                job_mask,
-                out / _named(path.stem, ".png"),
-                trajectory and trajectory / _named(path.stem, ".webp"),
-                report and report / _named(path.stem, ".png"),
-            )
-        )
     _refuse_clashes(jobs, arguments.strategy)
-    for folder in filter(None, (out, arguments.trajectory, arguments.report)):
+    for folder in filter(None, (out, trajectory, report)):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"PHOTO is a folder, so {folder} must be one too; it is a file")
     return jobs, problems
@@ -110,11 +96,6 @@ def _pictures(folder: Path) -> list[Path]:
 
     known = readable_suffixes()
     return [path for path in _visible(folder) if path.suffix.lower() in known and path.is_file()]
-
-
-def _others(folder: Path) -> list[Path]:
-    pictures = set(_pictures(folder))
-    return [path for path in _visible(folder) if path not in pictures]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -176,12 +157,8 @@ def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
 
 
 def check_places(jobs: Iterable[Job]) -> None:
-    """Refuse files that could not be written, before the work starts.
-
-    Raises:
-        ValueError: with the file or the folder.
-    """
-    paths = [path for job in jobs for path in (job.out, job.trajectory, job.report) if path]
+    """Raise ValueError if a file could not be written, before the work starts."""
+    paths = [path for job in jobs for path in job.written]
     for folder in dict.fromkeys(path.parent for path in paths):
         there = next(place for place in (folder, *folder.parents) if place.exists())
         try:
@@ -196,15 +173,7 @@ def check_places(jobs: Iterable[Job]) -> None:
 
 
 def check_size(out: Path, size: tuple[int, int]) -> None:
-    """Refuse a photograph that is larger than the format of its file can be.
-
-    Args:
-        out: the file to write.
-        size: (width, height) in pixels.
-
-    Raises:
-        ValueError: with both sizes.
-    """
+    """Raise ValueError if a photograph (width, height) is larger than its file's format can be."""
     kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
     most = LARGEST_SIDE.get(kind, max(size))
     if max(size) > most:
@@ -220,7 +189,7 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
     read |= {Path(strategy).resolve()} if strategy else set()
     written: dict[Path, str] = {}
     for job in jobs:
-        for path in filter(None, (job.out, job.trajectory, job.report)):
+        for path in job.written:
             place = path.resolve()
             if place in read:
                 raise ValueError(f"{path} is read and would be overwritten: choose another name")
@@ -231,21 +200,18 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
 
 
 def write_files(
-    job: Job, result: Result, image: Image.Image, mask: np.ndarray, schedule: NoiseSchedule
+    job: Job, result: Result, image: np.ndarray, mask: np.ndarray, schedule: NoiseSchedule
 ) -> None:
     """Write all files of one job, or none."""
-    from asyncdsb.show.viz import report_figure, save_trajectory
+    from asyncdsb.show.report import report_figure
+    from asyncdsb.show.viz import save_trajectory
 
-    files: list[tuple[Path, Writer]] = []
-    if job.trajectory:
-        files.append((job.trajectory, lambda path: save_trajectory(result.trajectory, path)))
-    if job.report:
-
-        def report(path: Path) -> None:
-            report_figure(result, image, mask, path, schedule=schedule)
-
-        files.append((job.report, report))
-    files.append((job.out, lambda path: result.photograph.save(path, result.settings)))
+    writers: tuple[tuple[Path | None, Writer], ...] = (
+        (job.trajectory, lambda path: save_trajectory(result.trajectory, path)),
+        (job.report, lambda path: report_figure(result, image, mask, path, schedule=schedule)),
+        (job.out, lambda path: result.photograph.save(path, result.settings)),
+    )
+    files = [(path, write) for path, write in writers if path]
     made = _make_folders(path.parent for path, _ in files)
     try:
         _write_together(files)

@@ -1,7 +1,7 @@
 """The command line: ``python -m asyncdsb inpaint`` and ``python -m asyncdsb mask``.
 
-Exit codes: 0 done; 2 something the user can mend, told in one line on standard error. Of a command
-that fails nothing is written; of a folder, the photographs that could be restored are.
+Exit codes: 0 done; 2 something that the user can mend, in one line on standard error. A command
+that fails writes nothing; of a folder, it writes the photographs that it could restore.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from asyncdsb import __version__
-from asyncdsb.cli.jobs import check_places, check_size, output_file, plan, write_files
+from asyncdsb.cli.jobs import Job, check_places, check_size, output_file, plan, write_files
 from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
 if TYPE_CHECKING:
-    import numpy as np
     from tqdm import tqdm
 
-    from asyncdsb.photo.original import Photograph
-    from asyncdsb.photo.restoration import Frame, Result
+    from asyncdsb.photo.result import Frame
     from asyncdsb.pipeline import AsyncDSBPipeline
 
 SAMPLERS = ("posterior", "ode", "implicit")
@@ -47,16 +46,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: Arguments without the program's name; None takes those of the process.
-
-    Returns:
-        Exit code: 0 done, 2 refused.
-    """
+    """Run the command line; None takes the process's arguments. Returns the exit code."""
     arguments = _parser().parse_args(argv)
-    # What else is told on standard error is for developers; users get one line.
+    # Other output on standard error is for developers; users get one line.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     previous = _exit_on_sigterm()
     try:
@@ -83,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         "inpaint",
         help="restore the masked part of a photograph, or of a folder of them",
         description="Restore the white part of MASK in PHOTO. Everything else stays as it is, "
-        "bit for bit, in PNG, WebP, TIFF and BMP files, and so does what the photograph's file "
-        "says about it; what a format cannot hold is told.",
+        "bit for bit, in PNG, WebP, TIFF and BMP files, and so do the photograph's metadata; a "
+        "warning names what the format cannot hold.",
     )
     inpaint.set_defaults(run=_inpaint)
     inpaint.add_argument("photo", metavar="PHOTO", type=Path, help="a picture, or a folder of them")
@@ -95,106 +87,82 @@ def _parser() -> argparse.ArgumentParser:
         help="picture of the same size, white = restore; for a folder of photos one mask for all, "
         "or a folder of masks with the photos' names (any suffix)",
     )
-    inpaint.add_argument(
-        "-o",
-        "--out",
-        metavar="OUT",
-        type=Path,
-        required=True,
-        help="file to write, its suffix chooses the format (.png .webp .tif .bmp .jpg; PNG where "
-        "there is none); a folder if PHOTO is one",
+    _add_out(
+        inpaint,
+        "file to write, its suffix chooses the format (.png .webp .tif .bmp .jpg; PNG where there "
+        "is none); a folder if PHOTO is one",
     )
-    inpaint.add_argument(
-        "--invert", action="store_true", help="black marks what to restore in MASK, not white"
-    )
-    options = inpaint.add_argument_group(
-        "restoration", "what is not given is left to the weights' own settings"
-    )
-    options.add_argument("--steps", type=_at_least_one, metavar="N", help="network evaluations")
-    options.add_argument(
-        "--tau-min",
-        type=_unit,
-        metavar="TAU",
-        help="peak time of the smoothest pixels, 0 to 1 (0.2)",
-    )
-    options.add_argument(
+    inpaint.add_argument("--invert", action="store_true", help="black marks the hole, not white")
+    options = inpaint.add_argument_group("restoration", "defaults in brackets").add_argument
+    options("--steps", type=int, metavar="N", help="network evaluations (20)")
+    options("--tau-min", type=float, metavar="TAU", help="peak time of the smoothest pixels (0.2)")
+    options(
         "--tau-max",
-        type=_unit,
+        type=float,
         metavar="TAU",
         help="peak time of the steepest pixels, which are restored first, 0 to 1 (0.5)",
     )
-    options.add_argument("--sampler", choices=SAMPLERS, help="how one step is taken")
-    options.add_argument(
+    options("--sampler", choices=SAMPLERS, help="how one step is taken (posterior)")
+    options(
         "--strategy",
         metavar="NAME",
         help=f"what sets the order: {', '.join(STRATEGIES)}, or the file of a grey picture of "
         "PHOTO's size, 8 or 16 bits, with the peak times, black = 0 to white = 1 (gradient)",
     )
-    options.add_argument(
-        "--eta", type=_unit, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)"
-    )
-    options.add_argument(
+    options("--eta", type=float, metavar="ETA", help="noise of the implicit sampler, 0 to 1 (0)")
+    options(
         "--finish",
         choices=FINISHES,
         help="none shows what the bridge restores, patches replaces it by patches of the known "
-        "part (as the weights say)",
+        "part (the weights' choice)",
     )
-    options.add_argument("--grid", choices=GRIDS, help="spacing of the steps (log)")
-    options.add_argument(
-        "--seed", type=_seed, metavar="SEED", help="the same seed gives the same file (0)"
-    )
-    options.add_argument(
+    options("--grid", choices=GRIDS, help="spacing of the steps (log)")
+    options("--seed", type=int, metavar="SEED", help="the same seed, the same file (0)")
+    options(
         "--tiles",
-        type=_at_least_one,
+        type=int,
         metavar="N",
-        help="in how many fields of the networks a large hole, or holes far apart, may be restored "
-        "(8): more keep more detail of a large photo, and take as much longer",
+        help="most fields of the networks for a large hole, or holes far apart (8): more keep more "
+        "detail of a large photo, and take as much longer",
     )
-    options.add_argument(
+    options(
         "--box",
         type=_box,
         metavar="LEFT,TOP,SIDE",
         help="with weights for portraits, the square around the head, in pixels of the photo "
         "(looked for)",
     )
-    options.add_argument(
+    options(
         "--settings",
         type=Path,
         metavar="FILE",
         help="take the settings from a JSON file or from a PNG that was restored; options given "
-        "beside it come first",
+        "beside it override them",
     )
-    running = inpaint.add_argument_group("running")
-    running.add_argument("--device", metavar="NAME", help="cpu, cuda, ... (a GPU if there is one)")
-    running.add_argument(
+    running = inpaint.add_argument_group("running").add_argument
+    running("--device", metavar="NAME", help="cpu, cuda, ... (a GPU if there is one)")
+    running(
         "--precision",
         metavar="TYPE",
-        help="fp32 or bf16, in which the networks multiply, or auto (the default) for the faster "
-        "one: half precision gives slightly other pictures",
+        help="fp32 or bf16, in which the networks multiply, or auto for the faster one: half "
+        "precision gives slightly other pictures (auto)",
     )
-    running.add_argument(
+    running(
         "--compile",
         action="store_true",
         help="compile the network, which takes a minute for every size of window: for many "
-        "photographs with holes alike, or a GPU",
+        "photographs with similar holes, or a GPU",
     )
-    running.add_argument(
+    running(
         "--weights",
         metavar="NAME",
-        help="scenes (the default) or portraits, a folder of weights, or user/repo on the Hugging "
-        "Face Hub",
+        help="scenes or portraits, a folder of weights, or user/repo on the Hugging Face Hub "
+        "(scenes)",
     )
-    running.add_argument("--quiet", action="store_true", help="no progress bar")
-    extra = inpaint.add_argument_group("further files", "folders if PHOTO is one")
-    extra.add_argument(
-        "--trajectory",
-        type=Path,
-        metavar="FILE.webp",
-        help="animation of the way from the corrupted picture to the result",
-    )
-    extra.add_argument(
-        "--report", type=Path, metavar="FILE.png", help="figure with the maps, steps and settings"
-    )
+    running("--quiet", action="store_true", help="no progress bar")
+    extra = inpaint.add_argument_group("further files", "folders if PHOTO is one").add_argument
+    extra("--trajectory", type=Path, metavar="FILE.webp", help="animation of the run")
+    extra("--report", type=Path, metavar="FILE.png", help="figure with the maps and the steps")
 
     mask = commands.add_parser(
         "mask", help="draw a random mask", description="Draw a mask, white = restore."
@@ -202,16 +170,13 @@ def _parser() -> argparse.ArgumentParser:
     mask.set_defaults(run=_mask)
     mask.add_argument("kind", metavar="KIND", choices=MASK_KINDS, help=", ".join(MASK_KINDS))
     mask.add_argument("size", metavar="SIZE", type=_size, help="256 or 640x480 (width x height)")
-    mask.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="file to write")
-    mask.add_argument("--seed", type=_seed, default=0, metavar="SEED", help="(0)")
+    _add_out(mask, "file to write")
+    mask.add_argument("--seed", type=int, default=0, metavar="SEED", help="(0)")
     return parser
 
 
-def _at_least_one(text: str) -> int:
-    value = int(text) if text.lstrip("+-").isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return value
+def _add_out(parser: argparse.ArgumentParser, told: str) -> None:
+    parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help=told)
 
 
 def _box(text: str) -> tuple[int, int, int]:
@@ -220,23 +185,6 @@ def _box(text: str) -> tuple[int, int, int]:
         raise argparse.ArgumentTypeError(f"expected LEFT,TOP,SIDE in pixels, got {text!r}")
     left, top, side = map(int, parts)
     return left, top, side
-
-
-def _seed(text: str) -> int:
-    value = int(text) if text.isdecimal() else -1
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text!r}")
-    return value
-
-
-def _unit(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -265,7 +213,7 @@ def _exit_on_sigterm() -> signal.Handlers | Callable | int | None:
     """Let a polite kill unwind the stack, so that temporary files are removed."""
     try:
         return signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    except ValueError:  # Only the main thread may; elsewhere signals are the host's business.
+    except ValueError:  # Only the main thread may do this.
         return None
 
 
@@ -285,25 +233,24 @@ def _mask(arguments: argparse.Namespace) -> int:
 
 
 def _inpaint(arguments: argparse.Namespace) -> int:
-    low, high = arguments.tau_min, arguments.tau_max
-    if low is not None and high is not None and low > high:
-        raise ValueError(f"expected --tau-min <= --tau-max, got {low:g} > {high:g}")
     jobs, problems = plan(arguments)
     check_places(jobs)
-    for problem in problems:
-        _say("error", problem)
-    if any(job.out.suffix.lower() in LOSSY for job in jobs):
-        _say("warning", "JPEG is lossy: pixels outside the mask will change a little; PNG is exact")
-    settings, strategy, precision = _settings(arguments)
-    keep_frames = bool(arguments.trajectory or arguments.report)
 
-    from PIL import Image
+    from tqdm import tqdm
 
     from asyncdsb.photo.images import check_pair
     from asyncdsb.photo.mask_files import read_mask
     from asyncdsb.photo.original import read_photograph
+    from asyncdsb.photo.settings import Settings
 
-    failed = len(problems)
+    settings, strategy, precision = _settings(arguments)
+    Settings(**settings).check(SAMPLERS)
+    keep_frames = bool(arguments.trajectory or arguments.report)
+    for problem in problems:
+        _say("error", problem)
+    if any(job.out.suffix.lower() in LOSSY for job in jobs):
+        _say("warning", "JPEG is lossy: pixels outside the mask will change a little; PNG is exact")
+    failed, alone = len(problems), len(jobs) == 1
     pipe: AsyncDSBPipeline | None = None
     for number, job in enumerate(jobs, 1):
         try:
@@ -313,53 +260,60 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             check_pair(photo.rgb, mask)
             order = _order(strategy, photo.size)
         except (ValueError, OSError) as error:
-            if len(jobs) == 1:
+            if alone:
                 raise
-            failed += 1
-            _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
+            failed += _named(error, job)
             continue
-        if lost := photo.cannot_be_held(job.out.suffix):
+        if lost := photo.not_kept(job.out.suffix):
             _say("warning", f"{job.photo.name}: not kept in {job.out.name}: {', '.join(lost)}")
         # Not guarded: without weights no photograph of the folder can be restored.
         pipe = pipe or _load(arguments, precision)
-        label = job.photo.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.photo.name}"
-        bar = _bar(label, arguments.quiet)
+        label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
+        bar = tqdm(
+            desc=label, unit="step", file=sys.stderr, disable=arguments.quiet, dynamic_ncols=True
+        )
+        show, chosen = partial(_advance, bar), settings | order
         try:
             with bar:
-                result = _restore(pipe, photo, mask, settings | order, keep_frames, bar)
-            shown = Image.fromarray(photo.rgb)
-            write_files(job, result, shown, mask, pipe.config.schedule)
+                result = pipe(photo, mask, trajectory=keep_frames, on_frame=show, **chosen)
+            write_files(job, result, photo.rgb, mask, pipe.config.schedule)
         except (ValueError, OSError) as error:
-            if len(jobs) == 1:
+            if alone:
                 raise
-            failed += 1
-            _say("error", f"{job.photo.name}: {error}")
+            failed += _named(error, job)
     return 2 if failed else 0
 
 
+def _named(error: Exception, job: Job) -> int:
+    """Print an error with the photograph's name; returns 1, the number of errors."""
+    _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
+    return 1
+
+
+def _advance(bar: tqdm, frame: Frame) -> None:
+    bar.total = frame.steps
+    bar.update(frame.step - bar.n)
+
+
 def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str]:
-    """Return the settings, the strategy and the precision, the command line's before the file's."""
+    """The settings, the strategy and the precision; options override the settings file."""
     from asyncdsb.photo.record import load_settings
 
-    found: dict[str, Any] = {}
-    path = arguments.settings
-    if path:
-        found = load_settings(path, (*SETTINGS, "strategy", "precision"))
+    path, strategy = arguments.settings, arguments.strategy
+    found = load_settings(path, (*SETTINGS, "strategy", "precision")) if path else {}
     own = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
-    strategy = found.pop("strategy", None)
-    recorded = found.pop("precision", "fp32" if path else "auto")
-    precision = arguments.precision or str(recorded)
-    if arguments.strategy is not None:
-        return found | own, arguments.strategy, precision
-    if strategy is None or strategy in STRATEGIES:
-        return found | own, strategy, precision
-    if strategy == "painted" or not isinstance(strategy, str):
-        raise ValueError(f"{path.name}: the order was painted: give its map with --strategy FILE")
-    return found | own, str(path.parent / strategy), precision
+    recorded = found.pop("strategy", None)
+    precision = found.pop("precision", "fp32" if path else "auto")
+    if strategy is None and recorded is not None:
+        if recorded == "painted" or not isinstance(recorded, str):
+            expected = "the order was painted: give its map with --strategy FILE"
+            raise ValueError(f"{path.name}: {expected}")
+        strategy = recorded if recorded in STRATEGIES else str(path.parent / recorded)
+    return found | own, strategy, arguments.precision or str(precision)
 
 
 def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the ``strategy`` argument of the pipeline: a name, or a map read from a file."""
+    """The ``strategy`` argument of the pipeline: a name, or a map read from a file."""
     if strategy is None:
         return {}
     if strategy in STRATEGIES:
@@ -388,30 +342,3 @@ def _load(arguments: argparse.Namespace, precision: str) -> AsyncDSBPipeline:
         precision=precision,
         compiled=arguments.compile,
     )
-
-
-def _bar(label: str, quiet: bool) -> tqdm:
-    from tqdm import tqdm
-
-    return tqdm(desc=label, unit="step", file=sys.stderr, disable=quiet, dynamic_ncols=True)
-
-
-def _restore(
-    pipe: AsyncDSBPipeline,
-    photo: Photograph,
-    mask: np.ndarray,
-    settings: dict[str, Any],
-    keep_frames: bool,
-    bar: tqdm,
-) -> Result:
-    """Run the pipeline with its progress on the bar."""
-    from asyncdsb.photo.restoration import Result, Settings
-
-    frames: list[Frame] = []
-    for frame in pipe.stream(photo, mask, **settings):
-        frames = [*frames, frame] if keep_frames else [frame]
-        bar.total = frame.steps
-        bar.update(frame.step - bar.n)
-    chosen = pipe.record(Settings(**settings), frame.prepared.box)
-    kept, restored = frames if keep_frames else [], frame.photograph
-    return Result(restored.picture, frame.gradient, frame.tau, kept, chosen, restored)

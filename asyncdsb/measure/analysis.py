@@ -29,7 +29,7 @@ from asyncdsb.samplers import SamplerState
 from asyncdsb.schedule import NoiseSchedule
 
 if TYPE_CHECKING:
-    from asyncdsb.photo.restoration import Frame
+    from asyncdsb.photo.result import Frame
 
 PARTS = ("all", "low", "middle", "high")
 """The whole hole, and its pixels by tercile of the true gradient."""

@@ -17,6 +17,7 @@ import torch
 
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.photo.images import to_pil, to_tensor
+from asyncdsb.photo.patches import copy_patches
 
 CV2_RADIUS = 3.0
 """Neighbourhood, in pixels, that cv2's methods look at."""
@@ -56,7 +57,7 @@ def patchmatch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def patch_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Fill with the known patches that resemble a smooth fill most; see :func:`restore`."""
     hole = torch.from_numpy(mask)[None, None]
-    return np.asarray(to_pil(fill_hole(to_tensor(image), hole, "patches")))
+    return np.asarray(to_pil(copy_patches(fill_hole(to_tensor(image), hole, "harmonic"), hole)))
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

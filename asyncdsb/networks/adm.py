@@ -6,11 +6,9 @@ their files fit as they are (``python -m train.import_adm``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -28,7 +26,7 @@ INTERVALS = 1000
 """Steps into which I2SB divides the time from 0 to 1."""
 
 FIRST_LEVEL, LAST_LEVEL = 1e-4, 1.0
-"""What I2SB's network is told of the first and of the last of them, in thousands."""
+"""Inputs of I2SB's network for the first and the last of them, in thousands."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +61,16 @@ class ADMConfig:
         return 2 ** (len(self.multipliers) - 1)
 
     def build(self, in_channels: int, out_channels: int, scalars: int) -> ADMUNet:
-        """The network, which looks at the first of the scalars alone."""
+        """The network; it sees the first of the scalars alone."""
         return ADMUNet(self, in_channels, out_channels)
 
 
 class ADMUNet(nn.Module):
     """The ADM network over images and one time per sample.
 
-    Args:
-        config: shape of the network.
-        in_channels: channels of the input, conditions included.
-        out_channels: channels of the output.
-
     Attributes:
-        checkpointing: whether a backward pass computes the features inside each stage once more
-            instead of keeping them: a third more arithmetic for a fraction of the memory.
+        checkpointing: whether a backward pass computes the features of each stage again instead of
+            keeping them: a third more arithmetic for a fraction of the memory.
     """
 
     def __init__(self, config: ADMConfig, in_channels: int, out_channels: int):
@@ -88,7 +81,8 @@ class ADMUNet(nn.Module):
         widths = [config.width * m for m in config.multipliers]
         embedding, channels = 4 * config.width, widths[0]
 
-        def block(channels_in: int, channels: int, resize: Callable = _same) -> ADMResBlock:
+        def block(channels_in: int, channels: int, resize: nn.Module | None = None) -> ADMResBlock:
+            resize = resize or nn.Identity()
             return ADMResBlock(channels_in, channels, embedding, config.dropout, resize)
 
         def stage(channels_in: int, level: int) -> list[nn.Module]:
@@ -109,7 +103,7 @@ class ADMUNet(nn.Module):
                 channels = width
                 skips.append(channels)
             if level < len(widths) - 1:
-                self.input_blocks.append(Stage([block(channels, channels, _halve)]))
+                self.input_blocks.append(Stage([block(channels, channels, nn.AvgPool2d(2))]))
                 skips.append(channels)
         self.middle_block = Stage(
             [
@@ -124,7 +118,7 @@ class ADMUNet(nn.Module):
                 parts = stage(channels + skips.pop(), level)
                 channels = widths[level]
                 if last and level > 0:
-                    parts.append(block(channels, channels, _double))
+                    parts.append(block(channels, channels, nn.Upsample(scale_factor=2.0)))
                 self.output_blocks.append(Stage(parts))
         self.out = nn.Sequential(
             group_norm(channels),
@@ -133,16 +127,15 @@ class ADMUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
-        """Map an input picture to an output picture of the same size.
-
-        The network is told of a time t what I2SB tells it, see :func:`noise_level`.
+        """Map (B, in_channels, H, W), H and W multiples of the stride, to (B, out_channels, H, W).
 
         Args:
-            x: (B, in_channels, H, W), H and W multiples of ``config.stride``.
-            scalars: (B, at least 1) in [0, 1]; the first is the time, the others are not used.
+            x: the input.
+            scalars: (B, at least 1) in [0, 1]; the first is the time, see :func:`noise_level`, the
+                network does not see the others.
 
         Returns:
-            (B, out_channels, H, W) float32.
+            float32.
 
         Raises:
             ValueError: if the size does not divide.
@@ -166,17 +159,12 @@ class ADMUNet(nn.Module):
 
 
 def noise_level(t: Tensor) -> Tensor:
-    """What I2SB tells its network of time t, in thousands.
+    """Input of I2SB's network for times t (B,) in [0, 1]: levels in [1e-4, 1], in thousands.
 
     I2SB numbers the ends of its 1000 intervals n = 0 ... 999, so that t = (n + 1) / 1000 has the
-    variance of step n, and tells the network ``1000 (1e-4 + (1 - 1e-4) n / 999)`` of it. Between
-    steps this is the line through them; below the first, which I2SB never sees, it stays there.
-
-    Args:
-        t: (B,) times in [0, 1].
-
-    Returns:
-        (B,) levels in [1e-4, 1], for :func:`~asyncdsb.networks.layers.sinusoidal_embedding`.
+    variance of step n; its network gets ``1000 (1e-4 + (1 - 1e-4) n / 999)`` for it. Between
+    steps this is the line through them. Below the first step, which I2SB never sees, the level
+    stays.
     """
     share = (t - 1 / INTERVALS) / (1 - 1 / INTERVALS)
     return FIRST_LEVEL + (LAST_LEVEL - FIRST_LEVEL) * share.clamp(min=0)
@@ -193,15 +181,7 @@ class Stage(nn.ModuleList):
 
 
 class ADMResBlock(nn.Module):
-    """Residual block that may also change the resolution of both its branches.
-
-    Args:
-        channels_in: input channels.
-        channels: output channels.
-        embedding: length of the conditioning vector.
-        dropout: probability in [0, 1).
-        resize: how both branches change the resolution, ahead of the first convolution.
-    """
+    """Residual block; ``resize`` changes the resolution of both branches before they convolve."""
 
     def __init__(
         self,
@@ -209,7 +189,7 @@ class ADMResBlock(nn.Module):
         channels: int,
         embedding: int,
         dropout: float,
-        resize: Callable[[Tensor], Tensor],
+        resize: nn.Module,
     ):
         super().__init__()
         self.resize = resize
@@ -238,12 +218,7 @@ class ADMResBlock(nn.Module):
 
 
 class ADMAttention(nn.Module):
-    """Multi-head self-attention whose channels are ordered by head first, then query, key, value.
-
-    Args:
-        channels: channels, divisible by ``head_channels``.
-        head_channels: channels of a head.
-    """
+    """Multi-head self-attention; channels are ordered by head first, then query, key, value."""
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
@@ -258,15 +233,3 @@ class ADMAttention(nn.Module):
         qkv = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1))
         h = self.proj_out(attend(*qkv.unbind(2)))
         return x + h.view_as(flat).unflatten(2, x.shape[2:])
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
-def _halve(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 2)
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")

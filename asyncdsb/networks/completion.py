@@ -16,8 +16,8 @@ class CompletionConfig:
     Attributes:
         width: channels at full resolution; twice and four times that after each stride.
         blocks: dilated residual blocks at a quarter of the resolution.
-        spectral: whether convolutions carry spectral normalisation while training. It is folded
-            into the weights on export.
+        spectral: whether training normalises convolutions spectrally; export folds that into the
+            weights.
         kind: tells this configuration from others on disk.
     """
 
@@ -40,12 +40,8 @@ class CompletionConfig:
 class CompletionGenerator(nn.Module):
     """Encoder, dilated residual blocks and decoder.
 
-    Instance normalisation makes the network see contrast relative to the picture, and the dilated
-    blocks let it look across the hole at a quarter of the resolution.
-
-    Args:
-        config: shape of the network.
-        in_channels: channels of the input.
+    Instance normalisation shows the network contrast relative to the picture. The dilated blocks
+    look across the hole at a quarter of the resolution.
     """
 
     def __init__(self, config: CompletionConfig, in_channels: int):

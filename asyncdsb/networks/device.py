@@ -1,4 +1,4 @@
-"""What the device at hand can do, and how its arithmetic is chosen."""
+"""Networks on a device: where they run, in which type they multiply, and compilation."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import functools
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16}
+"""Types in which the networks may multiply; everything else runs in float32. "auto" is bf16 on a
+device that multiplies it faster, else fp32."""
 
 
 def usable(device: str | torch.device | None) -> torch.device:
-    """Return the device; None takes a GPU if there is one.
+    """The device; None takes a GPU if there is one.
 
     Raises:
         ValueError: if torch cannot use it.
@@ -28,43 +32,51 @@ def usable(device: str | torch.device | None) -> torch.device:
 def multiplies_bf16(device: str | torch.device) -> bool:
     """Whether the device multiplies bf16 faster than float32.
 
-    Of processors these are the ones with matrix tiles (AMX), and AMD's with the AVX-512
-    instructions for bf16: one core of an EPYC (Zen 4) reached 110 GFLOP/s in float32 and 220 with
-    them. The same instructions of a Xeon (Emerald Rapids) whose tiles were switched off are slower,
-    90 GFLOP/s instead of 160.
+    Processors with matrix tiles (AMX) do, and AMD's with AVX-512 BF16: one core of an EPYC (Zen 4)
+    reached 110 GFLOP/s in float32 and 220 in bf16. A Xeon (Emerald Rapids) whose tiles are switched
+    off is slower with the same instructions: 160 and 90 GFLOP/s.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if torch.cpu._is_amx_tile_supported():
         return True
-    return torch.cpu._is_avx512_bf16_supported() and _made_by_amd()
-
-
-def _made_by_amd() -> bool:
-    """Whether the processor is AMD's, where Linux says so."""
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    made_by_amd = cpuinfo.is_file() and "AuthenticAMD" in cpuinfo.read_text()
+    return torch.cpu._is_avx512_bf16_supported() and made_by_amd
 
 
 def chosen_precision(precision: str, device: str | torch.device) -> str:
-    """What the networks multiply in, "bf16" or "fp32".
+    """The type, "bf16" or "fp32", for one of :data:`PRECISIONS` on a device.
 
-    Args:
-        precision: one of these, or "auto" for bf16 where it is faster.
-        device: of the networks.
+    Raises:
+        ValueError: on another precision.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected a precision out of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "fp32"
     return precision
 
 
+def multiplying(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which networks multiply in this precision."""
+    chosen = PRECISIONS[precision]
+    return torch.autocast(device.type, chosen, enabled=chosen is not None)
+
+
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+    """The context in which products of ``x`` keep its type, for arithmetic outside networks."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):  # The meta device, which counts costs.
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
 @functools.cache
 def compiles(device: str | torch.device) -> bool:
-    """Whether torch can compile for the device, which it is asked once, in some seconds.
+    """Whether torch can compile for the device. The first call tries it and takes some seconds.
 
-    It needs a C++ compiler and Python's headers for a CPU, a C compiler and Triton for a GPU.
+    A CPU needs a C++ compiler and Python's headers, a GPU needs a C compiler and Triton.
     """
     try:
         torch.compile(lambda x: 2 * x.sin())(torch.zeros(16, device=device))
@@ -74,9 +86,16 @@ def compiles(device: str | torch.device) -> bool:
     return True
 
 
-def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
-    """Keep products of ``x`` in its own type: what measures a picture is no layer to be rounded."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):  # The meta device, on which costs are counted.
-        return contextlib.nullcontext()
-    return torch.autocast(kind, enabled=False)
+def compile_for(network: nn.Module, device: torch.device) -> None:
+    """Compile a network in place; each input size is compiled when it first comes.
+
+    Raises:
+        ValueError: if torch finds no compiler.
+    """
+    if not compiles(device):
+        raise ValueError(
+            "expected a compiler that torch can use for the network (g++ and Python's headers"
+            " on a CPU, gcc and Triton on a GPU), found none"
+        )
+    # Dynamic sizes take longer than no compilation at all on a CPU, and fail for a batch.
+    network.compile(dynamic=False)

@@ -10,7 +10,7 @@ class PatchDiscriminator(nn.Module):
     """70x70 patch discriminator that also returns its features for feature matching.
 
     Args:
-        in_channels: channels of the input, the conditioning image included.
+        in_channels: channels of the input, with the image that it is conditioned on.
         width: channels of the first layer; doubled up to eight times that.
     """
 

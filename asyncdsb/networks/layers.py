@@ -31,7 +31,7 @@ def zero_init(module: nn.Module) -> nn.Module:
 
 
 def sinusoidal_embedding(x: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
-    """Sines and cosines of ``1000 x`` at geometrically spaced periods.
+    """Cosines and sines of ``1000 x`` at geometrically spaced periods up to ``max_period``.
 
     Args:
         x: (B,) values in [0, 1].
@@ -72,16 +72,7 @@ def count_heads(channels: int, head_channels: int) -> int:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Let every one of N positions look at all, in each of h heads.
-
-    Args:
-        query: (B, h, c, N).
-        key: likewise.
-        value: likewise.
-
-    Returns:
-        (B, h c, N).
-    """
+    """Attention of h heads over N positions: (B, h, c, N) queries, keys, values to (B, h c, N)."""
     if query.device.type == "cpu" and torch.is_grad_enabled():
         # The fused kernel's backward pass is several times slower than this on a processor.
         weights = (query.transpose(2, 3) @ key / query.shape[2] ** 0.5).softmax(3)
@@ -91,22 +82,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _dense_rows(x: Tensor) -> Tensor:
-    """The same with its last axis dense in memory, as the fused kernels of a GPU need it.
+    """The same with its last axis dense in memory, because the fused kernels of a GPU need it.
 
-    On a CPU it stays as it is: the same seed is to give the same bits as ever.
+    On a CPU it stays, because the same seed must give the same bits as before.
     """
     return x if x.stride(-1) == 1 or x.device.type == "cpu" else x.contiguous()
 
 
 class ResBlock(nn.Module):
-    """Residual block with two 3x3 convolutions, scaled and shifted by an embedding.
-
-    Args:
-        channels_in: input channels.
-        channels: output channels.
-        embedding: length of the conditioning vector.
-        dropout: probability in [0, 1).
-    """
+    """Residual block with two 3x3 convolutions; an embedding scales and shifts its features."""
 
     def __init__(self, channels_in: int, channels: int, embedding: int, dropout: float = 0.0):
         super().__init__()
@@ -129,12 +113,7 @@ class ResBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over all positions of a feature map, as a residual branch.
-
-    Args:
-        channels: channels, divisible by ``head_channels``.
-        head_channels: channels of a head.
-    """
+    """Multi-head self-attention over all positions of a feature map, as a residual branch."""
 
     def __init__(self, channels: int, head_channels: int = 32):
         super().__init__()

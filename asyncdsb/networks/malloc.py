@@ -1,13 +1,12 @@
-"""How the C library keeps memory between the layers of a network, for programs, not on import."""
+"""How the C library keeps memory between the layers of a network; programs ask for it."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 
+# Numbers of mallopt's options in the GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Numbers of mallopt's options in the GNU C library."""
-
 MIB = 2**20
 
 
@@ -15,13 +14,12 @@ def keep_freed(arenas: int | None = None) -> None:
     """Keep freed feature maps for the next layer instead of handing them back to the system.
 
     Fetching each page anew takes a seventh of the time of a restoration on a processor. Up to
-    512 MiB are kept at the end of a heap; blocks of more than 32 MiB, the most that the library
-    allows, still come and go. Does nothing without the GNU library.
+    512 MiB stay at the end of a heap; blocks of more than 32 MiB, the library's limit, still come
+    and go. Does nothing without the GNU library.
 
     Args:
-        arenas: how many heaps all threads share; None for what the library chooses. Where requests
-            are served by dozens of threads in turn, each heap would keep the largest piece that it
-            ever held.
+        arenas: heaps that all threads share; None for the library's choice. With dozens of threads
+            each heap would keep the largest block that it ever held.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -27,13 +27,12 @@ class UNetConfig:
     Attributes:
         width: channels of the finest level.
         multipliers: channels of each level in multiples of ``width``, finest first.
-        blocks: residual blocks on the way down (one more on the way up), for all levels or for
-            each.
-        attention: for each level, whether its blocks are followed by self-attention.
+        blocks: residual blocks of a level on the way down (one more on the way up), for all levels
+            or for each.
+        attention: for each level, whether self-attention follows its blocks.
         head_channels: channels of an attention head.
         patch: side of the pixel-unshuffle before the first convolution (1 for none). 2 works at
-            half resolution, which costs a quarter and loses nothing, as all pixels stay in the
-            channels.
+            half resolution for a quarter of the cost; the channels hold all pixels.
         dropout: dropout probability of the residual blocks.
         kind: tells this configuration from others on disk.
     """
@@ -73,14 +72,7 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """UNet over images and a few scalars per sample.
-
-    Args:
-        config: shape of the network.
-        in_channels: channels of the input, conditions included.
-        out_channels: channels of the output.
-        scalars: how many conditioning scalars in [0, 1] each sample has.
-    """
+    """UNet over images and a few scalars per sample."""
 
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, scalars: int = 1):
         super().__init__()
@@ -141,14 +133,14 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
-        """Map an input picture to an output picture of the same size.
+        """Map (B, in_channels, H, W), H and W multiples of the stride, to (B, out_channels, H, W).
 
         Args:
-            x: (B, in_channels, H, W), H and W multiples of ``config.stride``.
+            x: the input.
             scalars: (B, scalars) in [0, 1].
 
         Returns:
-            (B, out_channels, H, W) float32.
+            float32.
 
         Raises:
             ValueError: if the size does not divide.
@@ -178,7 +170,7 @@ class UNet(nn.Module):
                 h = F.interpolate(self.upsample[level](h), scale_factor=2.0, mode="nearest")
         direct = x * (1 + self.gain(embedding)[:, :, None, None])
         out = self.head(torch.cat([F.silu(self.norm(h)), direct], dim=1))
-        # Plane by plane, as all that is done with it: mixed layouts are several times slower.
+        # Contiguous, because mixed layouts make the arithmetic on it several times slower.
         return F.pixel_shuffle(out, self.config.patch).float().contiguous()
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from asyncdsb.photo.heads import Box
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.schedule import STRATEGIES, NoiseSchedule
 
 WARM_UP = (4, 256)

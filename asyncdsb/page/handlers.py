@@ -26,7 +26,7 @@ from asyncdsb.page.press import Press, add_finish, show_again, show_kept, strip
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.original import read_photograph
-from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
 
@@ -95,7 +95,7 @@ def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Updat
 def told_by(pipe: Any) -> Update:
     """What the weights decide about the controls."""
     return {"sampler": Props(choices=list(pipe.samplers), value=pipe.samplers[0])} | {
-        name: getattr(pipe.config, name) for name in LEFT_TO_WEIGHTS
+        name: getattr(pipe.config, name) for name in FROM_WEIGHTS
     }
 
 

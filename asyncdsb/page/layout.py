@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from asyncdsb.page import canvas, handlers, payload, session, updates
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
 

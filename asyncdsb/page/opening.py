@@ -19,7 +19,7 @@ from PIL import Image
 from asyncdsb.page import handlers, payload
 from asyncdsb.page.engine import Pace, Step, run_steps
 from asyncdsb.page.updates import Update, format_maps
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 
 EXAMPLE = "portrait-1"
 RUN = Settings(tau_min=0.0, tau_max=1.0, steps=36, grid="uniform", seed=4)

@@ -16,7 +16,7 @@ from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Engine, Maps, Moment, Step
 from asyncdsb.page.updates import Props, Update, format_maps
 from asyncdsb.photo.original import read_photograph
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.show import viz
 
 

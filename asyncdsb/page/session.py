@@ -21,7 +21,7 @@ from asyncdsb.page import canvas
 from asyncdsb.photo.images import check_pair, read_image, shortened
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.record import load_map, quantised
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.samplers import SAMPLERS
 
 MAX_PIXELS = 32_000_000

@@ -18,7 +18,7 @@ from gradio.utils import get_upload_folder
 from asyncdsb.page import canvas, handlers, opening, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.page.layout import PRESET_MASKS, RANGES, by_path, layout
-from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 try:  # Present on a hosted ZeroGPU machine only; must come before anything touches the GPU.
     import spaces
@@ -135,7 +135,7 @@ def wire(
     on_photo = functools.partial(handlers.on_photo, names=model.names)
     photo_opened = on(parts["open_photo"].upload, on_photo, "open_photo weights photo", fresh)
     photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
-    told = f"photo sampler {' '.join(LEFT_TO_WEIGHTS)}"
+    told = f"photo sampler {' '.join(FROM_WEIGHTS)}"
     on_weights = functools.partial(handlers.on_weights, model)
     follow(on(parts["weights"].change, on_weights, "photo weights", told).then)
     on(parts["examples"].click, on_example, "tiles", fresh)
@@ -189,7 +189,7 @@ def wire(
 
     files = [by_path(gr.File(visible=False, label=name)) for name in ("photo", "mask", "order")]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
-    given = [parts[name] for name in session.SETTINGS if name not in LEFT_TO_WEIGHTS]
+    given = [parts[name] for name in session.SETTINGS if name not in FROM_WEIGHTS]
     # Not the page's control, which has a value before the weights say theirs.
     own = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
     inpaint: Any = functools.partial(handlers.inpaint, engine)
@@ -207,7 +207,7 @@ def wire(
     def on_load(weights: str, request: gr.Request) -> Iterator[updates.Update]:
         yield from handlers.on_load(model, dict(request.query_params), weights)
 
-    on(demo.load, on_load, "weights", f"model status sampler {' '.join(LEFT_TO_WEIGHTS)}")
+    on(demo.load, on_load, "weights", f"model status sampler {' '.join(FROM_WEIGHTS)}")
 
     def on_link(request: gr.Request) -> updates.Update:
         return handlers.on_link(examples, dict(request.query_params))

@@ -1,6 +1,6 @@
-"""What a picture's file holds: pixels of every kind, and all that it says about them.
+"""Reading picture files: pixels of every kind, and metadata.
 
-A file that cannot be read is refused with one sentence in a ``ValueError``.
+A file that cannot be read raises a ``ValueError`` of one sentence.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable
+from codecs import getincrementaldecoder
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -37,13 +37,18 @@ def flatten(picture: Image.Image, name: str) -> Image.Image:
         ValueError: it has more than 16 bits, or Pillow cannot convert it.
     """
     try:
-        return _flatten(eight_bit_grey(picture, name))
+        picture = eight_bit_grey(picture, name)
+        if has_alpha(picture):
+            layer = with_alpha(picture)
+            white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, layer).convert("RGB")
+        return picture.copy() if picture.mode == "RGB" else picture.convert("RGB")
     except (OSError, KeyError) as error:
         raise ValueError(f"{name}: cannot convert mode {picture.mode} to RGB ({error})") from error
 
 
 def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
-    """The same without a colour profile of another colour space ("RGB" or "GRAY")."""
+    """``info`` without a colour profile of another colour space than this ("RGB" or "GRAY")."""
     profile = info.get("icc_profile")
     if profile is None or profile[16:20].strip() == space.encode():
         return info
@@ -52,14 +57,14 @@ def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
 
 @cache
 def readable_suffixes() -> frozenset[str]:
-    """Suffixes of the pictures that can be read here, in lower case."""
+    """Suffixes of the pictures that Pillow can read here, in lower case."""
     known_kinds()
     return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in known_kinds())
 
 
 @cache
 def known_kinds() -> tuple[str, ...]:
-    """Formats that can be read here, by Pillow's names."""
+    """Formats that Pillow can read here, by its names."""
     Image.init()
     try:
         from pillow_heif import register_heif_opener
@@ -72,16 +77,16 @@ def known_kinds() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as it was found, upright.
+    """A decoded picture, upright.
 
     Attributes:
         picture: of any mode.
         name: for messages.
-        info: what the file says about it, see :data:`asyncdsb.photo.formats.CALLED`:
-            ``icc_profile``, ``exif`` (bytes, without rotation and preview), ``dpi``, ``xmp``
-            (bytes), ``text`` (a dictionary), ``comment``.
+        info: metadata, see :data:`asyncdsb.photo.formats.CALLED`: ``icc_profile``, ``exif`` (bytes,
+            without rotation and preview), ``dpi``, ``xmp`` (bytes), ``text`` (a dictionary),
+            ``comment``.
         deep: (H, W, C) uint16 where the picture has 16 bits per channel and ``picture`` only 8.
-        lost: what could not be taken over, in words.
+        lost: what could not be read, in words.
     """
 
     picture: Image.Image
@@ -92,10 +97,7 @@ class Decoded:
 
 
 def decode(source: ImageSource) -> Decoded:
-    """Open a picture, check the size in the header, decode it, and turn it upright.
-
-    Args:
-        source: as of :func:`asyncdsb.photo.images.read_image`.
+    """Open a picture, check the size in its header, decode it, and turn it upright.
 
     Raises:
         ValueError: as :func:`asyncdsb.photo.images.read_image`.
@@ -104,22 +106,20 @@ def decode(source: ImageSource) -> Decoded:
     if isinstance(source, Image.Image):
         return _load(source, name)
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
         try:
-            with path.open("rb") as file:
+            with Path(source).open("rb") as file:
                 return _load(_open(file, name), name, file)
         except FileNotFoundError as error:
-            raise ValueError(f"{name}: there is no such file ({path})") from error
+            raise ValueError(f"{name}: there is no such file ({source})") from error
         except IsADirectoryError as error:
             raise ValueError(f"{name}: expected a picture, got a folder") from error
         except OSError as error:
             raise ValueError(f"{name}: cannot read the file ({error.strerror})") from error
-    if isinstance(source, bytes | bytearray | memoryview):
-        data = io.BytesIO(source)
-        return _load(_open(data, name), name, data)
     if hasattr(source, "read"):
         # Copied, so that the caller's position and a stream that cannot seek do not matter.
-        data = io.BytesIO(source.read())
+        source = source.read()
+    if isinstance(source, bytes | bytearray | memoryview):
+        data = io.BytesIO(source)
         return _load(_open(data, name), name, data)
     raise ValueError(
         f"expected a path, bytes, a binary file or a PIL picture, got {type(source).__name__}"
@@ -176,7 +176,8 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
         # Unreadable metadata is no reason to refuse a readable picture.
         upright = picture.copy()
         lost.append("Exif data that cannot be read")
-    if 0x0404 in _photoshop(picture):
+    photoshop = picture.info.get("photoshop")
+    if isinstance(photoshop, dict) and 0x0404 in photoshop:
         lost.append("IPTC data")
     info = _carried(upright.info, exif, getattr(picture, "text", None))
     return Decoded(upright, name, info, values, tuple(lost))
@@ -217,7 +218,7 @@ def exif_tags(data: bytes | None) -> Image.Exif:
 
 
 def _resolution(exif: bytes | None) -> tuple[float, float]:
-    """Pixels per inch by Exif data, which WebP files have no other place for."""
+    """Pixels per inch by Exif data, the only place in WebP files."""
     tags = exif_tags(exif)
     inches = 2.54 if tags.get(296) == 3 else 1.0
     return float(tags[282]) * inches, float(tags[283]) * inches
@@ -231,13 +232,8 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _photoshop(picture: Image.Image) -> dict:
-    found = picture.info.get("photoshop")
-    return found if isinstance(found, dict) else {}
-
-
 def _carried(found: dict, exif: bytes | None, text: dict | None) -> dict[str, Any]:
-    """What a file says about its picture, whatever format it is."""
+    """Metadata of a file of any format."""
     info: dict[str, Any] = {}
     profile = found.get("icc_profile")
     if profile and len(profile) >= 128:
@@ -268,16 +264,15 @@ def _carried(found: dict, exif: bytes | None, text: dict | None) -> dict[str, An
     return info
 
 
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda values: values[:, ::-1],
-    3: lambda values: values[::-1, ::-1],
-    4: lambda values: values[::-1],
-    5: lambda values: values.swapaxes(0, 1),
-    6: lambda values: np.rot90(values, -1),
-    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
-    8: lambda values: np.rot90(values),
-}
-"""What undoes each orientation of Exif."""
+def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo an orientation of Exif, 1 to 8."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return np.ascontiguousarray(values)
 
 
 def _sixteen_bit(file: BinaryIO, picture: Image.Image, orientation: int) -> np.ndarray | None:
@@ -294,7 +289,7 @@ def _sixteen_bit(file: BinaryIO, picture: Image.Image, orientation: int) -> np.n
     # Proof that both decoders mean the same: rounding apart, there is no difference.
     if values.shape != seen.shape or np.abs(values // 256 - seen.astype(int)).max() > 1:
         return None
-    return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda same: same)(values))
+    return _upright(values, orientation)
 
 
 def _too_large(got: str) -> str:
@@ -307,7 +302,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _guess(head: bytes) -> str:
-    """Say what a file that is no readable picture most likely is."""
+    """Guess what a file that is not a readable picture is, from its first bytes."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<svg", b"<?xml", b"<!doctype svg")) or b"<svg" in text:
         return "an SVG drawing; export it as PNG"
@@ -315,23 +310,17 @@ def _guess(head: bytes) -> str:
         return "an HEIC picture or a film; export it as JPEG or PNG"
     if head.startswith(b"%PDF"):
         return "a PDF document"
-    if b"\0" not in head:
-        try:
-            head.decode("utf-8")
-        except UnicodeDecodeError as error:
-            # A character cut in two by the end of the sample is still text.
-            if error.start < len(head) - 3:
-                return "something else, or a damaged file"
-        return "a text file"
+    try:
+        # An incremental decoder, because the end of the sample may cut a character in two.
+        if "\0" not in getincrementaldecoder("utf-8")().decode(head):
+            return "a text file"
+    except UnicodeDecodeError:
+        pass
     return "something else, or a damaged file"
 
 
 def sixteen_bit_grey(picture: Image.Image, name: str) -> np.ndarray:
-    """Values of a 16-bit grey picture, (H, W) uint16.
-
-    Raises:
-        ValueError: they are outside [0, 65535].
-    """
+    """Values of a 16-bit grey picture, (H, W) uint16; raise ValueError outside [0, 65535]."""
     values = np.asarray(picture)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
@@ -345,7 +334,7 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
 
 
 def eight_bit_grey(picture: Image.Image, name: str) -> Image.Image:
-    """Bring 16-bit grey to mode L (or LA); leave the other modes alone."""
+    """Convert 16-bit grey to mode L (or LA); leave the other modes alone."""
     if picture.mode == "F":
         raise ValueError(f"{name}: expected 8 or 16 bits per channel, got 32-bit floats")
     if picture.mode not in SIXTEEN_BIT:
@@ -370,11 +359,3 @@ def with_alpha(picture: Image.Image) -> Image.Image:
         picture = picture.convert("LA")
     return picture if picture.mode == "RGBA" else picture.convert("RGBA")
 
-
-def _flatten(picture: Image.Image) -> Image.Image:
-    """Composite on white and convert to RGB; always a new picture."""
-    if has_alpha(picture):
-        layer = with_alpha(picture)
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.copy() if picture.mode == "RGB" else picture.convert("RGB")

@@ -16,7 +16,7 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
 }
-"""Suffixes that are written, with what Pillow is told."""
+"""Suffixes of the files that can be written, with Pillow's options."""
 
 LOSSY = (".jpg", ".jpeg")
 
@@ -24,7 +24,7 @@ LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 """Longest side in pixels that a format can hold."""
 
 LONGEST_SEGMENT = 65_000
-"""Most bytes of Exif or of XMP that are put into a JPEG file: the format's limit is just above."""
+"""Most bytes of Exif or of XMP in a JPEG file; the format's own limit is slightly larger."""
 
 HOLDS = {
     "PNG": {"icc_profile", "exif", "dpi", "xmp", "text", "comment", "alpha", "16 bits"},
@@ -33,7 +33,7 @@ HOLDS = {
     "JPEG": {"icc_profile", "exif", "dpi", "xmp", "comment"},
     "BMP": {"dpi"},
 }
-"""What of a photograph a format can hold beside 8-bit colours."""
+"""Parts of a photograph that a format can hold beside 8-bit colours."""
 
 CALLED = {
     "icc_profile": "the colour profile",
@@ -45,7 +45,7 @@ CALLED = {
     "alpha": "transparency",
     "16 bits": "16 bits per channel",
 }
-"""How messages name it."""
+"""Names of these parts in messages."""
 
 FIELD = "asyncdsb"
 """Text field of a restored PNG that holds its settings."""

@@ -1,9 +1,9 @@
 """The square around a head, in which weights that were trained on portraits work.
 
 Such weights know a head that fills the picture, upright and centred. Their window therefore follows
-the head, whatever part of it is missing, and not the hole. A head is found by a cascade of local
-binary patterns (Liao et al. 2007) that comes with scikit-image; frontal faces that are at least
-about an eighth of the photo's longer side high, with hair, are within its reach.
+the head, whatever part of it is missing, and not the hole. A cascade of local binary patterns (Liao
+et al. 2007) from scikit-image finds frontal faces; with hair they must be at least about an eighth
+of the photo's longer side high.
 """
 
 from __future__ import annotations
@@ -12,42 +12,30 @@ import cv2
 import numpy as np
 import torch
 
-from asyncdsb.photo.images import to_tensor
-from asyncdsb.photo.membrane import harmonic_fill
+from asyncdsb.photo.fill import harmonic_fill
+from asyncdsb.photo.images import bounds, to_tensor
 
 Box = tuple[int, int, int]
 """Left edge, top edge and side of a square, in photo pixels."""
 
-MIN_SIDE = 32
-"""Least side of a box that is given, where the photograph is not smaller itself."""
-
-SEARCHED = 320
-"""Longer side in pixels of the picture in which heads are looked for."""
-
+MIN_SIDE = 32  # least side of a given box, unless the photograph is smaller
+SEARCHED = 320  # longer side in pixels of the picture in which heads are looked for
+# Side of a head's window over that of the cascade's square. The training portraits have 1.62
+# (median; 1.41 to 1.84 for nine tenths of them), and crops of 0.85 to 1 of them were trained on.
 HEAD = 1.6
-"""Side of a head's window over that of the cascade's square. In the training portraits it is 1.62
-(median; 1.41 to 1.84 for nine tenths of them), of which crops of 0.85 to 1 were trained on."""
-
+# How far the middle of the window lies above that of the cascade's square, over the latter's side
+# (median in the training portraits; horizontally they agree).
 RISE = 0.02
-"""How far the middle of the window lies above that of the cascade's square, over the side of the
-latter (median in the training portraits; to the side they agree)."""
-
+# A window of at least this share of the photograph's shorter side becomes the largest square: the
+# photograph is a portrait then, and the cascade's size is no more exact than that.
 WHOLE = 0.8
-"""A window of at least this share of the photograph's shorter side becomes the largest square: the
-photograph is a portrait then, and the cascade's size is no more exact than that."""
-
+# A window grows for a hole that lies beyond it, to at most this multiple of the head's. In a larger
+# one the head would be much smaller than in any portrait of the training.
 REACH = 1.5
-"""A window grows for a hole that lies beyond it, to at most this multiple of the head's. In a
-larger one the head would be much smaller than in any portrait that the weights have seen."""
 
 
 def check_box(box: Box, hole: np.ndarray) -> None:
-    """Raise ValueError unless a box lies within the photograph and holds a part of the hole.
-
-    Args:
-        box: left, top, side.
-        hole: (H, W) bool.
-    """
+    """Raise ValueError unless a box lies within the photograph and holds a part of the hole."""
     left, top, side = box
     height, width = hole.shape
     least = min(MIN_SIDE, height, width)
@@ -68,14 +56,14 @@ def check_box(box: Box, hole: np.ndarray) -> None:
 def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
     """Choose the square in which a portrait is restored.
 
-    Of the heads that are found it is the one with most of the hole. Looked for first in the photo
-    with a smooth fill in its hole; where no head with a part of the hole is found there, in the
-    photo as it is. Pixels under the mask may therefore decide where the window lies. They never
-    reach its content.
+    Of all heads found, it follows the one with most of the hole. Heads are looked for first in the
+    photo with a smooth fill in its hole; if none there holds a part of the hole, in the photo as it
+    is. Pixels under the mask may therefore decide where the window lies. They never reach its
+    content.
 
-    The window grows up to :data:`REACH` times to hold all of the hole. Where no head is found, or
-    none near the hole, it is :func:`largest_square`. A square around the hole would be worse:
-    weights for portraits paint a part of a face into its middle, whatever the photo shows there.
+    The window grows up to :data:`REACH` times to hold all of the hole. Without a head near the hole
+    it is :func:`largest_square`. A square around the hole would be worse: weights for portraits
+    paint a part of a face into its middle, whatever the photo shows there.
 
     Args:
         photo: (H, W, 3) uint8.
@@ -85,7 +73,7 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
         The box; it holds at least one pixel of the hole.
     """
     heads = []
-    # A smooth fill looks a little like a face itself, hence the stricter count.
+    # The first count is stricter, because a smooth fill looks a little like a face.
     for picture, count in ((_without(photo, hole), 6), (_reduced(photo), 3)):
         heads += find_heads(picture, hole.shape, count)
         if any(_held(hole, head) for head in heads):
@@ -98,13 +86,10 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
 
 
 def largest_square(hole: np.ndarray) -> Box:
-    """The largest square of a photo, where nothing is known of the head in it.
+    """The largest square of a photo with a hole (H, W), for when no head is known.
 
     It lies in the middle of a landscape format and at the top of a portrait format, where heads
-    are, and is moved from there as little as lets it hold as much of the hole as it can.
-
-    Args:
-        hole: (H, W) bool.
+    are, and moves from there as little as possible to hold as much of the hole as it can.
     """
     height, width = hole.shape
     side = min(height, width)
@@ -119,17 +104,14 @@ def largest_square(hole: np.ndarray) -> Box:
 
 
 def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> list[Box]:
-    """Find frontal faces, and the windows around their heads.
+    """Find frontal faces, and for each the largest square around its head that the photo holds.
 
     Args:
         picture: (h, w, 3) uint8, the photo at a size of :data:`SEARCHED`.
         shape: (H, W) of the photo.
         count: in how many neighbouring places and sizes a face must be seen.
-
-    Returns:
-        For each head the largest square of its size around it that the photo holds.
     """
-    # Costs half a second, which other weights need not wait for.
+    # Imported here, because it takes half a second that other weights need not wait for.
     from skimage.data import lbp_frontal_face_cascade_filename
     from skimage.feature import Cascade
 
@@ -167,28 +149,22 @@ def _held(hole: np.ndarray, box: Box) -> int:
 
 
 def _placed(left: float, top: float, side: int, shape: tuple[int, int]) -> Box:
-    """A square moved into a photo, which must be as large."""
+    """A square moved into a photo that is at least as large."""
     height, width = shape
     first = min(max(round(left), 0), width - side), min(max(round(top), 0), height - side)
     return *first, side
 
 
-def _edges(hole: np.ndarray) -> tuple[int, int, int, int]:
-    """First row and column of a hole, and those behind the last."""
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-
-
 def _grown(head: Box, hole: np.ndarray) -> Box:
     """The least square with a head's window and all of the hole, or the window as it is."""
     left, top, side = head
-    first_row, first_column, last_row, last_column = _edges(hole)
+    first_row, first_column, last_row, last_column = bounds(hole)
     upper, lower = min(top, first_row), max(top + side, last_row)
     west, east = min(left, first_column), max(left + side, last_column)
     wanted = max(lower - upper, east - west)
     if wanted > min(REACH * side, *hole.shape):
         return head
-    # As much in the middle as the hole allows.
+    # The head stays as near to the middle as the hole allows.
     x = min(max(left - (wanted - side) // 2, east - wanted), west)
     y = min(max(top - (wanted - side) // 2, lower - wanted), upper)
     return _placed(x, y, wanted, hole.shape)

@@ -1,8 +1,4 @@
-"""Photographs at the border of the package: reading, checking, converting, writing.
-
-A photograph that a user hands over is an 8-bit RGB picture afterwards. One that was so before comes
-through bit-identically; every other kind of file is brought to that form.
-"""
+"""Photographs at the border of the package: reading, checking, converting, writing."""
 
 from __future__ import annotations
 
@@ -22,19 +18,19 @@ from asyncdsb.photo.decoding import ImageSource, decode, fitting, flatten
 def read_image(source: ImageSource) -> Image.Image:
     """Read a photograph as the 8-bit RGB picture that a viewer would show.
 
-    EXIF rotation is applied, transparency is composited on white, 16 bits are scaled by 255/65535,
-    palette, grey, 1-bit and CMYK are converted. Of an animation the first frame is read. What else
-    the file says about the picture is in ``info``: an RGB colour profile, Exif data, resolution,
-    XMP, texts. :func:`asyncdsb.photo.original.read_photograph` keeps transparency and 16 bits too.
+    EXIF rotation is applied, transparency composited on white, 16 bits scaled by 255 / 65535;
+    palette, grey, 1-bit and CMYK are converted; 8-bit RGB stays bit-identical. Of an animation the
+    first frame is read. ``info`` holds an RGB colour profile, Exif data, resolution, XMP, texts.
+    :func:`asyncdsb.photo.original.read_photograph` keeps transparency and 16 bits too.
 
     Args:
-        source: Path, file contents, binary file object, or PIL picture of any mode.
+        source: path, file contents, binary file object, or PIL picture of any mode.
 
     Returns:
         Picture of mode RGB, at most ``MAX_PIXELS`` pixels; always a new object.
 
     Raises:
-        ValueError: Missing, unreadable, truncated, empty or oversized file.
+        ValueError: missing, unreadable, truncated, empty or oversized file.
     """
     found = decode(source)
     rgb = flatten(found.picture, found.name)
@@ -44,15 +40,7 @@ def read_image(source: ImageSource) -> Image.Image:
 
 
 def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
-    """Refuse a photograph and a mask that cannot be restored.
-
-    Args:
-        image: PIL picture or array (H, W, 3).
-        mask: Bool array (H, W), True in the hole.
-
-    Raises:
-        ValueError: The sizes differ, the mask is empty, or it leaves nothing known.
-    """
+    """Raise ValueError unless a mask (H, W) fits a photograph and has missing and known pixels."""
     size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
     mask = np.asarray(mask)
     if mask.ndim != 2:
@@ -70,63 +58,29 @@ def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
         )
 
 
-def check_rgb(image: np.ndarray) -> None:
-    """Raise ValueError unless it is a uint8 array (H, W, 3)."""
+def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
+    """Turn 8-bit RGB, PIL or uint8 (H, W, 3), into x / 127.5 - 1: float32 (1, 3, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: an array of another shape or type.
+    """
+    if isinstance(image, Image.Image):
+        image = np.asarray(image if image.mode == "RGB" else read_image(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
             f"expected a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
         )
-
-
-def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
-    """Turn 8-bit RGB into a batch of one: x / 127.5 - 1.
-
-    Args:
-        image: PIL picture of any mode, or uint8 array (H, W, 3) in [0, 255].
-
-    Returns:
-        Float32 tensor (1, 3, H, W) in [-1, 1].
-
-    Raises:
-        ValueError: An array of another shape or type.
-    """
-    if isinstance(image, Image.Image):
-        image = np.asarray(image if image.mode == "RGB" else read_image(image))
-    check_rgb(image)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    return _scaled(pixels)
-
-
-def channel_of(image: np.ndarray, channel: int) -> torch.Tensor:
-    """One channel of what :func:`to_tensor` makes of a picture, for pictures that are large.
-
-    Args:
-        image: uint8 (H, W, 3) in [0, 255].
-        channel: 0 to 2.
-
-    Returns:
-        Float32 tensor (1, 1, H, W) in [-1, 1].
-    """
-    return _scaled(torch.from_numpy(np.array(image[..., channel]))[None, None])
-
-
-def _scaled(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.to(torch.float32).contiguous() / 127.5 - 1.0
 
 
 def to_pil(tensor: torch.Tensor) -> Image.Image:
-    """Turn one picture in [-1, 1] into 8-bit RGB: round((x + 1) * 127.5), clipped.
+    """Turn a tensor (3, H, W) or (1, 3, H, W) in [-1, 1] into 8-bit RGB: round((x + 1) * 127.5).
 
-    The exact inverse of ``to_tensor`` for all 256 values.
-
-    Args:
-        tensor: Floating-point tensor (3, H, W) or (1, 3, H, W) on any device.
-
-    Returns:
-        PIL picture of mode RGB.
+    The exact inverse of ``to_tensor`` for all 256 values; values beyond are clipped.
 
     Raises:
-        ValueError: A tensor of another shape, or one that is not finite.
+        ValueError: a tensor of another shape, or one that is not finite.
     """
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
@@ -135,11 +89,19 @@ def to_pil(tensor: torch.Tensor) -> Image.Image:
             f"expected a tensor of shape (3, H, W) or (1, 3, H, W), got {tuple(tensor.shape)}"
         )
     values = tensor.detach().to("cpu", torch.float32)
-    # Of both extremes, which NaN takes over: a tenth of the time of asking every value.
+    # NaN and infinity reach the extremes, which take a tenth of the time of looking at all values.
     if not torch.isfinite(torch.stack(values.aminmax())).all():
         raise ValueError("expected finite values in [-1, 1], got NaN or infinity")
     pixels = (values + 1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def bounds(hole: np.ndarray) -> tuple[int, int, int, int]:
+    """First row and column of a hole (H, W) bool, and those behind the last; all 0 without one."""
+    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 def shortened(stem: str, most: int) -> str:
@@ -152,17 +114,16 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     """Write a file whole or not at all: beside its place first, then renamed into it.
 
     Args:
-        path: The file to write. An existing file is replaced, a symbolic link is followed.
-        write: Called once with the temporary path, which has the same folder and suffix; it must
+        path: the file to write. An existing file is replaced, a symbolic link is followed.
+        write: called once with the temporary path, which has the same folder and suffix; it must
             create that file.
 
     Returns:
-        The path written.
+        The path.
 
     Raises:
-        ValueError: The folder does not exist or cannot be written to, or ``path`` is something
+        ValueError: the folder does not exist or cannot be written to, or ``path`` is something
             other than a file.
-        Exception: Whatever ``write`` raises, after the temporary file is removed.
     """
     asked = Path(path)
     target = Path(os.path.realpath(asked))
@@ -175,7 +136,7 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     stem = f".{shortened(target.stem, 80)}-{secrets.token_hex(4)}"
     temporary = target.with_name(f"{stem}{target.suffix}")
     try:
-        # The mode of a new file here; some libraries make theirs readable by none but the owner.
+        # The mode of a new file in this folder; some libraries make private files.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise ValueError(f"cannot write {asked}: {error.strerror}") from error

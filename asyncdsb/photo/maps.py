@@ -1,4 +1,4 @@
-"""Maps of a whole photo, laid out at its finest window's scale: gradient and peak times."""
+"""Maps of a whole photo, at its finest window's scale: gradient and peak times."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from asyncdsb.gradient import image_gradient, known_gradient
-from asyncdsb.photo.images import check_pair, to_tensor
-from asyncdsb.photo.restoration import Prepared, Settings
-from asyncdsb.photo.tiles import Tiles
+from asyncdsb.photo.framing import Prepared
+from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.window import Window, resize
 from asyncdsb.schedule import inward_tau, ranked_tau, tau_map, uniform_tau
 
@@ -20,14 +20,10 @@ Complete = Callable[[Tensor, Tensor], Tensor]
 """``complete(image, mask) -> gradient``: image (B, 3, H, W), the others (B, 1, H, W)."""
 
 
-def layout(settings: Settings, blur_sigma: float, gradient: Tensor, hole: Tensor) -> Tensor:
-    """Peak times as a named strategy lays them out, (B, 1, H, W).
+def named_tau(settings: Settings, blur_sigma: float, gradient: Tensor, hole: Tensor) -> Tensor:
+    """Peak times (B, 1, H, W) of a named strategy, for a gradient and a hole of that shape.
 
-    Args:
-        settings: strategy and range.
-        blur_sigma: width of the filter over the gradient, in pixels.
-        gradient: (B, 1, H, W) completed map in [0, 1].
-        hole: (B, 1, H, W), 1 = missing.
+    ``blur_sigma`` is the width of the filter over the gradient, in pixels.
     """
     if settings.strategy == "uniform":
         return uniform_tau(hole, settings.tau_min, settings.tau_max)
@@ -38,39 +34,30 @@ def layout(settings: Settings, blur_sigma: float, gradient: Tensor, hole: Tensor
 
 
 def completed_gradient(prepared: Prepared, complete: Complete) -> np.ndarray:
-    """Gradient map of a photo, completed in each of its windows.
+    """Gradient map (H, W) float32 in [0, 1] of a photo, completed in each of its windows.
 
-    Values of windows of another scale are taken as they are: the gradients of photographs are
-    distributed nearly alike at every scale.
-
-    Args:
-        prepared: the photo.
-        complete: the network.
-
-    Returns:
-        (H, W) float32 in [0, 1].
+    Windows of another scale keep their values, because the gradients of photographs are distributed
+    nearly alike at every scale.
     """
     photo, finest = prepared.photo, _finest(prepared.windows)
     if finest.scale < 1:
         height, width = finest.photo_at_work_scale()
         photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
-    whole = resize(torch.from_numpy(gradient_of(photo))[None, None], finest.photo)[0, 0]
-    around = whole.numpy()
+    around = resize(torch.from_numpy(gradient_of(photo))[None, None], finest.photo)[0, 0].numpy()
     parts = zip(prepared.windows, prepared.images, prepared.masks, strict=True)
-    # Where windows overlap the finer one has the last word.
+    # Where windows overlap the finer one is written last.
     for window, image, mask in sorted(parts, key=lambda part: part[0].scale):
-        completed = _completed(window.tiles, image, mask, complete)
-        part = window.enlarge(completed)[0, 0].cpu().numpy()
+        part = window.enlarge(_completed(window, image, mask, complete))[0, 0].cpu().numpy()
         settled = window.own | ~window.others(prepared.hole)
         np.copyto(around[window.slices], part, where=settled)
     return around.clip(0, 1)
 
 
-def _completed(tiles: Tiles | None, image: Tensor, mask: Tensor, complete: Complete) -> Tensor:
+def _completed(window: Window, image: Tensor, mask: Tensor, complete: Complete) -> Tensor:
     """Gradient map of a window, (1, 1, h, w)."""
-    if tiles is None:
+    if window.tiles is None:
         return complete(image, mask)
-    found = tiles.blend(lambda some: complete(some.cut(image), some.cut(mask)))
+    found = window.tiles.blend(lambda some: complete(some.cut(image), some.cut(mask)))
     known, unknown = known_gradient(image, mask)
     return torch.where(unknown > 0.5, found, known)
 
@@ -82,36 +69,21 @@ def tau_over(
     settings: Settings,
     blur_sigma: float,
 ) -> np.ndarray:
-    """Peak times of a whole photo: as painted, or laid out at the scale of its finest window.
+    """Peak times (H, W) float32 in [0, 1] of a whole photo: as painted, or of a named strategy.
 
-    Args:
-        hole: (H, W) bool.
-        windows: over it.
-        gradient: (H, W) float32 in [0, 1].
-        settings: strategy and range.
-        blur_sigma: see :func:`layout`.
-
-    Returns:
-        (H, W) float32 in [0, 1].
+    The latter works at the scale of the finest window, on a gradient (H, W) float32 in [0, 1].
     """
     if not isinstance(settings.strategy, str):
         return np.asarray(settings.strategy, np.float32)
     size = _finest(windows).photo_at_work_scale()
     small = (resize(torch.from_numpy(hole)[None, None].float(), size) > 1e-3).float()
     values = resize(torch.from_numpy(gradient)[None, None], size)
-    tau = resize(layout(settings, blur_sigma, values, small), hole.shape)
+    tau = resize(named_tau(settings, blur_sigma, values, small), hole.shape)
     return tau[0, 0].clamp(settings.tau_min, settings.tau_max).numpy()
 
 
-def check_map(gradient: np.ndarray, hole: np.ndarray) -> None:
-    """Raise ValueError unless a gradient map fits a hole (H, W) that can be restored."""
-    if gradient.shape != hole.shape:
-        raise ValueError(f"expected a gradient map of shape {hole.shape}, got {gradient.shape}")
-    check_pair(gradient[..., None], hole)
-
-
 def gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:
-    """Gradient map (H, W) float32 of a whole photo, strip by strip to spare memory."""
+    """Gradient map (H, W) float32 of a whole photo, strip by strip to save memory."""
     height = len(photo)
     found = np.empty(photo.shape[:2], np.float32)
     for first in range(0, height, rows):

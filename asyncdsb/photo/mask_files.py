@@ -1,4 +1,4 @@
-"""Masks that people hand over, of every kind: what is white or painted in them is the hole."""
+"""Reading masks of every kind: what is white or painted in them is the hole."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def read_mask(
 ) -> np.ndarray:
     """Read a mask; white marks the hole.
 
-    Grey values above ``MASK_THRESHOLD`` are the hole. Labels 0 and 1 are understood, and of 16 bits
-    those that use the range of 8. Where a picture with transparent parts holds both black and
-    white, the hole is white times alpha. Else it is a layer painted in an editor, as drawing tools
-    export it, and the hole is the paint of whatever colour: alpha above half of its largest value.
-    Arrays may be bool, integers in {0, 1}, [0, 255] or, if they are uint16, [0, 65535], or floats
-    in [0, 1].
+    Grey values above ``MASK_THRESHOLD`` are the hole; so are labels of 1, and values of 16-bit
+    files above half of 65535, or of 255 if they stay below that. If the opaque parts of a picture
+    with transparency hold both black and white, the hole is white times alpha. Otherwise it is a
+    layer painted in an editor, and the hole is the paint of whatever colour: alpha above half of
+    its largest value.
 
     Args:
-        source: What ``read_image`` takes, or an array or tensor of shape (H, W), (H, W, 1),
-            (H, W, 3) or (H, W, 4); colour arrays must be uint8.
+        source: what ``read_image`` takes, or an array or tensor of shape (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4); colour arrays must be uint8, others bool, integers in {0, 1},
+            [0, 255] or, if they are uint16, [0, 65535], or floats in [0, 1].
         size: (width, height) in pixels that the mask must have; None accepts any size.
 
     Returns:
         Bool array (H, W), True in the hole.
 
     Raises:
-        ValueError: Unreadable file, array of a wrong shape, type or range, a picture in many
+        ValueError: unreadable file, array of a wrong shape, type or range, a picture in many
             colours or of grey values that are all dark, or a size other than ``size``.
     """
     if isinstance(source, torch.Tensor):
@@ -67,16 +67,13 @@ def _mask_from_picture(picture: Image.Image, name: str) -> np.ndarray:
     if picture.mode in SIXTEEN_BIT and not has_alpha(picture):
         return _white(sixteen_bit_grey(picture, name), name)
     picture = eight_bit_grey(picture, name)
-    if not has_alpha(picture):
-        _refuse_photograph(np.asarray(flatten(picture, name)), name)
-        return _white(np.asarray(flatten(picture, name).convert("L")), name)
-    layer = np.asarray(with_alpha(picture))
+    layer = np.asarray(with_alpha(picture)) if has_alpha(picture) else None
+    if layer is None or layer[..., 3].min() == 255:
+        opaque = flatten(picture, name)
+        _refuse_photograph(np.asarray(opaque), name)
+        return _white(np.asarray(opaque.convert("L")), name)
     alpha = layer[..., 3]
-    opaque = alpha > MASK_THRESHOLD
-    if alpha.min() == 255:
-        _refuse_photograph(layer[..., :3], name)
-        return _white(np.asarray(flatten(picture, name).convert("L")), name)
-    paint = layer[opaque][None, :, :3]
+    paint = layer[alpha > MASK_THRESHOLD][None, :, :3]
     if paint.size:
         _refuse_photograph(paint, name)
         grey = np.asarray(Image.fromarray(paint).convert("L"))
@@ -86,20 +83,15 @@ def _mask_from_picture(picture: Image.Image, name: str) -> np.ndarray:
     return alpha > alpha.max() // 2
 
 
-_DARK, _LIGHT = 32, 223
-"""Grey values up to and from which a mask's pixels are its black and its white."""
-
-_SHARE = 0.003
-"""Share of the pixels that makes a colour count, which flecks of JPEG files do not reach."""
-
-_HUES = 4
-"""Most shades between a mask's two colours, told apart by thirds of their channels."""
+_DARK, _LIGHT = 32, 223  # grey values up to and from which pixels are black and white
+_SHARE = 0.003  # of the pixels makes a colour count; flecks of JPEG files are fewer
+_HUES = 4  # most shades between a mask's two colours, distinguished by thirds of their channels
 
 
 def _refuse_photograph(pixels: np.ndarray, name: str) -> None:
     """Refuse a picture in many colours as a mask: (H, W, 3) uint8, the parts that are opaque.
 
-    A mask has black, white, and perhaps a colour, all of which may be soft at the edges.
+    A mask has black, white, and perhaps one colour; all of them may be soft at the edges.
     """
     flat = pixels.reshape(-1, 3)
     # A sample says as much of a large picture.
@@ -114,7 +106,7 @@ def _refuse_photograph(pixels: np.ndarray, name: str) -> None:
     between = ((grey > 8) & (grey < 247)).mean()
     if len(kinds) > _HUES or len(pure) > 1:
         got = "a picture in many colours"
-    # Masks are black and white for the most part, or have one grey as their paint.
+    # Masks are mostly black and white, or have one grey as their paint.
     elif len(np.unique(grey // 8)) > 16 and between > 0.75:
         got = "a picture in many greys"
     else:
@@ -126,10 +118,10 @@ def _refuse_photograph(pixels: np.ndarray, name: str) -> None:
 
 
 def _white(values: np.ndarray, name: str) -> np.ndarray:
-    """Where unsigned grey values are white: labels 0 and 1, 8 bits, or 16.
+    """Where unsigned grey values are white: labels 0 and 1, 8 bits, or 16 bits.
 
     Raises:
-        ValueError: there is something, but none of it is white.
+        ValueError: something is not black, but nothing is white.
     """
     high = int(values.max())
     if high <= 1:

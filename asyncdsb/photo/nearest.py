@@ -6,19 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COMPARED = 2**21
-"""Costs held in memory at once: few enough for a processor's cache."""
-
-GROUP = 64
-"""Offered rows whose best is found at once."""
+COMPARED = 2**21  # costs held in memory at once: few enough for a processor's cache
+GROUP = 64  # offered rows whose best is found at once
 
 
 class Nearest:
-    """Finds, out of offered rows o, the nearest to each wanted row w: least ``|o|^2 - 2 w o``.
+    """Finds, out of offered rows o (M, D), the nearest to each row w: least ``length - 2 w o``.
 
-    Args:
-        offered: (M, D).
-        length: (M,) their squared lengths, or others that are to take their place.
+    ``length`` (M,) are the squared lengths ``|o|^2``, or others in their place.
     """
 
     def __init__(self, offered: Tensor, length: Tensor):
@@ -28,7 +23,7 @@ class Nearest:
         self.columns = F.pad(offered, (0, 0, 0, more)).T.contiguous()
 
     def __call__(self, wanted: Tensor) -> Tensor:
-        """Index (N,) of the row whose length less twice the inner product is least, for (N, D)."""
+        """Index (N,) of the nearest row for each of (N, D)."""
         rows = max(1, COMPARED // len(self.length))
         costs = torch.empty(min(rows, len(wanted)), len(self.length)).to(wanted)
         found = []

@@ -1,7 +1,7 @@
-"""A photograph with all that its file holds, on the way in and on the way out.
+"""A photograph with everything that its file holds, on the way in and on the way out.
 
-The networks see 8-bit RGB. What the file holds beyond that stays with it: 16 bits per channel,
-transparency, grey, the colour profile, Exif data, XMP, resolution, texts.
+The networks see 8-bit RGB. 16 bits per channel, transparency, grey, the colour profile, Exif data,
+XMP, resolution and texts stay with the photograph.
 """
 
 from __future__ import annotations
@@ -34,10 +34,8 @@ from asyncdsb.photo.decoding import (
     sixteen_bit_grey,
     with_alpha,
 )
+from asyncdsb.photo.fill import harmonic_fill
 from asyncdsb.photo.formats import CALLED, FIELD, HOLDS, LONGEST_SEGMENT, SAVE_OPTIONS
-from asyncdsb.photo.membrane import harmonic_fill
-
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +44,8 @@ class Photograph:
 
     Attributes:
         pixels: (H, W, C) uint8 or uint16; C is 1 for grey, 3 for RGB, and one more with alpha.
-        info: what else the file says, see :class:`asyncdsb.photo.decoding.Decoded`.
-        lost: what could not be taken over from the file, in words.
+        info: metadata, see :class:`asyncdsb.photo.decoding.Decoded`.
+        lost: what could not be read from the file, in words.
     """
 
     pixels: np.ndarray
@@ -84,12 +82,7 @@ class Photograph:
         return 1 if self.pixels.shape[2] < 3 else 3
 
     def restored(self, rgb: np.ndarray, hole: np.ndarray) -> Photograph:
-        """The photograph with other pixels in its hole, and its own outside.
-
-        Args:
-            rgb: (H, W, 3) uint8; of a grey photograph, grey.
-            hole: (H, W) bool.
-        """
+        """The photograph with the pixels of ``rgb`` (H, W, 3) uint8 in its hole (H, W) bool."""
         pixels = self.pixels.copy()
         values = rgb[..., : self.colours][hole]
         scale = 257 if pixels.dtype == np.uint16 else 1
@@ -98,12 +91,8 @@ class Photograph:
             pixels[..., -1] = _continued(pixels[..., -1], hole)
         return replace(self, pixels=pixels)
 
-    def cannot_be_held(self, suffix: str) -> list[str]:
-        """What a format loses of the photograph, in words.
-
-        Args:
-            suffix: of the file to be written.
-        """
+    def not_kept(self, suffix: str) -> list[str]:
+        """Parts of the photograph that a file with this suffix cannot hold, in words."""
         kind = SAVE_OPTIONS[suffix.lower()]["format"]
         present = set(self.info)
         present |= {"16 bits"} if self.pixels.dtype == np.uint16 else set()
@@ -120,30 +109,24 @@ class Photograph:
         return [words for name, words in CALLED.items() if name in missing] + list(self.lost)
 
     def save(self, path: Path, settings: Mapping[str, object] | None = None) -> Path:
-        """Write the photograph with all that the format of the file can hold.
+        """Write the photograph with everything that the format of the file can hold.
 
-        Args:
-            path: file to write; its suffix decides, one of
-                :data:`asyncdsb.photo.formats.SAVE_OPTIONS`.
-            settings: JSON-serialisable, put into a PNG.
-
-        Returns:
-            The path.
+        The suffix is one of :data:`asyncdsb.photo.formats.SAVE_OPTIONS`; a PNG holds the settings
+        too.
         """
         options = SAVE_OPTIONS[path.suffix.lower()]
         kind = options["format"]
-        lost = {name for name, words in CALLED.items() if words in self.cannot_be_held(path.suffix)}
+        lost = {name for name, words in CALLED.items() if words in self.not_kept(path.suffix)}
         info = {name: value for name, value in self.info.items() if name not in lost}
         if kind == "PNG":
             self._save_png(path, info, settings)
         elif kind == "TIFF":
             self._save_tiff(path, info)
         else:
-            told = {name: info[name] for name in HOLDS[kind] & info.keys() - {"dpi"}}
-            if "dpi" in info:
-                told |= {"dpi": info["dpi"]} if kind != "WEBP" else {"exif": _with_dpi(info)}
-            flat = "alpha" in lost
-            picture = Image.fromarray(self.rgb) if flat else _picture(self._eight)
+            told = {name: info[name] for name in HOLDS[kind] & info.keys()}
+            if kind == "WEBP" and told.pop("dpi", None):
+                told["exif"] = _with_dpi(info)
+            picture = Image.fromarray(self.rgb) if "alpha" in lost else _picture(self._eight)
             picture.save(path, **options, **told)
         return path
 
@@ -166,11 +149,10 @@ class Photograph:
         if self.pixels.dtype == np.uint8:
             _picture(self.pixels).save(path, **told)
             return
-        # Pillow writes no colours of 16 bits, OpenCV no metadata: the pixels of one, the rest of
-        # the other.
+        # Pillow writes no colours of 16 bits, OpenCV writes no metadata: the file is joined from
+        # the chunks of both.
         head, pixels = io.BytesIO(), self.pixels
-        small = _picture(eight_bit(pixels[:1, :1]))
-        small.save(head, **told)
+        _picture(eight_bit(pixels[:1, :1])).save(head, **told)
         if pixels.shape[2] == 2:
             pixels = pixels[..., [0, 0, 0, 1]]
         swapped = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.shape[2] > 2 else pixels
@@ -191,14 +173,13 @@ class Photograph:
         exif = exif_tags(info.get("exif"))
         for tag in exif:
             tags[tag] = dict(exif.get_ifd(tag)) if tag in EXIF_PARTS else exif[tag]
-        alpha = channels > self.colours
         tags[256], tags[257] = width, height
         tags[258] = (8 * self.pixels.itemsize,) * channels
         tags[259], tags[317] = 8, 2  # deflate, differences along a row
         tags[262] = 1 if self.colours == 1 else 2
         tags[273], tags[277], tags[278], tags[279] = 0, channels, height, len(data)
         tags[284] = 1
-        if alpha:
+        if channels > self.colours:
             tags[338] = 2
         if "dpi" in info:
             (tags[282], tags[283]), tags[296] = info["dpi"], 2
@@ -241,8 +222,8 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 def _continued(alpha: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Alpha with its known values continued smoothly into the hole.
 
-    What is erased within an opaque photograph becomes opaque, and a hole across the edge of a
-    cut-out keeps that edge.
+    What is erased within an opaque photograph becomes opaque; a hole across the edge of a cut-out
+    keeps that edge.
     """
     top = int(np.iinfo(alpha.dtype).max)
     missing = torch.from_numpy(hole)[None, None]
@@ -253,18 +234,14 @@ def _continued(alpha: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def read_photograph(source: ImageSource | np.ndarray | Photograph) -> Photograph:
-    """Read a photograph with all that it holds.
+    """Read a photograph with everything that it holds.
 
-    Grey stays grey and transparency transparency, unless all is opaque; 16 bits stay where Pillow
-    or OpenCV can read them. Palette and other colours become RGB; those of CMYK through their
-    profile.
+    Grey stays grey; transparency stays unless all is opaque; 16 bits stay where Pillow or OpenCV
+    can read them. Palettes and other colours become RGB; CMYK does through its profile.
 
     Args:
-        source: what :func:`asyncdsb.photo.images.read_image` takes, or an array of uint8 or
-            uint16, (H, W) or (H, W, C) with C as in :class:`Photograph`.
-
-    Returns:
-        The photograph; one that is given, as it is.
+        source: what :func:`asyncdsb.photo.images.read_image` takes, an array of uint8 or uint16,
+            (H, W) or (H, W, C) with C as in :class:`Photograph`, or a photograph, which stays.
 
     Raises:
         ValueError: unreadable, or an array of another shape or type.
@@ -306,8 +283,8 @@ def _of(pixels: np.ndarray, found: Decoded | None = None) -> Photograph:
 
 def _checked(values: np.ndarray) -> np.ndarray:
     pixels = values[..., None] if values.ndim == 2 else values
-    good = pixels.ndim == 3 and pixels.shape[2] in _MODES and values.dtype in (np.uint8, np.uint16)
-    if not good or 0 in pixels.shape:
+    shaped = pixels.ndim == 3 and pixels.shape[2] in (1, 2, 3, 4) and 0 not in pixels.shape
+    if not shaped or values.dtype not in (np.uint8, np.uint16):
         raise ValueError(
             "expected a uint8 or uint16 array of shape (H, W), (H, W, 3) or (H, W, 4), "
             f"got {values.dtype} {values.shape}"

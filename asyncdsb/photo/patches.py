@@ -1,47 +1,42 @@
 """Known patches copied into the hole, coarse to fine.
 
 A network of few parameters knows where a hole is dark or bright, smooth or rough, but paints it
-with colours and textures that the photo does not have. The photo itself has them: every small patch
-p of the hole is given an offset o, to a patch p + o that is known altogether and resembles it, as
-texture synthesis does (Efros and Leung 1999). The offsets of all patches together are chosen to
-make::
+with colours and textures that the photo does not have. The photo itself has them. Every patch p of
+the hole gets an offset o, to a known patch p + o that resembles it (texture synthesis, Efros and
+Leung 1999). All offsets together make ::
 
     sum over p  D(p, p + o_p)  -  0.003 |pairs of neighbours p, q with o_p = o_q|
 
     D(p, q) = mean |C_p - C_q|^2 / 3 + (distance / 1000)^2
 
 small, the distance in pixels. C are five channels: the colours in [-1, 1] and, times 4, the mean
-absolute difference of brightness between neighbouring pixels of a row and of a column, at full
-size. The last two are copied along with the colours, and tell a rough place from a smooth one where
-the picture itself is smooth, as at small sizes (Newson et al. 2014). The second term of the sum is
-coherence (Ashikhmin 2001): neighbours that are copied from neighbours bring whole pieces of the
-photo instead of a mixture.
+absolute difference of brightness between neighbouring pixels of a row and of a column at full size.
+The last two tell rough places from smooth ones at small sizes, where the picture itself is smooth
+(Newson et al. 2014). The second term is coherence (Ashikhmin 2001): neighbours with equal offsets
+copy whole pieces of the photo instead of a mixture.
 
-Every patch starts at its nearest known one. Then each in turn takes the best out of its own offset
-and those of its eight neighbours, which never makes the sum larger (iterated conditional modes,
-Besag 1986), and what all offsets copy to a pixel is averaged. D is then measured against that
-picture instead of the estimate, and so on (Wexler, Shechtman and Irani 2007).
+Every patch starts at its nearest known one. Then each takes the best of its own offset and those of
+its eight neighbours, which never makes the sum larger (iterated conditional modes, Besag 1986). The
+copies of a pixel are averaged, D is measured against that picture, and so on (Wexler, Shechtman and
+Irani 2007).
 
-Where copies differ, their mean is smoother than any of them, and what is nearest to it smoother
-still in the next round. Its detail, what a Gaussian filter takes away, is hence made as much
-stronger as the variance lost to averaging says::
+Where copies differ, their mean is too smooth, and the next round's nearest patches are smoother
+still. The detail of the mean, what a Gaussian filter G removes, is therefore amplified by ::
 
     gain = sqrt(1 + lost / kept),   lost = G (E |c|^2 - |E c|^2),   kept = G |E c - G E c|^2
 
-E being the mean over the copies c of a pixel's colours and G the filter; in the result, half as
-much.
+with E the mean over the copies c of a pixel's colours; the result gets half of that. In the end the
+difference between copies and known pixels around the hole is continued smoothly into it and added,
+which leaves no step at the border (Perez, Gangnet and Blake 2003).
 
-In the end, what the copies miss of the known pixels next to the hole is continued smoothly into it
-and added, which leaves no step of brightness at the border (Perez, Gangnet and Blake 2003).
+All this happens first at half the size, recursively, where patches show twice as much of the photo;
+the change there is added to the estimate, in the middle of the hole only, because the estimate at
+full size is better near the border. The estimate leads no edge far into the hole. At the smaller
+sizes, and at full size where a hole is thin, patches that continue the known part therefore first
+replace a margin of it, from the border inwards (Criminisi, Perez and Toyama 2004); only a margin,
+because errors grow inwards.
 
-All of it is done first at half the size, again in this way, where patches show twice as much of the
-photo; what that changes is added to the estimate before. Only the middle of a hole takes part in
-it: near the border the estimate at full size is better. The estimate leads no edge far into the
-hole. At these smaller sizes it is therefore first replaced along the border, from there inwards, by
-patches that continue what is known (Criminisi, Perez and Toyama 2004), and at full size where a
-hole is thin. Only there, as this goes astray the further it goes.
-
-The constants were chosen on photographs of the training, see ``train/LOG.md``.
+``train/LOG.md`` tells how the constants were chosen, on photographs of the training.
 """
 
 from __future__ import annotations
@@ -50,96 +45,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.photo.membrane import harmonic_fill, joined
+from asyncdsb.photo.fill import harmonic_fill, joined
 from asyncdsb.photo.nearest import Nearest
 from asyncdsb.schedule import gaussian_blur
 
-SIDE = 9
-"""Side of a patch, in pixels."""
+# Patches.
+SIDE = 9  # of a patch, in pixels
+STRIDE = 2  # spacing of the patches of the hole: fewer voters keep their mean sharper
+REACH = 1000.0  # pixels whose distance costs as much as a mean squared difference of colours of 1
+COHERENCE = 0.003  # what an equal offset of a neighbour is worth, as a mean squared difference
+TEXTURE = 4.0  # weight of the mean absolute differences of brightness next to the colours
+AROUND = 2.0  # standard deviation, in pixels, of the neighbourhood that they are the mean of
+ROUNDS = 4  # how often the offsets are chosen anew for the picture that they gave
+SWEEPS = 2  # how often in a round each patch looks at its neighbours' offsets
 
-STRIDE = 2
-"""Spacing of the patches of the hole: fewer voters keep their mean sharper."""
+# Contrast.
+FINE = 2.0  # standard deviation, in pixels, of the filter that separates the detail
+MOST_GAIN = 2.0  # by how much detail is made stronger at most
+CONTRAST = 0.5  # share of the gain that the result gets; the pictures before it get all
 
-REACH = 1000.0
-"""Distance, in pixels, that costs as much as a mean squared difference of colours of 1."""
+# Sizes, the border, thin holes.
+DEEP = 2  # pixels up to this distance from the border ignore the smaller sizes
+MARGIN = 15  # width in pixels of what is filled from the border inwards
+FRONT = 3  # width in pixels of what is filled at once of it
+THIN = 12  # pixels are in a thin part if no square in the hole with a side of 2 THIN + 1 has them
+LEAST_KNOWN = 0.4  # share of a patch that must be known to be continued, if any patch has it
+DOUBT = 0.1  # weight of a pixel that is neither known nor filled, where a patch is continued
+RING = 3  # width in pixels of what is compared with the copies around the hole
+RELAXATIONS = 4  # sweeps of the membrane over the difference there
 
-COHERENCE = 0.003
-"""What an equal offset of a neighbour is worth, as a mean squared difference of colours."""
+# The search.
+MOST_SOURCES = 8192  # known patches that are searched; of more, so many are drawn
+FEWEST_SOURCES = 64  # with fewer known patches the estimate stays
+DIRECTIONS = 16  # along which patches are compared, close to their principal components
+DESCRIBED = 1024  # known patches, about, whose principal components those are
+ITERATIONS = 4  # multiplications by the covariance that bring the directions close to them
 
-TEXTURE = 4.0
-"""Weight of the mean absolute differences of brightness next to the colours."""
-
-AROUND = 2.0
-"""Standard deviation, in pixels, of the neighbourhood that they are the mean of."""
-
-ROUNDS = 4
-"""How often the offsets are chosen anew for the picture that they gave."""
-
-SWEEPS = 2
-"""How often in a round each patch looks at its neighbours' offsets."""
-
-FINE = 2.0
-"""Standard deviation, in pixels, of the filter that tells detail from what is below it."""
-
-MOST_GAIN = 2.0
-"""By how much detail is made stronger at most."""
-
-CONTRAST = 0.5
-"""Share of the gain that the result gets; the pictures before it get all."""
-
-DEEP = 2
-"""Pixels so far from the border, and less far, are left to their own size."""
-
-MARGIN = 15
-"""Width in pixels of what is filled from the border inwards."""
-
-FRONT = 3
-"""Width in pixels of what is filled at once of it."""
-
-THIN = 12
-"""A hole is thin in those pixels that no square of 2 THIN + 1 pixels a side within it covers."""
-
-LEAST_KNOWN = 0.4
-"""Share of a patch that must be known to be continued, if there is any such patch."""
-
-DOUBT = 0.1
-"""Weight of a pixel that is neither known nor filled, where a patch is to be continued."""
-
-RING = 3
-"""Width in pixels of what is compared with the copies around the hole."""
-
-MOST_SOURCES = 8192
-"""Known patches among which the nearest is searched: of more, so many are drawn."""
-
-FEWEST_SOURCES = 64
-"""With fewer known patches there is nothing to choose from, and the estimate stays."""
-
-DIRECTIONS = 16
-"""Directions along which patches are compared, close to their principal components."""
-
-DESCRIBED = 1024
-"""Known patches, about, whose principal components those are."""
-
-ITERATIONS = 4
-"""Multiplications by the covariance that bring the directions close to them."""
-
-RELAXATIONS = 4
-"""Sweeps with which the border's gap is continued, see
-:func:`asyncdsb.photo.membrane.harmonic_fill`."""
-
-TOGETHER = 2**15
-"""Patches of the hole that choose at once, which bounds the memory."""
-
-COPIED = 2**14
-"""Patches of the hole that are copied at once: few enough for a processor's cache."""
+# Memory.
+TOGETHER = 2**15  # patches of the hole that choose at once
+COPIED = 2**14  # patches that are copied at once: few enough for a processor's cache
 
 _NEIGHBOURS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j)
 
 
 def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
-    """Replace what an estimate shows in the hole by patches of what is known.
-
-    The same arguments give the same result; a sample depends on nothing else in its batch.
+    """Replace what an estimate shows in the hole by patches of what is known; deterministic.
 
     Args:
         estimate: (B, 3, H, W) in [-1, 1], the photo outside the hole.
@@ -159,15 +109,7 @@ def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
 
 
 def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
-    """The two channels next to the colours, see the module's docstring.
-
-    Args:
-        estimate: (1, 3, H, W) in [-1, 1].
-        hole: (1, 1, H, W) bool, into which what is known of them is continued smoothly.
-
-    Returns:
-        (1, 2, H, W), differences along rows and along columns, times :data:`TEXTURE`.
-    """
+    """The two channels next to the colours, (1, 2, H, W), continued smoothly into the hole."""
     bright = estimate.mean(1, keepdim=True)
     across = F.pad(bright.diff(dim=3), (0, 1)).abs()
     down = F.pad(bright.diff(dim=2), (0, 0, 0, 1)).abs()
@@ -180,17 +122,10 @@ def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
 
 
 def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small: bool) -> Tensor:
-    """:func:`copy_patches` for all channels of one picture.
+    """:func:`copy_patches` for the five channels C (1, 5, H, W) of one picture.
 
-    Args:
-        estimate: (1, 5, H, W), the channels C of the module's docstring.
-        hole: (1, 1, H, W) bool.
-        reach: :data:`REACH` at this size.
-        coarse: whether to begin at smaller sizes.
-        small: whether this is such a size.
-
-    Returns:
-        (1, 5, H, W).
+    ``reach`` is :data:`REACH` at this size, ``coarse`` whether to begin at smaller sizes, ``small``
+    whether this is such a size.
     """
     if min(estimate.shape[2:]) < SIDE:
         return estimate
@@ -251,21 +186,11 @@ def _thin(hole: Tensor) -> Tensor:
 def _continued(
     estimate: Tensor, hole: Tensor, part: Tensor, sources: Tensor, targets: _Targets, places: Tensor
 ) -> Tensor:
-    """The estimate with a margin of the hole, or of a part of it, filled from the border inwards.
+    """The estimate (1, C, H, W) with a margin of the hole filled from the border inwards.
 
-    Patches that reach a little into what is missing are compared with known ones, mostly by what
-    they show of the known, and the mean of what these show instead is known from then on.
-
-    Args:
-        estimate: (1, C, H, W).
-        hole: (1, 1, H, W) bool.
-        part: (1, 1, H, W) bool, what may be filled of it.
-        sources: (M,) cells of known patches.
-        targets: the patches that reach into the hole.
-        places: (cells, 2), see :class:`_Features`.
-
-    Returns:
-        (1, C, H, W).
+    Patches that reach a little into the hole are compared with known ones, mostly by what they show
+    of the known. The mean of what these show instead counts as known from then on. Only ``part`` of
+    the hole, (1, 1, H, W) bool, may be filled; ``places`` are those of :class:`_Features`.
     """
     size, grid = hole.shape[2:], targets.grid
     within = _within(size[1], hole.device)
@@ -307,18 +232,15 @@ def _continued(
 
 
 class _Grid:
-    """All places of a patch, numbered row by row, within a rim where no patch is.
+    """All places of a patch, numbered row by row, within a rim that has no patches.
 
-    The rim is as wide as the step between neighbouring patches of the hole. Where a neighbour's
-    offset leads is hence told by adding numbers: what would leave a row ends in the rim.
-
-    Args:
-        touched: (h, w) bool, for each place of a patch's first pixel whether any is missing.
+    The rim is as wide as the step between neighbouring patches of the hole. Adding numbers
+    therefore tells where a neighbour's offset leads: what would leave a row ends in the rim.
 
     Attributes:
-        touched: the same.
+        touched: (h, w) bool, for each place of a patch's first pixel whether any is missing.
         width: of the numbering, w and twice the rim.
-        forbidden: (cells,) what is added to the cost of a patch: infinity unless it is known.
+        forbidden: (cells,) added to the cost of a patch: infinity unless it is known.
         sources: (M,) cells of the known patches.
     """
 
@@ -344,9 +266,6 @@ class _Targets:
     """The patches that reach into the hole, of every second row and column, and the last ones.
 
     An offset is the difference of two cells' numbers.
-
-    Args:
-        grid: of all patches.
 
     Attributes:
         cells: (N,) of each.
@@ -384,16 +303,8 @@ class _Targets:
         ]
 
     def agreed(self, offsets: Tensor, rows: Tensor) -> Tensor:
-        """Let each patch take the best out of its own offset and its neighbours', in turn.
-
-        Args:
-            offsets: (N,), each to a known patch.
-            rows: (cells, D) features of all patches.
-
-        Returns:
-            (N,) such offsets.
-        """
-        # What lies outside of the lattice offers the last cell, of the rim, and agrees with nobody.
+        """Let each patch take the best of its own offset and its neighbours'; offsets are (N,)."""
+        # Beyond the lattice the offset leads to the last cell, in the rim, which equals no other.
         last = len(rows) - 1
         offsets = F.pad(offsets, (0, 1), value=last)
         for turn, around, cells in self.turns:
@@ -409,11 +320,10 @@ class _Targets:
         return offsets[:-1]
 
     def mean(self, offsets: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """Average what all offsets (N,) copy to a pixel from a photo (1, C, H, W).
+        """The mean (1, C, H, W) of what all offsets (N,) copy to a pixel from a photo (1, C, H, W).
 
-        Returns:
-            The mean, (1, C, H, W), that of the photo where nothing is copied to, and the variance
-            of the copies, summed over the first three, the colours, (1, 1, H, W).
+        Where nothing is copied it is the photo. The second value is the variance of the copies'
+        colours, (1, 1, H, W).
         """
         first, source = (
             self.grid.pixels(cells, photo.shape[3]) for cells in (self.cells, self.cells + offsets)
@@ -427,15 +337,9 @@ class _Targets:
 
 
 def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
-    """Sum of the patches that are copied within a picture.
+    """Sum (K, H, W) of patches that are copied within a picture of K channels.
 
-    Args:
-        channels: (K, H, W).
-        to: (N,) first pixels, all different, of where is copied to.
-        source: (N,) first pixels of what is copied.
-
-    Returns:
-        (K, H, W).
+    ``source`` (N,) are the first pixels of what to copy, ``to`` (N,), all different, of where.
     """
     count, _, width = channels.shape
     shown = channels.flatten(1).T.contiguous()
@@ -451,15 +355,9 @@ def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
 
 
 def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
-    """Make the detail of a mean stronger by a share of the gain of the module's docstring.
+    """Amplify the detail of a mean: G E c + (1 + share (gain - 1)) (E c - G E c), (1, 3, H, W).
 
-    Args:
-        mean: (1, 3, H, W) over the copies of every pixel, E c.
-        spread: (1, 1, H, W) E |c|^2 - |E c|^2, their variance summed over the colours.
-        share: 0 for none of the gain, 1 for all.
-
-    Returns:
-        (1, 3, H, W), G E c + (1 + share (gain - 1)) (E c - G E c).
+    ``spread`` (1, 1, H, W) is E |c|^2 - |E c|^2, summed over the colours.
     """
     slow = gaussian_blur(mean.transpose(0, 1), FINE).transpose(0, 1)
     detail = mean - slow
@@ -471,14 +369,8 @@ def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
 class _Features:
     """Rows whose squared distances are D of the module's docstring, along few directions.
 
-    Args:
-        photo: (1, C, H, W), known where the sources are.
-        grid: of all patches.
-        sources: (M,) cells of known patches, along whose principal components is compared.
-        reach: see :data:`REACH`.
-
-    Attributes:
-        places: (cells, 2) rows and columns of all patches, as multiples of the reach.
+    The directions are close to the principal components of the known patches. ``places`` (cells, 2)
+    are rows and columns of all patches, divided by the reach.
     """
 
     def __init__(self, photo: Tensor, grid: _Grid, sources: Tensor, reach: float):
@@ -519,6 +411,6 @@ def _drawn(sources: Tensor) -> Tensor:
     """Not too many out of (M,) cells."""
     if len(sources) <= MOST_SOURCES:
         return sources
-    # Drawn, as a regular choice would favour some columns; always the same, on any device.
+    # A random choice, because a regular one would favour some columns; the same on any device.
     order = torch.randperm(len(sources), generator=torch.Generator().manual_seed(0))
     return sources[order[:MOST_SOURCES].to(sources.device)]

@@ -1,6 +1,6 @@
-"""What a restoration leaves behind so that it can be had again: settings and maps, on disk.
+"""Settings and maps on disk, from which a restoration can be repeated.
 
-Settings are a JSON object with the fields of :class:`asyncdsb.photo.restoration.Settings`, and with
+Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, and with
 the precision where it is not float32, in a file of their own or in the text field ``asyncdsb`` of a
 restored PNG. Maps in [0, 1] (gradient, tau) are 16-bit grey PNG files, value = grey / 65535.
 """
@@ -13,28 +13,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from asyncdsb.photo.decoding import decode, flatten
 from asyncdsb.photo.formats import FIELD
-from asyncdsb.photo.images import read_image
 
-LEVELS = 65535
-"""Grey value that stands for 1 in a map."""
-
-MAX_JSON = 100_000
-"""Longest settings file in bytes: more is something else."""
+LEVELS = 65535  # grey value that stands for 1 in a map
+MAX_JSON = 100_000  # bytes of the longest settings file: more is something else
 
 
 def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
     """Read settings from a JSON file or from a restored PNG.
 
-    Args:
-        path: the file.
-        names: fields that may occur.
-
     Returns:
         The fields that occur and are not null; their values are not checked.
 
     Raises:
-        ValueError: no such file, no settings in it, or a field of another name.
+        ValueError: no such file, no settings in it, or a field that is not among ``names``.
     """
     try:
         if path.suffix.lower() == ".png":
@@ -73,25 +66,21 @@ def save_map(path: Path, values: np.ndarray) -> Path:
 
 
 def load_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a map from a grey picture of 8 or 16 bits, from black = 0 to white = 1.
-
-    Args:
-        path: the file.
-        size: (width, height) that it must have.
+    """Read a map from a grey picture of 8 or 16 bits, black = 0 and white = 1.
 
     Returns:
         (H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: not a readable picture, or of another size.
+        ValueError: not a readable picture, or not of this size (width, height).
     """
-    seen = read_image(path)  # With all its checks; what it returns has 8 bits.
-    if seen.size != tuple(size):
+    found = decode(path)
+    picture = found.picture
+    if picture.size != tuple(size):
         raise ValueError(
             f"{path.name} must have the photo's size {size[0]}x{size[1]}, "
-            f"got {seen.size[0]}x{seen.size[1]} (width x height)"
+            f"got {picture.width}x{picture.height} (width x height)"
         )
-    with Image.open(path) as picture:
-        if picture.mode.startswith("I;16"):
-            return (np.asarray(picture).astype(np.float64) / LEVELS).astype(np.float32)
-    return np.asarray(seen.convert("L"), np.float32) / 255
+    if picture.mode.startswith("I;16"):
+        return (np.asarray(picture).astype(np.float64) / LEVELS).astype(np.float32)
+    return np.asarray(flatten(picture, found.name).convert("L"), np.float32) / 255

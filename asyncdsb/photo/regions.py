@@ -1,8 +1,8 @@
 """Holes that lie far apart: a window for each, where one around all would have to be scaled down.
 
 Specks at both ends of a large photo would otherwise be restored at the scale at which all of the
-photo fits, and come back blurred. With a window each, the cost follows the holes, not the photo.
-Untiled windows of one size are evaluated in batches; all take part in one run, with the same times.
+photo fits, and come back blurred. With a window each, the cost depends on the holes, not the photo.
+Untiled windows of one size are evaluated in batches; all are part of one run with the same times.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import numpy as np
 
 from asyncdsb.photo.window import MAX_CANVAS, MIN_MARGIN, Window
 
+# Most groups, which bounds the memory. Twice as many are compared with one another; more are first
+# joined with their neighbours, by a distance that doubles.
 MANY = 32
-"""Most groups, which bounds the memory. Twice as many are compared with one another; more are first
-joined with their neighbours, by a distance that doubles."""
+
+Edges = tuple[int, int, int, int]
+"""First row and column of a group, and those behind the last."""
 
 
 def windows_over(
@@ -27,15 +30,15 @@ def windows_over(
 ) -> tuple[Window, ...]:
     """Choose the windows in which a hole is restored.
 
-    One is enough where it can be worked on pixel by pixel, where only one field of the networks may
-    be used, or where windows of their own would not bring the coarsest part of the hole to a finer
-    scale. Otherwise each group of holes gets a field, and what is left goes to the coarsest.
+    One is enough where it works pixel by pixel, where only one field of the networks is allowed, or
+    where several windows would not bring the coarsest part of the hole to a finer scale. Otherwise
+    each group of holes gets a field, and the remaining fields go to the coarsest groups.
 
     Args:
         hole: (H, W) bool, with at least one pixel missing.
         resolution: side in pixels that the networks were trained for.
         stride: multiple of sizes that the networks need.
-        tiles: how many fields may be used in all, >= 1.
+        tiles: most fields in all, >= 1.
 
     Returns:
         Windows whose ``own`` pixels are the hole, each pixel in one of them.
@@ -61,18 +64,14 @@ def windows_over(
 
 
 def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
-    """Split a hole into groups of pixels that lie apart from one another.
+    """Split a hole (H, W) into at most ``most`` groups of pixels that lie apart.
 
     Holes are one group where the known margins of their windows would overlap. Where that leaves
-    more groups than wanted, those are joined first that fit into the smallest square together.
-
-    Args:
-        hole: (H, W) bool, with at least one pixel missing.
-        most: groups, >= 1.
+    too many groups, those that fit into the smallest square together are joined first.
 
     Returns:
-        For each group what makes its (H, W) bool array, as all at once would take a large photo's
-        memory many times.
+        For each group a function that makes its (H, W) bool array, because all arrays at once
+        would take a large photo's memory many times.
     """
     reach = MIN_MARGIN
     labels, boxes = _components(hole, reach)
@@ -81,13 +80,12 @@ def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
         labels, boxes = _components(hole, reach)
     groups = [([number], box) for number, box in enumerate(boxes, 1)]
     while len(groups) > most:
-        i, j = min(
-            combinations(range(len(groups)), 2), key=lambda ij: _side(*(groups[k][1] for k in ij))
-        )
+        pairs = combinations(range(len(groups)), 2)
+        i, j = min(pairs, key=lambda ij: _side(_around(*(groups[k][1] for k in ij))))
         numbers, box = groups.pop(j)  # j > i, whose place stays
         groups[i] = groups[i][0] + numbers, _around(groups[i][1], box)
 
-    def pixels(numbers: list[int], box: Box) -> np.ndarray:
+    def pixels(numbers: list[int], box: Edges) -> np.ndarray:
         top, left, bottom, right = box
         member = np.zeros(len(boxes) + 1, bool)
         member[numbers] = True
@@ -99,11 +97,7 @@ def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
     return [partial(pixels, *group) for group in groups]
 
 
-Box = tuple[int, int, int, int]
-"""First row and column, and those behind the last."""
-
-
-def _components(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Box]]:
+def _components(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Edges]]:
     """Groups of holes less than twice ``reach`` pixels apart: numbers from 1, and their boxes."""
     kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     grown = cv2.dilate(hole.astype(np.uint8), kernel)
@@ -112,15 +106,11 @@ def _components(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Box]]:
     return labels, boxes
 
 
-def _around(one: Box, other: Box) -> Box:
-    return (
-        min(one[0], other[0]),
-        min(one[1], other[1]),
-        max(one[2], other[2]),
-        max(one[3], other[3]),
-    )
+def _around(one: Edges, other: Edges) -> Edges:
+    (top, left), (bottom, right) = map(min, one[:2], other[:2]), map(max, one[2:], other[2:])
+    return top, left, bottom, right
 
 
-def _side(one: Box, other: Box) -> int:
-    top, left, bottom, right = _around(one, other)
+def _side(edges: Edges) -> int:
+    top, left, bottom, right = edges
     return max(bottom - top, right - left)

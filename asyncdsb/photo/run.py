@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from asyncdsb.denoiser import BridgeDenoiser
-from asyncdsb.networks.placing import multiplying
-from asyncdsb.photo.finish import finished
-from asyncdsb.photo.restoration import Frame, Prepared, Settings
+from asyncdsb.networks.device import multiplying
+from asyncdsb.photo.framing import Prepared
+from asyncdsb.photo.patches import copy_patches
+from asyncdsb.photo.result import Frame
+from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.tiles import Tiles
 from asyncdsb.samplers import SamplerState, sample, time_grid
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Runner:
-    """The denoiser with where and how it computes.
+    """The denoiser on its device, multiplying in a precision.
 
-    Attributes:
-        denoiser: the trained bridge.
-        device: where it is.
-        precision: of its products, see :data:`asyncdsb.networks.placing.PRECISIONS`.
+    The settings that its methods take have a value for each of
+    :data:`asyncdsb.photo.settings.FROM_WEIGHTS`.
     """
 
     denoiser: BridgeDenoiser
@@ -37,11 +37,7 @@ class Runner:
     ) -> Iterator[Frame]:
         """Restore all windows of a photo in step, yielding a frame per state.
 
-        Args:
-            prepared: the photo.
-            gradient: (H, W) float32 completed gradient map in [0, 1].
-            tau: (H, W) float32 peak times in [0, 1].
-            settings: of the run, with nothing left to the weights.
+        ``gradient`` and ``tau`` are (H, W) float32 in [0, 1].
         """
         config = self.denoiser.config
         gradients = [window.shrink(gradient).to(self.device) for window in prepared.windows]
@@ -56,13 +52,17 @@ class Runner:
             config.hole_noise,
             0.0 if settings.sampler == "ode" else None,
         )
+
+        def together(parts: Sequence[Tensor], numbers: list[int]) -> Tensor:
+            return torch.cat([parts[number] for number in numbers])
+
         batches = prepared.batches()
         runs = [
             self.states(
-                torch.cat([prepared.images[number] for number in numbers]),
-                torch.cat([prepared.masks[number] for number in numbers]),
-                torch.cat([gradients[number] for number in numbers]),
-                torch.cat([taus[number] for number in numbers]),
+                together(prepared.images, numbers),
+                together(prepared.masks, numbers),
+                together(gradients, numbers),
+                together(taus, numbers),
                 [window_seed(settings.seed, number) for number in numbers],
                 settings,
                 times,
@@ -71,13 +71,12 @@ class Runner:
             for numbers in batches
         ]
         for now in zip(*runs, strict=True):
-            parts = {
-                number: (state.x_t[i : i + 1], state.x0_hat[i : i + 1])
-                for numbers, state in zip(batches, now, strict=True)
-                for i, number in enumerate(numbers)
-            }
-            states, estimates = zip(*(parts[number] for number in sorted(parts)), strict=True)
-            first = now[0]
+            states: dict[int, Tensor] = {}
+            estimates: dict[int, Tensor] = {}
+            for numbers, state in zip(batches, now, strict=True):
+                states |= dict(zip(numbers, state.x_t.split(1), strict=True))
+                estimates |= dict(zip(numbers, state.x0_hat.split(1), strict=True))
+            first, ordered = now[0], sorted(states)
             yield Frame(
                 prepared,
                 gradient,
@@ -85,9 +84,9 @@ class Runner:
                 float(first.t[0]),
                 first.step,
                 first.steps,
-                states,
-                estimates,
-                settings.finish,
+                [states[number] for number in ordered],
+                [estimates[number] for number in ordered],
+                patches=settings.finish == "patches" and first.step == first.steps,
             )
 
     def states(
@@ -109,7 +108,7 @@ class Runner:
             gradient: (B, 1, H, W) completed map in [0, 1].
             tau: (B, 1, H, W) peak times.
             seeds: one per sample, of all its noise.
-            settings: of the run, with nothing left to the weights.
+            settings: of the run.
             grid: name of the time grid, or its times.
             tiles: evaluate the network on these and blend.
         """
@@ -137,25 +136,18 @@ class Runner:
             start_std=self.denoiser.config.hole_noise,
             generators=generators,
         )
-        return finished(states, mask, settings.finish)
 
+        def finish(state: SamplerState) -> SamplerState:
+            if settings.finish != "patches" or state.step < state.steps:
+                return state
+            copied = copy_patches(state.x_t, mask)
+            return dataclasses.replace(state, x_t=copied, x0_hat=copied)
 
-def check_batch(images: Tensor, seeds: Sequence[int], settings: Settings, stride: int) -> None:
-    """Raise ValueError unless a batch at the networks' resolution can be restored like this."""
-    if not isinstance(settings.strategy, str):
-        raise ValueError("expected a named strategy for a batch, got an array")
-    if settings.box is not None:
-        raise ValueError(f"expected no box for a batch, got {settings.box}")
-    if len(seeds) != len(images):
-        raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
-    if any(side % stride for side in images.shape[2:]):
-        raise ValueError(
-            f"expected sides that are multiples of {stride}, got {tuple(images.shape[2:])}"
-        )
+        return map(finish, states)
 
 
 def window_seed(seed: int, number: int) -> int:
-    """Seed of a window's noise: the run's for the first, and one derived from it for others."""
+    """Seed of a window's noise: the run's for the first, one derived from it for each other."""
     if number == 0:
         return seed
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,9 +1,9 @@
 """Canvases larger than the networks' field: overlapping tiles over the hole, and their blend.
 
-A network is evaluated on every tile that holds a part of the hole, and the results are averaged
-with weights that fall towards a tile's edges, where a network knows least. Used on x0_hat within
-one sampling loop over the whole canvas, all tiles take part in one and the same run: no seams to
-hide afterwards, one noise, one clock per pixel (the idea of MultiDiffusion, Bar-Tal et al. 2023).
+A network is evaluated on every tile that holds a part of the hole. The results are averaged with
+weights that fall towards a tile's edges, where a network knows least. Applied to x0_hat within one
+sampling loop over the whole canvas, this makes one run of all tiles, without seams, with one noise
+and one clock per pixel (the idea of MultiDiffusion, Bar-Tal et al. 2023).
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-OVERLAP = 0.25
-"""Share of a tile's side that it has in common with the next one."""
-
-TOGETHER = 4
-"""Tiles in one evaluation: more would not be faster on a processor, and take more memory."""
+OVERLAP = 0.25  # share of a tile's side that it has in common with the next one
+TOGETHER = 4  # tiles in one evaluation: more are not faster on a processor, and take more memory
 
 
 @dataclass(frozen=True)
@@ -38,17 +35,10 @@ class Tiles:
 
     @classmethod
     def over(cls, hole: np.ndarray, side: int) -> Tiles:
-        """Cover a hole.
+        """Cover a hole (H, W) with tiles of ``side`` pixels, or of the canvas's size if less.
 
-        Rows of tiles are laid out from the first to the last row of the hole, and within each row
-        from its first to its last column, so that two separate holes are not joined by idle tiles.
-
-        Args:
-            hole: (H, W) bool, with at least one pixel missing.
-            side: of a tile in pixels, where the canvas is as large.
-
-        Returns:
-            The tiles.
+        Rows of tiles go from the first to the last row of the hole, and within each row from its
+        first to its last column, so that no idle tiles join two separate holes.
         """
         height, width = (min(side, edge) for edge in hole.shape)
         corners = []

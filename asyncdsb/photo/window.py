@@ -1,14 +1,12 @@
 """Photos of any size: the window in which the networks work, and the way back.
 
-A window is cut around the hole, and padded to a multiple of the networks' stride. Where it is
-larger than their field, it is covered by tiles (:mod:`asyncdsb.photo.tiles`), and scaled down as
-far as it must: until no more tiles are needed than may be used, and until no part of the hole is
-further from what is known than a network can see. What comes back is enlarged and set into the hole
-alone.
+A window is cut around the hole and padded to a multiple of the networks' stride. Where it is larger
+than their field, tiles cover it (:mod:`asyncdsb.photo.tiles`), and it is scaled down until no more
+tiles are needed than allowed, and until no part of the hole is further from what is known than a
+network can see. The result is enlarged and set into the hole alone.
 
-Weights that were trained on portraits work in a square around a head instead
-(:mod:`asyncdsb.photo.heads`), which is scaled down or up to their resolution. What lies beyond it
-is filled smoothly.
+Weights for portraits work in a square around a head instead (:mod:`asyncdsb.photo.heads`), scaled
+to their resolution. The hole beyond it is filled smoothly.
 
 Nothing that the photo holds under the mask reaches the networks or the result.
 """
@@ -24,33 +22,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.photo.images import channel_of
-from asyncdsb.photo.membrane import harmonic_fill, joined
+from asyncdsb.photo.fill import harmonic_fill, joined
+from asyncdsb.photo.images import bounds
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.tiles import Tiles
 
-MARGIN = 0.25
-"""Known pixels kept around the hole on each side, as a share of its longer side."""
-
-MIN_MARGIN = 32
-"""The least of that, in pixels."""
-
+MARGIN = 0.25  # known pixels around the hole on each side, as a share of its longer side
+MIN_MARGIN = 32  # the least of that, in pixels
+# Largest distance of a missing pixel to the nearest known one on a tiled canvas, as a share of the
+# networks' field; beyond it a tile in the middle of a hole would see nothing.
 MAX_DEPTH = 0.2
-"""Largest distance of a missing pixel to the nearest known one on a tiled canvas, as a share of the
-networks' field; beyond, a tile in the middle of a hole would see nothing."""
-
-MAX_CANVAS = 2_000_000
-"""Most pixels that are worked on at once; keeps the memory for large photos in bounds."""
-
-MAX_COPIED = 2**19
-"""Most pixels of a window in which patches are copied at the photo's own size; in a larger one, at
-the size that has as many, which bounds time and memory."""
-
-FINER = 2**0.25
-"""Ratio of the scales that are tried, from the finest down."""
-
-SWEEPS = 2
-"""Relaxations of fills at the photo's own size, which may be large."""
+MAX_CANVAS = 2_000_000  # most pixels that are worked on at once, which bounds the memory
+MAX_COPIED = 2**19  # most pixels of the size at which patches are copied into a window
+FINER = 2**0.25  # ratio of the scales that are tried, from the finest down
+SWEEPS = 2  # relaxations of fills at the photo's own size, which may be large
 
 
 @dataclass(frozen=True)
@@ -65,8 +50,8 @@ class Window:
         width: columns, in photo pixels.
         work: (h, w) at the networks' resolution, before padding.
         stride: padded sizes are multiples of this.
-        own: (height, width) bool, the pixels that are restored here. There may be others missing,
-            which another window restores.
+        own: (height, width) bool, the pixels that are restored here; other windows may restore
+            others.
         tiles: over the padded canvas; None where the networks take all of it at once.
     """
 
@@ -92,19 +77,15 @@ class Window:
             hole: (H, W) bool, with at least one pixel missing.
             resolution: side in pixels that the networks were trained for.
             stride: multiple of sizes that the networks need.
-            tiles: how many may be used.
-
-        Returns:
-            The window.
+            tiles: most tiles.
         """
-        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-        box = (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
-        longest = max(stop - start for start, stop in box)
+        top, left, bottom, right = bounds(hole)
+        longest = max(bottom - top, right - left)
         side = max(resolution, longest + 2 * max(MIN_MARGIN, round(MARGIN * longest)))
-        spans = [_span(*edge, side, limit) for edge, limit in zip(box, hole.shape, strict=True)]
-        (top, height), (left, width) = spans
+        top, height = _span(top, bottom, side, hole.shape[0])
+        left, width = _span(left, right, side, hole.shape[1])
         least = min(1.0, resolution / max(height, width))
-        # A copy, or the whole photo's mask would live as long as the window.
+        # A copy, because a view would keep the whole photo's mask alive.
         own = hole[top : top + height, left : left + width].copy()
         part = own.astype(np.uint8)
         scale = 1.0
@@ -125,17 +106,9 @@ class Window:
     def at(
         cls, hole: np.ndarray, box: tuple[int, int, int], resolution: int, stride: int
     ) -> Window:
-        """A square that was chosen, at the size that the networks were trained for.
+        """The square ``box`` (left, top, side) within the photo, scaled to ``resolution``.
 
-        Args:
-            hole: (H, W) bool.
-            box: left, top and side of the square, which lies within the photo.
-            resolution: side in pixels that the networks were trained for; a smaller square is
-                enlarged to it.
-            stride: multiple of sizes that the networks need.
-
-        Returns:
-            The window; it owns what is missing in the square.
+        It owns what is missing in it.
         """
         left, top, side = box
         own = hole[top : top + side, left : left + side].copy()
@@ -173,11 +146,7 @@ class Window:
         )
 
     def others(self, hole: np.ndarray) -> np.ndarray:
-        """Where gradients depend on what another window restores: (height, width) bool.
-
-        Args:
-            hole: (H, W) bool.
-        """
+        """Where gradients depend on what another window restores: (height, width) bool."""
         rest = hole[self.slices] & ~self.own
         if not rest.any():
             return rest
@@ -193,11 +162,7 @@ class Window:
         return height, width
 
     def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The window at working size, padded, with nothing in its hole but a smooth fill.
-
-        Args:
-            image: (H, W, 3) uint8 photo.
-            hole: (H, W) bool.
+        """The window of a photo (H, W, 3) uint8, padded, with a smooth fill in its hole.
 
         Returns:
             Image (1, 3, h, w) in [-1, 1] and mask (1, 1, h, w) float; a working pixel is missing if
@@ -234,16 +199,16 @@ class Window:
     ) -> None:
         """Set what a window restores into the photo, in place.
 
-        A window that was scaled comes back without the photo's finest detail, and may miss its
-        colour at the border by a little. The difference on the known side is therefore continued
-        smoothly into the hole and added, which puts the seam inside the hole and leaves no step.
-        The detail comes from known patches, if the estimate shows some already.
+        A window that was scaled comes back without the photo's finest detail, and its colour may
+        miss the border's by a little. The difference on the known side is therefore continued
+        smoothly into the hole and added, which leaves no step. Known patches add the detail, if the
+        estimate already shows patches.
 
         Args:
             image: (H, W, 3) uint8 photo, changed in the window's own pixels alone.
             hole: (H, W) bool; what ``image`` holds in it does not matter.
             restored: (1, 3, h, w) padded working-size picture in [-1, 1].
-            patches: whether it gives way to patches of the known part at each finer size.
+            patches: whether to copy patches of the known part at each finer size.
         """
         part = self.crop(restored.float().cpu())
         original, missing = image[self.slices], self._missing(hole)
@@ -265,7 +230,7 @@ class Window:
         sizes = self._sizes()
         if not sizes:
             return part
-        # Of the photo's own size no more is kept than must be, as a window may be large.
+        # At these sizes, because a window at the photo's own size may be large.
         filled = _shrunk(original, missing, sizes[-1])
         covered = resize(missing.float(), sizes[-1])
         for size in sizes:
@@ -285,20 +250,12 @@ class Window:
 
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
-    """Continue a photo smoothly into a hole, in place: what lies beyond all windows.
-
-    Args:
-        image: (H, W, 3) uint8, changed in the hole alone; what it holds there does not matter.
-        hole: (H, W) bool.
-    """
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    if not len(rows):
+    """Continue a photo (H, W, 3) uint8 smoothly into a hole (H, W) bool, in place."""
+    top, left, bottom, right = bounds(hole)
+    if bottom == 0:
         return
-    # What is known around the hole decides, not what lies further away.
-    place = (
-        slice(max(0, int(rows[0]) - 1), int(rows[-1]) + 2),
-        slice(max(0, int(columns[0]) - 1), int(columns[-1]) + 2),
-    )
+    # Only the pixels around the hole decide, not those further away.
+    place = slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
     part, inside = image[place], hole[place]
     missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
     for channel in range(3):
@@ -309,13 +266,14 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
 
 def _known(original: np.ndarray, missing: Tensor, channel: int) -> Tensor:
     """One channel of a window's pixels, zero where it is missing: (1, 1, height, width)."""
-    return channel_of(original, channel).masked_fill_(missing, 0)
+    values = torch.from_numpy(np.array(original[..., channel]))[None, None]
+    return (values.to(torch.float32) / 127.5 - 1.0).masked_fill_(missing, 0)
 
 
 def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Tensor:
     """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole.
 
-    One channel after the other, as a window may be large.
+    One channel after the other, because a window may be large.
     """
     # Filled first: the filter must not mix a black hole into the known border.
     planes = (harmonic_fill(_known(original, missing, c), missing, SWEEPS) for c in range(3))
@@ -329,7 +287,7 @@ def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> T
         # The same condition as in Window.cut: missing if any photo pixel under it is.
         small = cv2.resize(hole.astype(np.float32), work[::-1], interpolation=cv2.INTER_AREA)
     canvas = np.zeros([edge + -edge % stride for edge in work], bool)
-    # Filters of the two may differ by a pixel, hence the dilation.
+    # The dilation covers the pixel by which the two filters may differ.
     grown = cv2.dilate((small > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     canvas[: work[0], : work[1]] = grown
     # Padding repeats the last row and column, hole included.

@@ -1,4 +1,4 @@
-"""The model card that lies beside weights: what they are, for people and for the Hub."""
+"""The model card beside weights, for people and for the Hub."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ as evidence, or to show somebody as they never looked.
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card tells of a pair of networks.
+    """Facts about a pair of networks for its card.
 
     Attributes:
         parameters: numbers of parameters, by kind ("gradient", "bridge").
         resolution: side in pixels of what they were trained on.
         window: "hole" or "head", see :class:`asyncdsb.denoiser.BridgeConfig`.
         samplers: that they were trained for.
-        finish: what happens to results by default.
-        training: facts about the training of both, by kind, as far as they are known.
+        finish: the default finish.
+        training: known facts about the training of both, by kind.
     """
 
     parameters: Mapping[str, int]
@@ -77,7 +77,7 @@ class Facts:
 def facts_of(
     denoiser: BridgeDenoiser, completion: GradientCompletion, training: Mapping[str, dict]
 ) -> Facts:
-    """What can be told of a pair of networks."""
+    """The facts about a pair of networks."""
     networks = {"gradient": completion, "bridge": denoiser}
     sizes = {kind: sum(p.numel() for p in one.parameters()) for kind, one in networks.items()}
     config = denoiser.config
@@ -85,15 +85,12 @@ def facts_of(
 
 
 def model_card(facts: Facts, licence: str | None = None) -> str:
-    """Write a card.
+    """A card in Markdown, with the front matter that the Hub reads.
 
     Args:
         facts: of the weights.
-        licence: of the weights, by the Hub's name for it ("apache-2.0"); None leaves it open, as
-            it depends on what they were trained on and started from.
-
-    Returns:
-        Markdown with the front matter that the Hub reads.
+        licence: the Hub's name of their licence ("apache-2.0"); None leaves it open, because it
+            depends on what they were trained on and started from.
     """
     intended = INTENDED_FOR_PORTRAITS if facts.window == "head" else INTENDED
     parts = ["# Model card\n", _networks(facts), USE, intended]
@@ -106,37 +103,25 @@ def model_card(facts: Facts, licence: str | None = None) -> str:
 
 
 def read_card(folder: Path) -> str | None:
-    """Read the card beside weights.
-
-    Args:
-        folder: weights folder.
-
-    Returns:
-        Markdown, or None where there is no card.
-    """
+    """The card beside weights, or None."""
     path = folder / CARD
     return path.read_text("utf-8", errors="replace") if path.is_file() else None
 
 
 def write_card(folder: Path, card: str) -> None:
-    """Put a card beside weights, without pictures of a folder that it does not come from."""
+    """Put a card beside weights, without local pictures in a new folder."""
     if read_card(folder) != card:
-        card = without_pictures(card)
+        paragraphs = card.split("\n\n")
+        kept = [text for text in paragraphs if not re.search(r"!\[[^\]]*\]\((?!https?:)", text)]
+        card = "\n\n".join(kept).rstrip("\n") + "\n"
     write_atomic(folder / CARD, lambda path: Path(path).write_text(card, "utf-8"))
-
-
-def without_pictures(card: str) -> str:
-    """A card without the paragraphs that show pictures of its own folder, which stay there."""
-    paragraphs = card.split("\n\n")
-    kept = [text for text in paragraphs if not re.search(r"!\[[^\]]*\]\((?!https?:)", text)]
-    return "\n\n".join(kept).rstrip("\n") + "\n"
 
 
 def _networks(facts: Facts) -> str:
     sizes = {kind: number / 1e6 for kind, number in facts.parameters.items()}
     what = "upright heads in squares" if facts.window == "head" else "holes in pictures"
     return (
-        f"Two networks: `gradient.*` completes the gradient map of the hole "
+        "Two networks: `gradient.*` completes the gradient map of the hole "
         f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
         f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
         f"{facts.resolution} x {facts.resolution} pixels. Safetensors, "

@@ -12,7 +12,7 @@ import hashlib
 import json
 import typing
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,23 +35,20 @@ KINDS: dict[str, tuple[type, type[Network]]] = {
 def save_weights(
     folder: str | Path, module: Network, training: dict, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write one network of the pair into a weights folder.
-
-    Spectral normalisation is folded into the weights.
+    """Write one network into a weights folder, with spectral normalisation folded in.
 
     Args:
         folder: created if need be.
-        module: either of them.
+        module: either network of the pair.
         training: facts for the JSON (steps, samples, data, hardware, ...), JSON-serialisable.
         dtype: floating type on disk.
     """
     kind = next(name for name, (_, cls) in KINDS.items() if isinstance(module, cls))
-    tensors = {
-        name: value.to("cpu", dtype).contiguous() for name, value in folded_state(module).items()
-    }
+    state = folded_state(module)
+    tensors = {name: value.to("cpu", dtype).contiguous() for name, value in state.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Neither written nor read through a string of bytes: networks may be as large as the memory.
+    # From and to a file, not a string of bytes, because networks may be as large as the memory.
     written = write_atomic(folder / f"{kind}.safetensors", lambda path: save_file(tensors, path))
     description = {
         "format": f"asyncdsb-{kind}",
@@ -65,21 +62,7 @@ def save_weights(
     write_atomic(folder / f"{kind}.json", lambda path: Path(path).write_text(text, "utf-8"))
 
 
-@overload
-def load_weights(folder: str | Path, kind: Literal["bridge"]) -> tuple[BridgeDenoiser, dict]: ...
-
-
-@overload
-def load_weights(
-    folder: str | Path, kind: Literal["gradient"]
-) -> tuple[GradientCompletion, dict]: ...
-
-
-@overload
-def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]: ...
-
-
-def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]:
+def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
     """Read one network of the pair, in float32 on the CPU and in evaluation mode.
 
     Args:
@@ -120,18 +103,21 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Network, dict]:
         module = module_class(config_from_dict(config_class, config))
     except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
-    load_folded_state(module, tensors)
+    parts: list[Any] = list(module.modules())
+    for part in parts:
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name)
+    if problems := misfits(module, tensors):
+        raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
+    module.load_state_dict(tensors)
     return module.eval(), description.get("training", {})
 
 
 def load_pair(
     folder: str | Path,
 ) -> tuple[BridgeDenoiser, GradientCompletion, dict[str, dict[str, Any]]]:
-    """Read both networks, and the facts of both trainings by kind.
-
-    Raises:
-        ValueError: as :func:`load_weights`.
-    """
+    """Both networks, and the facts of both trainings by kind; raises as :func:`load_weights`."""
     denoiser, bridge_training = load_weights(folder, "bridge")
     completion, gradient_training = load_weights(folder, "gradient")
     return denoiser, completion, {"bridge": bridge_training, "gradient": gradient_training}
@@ -145,39 +131,18 @@ def file_sha256(path: str | Path) -> str:
 
 def folded_state(module: nn.Module) -> dict[str, Tensor]:
     """State of a module with every parametrisation (spectral normalisation) folded in."""
-    state = {}
-    folded = set()
-    for name, part in module.named_modules():
+    state = {name: value.detach() for name, value in module.state_dict().items()}
+    for prefix, part in module.named_modules():
         if parametrize.is_parametrized(part):
-            for tensor_name in part.parametrizations:
-                prefix = f"{name}." if name else ""
-                state[prefix + tensor_name] = getattr(part, tensor_name).detach()
-                folded.add(f"{prefix}parametrizations.{tensor_name}.")
-    for name, value in module.state_dict().items():
-        if not name.startswith(tuple(folded)):
-            state[name] = value.detach()
+            for name in part.parametrizations:
+                parts = f"{prefix}.parametrizations.{name}."
+                state = {key: value for key, value in state.items() if not key.startswith(parts)}
+                state[f"{prefix}.{name}"] = getattr(part, name).detach()
     return state
 
 
-def load_folded_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load :func:`folded_state` into a module, dropping its parametrisations.
-
-    Raises:
-        ValueError: naming the first differences in names or shapes.
-    """
-    parts: list[Any] = list(module.modules())
-    for part in parts:
-        if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):
-                parametrize.remove_parametrizations(part, name)
-    problems = misfits(module, state)
-    if problems:
-        raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
-    module.load_state_dict(state)
-
-
 def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
-    """What a state has missing, over, or of another shape than a module's own, one line each."""
+    """One line for each tensor of a state that is missing, unexpected or of another shape."""
     own = module.state_dict()
     lines = [f"missing {name}" for name in own if name not in state]
     lines += [f"unexpected {name}" for name in state if name not in own]
@@ -190,11 +155,7 @@ def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
 
 
 def config_from_dict(cls: type, data: dict) -> Any:
-    """Rebuild a frozen configuration dataclass from its JSON form.
-
-    Args:
-        cls: the dataclass.
-        data: what ``dataclasses.asdict`` made of one, read back from JSON.
+    """Rebuild a frozen configuration dataclass from its ``dataclasses.asdict``, read from JSON.
 
     Raises:
         ValueError: a key that it does not have, or a value that it refuses.

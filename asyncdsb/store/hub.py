@@ -1,7 +1,7 @@
-"""Weights on the Hugging Face Hub: a commit up, a revision down, and refusals in one line.
+"""Weights on the Hugging Face Hub: upload in one commit, download, errors in one line.
 
-Only :data:`FILES` and the card travel: safetensors, JSON and Markdown, nothing that is executed or
-unpickled.
+Only :data:`FILES` and the card are transferred: safetensors, JSON and Markdown; nothing is executed
+or unpickled.
 """
 
 from __future__ import annotations
@@ -20,20 +20,13 @@ FILES = tuple(f"{kind}.{end}" for kind in KINDS for end in ("json", "safetensors
 """Names of the files that make up a folder of weights."""
 
 LOCAL = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
-"""Errors of this machine's own disk, where files are kept on their way."""
+"""Errors of the local disk, which holds the Hub's cache."""
 
 LOG_IN = "log in with `hf auth login`"
 
 
 def download(repo: str, revision: str | None = None) -> Path:
-    """Fetch weights from the Hub, or from its cache when offline.
-
-    Args:
-        repo: "user/repo".
-        revision: branch, tag or commit; None for the main branch.
-
-    Returns:
-        The folder in the Hub's cache.
+    """Fetch weights "user/repo" from the Hub, or from its cache when offline; return their folder.
 
     Raises:
         ValueError: if the repository cannot be read, or holds no such weights.
@@ -53,20 +46,7 @@ def download(repo: str, revision: str | None = None) -> Path:
 
 
 def upload(folder: Path, repo: str, message: str, private: bool) -> str:
-    """Put a folder of weights and its card on the Hub, in one commit.
-
-    Args:
-        folder: weights folder with a card.
-        repo: "user/repo", made if need be.
-        message: of the commit.
-        private: whether a repository that is made is private.
-
-    Returns:
-        Address of the commit.
-
-    Raises:
-        ValueError: if the Hub cannot be reached or does not allow it.
-    """
+    """Upload a folder of weights and its card; see :meth:`AsyncDSBPipeline.push_to_hub`."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     files = [CommitOperationAdd(name, folder / name) for name in (CARD, *FILES)]
@@ -78,19 +58,19 @@ def upload(folder: Path, repo: str, message: str, private: bool) -> str:
 
 @contextmanager
 def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
-    """Turn what goes wrong on the way to the Hub into one line that says what to do."""
+    """Turn errors of the Hub's client into a ValueError of one line that says what to do."""
     from huggingface_hub import constants, errors
 
-    # The base of all errors of the HTTP library that the Hub's client uses: by now its third.
+    # The base of all errors of the client's HTTP library, which has changed between versions.
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         yield
-    # Of a proxy that the client cannot use it says so with the other three.
+    # The other three can come from a proxy that the client cannot use.
     except (http_error, errors.HFValidationError, OSError, ImportError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in LOCAL:
             where = f": {error.filename}" if error.filename else ""
             raise ValueError(f"{told} {error.strerror}{where}") from error
-        # The client wraps what the Hub answered where it looks into its cache afterwards.
+        # The client wraps the Hub's answer if it looked into its cache afterwards.
         answers = [getattr(e, "response", None) for e in (error, error.__cause__)]
         status = next((answer.status_code for answer in answers if answer is not None), None)
         if isinstance(error, errors.HFValidationError):

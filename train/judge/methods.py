@@ -33,7 +33,7 @@ import torch
 
 from asyncdsb import __version__
 from asyncdsb.measure import baselines
-from asyncdsb.photo.restoration import Settings
+from asyncdsb.photo.settings import Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import SamplerState
 from asyncdsb.show.viz import GRADIENT_COLOURS, heatmap

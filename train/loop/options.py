@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 
 from asyncdsb.denoiser import FINISHES
-from asyncdsb.networks.placing import PRECISIONS
-from asyncdsb.photo.restoration import LEFT_TO_WEIGHTS, Settings
+from asyncdsb.networks.device import PRECISIONS
+from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
 from asyncdsb.store.bundled import BUNDLED_NAMES
 from train.data.sources import find_photos
 from train.judge.protocol import Crop, MaskFolder, iter_crops, parse_kinds
 
-SAMPLING = ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta", *LEFT_TO_WEIGHTS)
-"""Fields of :class:`asyncdsb.photo.restoration.Settings` that the command line sets."""
+SAMPLING = ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta", *FROM_WEIGHTS)
+"""Fields of :class:`asyncdsb.photo.settings.Settings` that the command line sets."""
 
 
 def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentParser:

@@ -1,0 +1,120 @@
+"""The settings of a run, with their defaults and their checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from asyncdsb.denoiser import FINISHES, BridgeConfig
+from asyncdsb.samplers import GRIDS
+from asyncdsb.schedule import STRATEGIES, check_tau_range
+
+FROM_WEIGHTS = ("finish",)
+"""Settings whose value None stands for that in the weights' configuration."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run, with the defaults.
+
+    Attributes:
+        tau_min: tau of the flattest hole pixel, in [0, 1].
+        tau_max: tau of the steepest hole pixel, in [tau_min, 1]. (0.5, 0.5) is I2SB.
+        steps: network evaluations, >= 1.
+        sampler: one of :data:`asyncdsb.samplers.SAMPLERS`.
+        strategy: how tau is laid out, one of :data:`asyncdsb.schedule.STRATEGIES`, or an (H, W)
+            array of tau in [0, 1].
+        eta: share of fresh noise of the implicit sampler, in [0, 1].
+        grid: time grid, one of :data:`asyncdsb.samplers.GRIDS`.
+        finish: "none" shows the bridge's result, "patches" replaces it by patches of the known part
+            (:mod:`asyncdsb.photo.patches`). None for the weights' choice.
+        seed: of all noise, 0 <= seed < 2**63.
+        tiles: most fields of the networks, >= 1, that restore a hole which does not fit into one:
+            overlapping ones over a large hole, separate ones over holes that lie far apart. More
+            keep more detail of a large photo and take as much longer. Weights for portraits use
+            one square and ignore it.
+        box: with weights for portraits, the square around the head in which they work: left edge,
+            top edge and side in photo pixels, at least 32 wide. None for what
+            :func:`asyncdsb.photo.heads.head_box` chooses. The hole beyond it is filled smoothly.
+    """
+
+    tau_min: float = 0.2
+    tau_max: float = 0.5
+    steps: int = 20
+    sampler: str = "posterior"
+    strategy: str | np.ndarray = "gradient"
+    eta: float = 0.0
+    grid: str = "log"
+    finish: str | None = None
+    seed: int = 0
+    tiles: int = 8
+    box: tuple[int, int, int] | None = None
+
+    def check(self, samplers: Sequence[str]) -> None:
+        """Check all values; ``samplers`` are those that the weights were trained for.
+
+        Raises:
+            ValueError: with what was expected and what came.
+        """
+        for name in ("tau_min", "tau_max", "eta"):
+            value = getattr(self, name)
+            real = isinstance(value, int | float | np.integer | np.floating)
+            if not real or isinstance(value, bool):
+                raise ValueError(f"expected a number for {name}, got {value!r}")
+        check_tau_range(self.tau_min, self.tau_max)
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"expected eta in [0, 1], got {self.eta}")
+        for name, least in (("steps", 1), ("tiles", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if not _whole(value) or not least <= value < 2**63:
+                raise ValueError(f"expected a whole number for {name} >= {least}, got {value!r}")
+        kinds = {"sampler": samplers, "strategy": STRATEGIES, "finish": FINISHES, "grid": GRIDS}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if name == "strategy" and not isinstance(value, str):
+                continue
+            if value not in kind and not (name in FROM_WEIGHTS and value is None):
+                trained = "sampler that the weights were trained for,"
+                words = {"sampler": trained, "grid": "time grid"}
+                known = f"{words.get(name, name)} out of {', '.join(kind)}"
+                raise ValueError(f"expected a {known}, got {value!r}")
+        box = self.box
+        if box is not None and not (
+            isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))
+        ):
+            raise ValueError(f"expected three whole numbers for box (left, top, side), got {box!r}")
+
+    def resolved(self, config: BridgeConfig) -> Settings:
+        """The same with the weights' values for :data:`FROM_WEIGHTS` where those are None."""
+        open_ = [name for name in FROM_WEIGHTS if getattr(self, name) is None]
+        return dataclasses.replace(self, **{name: getattr(config, name) for name in open_})
+
+    def as_dict(self) -> dict:
+        """JSON-serialisable form; a painted tau map becomes the word "painted"."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if not isinstance(self.strategy, str):
+            values["strategy"] = "painted"
+        if self.box is not None:
+            values["box"] = [int(value) for value in self.box]
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
+
+
+def check_painted(strategy: str | np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a strategy has a name or is floats in [0, 1] of the photo's shape."""
+    if isinstance(strategy, str):
+        return
+    tau = np.asarray(strategy)
+    if tau.shape != shape:
+        raise ValueError(f"expected a painted tau map of shape {shape}, got {tau.shape}")
+    if not np.issubdtype(tau.dtype, np.floating) or not ((tau >= 0) & (tau <= 1)).all():
+        raise ValueError(
+            f"expected a painted tau map of floats in [0, 1], got {tau.dtype} "
+            f"from {tau.min()} to {tau.max()}"
+        )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
