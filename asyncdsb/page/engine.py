@@ -290,7 +290,7 @@ def run_steps(
         finished: dict[str, Any] = {}
         if last:
             # At t = 0 the bridge is where its last estimate led it.
-            bridge = dataclasses.replace(state, estimates=before, finish="none")
+            bridge = dataclasses.replace(state, estimates=before, patches=False)
             finished = {
                 "image": state.rgb,
                 "bridge": bridge.rgb,

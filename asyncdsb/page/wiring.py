@@ -189,8 +189,12 @@ def wire(
 
     files = [by_path(gr.File(visible=False, label=name)) for name in ("photo", "mask", "order")]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
-    given = [parts[name] for name in session.SETTINGS if name not in FROM_WEIGHTS]
-    # Not the page's control, which has a value before the weights say theirs.
+    # Programs have the package's defaults, whatever the page's controls show at first.
+    ends = {
+        name: gr.Number(getattr(Settings(), name), visible=False, label=name)
+        for name in ("tau_min", "tau_max")
+    }
+    given = [ends.get(name, parts[name]) for name in session.SETTINGS if name not in FROM_WEIGHTS]
     own = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
     inpaint: Any = functools.partial(handlers.inpaint, engine)
     # What programs are told about it.

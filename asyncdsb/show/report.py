@@ -83,36 +83,6 @@ def report_figure(
     return _save(figure, path)
 
 
-def timeline_figure(
-    story: Timeline, intact: Timeline | None = None, *, path: str | os.PathLike
-) -> Path:
-    """Draw when each pixel was restored, readable on light and on dark ground, as a PNG file.
-
-    Args:
-        story: of :func:`asyncdsb.measure.analysis.timeline`.
-        intact: the same measured against the photo as it was under the hole; its speeds are drawn
-            beside those of ``story``.
-        path: file to write.
-
-    Returns:
-        The path written.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    grey: dict[Any, Any] = dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY
-    )
-    with matplotlib.rc_context(grey | {"font.size": 11, "axes.facecolor": "none"}):
-        figure = Figure(figsize=(6.4, 6.4), dpi=110, layout="constrained", facecolor="none")
-        grid = figure.add_gridspec(2, 2)
-        places = [grid[0, 0], grid[0, 1], grid[1, :] if intact is None else grid[1, 0]]
-        _draw_timeline([figure.add_subplot(place) for place in places], story)
-        if intact is not None:
-            _draw_speeds(figure.add_subplot(grid[1, 1]), intact, "the photo")
-        return _save(figure, path)
-
-
 def _save(figure: Figure, path: str | os.PathLike) -> Path:
     return write_atomic(path, lambda target: figure.savefig(target, metadata={"Software": None}))
 
