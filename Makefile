@@ -9,6 +9,8 @@
 
 VENV   := .venv
 PY     := $(VENV)/bin/python
+# Two processes of one thread each: the tensors of the tests are small.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 
 # Starting each candidate tells more than finding it: version managers leave shims that fail.
@@ -36,11 +38,10 @@ demo: $(VENV)/.stamp-demo
 
 test: $(VENV)/.stamp-test chromium
 	$(PY) -m ruff check .
-	$(PY) -m pytest
+	$(PYTEST)
 
-# One thread: the tensors of the tests are small.
 check: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 install: $(VENV)/.stamp-test
 
