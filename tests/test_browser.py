@@ -684,6 +684,7 @@ def test_order_is_painted_on_the_heatmap(page, photo):
     """A stroke of the mouse makes its pixels early, is kept for the run, and can be taken back."""
     open_photo(page, photo)
     take_hole(page, "Center")
+    page.get_by_role("button", name="Paper", exact=True).click()
     page.get_by_role("radio", name="inward").check(force=True)
     page.get_by_role("radio", name="painted").check(force=True)
     page.wait_for_selector("#tau .order-brush", state="visible")
@@ -774,7 +775,9 @@ def test_a_link_reproduces_the_picture(page, server):
         visit.set_default_timeout(PATIENCE)
         visit.on("request", lambda request: page.requests.append(request.url))
         visit.goto(link)
-        wait_for_status(visit, "Press Restore")
+        visit.wait_for_selector("#status .message")
+        # In place of the example with which the page opens.
+        wait_for_status(visit, "otters.jpg")
         visit.wait_for_selector("#tau [data-range='0.2 0.8 gradient']")
         assert visit.input_value("#tau-max input[type=number]") == "0.8"
         theirs = result(visit)
