@@ -537,7 +537,7 @@ def test_i2sb_is_run_beside_with_the_same_seed(engine, tmp_path):
 
 
 def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "MAX_RESULTS", 3)
+    monkeypatch.setattr(session, "MAX_RESULTS", 5)
     image = photograph()
     photo = opened(saved(image, tmp_path / "a.png"))
     hole = painted(photo, hole_in(image))
@@ -556,9 +556,13 @@ def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
     for index in (-1, 3, None, "0"):
         with pytest.raises(ValueError, match="one of the results"):
             handlers.on_choose(results, index)
-    # A fourth one takes the place of the first.
     *_, listed, _ = restore(engine, photo, hole, results=results, steps=1, seed=9)
-    assert len(listed["results"]) == 3 and not Path(first.folder).exists()
+    assert len(listed["results"]) == 4
+    assert all(Path(kept.folder).exists() for kept in listed["results"])
+    # A sixth one takes the place of the first.
+    *_, listed, _ = restore(engine, photo, hole, results=listed["results"], steps=1, seeds=2)
+    assert len(listed["results"]) == 5 and not Path(first.folder).exists()
+    assert all(Path(kept.folder).exists() for kept in listed["results"])
     assert "1 to 6 for seeds" in list(restore(engine, photo, hole, seeds=7))[-1]["status"]
     session.forget(listed["results"])
 

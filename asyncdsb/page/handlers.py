@@ -330,8 +330,9 @@ def on_restore(
 
 def _with(results: list[session.Kept], kept: session.Kept) -> list[session.Kept]:
     """The results with one more, and without the files of those that are too old."""
-    session.forget(results[: len(results) + 1 - session.MAX_RESULTS])
-    return [*results, kept][-session.MAX_RESULTS :]
+    kept_before = results[max(0, len(results) + 1 - session.MAX_RESULTS) :]
+    session.forget([one for one in results if one not in kept_before])
+    return [*kept_before, kept]
 
 
 def _listed(results: list[session.Kept], chosen: int) -> Update:
