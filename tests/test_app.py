@@ -376,6 +376,10 @@ def test_a_photo_after_an_example_begins_with_the_weights_for_any(tmp_path):
     assert handlers.on_photo(path, "portraits", example, names)["weights"] == "scenes"
     assert handlers.on_photo(path, "portraits", own, names)["weights"] == "portraits"
     assert handlers.on_photo(path, "mine", example, ("mine",))["weights"] == "mine"
+    # The range with which the page opens is for its own example.
+    assert "tau_max" not in handlers.on_photo(path, "scenes", example, names)
+    opened_with = dataclasses.replace(example, opening=True)
+    assert handlers.on_photo(path, "scenes", opened_with, names)["tau_max"] == 0.5
 
 
 def test_examples_are_ready_to_use(engine):

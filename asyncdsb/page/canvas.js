@@ -105,7 +105,7 @@ asyncdsb.canvas = (() => {
   }
 
   function changed() {
-    const { runs, named: names } = history[at] ?? { runs: [0], named: {} };
+    const { runs, named: names } = history[at] ?? { runs: [0], named: { example: null } };
     const disable = { undo: at < 1, redo: at >= history.length - 1, clear: runs.length < 2, in: !photo, out: !photo, fit: !photo };
     for (const [name, off] of Object.entries(disable)) element.querySelector(`[data-act=${name}]`).disabled = off;
     asyncdsb.named(names);

@@ -30,6 +30,9 @@ from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
 
+DEFAULT_RANGE: Update = {name: getattr(Settings(), name) for name in ("tau_min", "tau_max")}
+"""What takes the place of the range that the page opens with."""
+
 ANY_PHOTO = "scenes"
 """Weights that are for any photograph."""
 
@@ -82,7 +85,8 @@ def on_photo(
     photo, image = session.open_photo(path)
     if before is not None and before.example and ANY_PHOTO in names:
         weights = ANY_PHOTO
-    return show(dataclasses.replace(photo, weights=weights), None, image=image)
+    shown = show(dataclasses.replace(photo, weights=weights), None, image=image)
+    return shown | (DEFAULT_RANGE if before is not None and before.opening else {})
 
 
 def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Update:
@@ -105,7 +109,11 @@ def on_clear() -> Update:
 
 
 def on_example(
-    engine: Engine, examples: Sequence[Example], index: int, tiles: float = Settings.tiles
+    engine: Engine,
+    examples: Sequence[Example],
+    index: int,
+    tiles: float = Settings.tiles,
+    before: session.Photo | None = None,
 ) -> Update:
     """Open an example photograph."""
     if not isinstance(index, int) or not 0 <= index < len(examples):
@@ -113,6 +121,7 @@ def on_example(
     example = examples[index]
     photo, image, mask = example.read()
     shown = show(photo, mask, "own" if mask is not None else None, image)
+    shown |= DEFAULT_RANGE if before is not None and before.opening else {}
     return with_maps(engine, shown, tiles)
 
 
@@ -204,7 +213,8 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
         mask = make_mask(kind, (image.height, image.width), seed=int(drawn))
     elif chosen != "own":
         mask = None
-    return update | show(photo, mask, chosen if mask is not None else None, image)
+    shown = show(photo, mask, chosen if mask is not None else None, image)
+    return DEFAULT_RANGE | update | shown
 
 
 def on_preview(

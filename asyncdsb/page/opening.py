@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -44,7 +45,7 @@ def read(names: Sequence[str], examples: Path) -> Update:
     if not path.is_file() or not chosen or chosen[0].weights not in names:
         return {}
     photo, image, mask = chosen[0].read()
-    shown = handlers.show(photo, mask, None, image)
+    shown = handlers.show(dataclasses.replace(photo, opening=True), mask, None, image)
     copy = payload.base64_of(shown["editor"].pop("picture"))
     editor = shown["editor"] | {"picture": {"url": f"data:image/jpeg;base64,{copy}"}, "named": {}}
     made: Update = json.loads(path.read_text(encoding="utf-8"))

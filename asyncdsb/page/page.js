@@ -47,6 +47,8 @@ Object.assign(asyncdsb, (() => {
     history.replaceState(null, "", `${location.pathname}?${query}`);
   }
   function named(names) {
+    // The example with which the page opens leaves the address alone, which may name another.
+    if (!Object.keys(names).length) return;
     link = names;
     address();
   }

@@ -61,6 +61,7 @@ class Photo:
         weights: that restore it; None for the page's first.
         stamp: what the browser calls it.
         before: the photograph whose result this one is, if it is one.
+        opening: whether the page opened with it, and with a range of tau that is its own.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Photo:
     weights: str | None = None
     stamp: str = ""
     before: Photo | None = None
+    opening: bool = False
 
     def at(self, stamp: str) -> Photo:
         """Return the photograph that the browser shows: this one, or one it was made from.

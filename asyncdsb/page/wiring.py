@@ -117,6 +117,7 @@ def wire(
     run = "frame compare timing run result animation files reuse"
     kept = "results chosen strip"
     fresh = f"photo weights editor gradient tau seen status {run}"
+    opened = f"{fresh} tau_min tau_max"
     settings = " ".join(session.SETTINGS)
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -127,18 +128,18 @@ def wire(
         """Show the maps for the hole that is painted when the event comes."""
         on(event, on_preview, "photo hole seen tiles", "gradient tau seen status", **maps)
 
-    def on_example(tiles: float, event: gr.EventData) -> updates.Update:
-        return handlers.on_example(engine, examples, event.index, tiles)
+    def on_example(tiles: float, before: Any, event: gr.EventData) -> updates.Update:
+        return handlers.on_example(engine, examples, event.index, tiles, before)
 
     close = "() => asyncdsb.canvas.close()"
     on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
     on_photo = functools.partial(handlers.on_photo, names=model.names)
-    photo_opened = on(parts["open_photo"].upload, on_photo, "open_photo weights photo", fresh)
+    photo_opened = on(parts["open_photo"].upload, on_photo, "open_photo weights photo", opened)
     photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
     told = f"photo sampler {' '.join(FROM_WEIGHTS)}"
     on_weights = functools.partial(handlers.on_weights, model)
     follow(on(parts["weights"].change, on_weights, "photo weights", told).then)
-    on(parts["examples"].click, on_example, "tiles", fresh)
+    on(parts["examples"].click, on_example, "tiles photo", opened)
     on_mask = functools.partial(handlers.on_mask_file, engine)
     on(parts["open_mask"].upload, on_mask, "open_mask photo hole tiles", fresh)
     for kind in PRESET_MASKS:
