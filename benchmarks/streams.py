@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from asyncdsb.store.bundled import BUNDLED
-from train.corpus import Settings, pack
+from train.corpus import PackSettings, pack
 from train.data.sources import iter_photos, scaled
 from train.data.streams import CropStream
 from train.presets import BRIDGE_PRESETS
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parse_args(argv)
     torch.set_num_threads(1)
     sides = BRIDGE_PRESETS["shipped"].short_sides
-    settings = Settings(size=512, shard_mib=4)
+    settings = PackSettings(size=512, shard_mib=4)
     count = args.photos - args.photos % args.batch
     packing: Times = {workers: [] for workers in WORKERS}
     streaming: dict[int, Times] = {

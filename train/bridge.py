@@ -32,7 +32,7 @@ from train.judge.validation import RestorationValidator
 from train.loop.muon import Muon, split
 from train.loop.options import program
 from train.loop.precision import autocast, compiles, precision
-from train.loop.processes import Method, Processes, whole
+from train.loop.processes import BoundMethod, Processes, whole
 from train.loop.run import Average, chosen_preset, parser, recorded, run
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
@@ -113,7 +113,7 @@ class BridgeTrainer:
             spread = self.averaged
             self.averaged = copy.deepcopy(spread) if self.processes.main else None
             self.processes.sharded(spread, _blocks(spread))
-            self.loss = self.processes.sharded(Method(self.model, "loss"), _blocks(self.model))
+            self.loss = self.processes.sharded(BoundMethod(self.model, "loss"), _blocks(self.model))
         self.modules: dict[str, nn.Module] = {"model": self.model, "ema": self.ema}
         # Sharded weights are no whole matrices.
         matrices, others = split(self.model.parameters())
@@ -129,7 +129,7 @@ class BridgeTrainer:
             # One program for each of the two batch shapes: code for any shape is slower.
             self.model.unet.compile(dynamic=False)
         if not args.shard:
-            self.loss = self.processes.joined(Method(self.model, "loss"))
+            self.loss = self.processes.joined(BoundMethod(self.model, "loss"))
         self.validator = None
         if args.val and self.processes.main:
             pipe = AsyncDSBPipeline(

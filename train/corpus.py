@@ -30,7 +30,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from asyncdsb.photo.images import write_atomic
-from train.data.sources import Photo, find_photos, numbered, scaled
+from train.data.sources import FoundPhoto, find_photos, numbered, scaled
 from train.loop.jsonl import add_line, read_lines
 from train.loop.options import guarded
 
@@ -63,7 +63,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Settings:
+class PackSettings:
     """What decides the bytes of a corpus, besides the photographs.
 
     Attributes:
@@ -87,7 +87,7 @@ class Settings:
             )
 
 
-def pack(paths: Iterable[str | Path], out: Path, settings: Settings, workers: int = 1) -> dict:
+def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers: int = 1) -> dict:
     """Write a corpus, or what an earlier run has left of it to write.
 
     Args:
@@ -127,7 +127,7 @@ def pack(paths: Iterable[str | Path], out: Path, settings: Settings, workers: in
 
 
 def _write_shard(
-    path: Path, items: Iterator[tuple[Photo, str, tuple]], settings: Settings, bar: tqdm
+    path: Path, items: Iterator[tuple[FoundPhoto, str, tuple]], settings: PackSettings, bar: tqdm
 ) -> dict:
     """Write the next photos; return the line of progress, with the photos taken as "next"."""
     records, taken, broken = 0, 0, []
@@ -295,7 +295,7 @@ def _mapping(workers: int) -> Iterator[Callable]:
             yield pool.imap
 
 
-def _encoded(photo: Photo, settings: Settings) -> tuple[bytes | None, str]:
+def _encoded(photo: FoundPhoto, settings: PackSettings) -> tuple[bytes | None, str]:
     """The JPEG file of a photo and nothing, or None and the reason in one line."""
     try:
         picture = photo.read()
@@ -309,12 +309,12 @@ def _encoded(photo: Photo, settings: Settings) -> tuple[bytes | None, str]:
     return file.getvalue(), ""
 
 
-def _keys(photos: Iterable[Photo]) -> list[str]:
+def _keys(photos: Iterable[FoundPhoto]) -> list[str]:
     """Different keys for all photos; a key has no dot, which would end it."""
     return numbered([re.sub(r"[^\w-]+", "_", photo.key)[:80] for photo in photos])
 
 
-def _digest(photos: Iterable[Photo]) -> str:
+def _digest(photos: Iterable[FoundPhoto]) -> str:
     """SHA-256 of the photos' names in their order."""
     digest = hashlib.sha256()
     for photo in photos:
@@ -342,9 +342,9 @@ def main(argv: list[str] | None = None) -> int:
     add = packing.add_argument
     add("photos", nargs="+", metavar="PHOTOS", help="folders, tar shards, lists")
     add("out", type=Path, metavar="OUT", help="folder of the corpus; a run that stopped goes on")
-    add("--size", type=int, default=Settings.size, help="short side in pixels; none is enlarged")
-    add("--quality", type=int, default=Settings.quality, help="of the JPEG files")
-    add("--shard-mib", type=float, default=Settings.shard_mib, help="size of a shard in MiB")
+    add("--size", type=int, default=PackSettings.size, help="short side in pixels")
+    add("--quality", type=int, default=PackSettings.quality, help="of the JPEG files")
+    add("--shard-mib", type=float, default=PackSettings.shard_mib, help="size of a shard in MiB")
     checking = command("check", help="verify a corpus")
     checking.add_argument("out", type=Path, metavar="CORPUS", help="its folder")
     for parser in (packing, checking):
@@ -356,7 +356,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.workers < 1:
             raise ValueError(f"expected --workers of at least 1, got {args.workers}")
         if args.command == "pack":
-            settings = Settings(args.size, args.quality, args.shard_mib)
+            settings = PackSettings(args.size, args.quality, args.shard_mib)
             index = pack(args.photos, args.out, settings, args.workers)
             broken = f", {len(index['broken'])} broken" if index["broken"] else ""
             print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")

@@ -25,7 +25,7 @@ from train.loop.losses import discriminator_loss, generator_loss
 from train.loop.muon import Muon, split
 from train.loop.options import program
 from train.loop.precision import autocast, compiles
-from train.loop.processes import Method, Processes
+from train.loop.processes import BoundMethod, Processes
 from train.loop.run import Average, chosen_preset, parser, run
 from train.presets import GRADIENT_PRESETS, GradientPreset
 
@@ -81,7 +81,7 @@ class GradientTrainer:
         # As they learn, together with the other processes, and in this order.
         self.joined = {
             "discriminator": self.processes.joined(self.discriminator),
-            "model": self.processes.joined(Method(self.model, "companded")),
+            "model": self.processes.joined(BoundMethod(self.model, "companded")),
         }
         self.validator = None
         if args.val and self.processes.main:

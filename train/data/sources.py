@@ -16,7 +16,7 @@ from asyncdsb.photo.images import read_image
 
 
 @dataclass(frozen=True)
-class Photo:
+class FoundPhoto:
     """A photo that was found but not read yet.
 
     Attributes:
@@ -47,7 +47,7 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if is_picture_name(p.name) and p.is_file())
 
 
-def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
+def find_photos(paths: Iterable[str | Path]) -> list[FoundPhoto]:
     """List the photos of folders, tar shards, lists and single files, in sorted order.
 
     Args:
@@ -62,7 +62,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[Photo]:
         ValueError: if a path does not exist, or there is no photo at all.
     """
     places = [Path(path) for path in paths]
-    photos: list[Photo] = []
+    photos: list[FoundPhoto] = []
     for path in places:
         if not path.exists():
             raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
@@ -109,8 +109,8 @@ def numbered(keys: Sequence[str]) -> list[str]:
     return found
 
 
-def _from_file(path: Path) -> Photo:
-    return Photo(path.stem, partial(_read_file, path), str(path))
+def _from_file(path: Path) -> FoundPhoto:
+    return FoundPhoto(path.stem, partial(_read_file, path), str(path))
 
 
 def _read_file(path: Path) -> Image.Image:
@@ -138,9 +138,9 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _from_tar(path: Path) -> list[Photo]:
+def _from_tar(path: Path) -> list[FoundPhoto]:
     return [
-        Photo(
+        FoundPhoto(
             Path(m.name).stem,
             partial(_read_member, path, m.name, m.offset_data, m.size),
             f"{path}/{m.name}",

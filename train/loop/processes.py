@@ -166,7 +166,7 @@ def spread(value: Tensor, like: Any) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
-class Method(nn.Module):
+class BoundMethod(nn.Module):
     """A module whose forward is a method of another: wrappers for several processes see no other.
 
     Args:
