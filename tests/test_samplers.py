@@ -448,7 +448,7 @@ def test_bad_grids_are_refused() -> None:
         ({"tau": torch.full((2, 1, 8, 8), float("nan"))}, "tau"),
         ({"tau": torch.full((2, 1, 4, 4), 0.5)}, r"\(2, 1, 4, 4\)"),
     ],
-    ids=str,
+    ids=lambda given: ",".join(given) if isinstance(given, dict) else str(given),
 )
 def test_bad_settings_are_refused(change: dict, message: str) -> None:
     x0, x1, mask, tau = scene()
