@@ -822,6 +822,8 @@ def test_the_first_screen_shows_the_idea_before_any_model(page, tmp_path):
         try:
             visit.set_default_timeout(PATIENCE)
             visit.goto(server.address)
+            # Five seconds, where the tests beside this one leave a processor to the browser.
+            limit = 5 if os.getloadavg()[0] < (os.cpu_count() or 1) else 40
             begun = time.monotonic()
             visit.wait_for_selector("#frame .filled .own canvas")
             visit.wait_for_selector("#tau .filled canvas")
@@ -829,10 +831,10 @@ def test_the_first_screen_shows_the_idea_before_any_model(page, tmp_path):
             picture = "(panel) => document.querySelector(`#frame .${panel} canvas`).toDataURL()"
             before = {name: visit.evaluate(picture, name) for name in ("own", "other", "share")}
             moved = set()
-            while len(moved) < 3 and time.monotonic() < begun + 5:
+            while len(moved) < 3 and time.monotonic() < begun + limit:
                 visit.wait_for_timeout(100)
                 moved |= {n for n, seen in before.items() if visit.evaluate(picture, n) != seen}
-            assert moved == {*before} and time.monotonic() < begun + 5
+            assert moved == {*before} and time.monotonic() < begun + limit
             assert not visit.locator("#model .done").count(), "the model is not there yet"
             for name in ("frame", "gradient", "tau"):
                 box = visit.locator(f"#{name}").bounding_box()
