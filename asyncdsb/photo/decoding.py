@@ -359,3 +359,10 @@ def with_alpha(picture: Image.Image) -> Image.Image:
         picture = picture.convert("LA")
     return picture if picture.mode == "RGBA" else picture.convert("RGBA")
 
+
+def sizes_differ(size: tuple[int, int], mask: np.ndarray) -> str:
+    """The message for a photo of ``size`` (width, height) and a mask (H, W) of another size."""
+    return (
+        "the photo and the mask must have the same size: the photo is "
+        f"{size[0]}x{size[1]}, the mask {mask.shape[1]}x{mask.shape[0]} (width x height)"
+    )

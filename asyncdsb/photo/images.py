@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asyncdsb.photo.decoding import ImageSource, decode, fitting, flatten
+from asyncdsb.photo.decoding import ImageSource, decode, fitting, flatten, sizes_differ
+from asyncdsb.photo.mask_files import read_mask as read_mask  # Documented under this module.
 
 
 def read_image(source: ImageSource) -> Image.Image:
@@ -152,9 +153,3 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     return asked
 
 
-def sizes_differ(size: tuple[int, int], mask: np.ndarray) -> str:
-    """The message for a photo of ``size`` (width, height) and a mask (H, W) of another size."""
-    return (
-        "the photo and the mask must have the same size: the photo is "
-        f"{size[0]}x{size[1]}, the mask {mask.shape[1]}x{mask.shape[0]} (width x height)"
-    )

@@ -14,9 +14,9 @@ from asyncdsb.photo.decoding import (
     flatten,
     has_alpha,
     sixteen_bit_grey,
+    sizes_differ,
     with_alpha,
 )
-from asyncdsb.photo.images import sizes_differ
 
 MASK_THRESHOLD = 127
 """Grey values above it are the hole."""
