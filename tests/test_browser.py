@@ -195,10 +195,10 @@ def refused(page, why: str) -> None:
     """Restore cannot be pressed, and why is said beside it."""
     assert page.get_attribute("#restore", "aria-disabled") == "true"
     assert why in page.inner_text("#estimate")
-    said = page.inner_text("#status")
+    said = page.inner_text("#status .message")
     page.click("#restore", force=True)
     page.wait_for_timeout(300)
-    assert page.inner_text("#status") == said
+    assert page.inner_text("#status .message") == said
 
 
 def tau_pixels(page) -> np.ndarray:
@@ -848,6 +848,7 @@ def test_a_newcomer_removes_a_thing(page, photo):
     """Open, paint, restore, compare, another seed, choose, paint on, undo, download."""
     page.reload()
     page.wait_for_selector("#model .done")
+    page.wait_for_selector("#editor .view.filled")
     page.evaluate("() => window.scrollTo(0, 0)")
     open_photo(page, photo)  # 1
     page.keyboard.press("]")  # 2
