@@ -183,6 +183,8 @@ def main(argv: list[str] | None = None) -> None:
         rows["stroke to gradient and tau"] = strokes
         rows["Restore to the first frame"] = firsts
         rows["one step"] = steps
+        # Stretched to its range, the heatmap would not change.
+        page.locator("#tau .absolute").check()
         values = [round(0.55 + 0.02 * (i % 20), 2) for i in range(4 * repeat)]
         rows["slider to heatmap"] = page.evaluate(SLIDE, values)
     library = min(import_seconds() for _ in range(3))
