@@ -587,7 +587,10 @@ def test_a_result_is_shown_with_and_without_patches(engine, tmp_path):
     # The same as a run that was asked for patches at once.
     *_, listed, _ = restore(engine, photo, hole, steps=2)
     np.testing.assert_array_equal(restored(kept), restored(listed["results"][0]))
+    # What "All files" says of it belongs to the picture that is shown.
+    assert both["run"].record["finish"] == both["run"].settings.finish == "patches"
     (back,) = handlers.on_finish(engine, both["results"], 0, "none")
+    assert back["run"].record["finish"] == back["run"].settings.finish == "none"
     np.testing.assert_array_equal(restored(back["results"][0]), restored(alone[0]))
     assert list(handlers.on_finish(engine, [], -1, "none")) == []
     session.forget([*both["results"], *listed["results"]])

@@ -24,6 +24,7 @@ asyncdsb.canvas = (() => {
   let space = false;
   let place = null; // of the brush for the keyboard, on the mask
   let follow = 0;
+  let taking = 0; // timer: the result is becoming the photograph, until the server has answered
   let shown = 0; // counts results, so that one that is decoded late is left out
   const api = { mount, hole, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
 
@@ -109,7 +110,8 @@ asyncdsb.canvas = (() => {
     const disable = { undo: at < 1, redo: at >= history.length - 1, clear: runs.length < 2, in: !photo, out: !photo, fit: !photo };
     for (const [name, off] of Object.entries(disable)) element.querySelector(`[data-act=${name}]`).disabled = off;
     asyncdsb.named(names);
-    asyncdsb.needs(!photo ? "Open a photo first." : runs.length < 2 ? "Paint a hole first." : "");
+    const missing = !photo ? "Open a photo first." : runs.length < 2 ? "Paint a hole first." : "";
+    asyncdsb.needs(taking ? "Taking over the result …" : missing);
     clearTimeout(follow);
     // The maps follow a moment after the last stroke.
     if (photo && at >= 0) follow = setTimeout(() => document.querySelector("#preview")?.click(), 500);
@@ -119,6 +121,8 @@ asyncdsb.canvas = (() => {
   function take(value) {
     if (!value?.stamp) return;
     opening("");
+    clearTimeout(taking);
+    taking = 0;
     const grid = JSON.parse(value.hole);
     const known = history.find((entry) => entry.photo.stamp === value.stamp)?.photo;
     const goesOn = known || (photo && value.before === photo.stamp);
@@ -252,6 +256,7 @@ asyncdsb.canvas = (() => {
       // On the result, whose hole is closed.
       context.clearRect(0, 0, canvas.width, canvas.height);
       view.classList.add("kept");
+      taking = setTimeout(() => { taking = 0; changed(); }, 15000);
     } else clearResult();
     stroke = { points: [point], width: width(), erase: tool === "eraser", id };
     paint(stroke);

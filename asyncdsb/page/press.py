@@ -29,7 +29,7 @@ class Press:
         image: its pixels.
         mask: bool (H, W), True = missing.
         settings: of the run.
-        folder: of its files, which is made.
+        folder: of its files.
     """
 
     def __init__(
@@ -94,7 +94,6 @@ class Press:
 
     def _keep(self, state: Step) -> session.Kept:
         """Write the files of a finished run."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         stem = self.photo.stem
         # From its file, because what the session holds is 8-bit RGB.
         original = read_photograph(self.photo.path)
@@ -142,7 +141,7 @@ def show_kept(kept: session.Kept) -> Update:
     shown.thumbnail((payload.RESULT_SIDE,) * 2, Image.Resampling.LANCZOS)
     return {
         "compare": {"after": payload.data_uri(shown, quality=94), "finish": kept.finish},
-        "run": kept.run,
+        "run": kept.shown,
         "result": Props(value=kept.path, interactive=True),
         "animation": Props(value=kept.animation, interactive=True),
         "files": Props(interactive=True),

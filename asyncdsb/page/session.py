@@ -143,6 +143,13 @@ class Kept:
         """Of the result that is shown."""
         return self.files[self.finish]
 
+    @property
+    def shown(self) -> Run:
+        """The run that gives the result that is shown: with its finish."""
+        settings = dataclasses.replace(self.run.settings, finish=self.finish)
+        record = self.run.record | {"finish": self.finish}
+        return dataclasses.replace(self.run, settings=settings, record=record)
+
 
 def forget(results: Sequence[Kept]) -> None:
     """Remove the files of runs."""

@@ -162,15 +162,12 @@ def wire(
         # Says how many visitors are before this one.
         show_progress="minimal",
     )
-    on(started.failure, lambda: updates.IDLE, "", "restore stop")
-    stopped = parts["stop"].click(None, None, None, cancels=[started], api_visibility="private")
-    on(stopped.then, handlers.on_stopped, "", "restore stop status")
 
     def on_choose(results: Any, event: gr.EventData) -> updates.Update:
         return handlers.on_choose(results, event.index)
 
     on(parts["strip"].click, on_choose, "results", f"status {run} {kept}")
-    on(
+    finished = on(
         parts["finish"].input,
         functools.partial(handlers.on_finish, engine),
         "results chosen finish",
@@ -178,6 +175,11 @@ def wire(
         concurrency_id="run",
         concurrency_limit=1,
     )
+    work = [started, finished]
+    for event in work:
+        on(event.failure, lambda: updates.IDLE, "", "restore stop")
+    stopped = parts["stop"].click(None, None, None, cancels=work, api_visibility="private")
+    on(stopped.then, handlers.on_stopped, "", "restore stop status")
     on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
     packed = on(
         parts["files"].click,
