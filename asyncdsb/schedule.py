@@ -125,6 +125,7 @@ def tau_map(
     tau_max: float,
     blur_sigma: float = 3.0,
     hole: Tensor | None = None,
+    ranked: bool = False,
 ) -> Tensor:
     """Per-pixel peak time from a gradient map (Eq. 11, with its parenthesis mended).
 
@@ -140,6 +141,9 @@ def tau_map(
         tau_max: tau of the steepest hole pixel, in [tau_min, 1].
         blur_sigma: standard deviation in pixels of the Gaussian filter; 0 for none.
         hole: (B, 1, H, W) mask, non-zero = missing; None takes the whole picture as the hole.
+        ranked: takes the rank of G in the hole in place of the fraction. Eq. 11 gives most of the
+            range to a few steep pixels where gradients are unevenly spread; ranks spread tau evenly
+            over the range and keep the order.
 
     Returns:
         (B, 1, H, W) tau in [tau_min, tau_max], of the dtype of ``gradient``.
@@ -150,9 +154,13 @@ def tau_map(
     >>> gradient = torch.tensor([[[[0.0, 0.1, 0.4]]]])
     >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0)
     tensor([[[[0.2000, 0.2750, 0.5000]]]])
+    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0, ranked=True)
+    tensor([[[[0.2000, 0.3500, 0.5000]]]])
     """
     check_tau_range(tau_min, tau_max)
     relative = relative_gradient(gradient, blur_sigma, hole)
+    if ranked:
+        relative = _ranks(relative, hole)
     return relative * (tau_max - tau_min) + tau_min
 
 
@@ -187,49 +195,21 @@ def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None =
     return torch.where(flat, torch.full_like(low, 0.5), ((blurred - low) / spread).clamp(0, 1))
 
 
-def ranked_tau(
-    gradient: Tensor,
-    tau_min: float,
-    tau_max: float,
-    blur_sigma: float = 3.0,
-    hole: Tensor | None = None,
-) -> Tensor:
-    """Like :func:`tau_map` with the rank of G in the hole in place of Eq. 11's fraction.
+def _ranks(relative: Tensor, hole: Tensor | None) -> Tensor:
+    """Rank of each value among those of the hole, over the largest: (B, 1, H, W) in [0, 1].
 
-    Eq. 11 gives most of the range to a few steep pixels where gradients are unevenly spread; ranks
-    spread tau evenly over the range, and keep the order. Equal values share their mean rank.
-
-    Args:
-        gradient: see :func:`tau_map`, as are all others.
-        tau_min: of the flattest hole pixel.
-        tau_max: of the steepest hole pixel.
-        blur_sigma: of the filter.
-        hole: of the mask.
-
-    Returns:
-        (B, 1, H, W) tau in [tau_min, tau_max], of the dtype of ``gradient``.
-
-    Raises:
-        ValueError: if the range or a shape is not as in :func:`tau_map`.
-
-    >>> gradient = torch.tensor([[[[0.0, 0.1, 0.4]]]])
-    >>> ranked_tau(gradient, 0.2, 0.5, blur_sigma=0)
-    tensor([[[[0.2000, 0.3500, 0.5000]]]])
+    Equal values share their mean rank; known pixels take a place among the hole's. A flat hole,
+    0.5 everywhere, stays so.
     """
-    check_tau_range(tau_min, tau_max)
-    relative = relative_gradient(gradient, blur_sigma, hole)
     inside = torch.ones_like(relative) if hole is None else hole
     ranks = []
     for values, part in zip(relative, inside > 0.5, strict=True):
         ordered = values[part].sort().values
-        # Equal values share the mean of their ranks; known pixels take a place among them.
         first = torch.searchsorted(ordered, values)
         last = torch.searchsorted(ordered, values, right=True) - 1
         ranks.append((first + last).to(values) / max(2 * (len(ordered) - 1), 1))
-    rank = torch.stack(ranks).clamp(0, 1)
-    # A flat hole, or one of a single pixel, has no order.
     flat = (relative == 0.5).flatten(1).all(1).view(-1, 1, 1, 1)
-    return torch.where(flat, 0.5, rank) * (tau_max - tau_min) + tau_min
+    return torch.where(flat, relative, torch.stack(ranks).clamp(0, 1))
 
 
 def uniform_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:

@@ -15,7 +15,6 @@ from asyncdsb.schedule import (
     NoiseSchedule,
     gaussian_blur,
     inward_tau,
-    ranked_tau,
     tau_map,
     uniform_tau,
 )
@@ -299,7 +298,7 @@ def test_ranked_tau_has_scipys_ranks_and_fills_its_range(seed: int) -> None:
     values = (values * 50).round() / 50  # with many equal values
     hole = blobs(seed)[..., :24, :24].clone()
     hole[..., 8:14, 8:14] = True
-    tau = ranked_tau(values, 0.1, 0.9, 0.0, hole)
+    tau = tau_map(values, 0.1, 0.9, 0.0, hole, ranked=True)
     inside = hole > 0.5
     expected = (rankdata(values[inside].numpy()) - 1) / (int(inside.sum()) - 1)
     assert np.allclose(tau[inside].numpy(), 0.1 + 0.8 * expected, atol=1e-6)
@@ -309,7 +308,7 @@ def test_ranked_tau_has_scipys_ranks_and_fills_its_range(seed: int) -> None:
 
 def test_ranked_tau_of_a_flat_hole_is_the_middle() -> None:
     torch.testing.assert_close(
-        ranked_tau(torch.zeros(1, 1, 8, 8), 0.2, 0.6), torch.full((1, 1, 8, 8), 0.4)
+        tau_map(torch.zeros(1, 1, 8, 8), 0.2, 0.6, ranked=True), torch.full((1, 1, 8, 8), 0.4)
     )
 
 
@@ -340,7 +339,7 @@ def test_inward_tau_of_a_line_is_all_border() -> None:
 
 
 @pytest.mark.parametrize("limits", [(0.6, 0.5), (-0.1, 0.5), (0.2, 1.1), (float("nan"), 0.5)])
-@pytest.mark.parametrize("make", [tau_map, ranked_tau, uniform_tau, inward_tau])
+@pytest.mark.parametrize("make", [tau_map, uniform_tau, inward_tau])
 def test_bad_tau_ranges_are_refused(make: Callable, limits: tuple[float, float]) -> None:
     source = random_gradient() if make is tau_map else square_hole()
     with pytest.raises(ValueError, match="tau_min"):

@@ -14,7 +14,7 @@ from asyncdsb.photo.framing import Prepared
 from asyncdsb.photo.images import to_tensor
 from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.window import Window, resize
-from asyncdsb.schedule import inward_tau, ranked_tau, tau_map, uniform_tau
+from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 
 Complete = Callable[[Tensor, Tensor], Tensor]
 """``complete(image, mask) -> gradient``: image (B, 3, H, W), the others (B, 1, H, W)."""
@@ -29,8 +29,8 @@ def named_tau(settings: Settings, blur_sigma: float, gradient: Tensor, hole: Ten
         return uniform_tau(hole, settings.tau_min, settings.tau_max)
     if settings.strategy == "inward":
         return inward_tau(hole, settings.tau_min, settings.tau_max)
-    lay_out = ranked_tau if settings.strategy == "ranked" else tau_map
-    return lay_out(gradient, settings.tau_min, settings.tau_max, blur_sigma, hole)
+    ranked = settings.strategy == "ranked"
+    return tau_map(gradient, settings.tau_min, settings.tau_max, blur_sigma, hole, ranked)
 
 
 def completed_gradient(prepared: Prepared, complete: Complete) -> np.ndarray:
