@@ -47,7 +47,9 @@ def read(names: Sequence[str], examples: Path) -> Update:
     photo, image, mask = chosen[0].read()
     shown = handlers.show(dataclasses.replace(photo, opening=True), mask, None, image)
     copy = payload.base64_of(shown["editor"].pop("picture"))
-    editor = shown["editor"] | {"picture": {"url": f"data:image/jpeg;base64,{copy}"}, "named": {}}
+    picture = {"url": f"data:image/jpeg;base64,{copy}"}
+    # The maps are here: an answer that came late would take the place of another photo's.
+    editor = shown["editor"] | {"picture": picture, "named": {}, "maps": True}
     made: Update = json.loads(path.read_text(encoding="utf-8"))
     return shown | made | {"editor": editor, "status": SAID}
 
