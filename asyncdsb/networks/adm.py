@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from asyncdsb.networks.layers import (
+    Doubled,
     attend,
     check_levels,
     check_size,
@@ -118,7 +119,7 @@ class ADMUNet(nn.Module):
                 parts = stage(channels + skips.pop(), level)
                 channels = widths[level]
                 if last and level > 0:
-                    parts.append(block(channels, channels, nn.Upsample(scale_factor=2.0)))
+                    parts.append(block(channels, channels, Doubled()))
                 self.output_blocks.append(Stage(parts))
         self.out = nn.Sequential(
             group_norm(channels),

@@ -23,6 +23,20 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
+class Doubled(nn.Module):
+    """Nearest-neighbour copy to twice the size, (B, C, H, W) to (B, C, 2H, 2W).
+
+    Not ``F.interpolate``: its backward pass, compiled for a processor in bf16 (torch 2.13.0), gave
+    gradients of exactly zero, so that nothing below a copy learned.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        # Channels last, the layout in which the layers compute.
+        copies = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
+        return copies.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
+
+
 def zero_init(module: nn.Module) -> nn.Module:
     """Set all parameters to zero, so that the branch starts as the identity."""
     for parameter in module.parameters():

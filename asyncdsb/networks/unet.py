@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyncdsb.networks.layers import (
+    Doubled,
     ResBlock,
     SelfAttention,
     check_levels,
@@ -124,6 +125,7 @@ class UNet(nn.Module):
                 # Mixed before the nearest-neighbour copy: a quarter of the arithmetic, same result.
                 self.upsample.append(nn.Conv2d(channels, widths[level - 1], 1))
                 channels = widths[level - 1]
+        self.doubled = Doubled()
         self.norm = group_norm(channels)
         # Most of a denoiser's output is a linear filter of its input, with a gain that depends on
         # the noise level: the input goes to the head directly, not through the normalised features.
@@ -167,7 +169,7 @@ class UNet(nn.Module):
             for _ in range(count + 1):
                 h = _run(next(blocks), torch.cat([h, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
-                h = F.interpolate(self.upsample[level](h), scale_factor=2.0, mode="nearest")
+                h = self.doubled(self.upsample[level](h))
         direct = x * (1 + self.gain(embedding)[:, :, None, None])
         out = self.head(torch.cat([F.silu(self.norm(h)), direct], dim=1))
         # Contiguous, because mixed layouts make the arithmetic on it several times slower.
