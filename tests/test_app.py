@@ -52,9 +52,7 @@ def values(**change: object) -> list[object]:
 
 def api_values(**change: object) -> dict[str, object]:
     """Settings of /inpaint at their defaults but for these and what is left to the weights."""
-    return dict(zip(session.SETTINGS, values(**change), strict=True)) | dict.fromkeys(
-        FROM_WEIGHTS
-    )
+    return dict(zip(session.SETTINGS, values(**change), strict=True)) | dict.fromkeys(FROM_WEIGHTS)
 
 
 def photograph(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:

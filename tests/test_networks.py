@@ -1,11 +1,12 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.networks import PatchDiscriminator, UNet, UNetConfig
 from asyncdsb.networks.adm import ADMAttention
-from asyncdsb.networks.layers import SelfAttention
+from asyncdsb.networks.layers import Doubled, SelfAttention
 from train.presets import BRIDGE_PRESETS
 
 
@@ -101,3 +102,12 @@ def test_one_number_of_blocks_is_the_same_for_all_levels():
 def test_a_unet_that_cannot_be_is_refused(change, said):
     with pytest.raises(ValueError, match=said):
         UNetConfig(**({"multipliers": (1, 2), "attention": (False, True)} | change))
+
+
+def test_a_doubled_map_repeats_every_place():
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    out = Doubled()(x)
+    torch.testing.assert_close(out, F.interpolate(x, scale_factor=2.0))
+    weights = torch.randn_like(out)
+    (out * weights).sum().backward()
+    torch.testing.assert_close(x.grad, 4 * F.avg_pool2d(weights, 2))

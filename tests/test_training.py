@@ -16,6 +16,7 @@ import train.judge.validation
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks import UNetConfig
+from asyncdsb.networks.layers import Doubled
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import save_weights
 from train.data.augment import augmented
@@ -26,6 +27,7 @@ from train.loop.run import Average, chosen_preset
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
 
 pytestmark = pytest.mark.slow
+FORWARD = Doubled.forward
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +203,18 @@ def test_a_training_that_diverges_keeps_its_last_checkpoint(runs, photos, tmp_pa
     assert re.search("diverged at step 2 .*; the checkpoint of step 1 is kept", said)
     assert int(load_file(tmp_path / "state.safetensors")["step"]) == 1
     assert [record["step"] for record in read_lines(tmp_path / "log.jsonl")] == [1]
+
+
+def test_a_training_stops_where_a_part_of_the_weights_does_not_learn(
+    photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("train.loop.run.LOG_EVERY", 4)
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos), "--out"]
+    assert train.bridge.main([*command, str(tmp_path / "whole")]) == 0
+    # As a compiled backward pass once did it: the forward pass is right, gradients end here.
+    monkeypatch.setattr(Doubled, "forward", lambda self, x: FORWARD(self, x).detach())
+    said = refusal(train.bridge.main, [*command, str(tmp_path / "part")], capsys)
+    assert re.search(r"got a gradient of zero for \d+ of them \(model.unet.*try --no-compile", said)
 
 
 def test_the_average_starts_with_the_first_weights_and_forgets_ever_more_slowly():

@@ -31,8 +31,8 @@ class Doubled(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """The copy, channels last in memory."""
         b, c, h, w = x.shape
-        # Channels last, the layout in which the layers compute.
         copies = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
         return copies.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 

@@ -371,12 +371,17 @@ def on_finish(
     else:
         kept = dataclasses.replace(kept, finish=finish)
     results = [*results[:chosen], kept, *results[chosen + 1 :]]
-    said = "The bridge alone." if finish == "none" else (
-        "Known patches that resemble the bridge's result take its place."
+    said = (
+        "The bridge alone."
+        if finish == "none"
+        else ("Known patches that resemble the bridge's result take its place.")
     )
-    yield IDLE | show_kept(kept) | _listed(results, chosen) | {
-        "status": payload.message(said, "done")
-    }
+    yield (
+        IDLE
+        | show_kept(kept)
+        | _listed(results, chosen)
+        | {"status": payload.message(said, "done")}
+    )
 
 
 def on_files(

@@ -151,5 +151,3 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     finally:
         temporary.unlink(missing_ok=True)
     return asked
-
-

@@ -111,10 +111,10 @@ def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: 
             missing = all(record["step"] < step for record in held_out_records(out))
             due = step % preset.validate_every == 0 or step >= preset.steps
             show(out, trainer, facts(preset, args, step, seconds), missing and due)
-    saved, started = step, time.monotonic()
+    first, saved, started = step, step, time.monotonic()
     last = started
     sums: dict[str, Tensor] = {}
-    since = 0
+    since, checked = 0, False
     bar = tqdm(
         total=preset.samples(preset.steps),
         initial=preset.samples(step),
@@ -139,6 +139,9 @@ def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: 
                 means = {name: float(value) / since for name, value in sums.items()}
                 means = {name: round(value, 6) for name, value in processes.mean(means).items()}
                 check_finite(means, step, saved)
+                if not checked and step - first >= LOG_EVERY:
+                    check_learning(trainer)
+                    checked = True
                 drawn = preset.samples(step) - preset.samples(step - since)
                 rate = round(drawn / (now - last), 2)
                 bar.set_postfix(means)
@@ -179,6 +182,34 @@ def check_finite(means: dict[str, float], step: int, saved: int) -> None:
         raise ValueError(
             f"the training diverged at step {step} ({', '.join(bad)}); {kept}: "
             "start another run with a lower --lr"
+        )
+
+
+def check_learning(trainer: Trainer) -> None:
+    """Stop a training in which a part of the weights does not learn, called by all processes.
+
+    A compiler may do it: the backward pass of a layer that gives zeros stops all before it from
+    learning, and the loss still falls.
+
+    Raises:
+        ValueError: the gradient of a weight is zero everywhere, in the step just made.
+    """
+    names = {
+        id(p): f"{name}.{key}"
+        for name, module in trainer.modules.items()
+        for key, p in module.named_parameters()
+    }
+    idle = [
+        names[id(p)]
+        for optimizer in trainer.optimizers.values()
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.grad is None or not whole(p.grad.detach().abs().sum())
+    ]
+    if idle:
+        raise ValueError(
+            f"expected every weight to learn, got a gradient of zero for {len(idle)} of them "
+            f"({', '.join(idle[:3])}{', ...' if len(idle) > 3 else ''}): try --no-compile"
         )
 
 
