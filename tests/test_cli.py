@@ -172,7 +172,10 @@ def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
         (["--seed", "-3"], "seed >= 0, got -3"),
         (["--sampler", "euler"], "invalid choice: 'euler'"),
         (["--grid", "cubic"], "invalid choice: 'cubic'"),
-        (["--strategy", "outward"], "expected gradient, ranked, uniform, inward or a picture file"),
+        (
+            ["--strategy", "outward"],
+            "expected gradient, ranked, flat-first, uniform, inward or a picture file",
+        ),
         (["--strategy", "nothing.png"], "there is no such file"),
         (["--weights", "no/such/folder"], "weights"),
         (["--device", "abacus"], "abacus"),

@@ -111,7 +111,7 @@ def test_errors_come_before_the_first_frame_is_asked_for(pipe, photo, hole):
         pipe.stream(photo, hole, steps=0)
 
 
-@pytest.mark.parametrize("strategy", ["gradient", "uniform", "inward"])
+@pytest.mark.parametrize("strategy", ["gradient", "flat-first", "uniform", "inward"])
 def test_sliders_show_the_map_that_the_run_uses(pipe, photo, hole, strategy):
     result = pipe(photo, hole, tau_min=0.1, tau_max=0.8, strategy=strategy, steps=1)
     gradient = pipe.predict_gradient(photo, hole)
@@ -119,6 +119,13 @@ def test_sliders_show_the_map_that_the_run_uses(pipe, photo, hole, strategy):
     assert np.array_equal(pipe.tau_map(gradient, hole, 0.1, 0.8, strategy), result.tau)
     ends = result.tau[hole].min(), result.tau[hole].max()
     assert ends == pytest.approx((0.45, 0.45) if strategy == "uniform" else (0.1, 0.8))
+
+
+def test_flat_first_turns_the_order_round(pipe, photo, hole):
+    gradient = pipe.predict_gradient(photo, hole)
+    steep, flat = (pipe.tau_map(gradient, hole, 0.1, 0.8, s) for s in ("gradient", "flat-first"))
+    np.testing.assert_allclose(steep + flat, 0.9, atol=1e-6)
+    assert steep[hole].std() > 0.05
 
 
 def test_every_strategy_is_i2sb_when_the_range_is_one_half(pipe, photo, hole):

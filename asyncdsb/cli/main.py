@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from asyncdsb.pipeline import AsyncDSBPipeline
 
 SAMPLERS = ("posterior", "ode", "implicit")
-STRATEGIES = ("gradient", "ranked", "uniform", "inward")
+STRATEGIES = ("gradient", "ranked", "flat-first", "uniform", "inward")
 GRIDS = ("log", "uniform", "clock")
 FINISHES = ("none", "patches")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")

@@ -15,7 +15,7 @@
     sampler: "How a step is taken: with fresh noise (posterior) or without any noise (ode).",
     grid: "How the steps are spread over time. log: evenly in the logarithm of the noise.",
     eta: "Share of fresh noise in the sampler implicit.",
-    strategy: "What decides the order: the predicted gradient, nothing (uniform, I²SB), the distance from the border (inward), or your own painting.",
+    strategy: "What decides the order: the predicted gradient (as it is, by ranks, or flat areas first), nothing (uniform, I²SB), the distance from the border (inward), or your own painting.",
     "tau-min": "τ of the pixels that are restored last.",
     "tau-max": "τ of the pixels that are restored first.",
     finish: "The bridge's own result, or known patches of the photo that resemble it.",

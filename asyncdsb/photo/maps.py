@@ -30,7 +30,10 @@ def named_tau(settings: Settings, blur_sigma: float, gradient: Tensor, hole: Ten
     if settings.strategy == "inward":
         return inward_tau(hole, settings.tau_min, settings.tau_max)
     ranked = settings.strategy == "ranked"
-    return tau_map(gradient, settings.tau_min, settings.tau_max, blur_sigma, hole, ranked)
+    tau = tau_map(gradient, settings.tau_min, settings.tau_max, blur_sigma, hole, ranked)
+    if settings.strategy == "flat-first":
+        return settings.tau_min + settings.tau_max - tau
+    return tau
 
 
 def completed_gradient(prepared: Prepared, complete: Complete) -> np.ndarray:
