@@ -16,7 +16,6 @@ import argparse
 import math
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -141,29 +140,10 @@ def table(results: dict) -> str:
     return markdown(["mask", "axis", *names], errors, 2) + "\n" + markdown(heads, scores, 1)
 
 
-def figure(results: dict, path: Path) -> None:
-    """One panel a mask: error along each axis against sigma_eff, dashed where the membrane is."""
-    from matplotlib.figure import Figure
-
-    errors = results["errors"]
-    levels = [level for level in LEVELS if math.isfinite(level)]
-    drawing = Figure(figsize=(3.6 * len(errors), 3.2), layout="constrained")
-    panels = drawing.subplots(1, len(errors), squeeze=False)[0]
-    for panel, (kind, found) in zip(panels, errors.items(), strict=True):
-        for index, axis in enumerate(AXES):
-            curve = [found[f"{level:g}"][index] for level in levels]
-            (line,) = panel.loglog(levels, curve, marker=".", label=axis)
-            panel.axhline(found["membrane"][index], color=line.get_color(), linestyle="--")
-        panel.set(title=kind, xlabel="sigma_eff")
-    panels[0].set_ylabel("root mean square error")
-    panels[0].legend(fontsize=8)
-    drawing.savefig(path, dpi=100)
-
-
 def run(args: argparse.Namespace) -> None:
-    """Measure, write ``levels.json``, ``.md`` and ``.png``."""
+    """Measure, write ``levels.json`` and ``levels.md``."""
     results = measure(args)
-    publish(args.out, "levels", results, table(results), partial(figure, results))
+    publish(args.out, "levels", results, table(results))
 
 
 main = program(partial(held_out_parser, "train.levels", __doc__), run)

@@ -36,7 +36,6 @@ from asyncdsb.measure import baselines
 from asyncdsb.photo.settings import Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import SamplerState
-from asyncdsb.show.viz import GRADIENT_COLOURS, heatmap
 from asyncdsb.store.checkpoint import load_weights
 from train.judge.protocol import Crop
 from train.loop.options import SAMPLING, HeldOut, sampling
@@ -52,7 +51,7 @@ NAMED_BRIDGES: dict[str, dict] = {
 }
 """Bridges that need no folder, and their settings."""
 
-RESTORE_VERSION = 2
+RESTORE_VERSION = 3
 """Part of every identity, as the package's version is: raise it when the same weights, settings
 and seeds come to give other pixels within a version."""
 
@@ -174,11 +173,6 @@ def trace(
     known = x0.masked_fill(mask > 0.5, 0)
     tau, states = method.pipe.trace(known, mask, [crop.noise_seed(kind)], **method.settings)
     return x0, mask, tau, list(states)
-
-
-def gradient_picture(method: Method, crop: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The gradient map that a bridge completes for a crop, coloured: uint8 (S, S, 3)."""
-    return np.array(heatmap(method.pipe.predict_gradient(crop, mask), GRADIENT_COLOURS))
 
 
 def to_batch(crops: Sequence[np.ndarray]) -> torch.Tensor:
