@@ -179,7 +179,7 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
 
 
 def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):
-    monkeypatch.setattr("train.loop.precision.can_compile", lambda device: False)
+    monkeypatch.setattr("train.loop.trainer.compiles", lambda device: False)
     preset = dataclasses.replace(BRIDGE_PRESETS["debug"], compile=True)
     args = bridge_args(runs, photos)
     trainer = train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)

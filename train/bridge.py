@@ -29,7 +29,6 @@ from train.data.draws import Draws, to_device
 from train.data.photos import SAMPLE_STEP
 from train.judge.validation import RestorationValidator
 from train.loop.options import program
-from train.loop.precision import autocast, compiles, precision
 from train.loop.processes import BoundMethod, Processes, whole
 from train.loop.run import chosen_preset, parser, recorded, run
 from train.loop.trainer import Trainer
@@ -107,13 +106,11 @@ class BridgeTrainer(Trainer):
         muon = 0.0 if args.shard else preset.muon
         self.optimise(self.model, adam, muon, weight_decay=preset.weight_decay)
         if not args.shard:
-            if compiles(preset, self.device, processes.main):
-                # One program for each of the two batch shapes: code for any shape is slower.
-                self.model.unet.compile(dynamic=False)
+            self.compile(self.model.unet)
             self.loss = processes.joined(learning)
         if args.val and processes.main:
-            chosen = precision(preset, self.device)
-            pipe = AsyncDSBPipeline(self.averaged, self.completion, self.device, precision=chosen)
+            networks = self.averaged, self.completion
+            pipe = AsyncDSBPipeline(*networks, self.device, precision=self.precision)
             self.validator = RestorationValidator(pipe, args.val)
 
     def step(self, step: int) -> dict[str, Tensor]:
@@ -143,7 +140,7 @@ class BridgeTrainer(Trainer):
 
     def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
         """Terms of the loss; their sum is minimised."""
-        with autocast(self.preset, self.device):
+        with self.mixed():
             loss = self.loss(
                 batch.image, batch.t, batch.s, batch.z, batch.context, self.schedule.total_var
             )
@@ -158,7 +155,7 @@ class BridgeTrainer(Trainer):
         """
         if self.completion is None:
             return image_gradient(image).roll(1, 0)
-        with autocast(self.preset, self.device):
+        with self.mixed():
             return self.completion(image, mask)
 
     def _bridges(self, draws: Draws) -> Tensor:

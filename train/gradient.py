@@ -18,7 +18,6 @@ from asyncdsb.networks import PatchDiscriminator, UNetConfig
 from train.judge.validation import GradientValidator
 from train.loop.losses import discriminator_loss, generator_loss
 from train.loop.options import program
-from train.loop.precision import autocast, compiles
 from train.loop.processes import BoundMethod, Processes
 from train.loop.run import chosen_preset, parser, run
 from train.loop.trainer import Trainer
@@ -51,8 +50,8 @@ class GradientTrainer(Trainer):
         self.optimise(self.model, adam, preset.muon)
         slower = {"params": self.discriminator.parameters(), "lr_scale": preset.discriminator_lr}
         self.optimizers["discriminator"] = adam([slower])
-        if isinstance(preset.model.generator, UNetConfig) and compiles(preset, self.device):
-            self.model.generator.compile(dynamic=False)
+        if isinstance(preset.model.generator, UNetConfig):
+            self.compile(self.model.generator)
         # As they learn, together with the other processes, and in this order.
         self.joined = {
             "discriminator": processes.joined(self.discriminator),
@@ -90,7 +89,7 @@ class GradientTrainer(Trainer):
         self, name: str, image: Tensor, truth: Tensor, fake: Tensor, unknown: Tensor
     ) -> dict[str, Tensor]:
         """Terms of the loss of one of the two networks."""
-        with autocast(self.preset, self.device):
+        with self.mixed():
             if name == "discriminator":
                 loss = discriminator_loss(self.joined["discriminator"], image, truth, fake)
                 return {"discriminator": loss}
@@ -102,7 +101,7 @@ class GradientTrainer(Trainer):
         """Companded true map, companded completed map, and where it was completed."""
         gradient, unknown = known_gradient(image, mask)
         truth = image_gradient(image).sqrt()
-        with autocast(self.preset, self.device):
+        with self.mixed():
             predicted = companded(image, mask)
         return truth, torch.where(unknown > 0.5, predicted, gradient.sqrt()), unknown
 

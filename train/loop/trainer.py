@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from asyncdsb.networks.device import chosen_precision, compiles, multiplying
 from asyncdsb.photo.images import to_pil, write_atomic
 from asyncdsb.store.checkpoint import save_weights
 from train.data.batches import Batches
@@ -74,6 +75,7 @@ class Trainer:
         draws: int = 1,
     ):
         self.preset, self.device = preset, args.device
+        self.precision = chosen_precision(preset.precision, args.device)
         self.processes, self.parts = processes, args.accumulate
         self.batches = Batches(preset, args, processes, draws)
         self.ema = Average(model, preset.ema)
@@ -81,6 +83,19 @@ class Trainer:
         self.modules: dict[str, nn.Module] = {"model": model, "ema": self.ema}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.weights: dict[str, str] = {}
+
+    def mixed(self) -> torch.autocast:
+        """The context in which networks multiply in the precision of the preset."""
+        return multiplying(self.precision, torch.device(self.device))
+
+    def compile(self, network: nn.Module) -> None:
+        """Compile a network, one program for each size, as the preset asks for and where it can."""
+        if self.preset.compile and compiles(self.device):
+            network.compile(dynamic=False)
+        elif self.preset.compile and self.processes.main:
+            gpu = torch.device(self.device).type == "cuda"
+            needed = "gcc and Triton" if gpu else "g++ and Python's headers (python3-dev)"
+            print(f"torch cannot compile here, which needs {needed}: going on without, more slowly")
 
     def optimise(
         self, model: nn.Module, others: Callable[..., torch.optim.Optimizer], muon: float, **options
