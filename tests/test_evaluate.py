@@ -17,7 +17,7 @@ from PIL import Image
 
 import train.evaluate
 import train.judge.validation
-from asyncdsb.measure.perceptual import EfficientNetFeatures, SetNames
+from asyncdsb.measure.perceptual import EfficientNetFeatures, FeatureExtractor, SetNames
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.evaluate import main
@@ -64,7 +64,7 @@ def fake_lpips(images, truths):
     return (images - truths).abs().mean((1, 2, 3))
 
 
-class FakeFeatures:
+class FakeFeatures(FeatureExtractor):
     """Mean colours, which are class scores too."""
 
     slug = "fake"

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from asyncdsb import bridge
 from asyncdsb.denoiser import COLOUR_AXES
-from asyncdsb.gradient import image_gradient, known_gradient
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.schedule import tau_map
-from train.judge.methods import held_out_of, load_bridge, to_batch
+from train.judge.methods import held_out_of, load_bridges, to_batch
 from train.judge.protocol import Crop
 from train.judge.report import markdown, publish
+from train.judge.scores import companded_maps
 from train.loop.options import held_out_parser, program
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0, math.inf)
@@ -87,12 +87,11 @@ def completion_scores(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, ends
     correlations, ratios, spreads = [], [], []
     low, high = ends
     for crop in crops:
-        image, mask = _tensors([crop], kind, pipe.device)
-        inside = known_gradient(image, mask)[1] > 0.5
-        completed = pipe.completion(image, mask)
-        found, truth = completed.sqrt()[inside], image_gradient(image).sqrt()[inside]
-        correlations.append(float(torch.corrcoef(torch.stack([found, truth]))[0, 1]))
+        found, truth, correlation = companded_maps(pipe.completion, crop, kind, pipe.device)
+        correlations.append(correlation)
         ratios.append(float(found.mean() / truth.mean()))
+        image, mask = _tensors([crop], kind, pipe.device)
+        completed = pipe.completion(image, mask)
         tau = tau_map(completed, low, high, pipe.config.blur_sigma, mask)[mask > 0.5]
         first, last = torch.quantile(tau, torch.tensor([0.1, 0.9]).to(tau))
         spreads.append(float((last - first) / (high - low)) if high > low else math.nan)
@@ -111,7 +110,7 @@ def _tensors(chunk: list[Crop], kind: str, device: torch.device) -> tuple[Tensor
 
 def measure(args: argparse.Namespace) -> dict:
     """Both tables, for each kind of mask."""
-    chosen = load_bridge(args)
+    (chosen,) = load_bridges(args, 1)
     held_out = held_out_of(args, [chosen])
     pipe, crops = chosen.pipe, list(held_out.crops())
     if pipe.config.parametrisation != "edm":

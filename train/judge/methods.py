@@ -270,21 +270,15 @@ def held_out_of(args: argparse.Namespace, methods: Sequence[Method], crops: int 
     return HeldOut(args)
 
 
-def load_bridges(args: argparse.Namespace) -> list[Method]:
-    """Like :func:`load_methods`, where only bridges make sense."""
+def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Method]:
+    """Like :func:`load_methods`, where only bridges make sense, ``most`` of them if it is given."""
     methods = load_methods(args)
     others = [method.name for method in methods if method.pipe is None]
     if others:
         raise ValueError(f"expected bridges, got {', '.join(others)}")
+    if most is not None and len(methods) > most:
+        raise ValueError(f"expected at most {most} bridge, got {len(methods)}")
     return methods
-
-
-def load_bridge(args: argparse.Namespace) -> Method:
-    """Like :func:`load_bridges`, of which there is one."""
-    methods = load_bridges(args)
-    if len(methods) > 1:
-        raise ValueError(f"expected at most 1 bridge, got {len(methods)}")
-    return methods[0]
 
 
 def _settings(text: str) -> dict:

@@ -11,19 +11,7 @@ from PIL import Image, ImageDraw
 
 from asyncdsb.measure import baselines
 from asyncdsb.photo.images import write_atomic
-from train.judge.scores import GOOD_POWER
-
-HEADS = {
-    "psnr": "PSNR",
-    "psnr_hole": "PSNR hole",
-    "ssim": "SSIM",
-    "ssim_hole": "SSIM hole",
-    "lpips": "LPIPS",
-    "seam_step": "seam step",
-    "seam_shift": "seam shift",
-    "colour_excess": "colours beyond",
-}
-"""Column heads of the paired scores."""
+from train.judge.scores import GOOD_POWER, SCORES
 
 TITLES = {
     "bridge": "bridge alone",
@@ -71,11 +59,11 @@ def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
     for kind, methods in summary.items():
         for method, scores in methods.items():
             row = [kind, method, str(scores["psnr"]["n"])]
-            for name in HEADS:
+            for name in SCORES:
                 digits = 2 if name.startswith(("psnr", "seam", "colour")) else 3
                 row.append(_with_interval(scores[name], digits))
             rows.append(row + [_plain(scores[name]) for name in set_names])
-    return markdown(["mask", "method", "n", *HEADS.values(), *set_names], rows, 2)
+    return markdown(["mask", "method", "n", *SCORES.values(), *set_names], rows, 2)
 
 
 def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
@@ -93,7 +81,7 @@ def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
     beside = [name for name in TITLES if name in names and name != ours]
     heads = ["mask"]
     for score in scores:
-        heads.append(f"{HEADS.get(score, score)}, {TITLES.get(ours, ours)}")
+        heads.append(f"{SCORES.get(score, score)}, {TITLES.get(ours, ours)}")
         heads += [TITLES[name] for name in beside]
         heads += ["best classical", f"share of {ours}"] * bool(others)
     rows = []
@@ -143,13 +131,12 @@ def _mean(score: float | Mapping | None) -> float | None:
     return score["mean"] if isinstance(score, Mapping) else score
 
 
-def _with_interval(score: float | Mapping, digits: int = 3) -> str:
+def _with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> str:
     if not isinstance(score, Mapping):
         return _plain(score)
-    if score["low"] is None:
-        return f"{score['mean']:.{digits}f}"
-    mean, low, high = (f"{score[part]:.{digits}f}" for part in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
+    parts = ["mean"] if score["low"] is None else ["mean", "low", "high"]
+    mean, *ends = (f"{score[part]:{sign}.{digits}f}" for part in parts)
+    return f"{mean} ({' to '.join(ends)})" if ends else mean
 
 
 def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str:
@@ -167,7 +154,7 @@ def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str
         for kind, methods in summary.items():
             cells = [difference(methods[method].get(key), digits) for method in others]
             if any(cell != "-" for cell in cells):
-                rows.append([HEADS.get(score, score), kind, *cells])
+                rows.append([SCORES.get(score, score), kind, *cells])
     return markdown([f"minus {first}", "mask", *others], rows, 2)
 
 
@@ -175,11 +162,9 @@ def difference(found: Mapping | None, digits: int) -> str:
     """Return "mean (low to high)" with signs, bold where the interval excludes zero."""
     if found is None:
         return "-"
-    if found["low"] is None:
-        return f"{found['mean']:+.{digits}f}"
-    mean, low, high = (f"{found[part]:+.{digits}f}" for part in ("mean", "low", "high"))
-    text = f"{mean} ({low} to {high})"
-    return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
+    text = _with_interval(found, digits, "+")
+    sure = found["low"] is not None and (found["low"] > 0 or found["high"] < 0)
+    return f"**{text}**" if sure else text
 
 
 def _plain(number: float | None) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.measure.metrics import (
     band_power,
     colour_excess,
@@ -42,18 +43,19 @@ from asyncdsb.measure.perceptual import (
 )
 from asyncdsb.photo.fill import fill_hole
 from train.judge.methods import to_batch
+from train.judge.protocol import Crop
 
-SCORES = (
-    "psnr",
-    "psnr_hole",
-    "ssim",
-    "ssim_hole",
-    "lpips",
-    "seam_step",
-    "seam_shift",
-    "colour_excess",
-)
-"""Paired metrics, each one number per restored crop."""
+SCORES = {
+    "psnr": "PSNR",
+    "psnr_hole": "PSNR hole",
+    "ssim": "SSIM",
+    "ssim_hole": "SSIM hole",
+    "lpips": "LPIPS",
+    "seam_step": "seam step",
+    "seam_shift": "seam shift",
+    "colour_excess": "colours beyond",
+}
+"""Paired metrics, each one number per restored crop, and what tables call them."""
 
 PSNR_CAP = 100.0
 """Decibels that a perfect restoration counts."""
@@ -179,6 +181,20 @@ def gauges(sums: Mapping[str, Any], side: int) -> dict[str, Any]:
             name: _ratio(a, b) for name, a, b in zip(octaves(side), found, wanted, strict=True)
         },
     }
+
+
+def companded_maps(
+    model: GradientCompletion, crop: Crop, kind: str, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Completed and true gradient of a crop, companded, where it was completed, (n,) each.
+
+    With them their correlation, NaN if either is constant.
+    """
+    image = to_batch([crop.pixels]).to(device)
+    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(device)
+    inside = known_gradient(image, mask)[1] > 0.5
+    found, truth = model.companded(image, mask)[inside], image_gradient(image).sqrt()[inside]
+    return found, truth, float(torch.corrcoef(torch.stack([found, truth]))[0, 1])
 
 
 def _ratio(found: float, wanted: float) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
+from asyncdsb.gradient import GradientCompletion
 from asyncdsb.measure.metrics import frechet_distance
 from asyncdsb.photo.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
@@ -18,7 +18,7 @@ from train.data.sources import find_photos
 from train.judge.methods import bridge_method, to_batch
 from train.judge.protocol import Crop, iter_crops
 from train.judge.results import restore, score, stacked
-from train.judge.scores import GOOD_POWER, Judges, gauges
+from train.judge.scores import GOOD_POWER, Judges, companded_maps, gauges
 from train.loop.jsonl import read_lines
 
 KINDS = ("center", "half", "wide", "narrow")
@@ -103,14 +103,9 @@ class GradientValidator:
         for kind in KINDS:
             errors, correlations = [], []
             for crop in self.crops:
-                image = to_batch([crop.pixels]).to(self.device)
-                mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(self.device)
-                _, unknown = known_gradient(image, mask)
-                inside = unknown > 0.5
-                found = self.model.companded(image, mask)[inside]
-                truth = image_gradient(image).sqrt()[inside]
+                found, truth, correlation = companded_maps(self.model, crop, kind, self.device)
                 errors.append(float((found - truth).abs().mean()))
-                correlations.append(float(torch.corrcoef(torch.stack([found, truth]))[0, 1]))
+                correlations.append(correlation)
             record[f"{kind}/l1"] = float(np.mean(errors))
             record[f"{kind}/correlation"] = float(np.nanmean(correlations))
         self.model.train()
