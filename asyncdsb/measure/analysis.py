@@ -15,7 +15,6 @@ Pixels are sorted into terciles of the true gradient: ``low``, ``middle`` and ``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,22 +26,6 @@ from asyncdsb.schedule import NoiseSchedule
 
 PARTS = ("all", "low", "middle", "high")
 """The whole hole, and its pixels by tercile of the true gradient."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come at each of its times.
-
-    Attributes:
-        t: (N + 1,) times, falling from 1 to 0.
-        value: part of the hole -> (N + 1,) progress.
-        beta: part of the hole -> (N,) share of the schedule between two times, the integral of the
-            part's mean beta(t; tau) / M, over pixels that count as they do in ``value``; sums to 1.
-    """
-
-    t: np.ndarray
-    value: dict[str, np.ndarray]
-    beta: dict[str, np.ndarray]
 
 
 def gradient_parts(gradient: Tensor, hole: Tensor) -> dict[str, np.ndarray]:
@@ -80,7 +63,7 @@ def progress(
     parts: dict[str, np.ndarray],
     measure: str = "projection",
     signal: str = "x_t",
-) -> Progress:
+) -> dict[str, np.ndarray]:
     """Follow the states of a run of one picture.
 
     Args:
@@ -93,21 +76,25 @@ def progress(
         signal: "x_t" or "x0_hat".
 
     Returns:
-        The progress.
+        Part of the hole -> (2, N + 1): its progress at every state, and what the schedule says, the
+        integral of the part's mean beta(t; tau) / M so far, over pixels that count as they do in
+        the progress; it rises from 0 to 1.
     """
     x1 = states[0].x_t
     rows = [_values(getattr(state, signal), x0, x1, parts, measure) for state in states]
-    t = np.array([float(state.t[0]) for state in states])
-    value = {name: np.array([row[name] for row in rows]) for name in parts}
     # The mean clock of a part, whose differences are the exact integrals of beta / M.
-    clocks = [schedule.clock(torch.tensor(time, dtype=torch.float64), tau.double()) for time in t]
-    clock = torch.stack([c[0, 0].cpu() for c in clocks]).numpy()
-    weight = np.ones(clock.shape[1:]) if measure == "ssim" else _squared(x1 - x0) + 1e-12
-    beta = {
-        name: -np.diff(np.average(clock[:, part], axis=1, weights=weight[part]))
+    clocks = [schedule.clock(state.t.double()[0], tau.double().cpu()) for state in states]
+    due = 1 - torch.cat(clocks)[:, 0].numpy()
+    weight = np.ones(due.shape[1:]) if measure == "ssim" else _squared(x1 - x0) + 1e-12
+    return {
+        name: np.stack(
+            [
+                [row[name] for row in rows],
+                np.average(due[:, part], axis=1, weights=weight[part]),
+            ]
+        )
         for name, part in parts.items()
     }
-    return Progress(t, value, beta)
 
 
 def speeds(values: np.ndarray, least: float = 1e-12) -> np.ndarray:

@@ -159,6 +159,7 @@ def _identity(*parts: str | dict) -> str:
     return json.dumps([*parts, __version__, RESTORE_VERSION], sort_keys=True)
 
 
+@torch.no_grad()
 def trace(
     method: Method, crop: Crop, kind: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[SamplerState]]:
