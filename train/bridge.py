@@ -296,20 +296,13 @@ def started_with(out: str | Path) -> BridgeConfig | None:
 def bridge_parser() -> argparse.ArgumentParser:
     """Options of this program; see :func:`train.loop.run.parser` for what it has in common."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
-    options.add_argument(
-        "--gradient",
-        help="weights folder of train.gradient; without, tau follows other photographs' gradients",
-    )
-    options.add_argument(
-        "--init",
-        help="weights folder of a bridge to start from; where its network is not the preset's, its "
-        "own is trained",
-    )
-    options.add_argument(
-        "--shard",
-        action="store_true",
-        help="spread weights and optimiser state over all processes instead of copying them",
-    )
+    add = options.add_argument
+    others = "without, tau follows other photographs' gradients"
+    add("--gradient", help=f"weights folder of train.gradient; {others}")
+    own = "where its network is not the preset's, its own is trained"
+    add("--init", help=f"weights folder of a bridge to start from; {own}")
+    spread = "spread weights and optimiser state over all processes instead of copying them"
+    add("--shard", action="store_true", help=spread)
     return options
 
 

@@ -172,11 +172,7 @@ def _finish(out: Path, head: dict, done: list[dict]) -> dict:
 
 
 def _finished(out: Path, head: dict) -> dict | None:
-    """The index, if the corpus needs nothing more.
-
-    Raises:
-        ValueError: if the folder holds anything but this corpus.
-    """
+    """The index, if the corpus needs nothing more; ValueError on a folder with anything else."""
     if (out / _PROGRESS).exists():
         return None
     if (out / INDEX).exists():
@@ -191,11 +187,7 @@ def _finished(out: Path, head: dict) -> dict | None:
 
 
 def _resumed(out: Path, head: dict) -> list[dict]:
-    """Lines of progress whose shards are there; starts the file if there is none.
-
-    Raises:
-        ValueError: if what was begun is another corpus.
-    """
+    """Lines of progress whose shards are there, in a file that is started if there is none."""
     path = out / _PROGRESS
     lines = read_lines(path) if path.exists() else []
     if path.exists() and lines[:1] != [head]:

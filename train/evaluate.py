@@ -105,12 +105,8 @@ def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     options = held_out_parser("train.evaluate", __doc__, methods=METHODS)
     add = options.add_argument
-    add(
-        "--vary",
-        action="append",
-        metavar="SETTING=VALUES",
-        help="try each bridge with each of these values, as steps=10,20; again for combinations",
-    )
+    values = "try each bridge with each of these values, as steps=10,20; again for combinations"
+    add("--vary", action="append", metavar="SETTING=VALUES", help=values)
     add("--inception", metavar="FILE", help=f"{INCEPTION_FILE}, or 'download', for FID, KID and IS")
     add("--write-inputs", action="store_true", help="only write crops and masks")
     add("--sheet", type=int, default=4, help="photos on the contact sheet, 0 = no sheet")

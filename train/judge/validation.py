@@ -141,10 +141,7 @@ def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:
 
 
 def _curves(records: list[dict], out: Path, path: Path) -> None:
-    """Loss of the training and every held-out score over the steps, one panel a score.
-
-    The power of the last record has a panel over the bands.
-    """
+    """Loss and every held-out score over the steps, and the last record's power over the bands."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(key.split("/")[1] for key in records[-1] if "/" in key))

@@ -217,37 +217,25 @@ def record_start(out: Path, args: argparse.Namespace, processes: Processes) -> N
 def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     """Options that all trainers share."""
     options = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
-    options.add_argument("--preset", choices=presets, default="shipped")
-    options.add_argument("--data", nargs="+", required=True, help="folders or tar shards of photos")
-    options.add_argument(
-        "--stream",
-        action="store_true",
-        help="read --data, corpora of train.corpus, as the training goes on",
-    )
-    options.add_argument("--val", nargs="+", help="held-out photos, scored at intervals")
-    options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--steps", type=int, help="length of the training instead of the preset's")
-    options.add_argument("--batch", type=int, help="samples per step, all processes together")
-    options.add_argument("--size", type=int, help="side of the crops instead of the preset's")
-    options.add_argument("--lr", type=float, help="peak learning rate instead of the preset's")
-    options.add_argument(
-        "--no-compile",
-        dest="compile",
-        action="store_const",
-        const=False,
-        help="run the bridge's network as it is, whatever the preset says",
-    )
-    options.add_argument(
+    add = options.add_argument
+    add("--preset", choices=presets, default="shipped")
+    add("--data", nargs="+", required=True, help="folders or tar shards of photos")
+    add("--stream", action="store_true", help="read --data, corpora of train.corpus, on the way")
+    add("--val", nargs="+", help="held-out photos, scored at intervals")
+    add("--out", required=True, help="run folder; an existing run is resumed")
+    add("--seed", type=int, default=0)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--steps", type=int, help="length of the training instead of the preset's")
+    add("--batch", type=int, help="samples per step, all processes together")
+    add("--size", type=int, help="side of the crops instead of the preset's")
+    add("--lr", type=float, help="peak learning rate instead of the preset's")
+    as_it_is = "run the bridge's network as it is, whatever the preset says"
+    add("--no-compile", dest="compile", action="store_const", const=False, help=as_it_is)
+    add(
         "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
     )
-    options.add_argument(
-        "--accumulate",
-        type=int,
-        default=1,
-        help="in how many parts each process does its share of a batch, to spare memory",
-    )
+    parts = "in how many parts each process does its share of a batch, to spare memory"
+    add("--accumulate", type=int, default=1, help=parts)
     return options
 
 
