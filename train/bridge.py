@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,8 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from asyncdsb.store.checkpoint import config_from_dict, file_sha256, load_weights
-from train.data.batches import draw_tau, draw_times
+from train.data.batches import SAMPLE_STEP, draw_tau, draw_times
 from train.data.draws import Draws, to_device
-from train.data.photos import SAMPLE_STEP
 from train.judge.validation import RestorationValidator
 from train.loop.options import program
 from train.loop.processes import BoundMethod, Processes, whole
@@ -35,8 +34,7 @@ from train.loop.trainer import Trainer
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
 
-@dataclass(frozen=True)
-class BridgeBatch:
+class BridgeBatch(NamedTuple):
     """What one update needs, on the device.
 
     Attributes:
@@ -141,9 +139,7 @@ class BridgeTrainer(Trainer):
     def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
         """Terms of the loss; their sum is minimised."""
         with self.mixed():
-            loss = self.loss(
-                batch.image, batch.t, batch.s, batch.z, batch.context, self.schedule.total_var
-            )
+            loss = self.loss(*batch, self.schedule.total_var)
         return {"loss": loss.mean()}
 
     @torch.no_grad()

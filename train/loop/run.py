@@ -263,7 +263,7 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
     Raises:
         ValueError: if the folder holds a run of another configuration, or from other weights.
     """
-    order, before = trainer.batches.photos.identity, recorded(out)
+    order, before = trainer.batches.identity, recorded(out)
     config: dict[str, Any] = {
         "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
