@@ -14,7 +14,6 @@ A Frechet distance is biased upwards in small sets: compare it at equal n only, 
 import math
 
 import numpy as np
-from skimage.metrics import structural_similarity
 
 from asyncdsb.denoiser import COLOUR_AXES
 
@@ -77,6 +76,9 @@ def ssim_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: an image below 11 pixels.
     """
+    # Imported here, because scipy comes with it and takes time to load.
+    from skimage.metrics import structural_similarity
+
     if min(image.shape[:2]) < 11:
         raise ValueError(f"expected sides of at least 11 pixels for SSIM; got {image.shape[:2]}")
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
