@@ -128,6 +128,7 @@ class BridgeConfig:
         _expect_subset("parametrisation", (self.parametrisation,), PARAMETRISATIONS)
         _expect_subset("fill", (self.fill,), FILLS)
         _expect_subset("window", (self.window,), WINDOWS)
+        _expect_subset("finish", (self.finish,), FINISHES)
         if not self.bridges:
             raise ValueError("expected at least one bridge, got none")
         if isinstance(self.unet, ADMConfig) and (
@@ -142,7 +143,6 @@ class BridgeConfig:
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         if not 0 <= self.hole_noise < math.inf:
             raise ValueError(f"expected a finite hole_noise >= 0, got {self.hole_noise}")
-        _expect_subset("finish", (self.finish,), FINISHES)
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -185,13 +185,9 @@ class Context:
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in values.items():
-            if name == "stochastic":
-                values[name] = value.expand(len(tiles), 1, 1, 1)
-            else:
-                values[name] = tiles.cut(value)
-        return Context(**values)
+        maps = [f.name for f in fields(self) if f.name != "stochastic"]
+        cuts = {name: tiles.cut(getattr(self, name)) for name in maps}
+        return Context(**cuts, stochastic=self.stochastic.expand(len(tiles), 1, 1, 1))
 
 
 class Score:

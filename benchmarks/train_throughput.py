@@ -27,7 +27,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from asyncdsb.networks.device import multiplies_bf16
 from asyncdsb.store.bundled import BUNDLED
 from train.bridge import BridgeTrainer, bridge_parser
-from train.loop.precision import autocast
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
 PHOTOS = BUNDLED.parent / "examples"
@@ -55,7 +54,7 @@ def operations(trainer: BridgeTrainer) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as preparation:
         batch = trainer.prepare(0)
     total_var = trainer.schedule.total_var
-    with torch.no_grad(), autocast(trainer.preset, trainer.device):
+    with torch.no_grad(), trainer.mixed():
         with FlopCounterMode(display=False) as forward:
             trainer.model.loss(batch.image, batch.t, batch.s, batch.z, batch.context, total_var)
     total = preparation.get_total_flops() + 3 * forward.get_total_flops()

@@ -17,10 +17,10 @@ from PIL import Image
 
 import train.evaluate
 import train.judge.validation
-from asyncdsb.measure.perceptual import EfficientNetFeatures, SetNames
+from asyncdsb.measure.perceptual import EfficientNetFeatures, FeatureExtractor, SetNames
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
-from train.evaluate import collect, main, restore_and_score, summarise
+from train.evaluate import main
 from train.judge.methods import (
     Method,
     bridge_method,
@@ -37,8 +37,8 @@ from train.judge.report import (
     legend,
     markdown_table,
     ratio_table,
-    wide_table,
 )
+from train.judge.results import collect, restore_and_score, summarise
 from train.judge.scores import Judges
 from train.judge.validation import KINDS, RestorationValidator, keep_scores
 
@@ -64,7 +64,7 @@ def fake_lpips(images, truths):
     return (images - truths).abs().mean((1, 2, 3))
 
 
-class FakeFeatures:
+class FakeFeatures(FeatureExtractor):
     """Mean colours, which are class scores too."""
 
     slug = "fake"
@@ -199,10 +199,6 @@ def test_a_second_run_restores_only_what_is_missing(tmp_path):
     assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
     # Its whole batch, so that the result does not depend on the interruption.
     assert len(pipe.batches) == 1
-    # The first estimate's error is kept beside the picture, and comes from the same run.
-    next((tmp_path / "restored").rglob("*.first.npy")).unlink()
-    assert run([bridge_method("asyncdsb", pipe, "w", {"steps": 3})], tmp_path) == first
-    assert len(pipe.batches) == 2
 
 
 @pytest.mark.parametrize("checksum, settings", [("other", {"steps": 3}), ("w", {"steps": 4})])
@@ -303,7 +299,6 @@ def test_one_crop_has_no_distance_between_sets(tmp_path):
     scores = summary["center"]["telea"]
     assert scores[FRECHET_NAME] is None and scores[KERNEL_NAME] is None
     assert markdown_table({"center": {"telea": scores}}, (FRECHET_NAME,)).endswith("| - |\n")
-    assert wide_table(summary, [FRECHET_NAME]).endswith("| navier-stokes | - |\n")
     assert FRECHET_NAME not in difference_table(summary, "telea", ["lpips", FRECHET_NAME])
 
 
@@ -326,10 +321,9 @@ def test_command_line_writes_numbers_table_and_sheet(shard, tiny_weights, tmp_pa
     assert results["results"]["center"]["telea"]["lpips"]["n"] == 4
     table = (tmp_path / "out/results.md").read_text()
     assert "FID" not in table and "KID" not in table and table in capsys.readouterr().out
-    # Rows: one photo, two masks; columns: input, gradient, two of ours, classical, truth.
-    assert Image.open(tmp_path / "out/sheet.png").size == (6 * 70 + 6, 24 + 2 * 70)
+    # Rows: one photo, two masks; columns: input, two of ours, classical, truth.
+    assert Image.open(tmp_path / "out/sheet.png").size == (5 * 70 + 6, 24 + 2 * 70)
     assert len(list((tmp_path / "out/restored").rglob("*.png"))) == 2 * 2 * 2 * 3
-    assert Image.open(tmp_path / "out/results.png").width > 500
     assert results["settings"]["steps"] == 2
     for scores in results["results"].values():
         assert scores["bridge"]["first_error"] > 0 and scores["telea"]["first_error"] is None

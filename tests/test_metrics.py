@@ -51,19 +51,9 @@ def disturbed(image: np.ndarray, sigma: float) -> np.ndarray:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("sigma", [2, 40])
-def test_psnr_and_ssim_agree_with_scikit_image(channels, sigma):
+def test_psnr_agrees_with_scikit_image(channels, sigma):
     truth = picture(0)[..., :channels]
     image = disturbed(truth, sigma)
-    expected = structural_similarity(
-        truth,
-        image,
-        channel_axis=2,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        data_range=255,
-    )
-    assert ssim(image, truth) == pytest.approx(expected, abs=1e-4)
     expected = peak_signal_noise_ratio(truth, image, data_range=255)
     assert psnr(image, truth) == pytest.approx(expected, abs=1e-4)
 

@@ -90,7 +90,6 @@ def test_levels_of_a_network_that_says_nothing(shard, tiny_pipe, tmp_path):
     # Unknowns that are smaller than sigma_data leave a little less.
     assert errors["0.05"] == pytest.approx([silent] * 3, rel=0.05)
     assert -1 <= completion["correlation"] <= 1 and 0 <= completion["spread"] <= 1
-    assert Image.open(tmp_path / "levels.png").width > 200
 
 
 def test_mismatch_follows_both_schedules(shard, tiny_weights, tmp_path, capsys):

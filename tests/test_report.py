@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from train.judge.intervals import clustered_mean, frechet_difference
-from train.judge.report import contact_sheet, wide_table
+from train.judge.report import contact_sheet
 
 
 def test_interval_covers_the_mean_and_grows_with_the_groups_not_the_values():
@@ -43,20 +43,6 @@ def test_contact_sheet_puts_pictures_in_their_places():
     assert tuple(sheet[24 + 20, 6 + 20]) == (255, 0, 0)
     assert tuple(sheet[24 + 20, 52 + 20]) == (0, 0, 255)
     assert tuple(sheet[70 + 20, 52 + 20]) == (255, 0, 0)
-
-
-def test_the_wide_table_marks_the_best_and_the_second_of_each_column():
-    def scores(value):
-        return {"psnr": {"mean": value}, "FID": value}
-
-    summary = {"center": {"a": scores(20.0), "b": scores(30.0), "c": scores(25.0)}}
-    lines = wide_table(summary, ["psnr", "FID"]).splitlines()
-    assert lines[0] == "| method | PSNR center | FID center |"
-    assert lines[2:] == [
-        "| a | 20 | **20** |",
-        "| b | **30** | 30 |",
-        "| c | <u>25</u> | <u>25</u> |",
-    ]
 
 
 def test_the_difference_of_distances_has_an_interval_that_finds_a_real_one():

@@ -23,7 +23,8 @@ from train.data.augment import augmented
 from train.data.batches import FOCUS_STD, MaskBank, draw_tau, draw_times
 from train.data.draws import Draws
 from train.loop.jsonl import read_lines
-from train.loop.run import Average, chosen_preset
+from train.loop.run import chosen_preset
+from train.loop.trainer import Average
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
 
 pytestmark = pytest.mark.slow
@@ -178,7 +179,7 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
 
 
 def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):
-    monkeypatch.setattr("train.loop.precision.can_compile", lambda device: False)
+    monkeypatch.setattr("train.loop.trainer.compiles", lambda device: False)
     preset = dataclasses.replace(BRIDGE_PRESETS["debug"], compile=True)
     args = bridge_args(runs, photos)
     trainer = train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)
@@ -261,10 +262,9 @@ def test_an_added_condition_changes_nothing_at_first():
     model = BridgeDenoiser(config).eval()
     torch.nn.init.normal_(model.unet.head.weight, std=0.1)
     torch.nn.init.normal_(model.unet.gain.weight, std=0.1)
-    wider = train.bridge.with_conditions(model, ["clock", "position"])
-    assert wider.config.conditions == ("mask", "fill", "clock", "position")
-    assert not wider.training
-    assert train.bridge.with_conditions(model, []) is model
+    more = dataclasses.replace(config, conditions=("mask", "fill", "clock", "position"))
+    wider = train.bridge.adapted(model, more)
+    assert wider.config == more and not wider.training
     image = torch.rand(2, 3, 32, 32) * 2 - 1
     mask = torch.zeros(2, 1, 32, 32)
     mask[..., 8:20, 8:20] = 1

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from asyncdsb.schedule import NoiseSchedule
 from asyncdsb.show import report, viz
 
 
@@ -131,23 +130,6 @@ def test_report_bytes_repeat(result, tmp_path):
     assert first == second
     with Image.open(paths[0]) as page:
         assert page.width == 1560 and page.convert("L").getextrema() == (0, 255)
-
-
-def test_report_follows_the_restoration_where_it_can(result, tmp_path):
-    mask = np.zeros((32, 48), bool)
-    mask[8:20, 8:20] = True
-    plain = report.report_figure(result, picture(5), mask, tmp_path / "plain.png")
-    told = report.report_figure(
-        result, picture(5), mask, tmp_path / "told.png", schedule=NoiseSchedule()
-    )
-    heights = [Image.open(path).height for path in (plain, told)]
-    assert heights[1] > heights[0] + 300
-    mask[:] = False
-    mask[3, 3] = True  # one pixel has no terciles
-    small = report.report_figure(
-        result, picture(5), mask, tmp_path / "small.png", schedule=NoiseSchedule()
-    )
-    assert Image.open(small).height == heights[0]
 
 
 def test_report_refuses(result, tmp_path):

@@ -8,37 +8,33 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
 from asyncdsb.gradient import image_gradient
-from asyncdsb.networks import UNet
 from asyncdsb.networks.adm import ADMUNet, Stage
 from asyncdsb.networks.layers import ResBlock, SelfAttention
-from asyncdsb.photo.images import to_pil, write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
-from asyncdsb.store.checkpoint import config_from_dict, file_sha256, load_weights, save_weights
-from train.data.batches import Batches, draw_tau, draw_times
+from asyncdsb.store.checkpoint import config_from_dict, file_sha256, load_weights
+from train.data.batches import SAMPLE_STEP, draw_tau, draw_times
 from train.data.draws import Draws, to_device
-from train.data.photos import SAMPLE_STEP
 from train.judge.validation import RestorationValidator
-from train.loop.muon import Muon, split
 from train.loop.options import program
-from train.loop.precision import autocast, compiles, precision
 from train.loop.processes import BoundMethod, Processes, whole
-from train.loop.run import Average, chosen_preset, parser, recorded, run
+from train.loop.run import chosen_preset, parser, recorded, run
+from train.loop.trainer import Trainer
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
 
-@dataclass(frozen=True)
-class BridgeBatch:
+class BridgeBatch(NamedTuple):
     """What one update needs, on the device.
 
     Attributes:
@@ -56,7 +52,7 @@ class BridgeBatch:
     context: Context
 
 
-class BridgeTrainer:
+class BridgeTrainer(Trainer):
     """Denoising over random times, tau maps and both bridges.
 
     Args:
@@ -65,36 +61,26 @@ class BridgeTrainer:
         processes: that train together; None for this one alone.
     """
 
+    preset: BridgePreset
+
     def __init__(
         self, preset: BridgePreset, args: argparse.Namespace, processes: Processes | None = None
     ):
         torch.manual_seed(args.seed)
-        self.device = args.device
-        self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
-        self.completion, self.weights = None, {}
+        processes = processes or Processes(device=args.device)
+        self.completion, given = None, {}
         if args.gradient:
             self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
-            self.completion.to(self.device)
-            self.weights["gradient"] = file_sha256(Path(args.gradient) / "gradient.safetensors")
+            self.completion.to(args.device)
+            given["gradient"] = file_sha256(Path(args.gradient) / "gradient.safetensors")
         if args.init:
-            self.model = load_weights(args.init, "bridge")[0].train()
-            self.weights["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
-            if self.model.config.unet == preset.model.unet:
-                self.model = adapted(self.model, preset.model)
-            else:
-                conditions = self.model.config.conditions
-                added = [c for c in preset.model.conditions if c not in conditions]
-                self.model = with_conditions(self.model, added)
-                if self.processes.main:
-                    print(
-                        f"training the network of {args.init}, {self.model.config.unet}, "
-                        f"instead of the preset's, {preset.model.unet}"
-                    )
+            model: Any = started_from(args.init, preset.model, processes.main)
+            given["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
         else:
-            self.model = BridgeDenoiser(started_with(args.out) or preset.model)
+            model = BridgeDenoiser(started_with(args.out) or preset.model)
         # Weights that are spread must lie in memory as they are counted.
         layout = torch.contiguous_format if args.shard else torch.channels_last
-        self.model.to(self.device, memory_format=layout)
+        self.model: BridgeDenoiser = model.to(args.device, memory_format=layout)
         self.config = self.model.config
         self.schedule = self.config.schedule
         if preset.checkpointing:
@@ -104,59 +90,34 @@ class BridgeTrainer:
                     f"{self.config.unet.kind} in {args.init or args.out}"
                 )
             self.model.unet.checkpointing = True
-        self.preset = preset = replace(preset, model=self.config)
-        self.batches = Batches(preset, args, self.processes, preset.draws)
-        self.ema = Average(self.model, preset.ema)
-        # The averaged weights as samples, validation and export use them.
-        self.averaged: BridgeDenoiser | None = cast(BridgeDenoiser, self.ema.module)
+        preset = replace(preset, model=self.config)
+        super().__init__(preset, args, processes, self.model, preset.draws)
+        self.weights = given
+        learning = BoundMethod(self.model, "loss")
         if args.shard:
             spread = self.averaged
-            self.averaged = copy.deepcopy(spread) if self.processes.main else None
-            self.processes.sharded(spread, _blocks(spread))
-            self.loss = self.processes.sharded(BoundMethod(self.model, "loss"), _blocks(self.model))
-        self.modules: dict[str, nn.Module] = {"model": self.model, "ema": self.ema}
+            self.averaged = copy.deepcopy(spread) if processes.main else None
+            processes.sharded(spread, _blocks(spread))
+            self.loss = processes.sharded(learning, _blocks(self.model))
         # Sharded weights are no whole matrices.
-        matrices, others = split(self.model.parameters())
-        if not preset.muon or args.shard:
-            matrices, others = [], list(self.model.parameters())
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "model": torch.optim.AdamW(others, weight_decay=preset.weight_decay, fused=True)
-        }
-        if matrices:
-            scaled = {"params": matrices, "lr_scale": preset.muon}
-            self.optimizers["matrices"] = Muon([scaled], weight_decay=preset.weight_decay)
-        if not args.shard and compiles(preset, self.device, self.processes.main):
-            # One program for each of the two batch shapes: code for any shape is slower.
-            self.model.unet.compile(dynamic=False)
+        adam = partial(torch.optim.AdamW, fused=True)
+        muon = 0.0 if args.shard else preset.muon
+        self.optimise(self.model, adam, muon, weight_decay=preset.weight_decay)
         if not args.shard:
-            self.loss = self.processes.joined(BoundMethod(self.model, "loss"))
-        self.validator = None
-        if args.val and self.processes.main:
-            pipe = AsyncDSBPipeline(
-                self.averaged,
-                self.completion,
-                self.device,
-                precision=precision(preset, self.device),
-            )
+            self.compile(self.model.unet)
+            self.loss = processes.joined(learning)
+        if args.val and processes.main:
+            networks = self.averaged, self.completion
+            pipe = AsyncDSBPipeline(*networks, self.device, precision=self.precision)
             self.validator = RestorationValidator(pipe, args.val)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Draw the batch of this step, learn from it, one part after the other."""
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        for part in range(self.parts):
-            batch = self.prepare(step, part)
-            with self.processes.alone(self.loss, part < self.parts - 1):
-                terms = self.terms(batch)
-                (sum(terms.values()) / self.parts).backward()
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0) + value.detach() / self.parts
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
+        means, norm = self.update(
+            "model", self.loss, lambda part: self.terms(self.prepare(step, part))
+        )
         self.ema.update_parameters(self.model)
-        return sums | {"norm": whole(norm)}
+        return means | {"norm": whole(norm)}
 
     @torch.no_grad()
     def prepare(self, step: int, part: int = 0) -> BridgeBatch:
@@ -177,10 +138,8 @@ class BridgeTrainer:
 
     def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
         """Terms of the loss; their sum is minimised."""
-        with autocast(self.preset, self.device):
-            loss = self.loss(
-                batch.image, batch.t, batch.s, batch.z, batch.context, self.schedule.total_var
-            )
+        with self.mixed():
+            loss = self.loss(*batch, self.schedule.total_var)
         return {"loss": loss.mean()}
 
     @torch.no_grad()
@@ -192,7 +151,7 @@ class BridgeTrainer:
         """
         if self.completion is None:
             return image_gradient(image).roll(1, 0)
-        with autocast(self.preset, self.device):
+        with self.mixed():
             return self.completion(image, mask)
 
     def _bridges(self, draws: Draws) -> Tensor:
@@ -215,21 +174,20 @@ class BridgeTrainer:
                 mine[key].copy_(value)
 
     @torch.no_grad()
-    def samples(self, path: Path) -> None:
+    def shown(self) -> list[Tensor]:
         """Rows of corrupted photo, tau map, restoration by each bridge, and truth."""
         image, mask = self.batches.sample()
         gradient = self._complete(image, mask)
         tau = tau_map(gradient, 0.2, 0.5, self.config.blur_sigma, mask)
         noise = self.batches.noise(SAMPLE_STEP, torch.arange(len(image)), *image.shape[1:])
         model = self.averaged.eval()
-        rows = [image * (1 - mask), (4 * tau - 1).clamp(-1, 1).expand_as(image)]
+        rows = [image * (1 - mask), (4 * tau - 1).clamp(-1, 1)]
         for name in self.config.samplers:
             stochastic = torch.full((len(image),), name != "ode", device=self.device)
             context = model.context(image, mask, gradient, stochastic, noise)
             rows.append(self._sampled(model, context, tau, name))
         model.train()
-        sheet = torch.cat([torch.cat(list(part), 2) for part in (*rows, image)], 1)
-        write_atomic(path, lambda p: to_pil(sheet.cpu()).save(p))
+        return [*rows, image]
 
     def _sampled(self, model: BridgeDenoiser, context: Context, tau: Tensor, name: str) -> Tensor:
         generators = [torch.Generator().manual_seed(i) for i in range(len(tau))]
@@ -246,19 +204,16 @@ class BridgeTrainer:
         )
         return last.x_t
 
-    def validate(self) -> dict[str, float] | None:
-        """Scores on held-out photos, or None without any."""
-        return None if self.validator is None else self.validator()
-
-    def export(self, folder: Path, training: dict) -> None:
-        """Write the averaged denoiser."""
-        save_weights(folder, self.averaged, training)
-
 
 def _blocks(model: BridgeDenoiser) -> list[nn.Module]:
     """The parts that hold nearly all weights, in the order of evaluation."""
     kinds = (ResBlock, SelfAttention, Stage)
     return [part for part in model.unet.modules() if isinstance(part, kinds)]
+
+
+INPUTS = {"stem.weight": 1, "gain.weight": 0, "gain.bias": 0, "head.weight": 1}
+INPUTS |= {"input_blocks.0.0.weight": 1}
+"""Weights of our network and of ADM's whose last places along an axis are the input's channels."""
 
 
 def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
@@ -277,10 +232,7 @@ def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
     if model.config == config:
         return model
     fresh = BridgeDenoiser(config).train(model.training)
-    if not isinstance(fresh.unet, UNet) or fresh.channels == model.channels:
-        fresh.load_state_dict(model.state_dict())
-        return fresh
-    area = fresh.unet.config.patch**2
+    area = getattr(config.unet, "patch", 1) ** 2
     pairs = [
         (area * new + pixel, area * model.channels.index(name) + pixel)
         for new, name in enumerate(fresh.channels)
@@ -288,45 +240,39 @@ def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
         for pixel in range(area)
     ]
     to, source = (torch.tensor(places) for places in zip(*pairs, strict=True))
-    features = fresh.unet.norm.num_channels
-    state = dict(model.state_dict())
-    for name, first, axis in (
-        ("stem.weight", 0, 1),
-        ("gain.weight", 0, 0),
-        ("gain.bias", 0, 0),
-        ("head.weight", features, 1),
-    ):
-        old, new = state[f"unet.{name}"], torch.zeros_like(fresh.unet.state_dict()[name])
-        kept = torch.arange(first)
-        new.index_copy_(axis, kept, old.index_select(axis, kept))
-        new.index_copy_(axis, first + to, old.index_select(axis, first + source))
-        state[f"unet.{name}"] = new
+    state, sizes = dict(model.state_dict()), fresh.state_dict()
+    for name, axis in INPUTS.items():
+        if (old := state.get(f"unet.{name}")) is not None:
+            first = old.shape[axis] - area * len(model.channels)
+            kept = torch.arange(first)
+            new = torch.zeros_like(sizes[f"unet.{name}"])
+            taken = old.index_select(axis, torch.cat([kept, first + source]))
+            state[f"unet.{name}"] = new.index_copy_(axis, torch.cat([kept, first + to]), taken)
     fresh.load_state_dict(state)
     return fresh
 
 
-def with_conditions(model: BridgeDenoiser, names: list[str]) -> BridgeDenoiser:
-    """A denoiser that also sees other conditions, which change nothing before it is trained.
+def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoiser:
+    """Trained weights, made to see and do what a configuration says as far as they can.
+
+    A network that is not the configuration's keeps everything of its own, and sees the conditions
+    of both.
 
     Args:
-        model: a trained denoiser.
-        names: out of :data:`asyncdsb.denoiser.CONDITIONS`, those that it does not see yet.
-
-    Returns:
-        The model itself if there are none, else a new one.
+        folder: of the weights.
+        config: of the preset.
+        tell: whether to print that the network is another.
     """
-    if not names:
-        return model
-    config = replace(model.config, conditions=(*model.config.conditions, *names))
-    wider = BridgeDenoiser(config).train(model.training)
-    state = wider.state_dict()
-    for name, old in model.state_dict().items():
-        # The new channels come last wherever the input enters.
-        new = torch.zeros_like(state[name])
-        new[tuple(slice(n) for n in old.shape)] = old
-        state[name] = new
-    wider.load_state_dict(state)
-    return wider
+    model = load_weights(folder, "bridge")[0].train()
+    own = model.config
+    if own.unet != config.unet:
+        if tell:
+            print(
+                f"training the network of {folder}, {own.unet}, instead of the preset's, "
+                f"{config.unet}"
+            )
+        config = replace(own, conditions=tuple(dict.fromkeys(own.conditions + config.conditions)))
+    return adapted(model, config)
 
 
 def started_with(out: str | Path) -> BridgeConfig | None:
@@ -346,20 +292,13 @@ def started_with(out: str | Path) -> BridgeConfig | None:
 def bridge_parser() -> argparse.ArgumentParser:
     """Options of this program; see :func:`train.loop.run.parser` for what it has in common."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
-    options.add_argument(
-        "--gradient",
-        help="weights folder of train.gradient; without, tau follows other photographs' gradients",
-    )
-    options.add_argument(
-        "--init",
-        help="weights folder of a bridge to start from; where its network is not the preset's, its "
-        "own is trained",
-    )
-    options.add_argument(
-        "--shard",
-        action="store_true",
-        help="spread weights and optimiser state over all processes instead of copying them",
-    )
+    add = options.add_argument
+    others = "without, tau follows other photographs' gradients"
+    add("--gradient", help=f"weights folder of train.gradient; {others}")
+    own = "where its network is not the preset's, its own is trained"
+    add("--init", help=f"weights folder of a bridge to start from; {own}")
+    spread = "spread weights and optimiser state over all processes instead of copying them"
+    add("--shard", action="store_true", help=spread)
     return options
 
 

@@ -4,9 +4,9 @@ python -m train.corpus pack PHOTOS corpus --size 512
 python -m train.corpus check corpus
 
 The shards are plain tar files. Their photographs come in an order that is shuffled once, the same
-every time. ``index.json`` tells what each shard holds and what could not be
-read, ``broken.txt`` repeats the latter. A run that was killed goes on with the shard it was at, and
-ends with the same files, byte for byte, whatever the number of workers.
+every time. ``index.json`` tells what each shard holds and what could not be read. A run that was
+killed goes on with the shard it was at, and ends with the same files, byte for byte, whatever the
+number of workers.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from asyncdsb.photo.images import write_atomic
+from asyncdsb.store.checkpoint import file_sha256
 from train.data.sources import FoundPhoto, find_photos, numbered, scaled
 from train.loop.jsonl import add_line, read_lines
 from train.loop.options import guarded
@@ -150,23 +151,18 @@ def _write_shard(
                     break
 
     write_atomic(path, fill)
-    shard = Shard(path.name, records, path.stat().st_size, _sha256(path))
+    shard = Shard(path.name, records, path.stat().st_size, file_sha256(path))
     return {"shard": asdict(shard), "next": taken, "broken": broken}
 
 
 def _finish(out: Path, head: dict, done: list[dict]) -> dict:
-    """Write index and list of broken files; the last line may stand for broken files alone."""
+    """Write the index; the last line may stand for broken files alone."""
     if not done[-1]["shard"]["records"]:
         (out / done[-1]["shard"]["name"]).unlink()
     shards = [line["shard"] for line in done if line["shard"]["records"]]
     if not shards:
         raise ValueError(f"expected photos, got {done[-1]['next']} files none of which can be read")
     broken = sorted((e for line in done for e in line["broken"]), key=lambda e: e["photo"])
-    if broken:
-        lines = [" ".join(f"{e['photo']}: {e['reason']}".splitlines()) + "\n" for e in broken]
-        # Names of files need not be text.
-        data = "".join(lines).encode("utf-8", "surrogateescape")
-        write_atomic(out / "broken.txt", lambda p: p.write_bytes(data))
     records = sum(shard["records"] for shard in shards)
     index = head | {"records": records, "shards": shards, "broken": broken}
     text = json.dumps(index, indent=1) + "\n"
@@ -176,11 +172,7 @@ def _finish(out: Path, head: dict, done: list[dict]) -> dict:
 
 
 def _finished(out: Path, head: dict) -> dict | None:
-    """The index, if the corpus needs nothing more.
-
-    Raises:
-        ValueError: if the folder holds anything but this corpus.
-    """
+    """The index, if the corpus needs nothing more; ValueError on a folder with anything else."""
     if (out / _PROGRESS).exists():
         return None
     if (out / INDEX).exists():
@@ -195,11 +187,7 @@ def _finished(out: Path, head: dict) -> dict | None:
 
 
 def _resumed(out: Path, head: dict) -> list[dict]:
-    """Lines of progress whose shards are there; starts the file if there is none.
-
-    Raises:
-        ValueError: if what was begun is another corpus.
-    """
+    """Lines of progress whose shards are there, in a file that is started if there is none."""
     path = out / _PROGRESS
     lines = read_lines(path) if path.exists() else []
     if path.exists() and lines[:1] != [head]:
@@ -268,7 +256,7 @@ def _check_shard(folder: Path, shard: Shard) -> list[str]:
     size = path.stat().st_size
     if size != shard.bytes:
         wrong.append(f"{shard.name}: expected {shard.bytes} bytes, got {size}")
-    elif _sha256(path) != shard.sha256:
+    elif file_sha256(path) != shard.sha256:
         wrong.append(f"{shard.name}: expected another SHA-256, its contents have changed")
     try:
         photos = find_photos([path])
@@ -320,11 +308,6 @@ def _digest(photos: Iterable[FoundPhoto]) -> str:
     for photo in photos:
         digest.update(photo.source.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _one_line(error: Exception) -> str:

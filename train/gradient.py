@@ -9,28 +9,22 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.networks import PatchDiscriminator, UNetConfig
-from asyncdsb.photo.images import to_pil, write_atomic
-from asyncdsb.store.checkpoint import save_weights
-from train.data.batches import Batches
 from train.judge.validation import GradientValidator
 from train.loop.losses import discriminator_loss, generator_loss
-from train.loop.muon import Muon, split
 from train.loop.options import program
-from train.loop.precision import autocast, compiles
 from train.loop.processes import BoundMethod, Processes
-from train.loop.run import Average, chosen_preset, parser, run
+from train.loop.run import chosen_preset, parser, run
+from train.loop.trainer import Trainer
 from train.presets import GRADIENT_PRESETS, GradientPreset
 
 
-class GradientTrainer:
+class GradientTrainer(Trainer):
     """Generator against patch discriminator.
 
     Args:
@@ -39,81 +33,52 @@ class GradientTrainer:
         processes: that train together; None for this one alone.
     """
 
+    preset: GradientPreset
+
     def __init__(
         self, preset: GradientPreset, args: argparse.Namespace, processes: Processes | None = None
     ):
         torch.manual_seed(args.seed)
-        self.preset, self.device = preset, args.device
-        self.weights: dict[str, str] = {}
-        self.processes, self.parts = processes or Processes(device=args.device), args.accumulate
-        self.batches = Batches(preset, args, self.processes)
+        processes = processes or Processes(device=args.device)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
-        self.model = GradientCompletion(preset.model).to(self.device)
-        self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(self.device)
-        self.ema = Average(self.model, preset.ema)
-        self.averaged = cast(GradientCompletion, self.ema.module)
-        self.modules: dict[str, nn.Module] = {
-            "model": self.model,
-            "ema": self.ema,
-            "discriminator": self.discriminator,
-        }
+        self.model = GradientCompletion(preset.model).to(args.device)
+        self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(args.device)
+        super().__init__(preset, args, processes, self.model)
+        self.modules["discriminator"] = self.discriminator
         # EdgeConnect's Adam, without first-moment momentum as is usual against a discriminator.
-        matrices, others = split(self.model.parameters())
-        if not preset.muon:
-            matrices, others = [], list(self.model.parameters())
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "model": torch.optim.Adam(others, betas=(0.0, 0.9)),
-            "discriminator": torch.optim.Adam(
-                [
-                    {
-                        "params": list(self.discriminator.parameters()),
-                        "lr_scale": preset.discriminator_lr,
-                    }
-                ],
-                betas=(0.0, 0.9),
-            ),
-        }
-        if isinstance(preset.model.generator, UNetConfig) and compiles(preset, self.device):
-            self.model.generator.compile(dynamic=False)
-        if matrices:
-            scaled = {"params": matrices, "lr_scale": preset.muon}
-            self.optimizers["matrices"] = Muon([scaled])
+        adam = partial(torch.optim.Adam, betas=(0.0, 0.9))
+        self.optimise(self.model, adam, preset.muon)
+        slower = {"params": self.discriminator.parameters(), "lr_scale": preset.discriminator_lr}
+        self.optimizers["discriminator"] = adam([slower])
+        if isinstance(preset.model.generator, UNetConfig):
+            self.compile(self.model.generator)
         # As they learn, together with the other processes, and in this order.
         self.joined = {
-            "discriminator": self.processes.joined(self.discriminator),
-            "model": self.processes.joined(BoundMethod(self.model, "companded")),
+            "discriminator": processes.joined(self.discriminator),
+            "model": processes.joined(BoundMethod(self.model, "companded")),
         }
-        self.validator = None
-        if args.val and self.processes.main:
+        if args.val and processes.main:
             self.validator = GradientValidator(self.averaged, args.val, self.device)
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""
-        sums: dict[str, Tensor] = {}
-        maps = None
+        means: dict[str, Tensor] = {}
+        maps: tuple[Tensor, ...] | None = None
+
+        def terms(part: int) -> dict[str, Tensor]:
+            nonlocal maps
+            if maps is None or self.parts > 1:
+                # Of several parts none is kept: each is completed once for either.
+                with torch.set_grad_enabled(name == "model" or self.parts == 1):
+                    maps = self._drawn(step, part)
+            return self._terms(name, *maps)
+
         for name, joined in self.joined.items():
-            optimizers = [self.optimizers[name]]
-            if name == "model" and "matrices" in self.optimizers:
-                optimizers.append(self.optimizers["matrices"])
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
             # The generator learns through the discriminator, which does not learn from that.
             self.discriminator.requires_grad_(name == "discriminator")
-            for part in range(self.parts):
-                with self.processes.alone(joined, part < self.parts - 1):
-                    if maps is None or self.parts > 1:
-                        # Of several parts none is kept: each is completed once for either.
-                        with torch.set_grad_enabled(name == "model" or self.parts == 1):
-                            maps = self._drawn(step, part)
-                    terms = self._terms(name, *maps)
-                    (sum(terms.values()) / self.parts).backward()
-                for term, value in terms.items():
-                    sums[term] = sums.get(term, 0) + value.detach() / self.parts
-            torch.nn.utils.clip_grad_norm_(self.modules[name].parameters(), self.preset.clip)
-            for optimizer in optimizers:
-                optimizer.step()
+            means |= self.update(name, joined, terms)[0]
         self.ema.update_parameters(self.model)
-        return sums
+        return means
 
     def _drawn(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Photos of a part of a step's batch, and their :meth:`_maps`."""
@@ -124,7 +89,7 @@ class GradientTrainer:
         self, name: str, image: Tensor, truth: Tensor, fake: Tensor, unknown: Tensor
     ) -> dict[str, Tensor]:
         """Terms of the loss of one of the two networks."""
-        with autocast(self.preset, self.device):
+        with self.mixed():
             if name == "discriminator":
                 loss = discriminator_loss(self.joined["discriminator"], image, truth, fake)
                 return {"discriminator": loss}
@@ -136,33 +101,18 @@ class GradientTrainer:
         """Companded true map, companded completed map, and where it was completed."""
         gradient, unknown = known_gradient(image, mask)
         truth = image_gradient(image).sqrt()
-        with autocast(self.preset, self.device):
+        with self.mixed():
             predicted = companded(image, mask)
         return truth, torch.where(unknown > 0.5, predicted, gradient.sqrt()), unknown
 
-    def gather(self) -> None:
-        """Every process holds all weights."""
-
     @torch.no_grad()
-    def samples(self, path: Path) -> None:
+    def shown(self) -> list[Tensor]:
         """Rows of corrupted photo, true map and completed map for eight training crops."""
         image, mask = self.batches.sample()
         self.ema.eval()
         truth, fake, _ = self._maps(self.averaged.companded, image, mask)
         self.ema.train()
-        maps = [(2 * m - 1).expand(-1, 3, -1, -1) for m in (truth, fake)]
-        rows = torch.cat([torch.cat(list(part), 2) for part in (image * (1 - mask), *maps)], 1)
-        write_atomic(path, lambda p: to_pil(rows.cpu()).save(p))
-
-    def validate(self) -> dict[str, float] | None:
-        """Scores on held-out photos, or None without any."""
-        return None if self.validator is None else self.validator()
-
-    def export(self, folder: Path, training: dict) -> None:
-        """Write the averaged generator."""
-        self.ema.eval()
-        save_weights(folder, self.averaged, training)
-        self.ema.train()
+        return [image * (1 - mask), 2 * truth - 1, 2 * fake - 1]
 
 
 main = program(

@@ -16,7 +16,6 @@ import argparse
 import math
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,13 +23,13 @@ from torch import Tensor
 
 from asyncdsb import bridge
 from asyncdsb.denoiser import COLOUR_AXES
-from asyncdsb.gradient import image_gradient, known_gradient
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.schedule import tau_map
-from train.judge.methods import held_out_of, load_bridge, to_batch
+from train.judge.methods import held_out_of, load_bridges, to_batch
 from train.judge.protocol import Crop
 from train.judge.report import markdown, publish
+from train.judge.scores import companded_maps
 from train.loop.options import held_out_parser, program
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0, math.inf)
@@ -88,12 +87,11 @@ def completion_scores(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, ends
     correlations, ratios, spreads = [], [], []
     low, high = ends
     for crop in crops:
-        image, mask = _tensors([crop], kind, pipe.device)
-        inside = known_gradient(image, mask)[1] > 0.5
-        completed = pipe.completion(image, mask)
-        found, truth = completed.sqrt()[inside], image_gradient(image).sqrt()[inside]
-        correlations.append(float(torch.corrcoef(torch.stack([found, truth]))[0, 1]))
+        found, truth, correlation = companded_maps(pipe.completion, crop, kind, pipe.device)
+        correlations.append(correlation)
         ratios.append(float(found.mean() / truth.mean()))
+        image, mask = _tensors([crop], kind, pipe.device)
+        completed = pipe.completion(image, mask)
         tau = tau_map(completed, low, high, pipe.config.blur_sigma, mask)[mask > 0.5]
         first, last = torch.quantile(tau, torch.tensor([0.1, 0.9]).to(tau))
         spreads.append(float((last - first) / (high - low)) if high > low else math.nan)
@@ -112,7 +110,7 @@ def _tensors(chunk: list[Crop], kind: str, device: torch.device) -> tuple[Tensor
 
 def measure(args: argparse.Namespace) -> dict:
     """Both tables, for each kind of mask."""
-    chosen = load_bridge(args)
+    (chosen,) = load_bridges(args, 1)
     held_out = held_out_of(args, [chosen])
     pipe, crops = chosen.pipe, list(held_out.crops())
     if pipe.config.parametrisation != "edm":
@@ -141,29 +139,10 @@ def table(results: dict) -> str:
     return markdown(["mask", "axis", *names], errors, 2) + "\n" + markdown(heads, scores, 1)
 
 
-def figure(results: dict, path: Path) -> None:
-    """One panel a mask: error along each axis against sigma_eff, dashed where the membrane is."""
-    from matplotlib.figure import Figure
-
-    errors = results["errors"]
-    levels = [level for level in LEVELS if math.isfinite(level)]
-    drawing = Figure(figsize=(3.6 * len(errors), 3.2), layout="constrained")
-    panels = drawing.subplots(1, len(errors), squeeze=False)[0]
-    for panel, (kind, found) in zip(panels, errors.items(), strict=True):
-        for index, axis in enumerate(AXES):
-            curve = [found[f"{level:g}"][index] for level in levels]
-            (line,) = panel.loglog(levels, curve, marker=".", label=axis)
-            panel.axhline(found["membrane"][index], color=line.get_color(), linestyle="--")
-        panel.set(title=kind, xlabel="sigma_eff")
-    panels[0].set_ylabel("root mean square error")
-    panels[0].legend(fontsize=8)
-    drawing.savefig(path, dpi=100)
-
-
 def run(args: argparse.Namespace) -> None:
-    """Measure, write ``levels.json``, ``.md`` and ``.png``."""
+    """Measure, write ``levels.json`` and ``levels.md``."""
     results = measure(args)
-    publish(args.out, "levels", results, table(results), partial(figure, results))
+    publish(args.out, "levels", results, table(results))
 
 
 main = program(partial(held_out_parser, "train.levels", __doc__), run)

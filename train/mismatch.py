@@ -102,14 +102,14 @@ def measure(args: argparse.Namespace) -> dict:
                     parts = gradient_parts(image_gradient(x0), mask)
                     schedule = method.pipe.config.schedule
                     for signal, kept in SIGNALS.items():
-                        run = progress(states, x0, tau, schedule, parts, kept, signal)
+                        course = progress(states, x0, tau, schedule, parts, kept, signal)
                         for part in PARTS:
-                            beta = np.concatenate([[0.0], run.beta[part].cumsum()])
-                            found[signal, part, method.name].append([run.value[part], beta])
+                            found[signal, part, method.name].append(course[part])
                     bar.update()
     curves: dict[str, dict] = {f"{m.name}/{signal}": {} for m in methods for signal in SIGNALS}
+    t = np.array([float(state.t[0]) for state in states])
     for (signal, part, name), rows in found.items():
-        own = summary(run.t, np.array(rows), photos)
+        own = summary(t, np.array(rows), photos)
         row: dict = {
             curve: [None if np.isnan(v) else round(float(v), 6) for v in own[curve]]
             for curve in ("run", "beta")
@@ -121,7 +121,7 @@ def measure(args: argparse.Namespace) -> dict:
             row["change"] = _interval(np.abs(own["delay"]) - np.abs(first))
         curves[f"{name}/{signal}"][part] = row
     return {
-        "t": run.t.tolist(),
+        "t": t.tolist(),
         "photos": len(held_out.photos),
         "masks": list(held_out.kinds),
         "methods": {method.name: method.settings for method in methods},

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.photo.images import write_atomic
-from train.judge.methods import Method, held_out_of, load_bridge
+from train.judge.methods import Method, held_out_of, load_bridges
 from train.judge.protocol import Crop, derived_seed
 from train.judge.report import contact_sheet
 from train.loop.options import held_out_parser, program
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     """Restore the photos and write a sheet for every kind of mask."""
     if (args.manifest is None) != (args.source is None):
         raise ValueError("expected --manifest and --source together, got one of them")
-    method = load_bridge(args)
+    (method,) = load_bridges(args, 1)
     held_out = held_out_of(args, [method])
     if args.manifest is not None:
         wanted = keys_of(args.manifest, args.source)

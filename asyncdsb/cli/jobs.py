@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from asyncdsb.photo.result import Result
-    from asyncdsb.schedule import NoiseSchedule
 
 _NO_PHOTOS = ("thumbs.db", "desktop.ini")  # what systems put into folders, beside hidden files
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
@@ -199,16 +198,14 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
             written[place] = job.photo.name
 
 
-def write_files(
-    job: Job, result: Result, image: np.ndarray, mask: np.ndarray, schedule: NoiseSchedule
-) -> None:
+def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -> None:
     """Write all files of one job, or none."""
     from asyncdsb.show.report import report_figure
     from asyncdsb.show.viz import save_trajectory
 
     writers: tuple[tuple[Path | None, Writer], ...] = (
         (job.trajectory, lambda path: save_trajectory(result.trajectory, path)),
-        (job.report, lambda path: report_figure(result, image, mask, path, schedule=schedule)),
+        (job.report, lambda path: report_figure(result, image, mask, path)),
         (job.out, lambda path: result.photograph.save(path, result.settings)),
     )
     files = [(path, write) for path, write in writers if path]

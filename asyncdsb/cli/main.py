@@ -276,7 +276,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         try:
             with bar:
                 result = pipe(photo, mask, trajectory=keep_frames, on_frame=show, **chosen)
-            write_files(job, result, photo.rgb, mask, pipe.config.schedule)
+            write_files(job, result, photo.rgb, mask)
         except (ValueError, OSError) as error:
             if alone:
                 raise

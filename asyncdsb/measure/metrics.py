@@ -13,7 +13,6 @@ A Frechet distance is biased upwards in small sets: compare it at equal n only, 
 
 import math
 
-import cv2
 import numpy as np
 
 from asyncdsb.denoiser import COLOUR_AXES
@@ -77,20 +76,16 @@ def ssim_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: an image below 11 pixels.
     """
+    # Imported here, because scipy comes with it and takes time to load.
+    from skimage.metrics import structural_similarity
+
     if min(image.shape[:2]) < 11:
         raise ValueError(f"expected sides of at least 11 pixels for SSIM; got {image.shape[:2]}")
-
-    def smooth(values: np.ndarray) -> np.ndarray:
-        blurred = cv2.GaussianBlur(values, (11, 11), 1.5, borderType=cv2.BORDER_REFLECT)
-        return blurred.reshape(values.shape)
-
-    mean_1, mean_2 = smooth(image), smooth(truth)
-    variance_1 = smooth(image * image) - mean_1 * mean_1
-    variance_2 = smooth(truth * truth) - mean_2 * mean_2
-    covariance = smooth(image * truth) - mean_1 * mean_2
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    similarity = (2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)
-    return similarity / ((mean_1**2 + mean_2**2 + c1) * (variance_1 + variance_2 + c2))
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    axis = 2 if image.ndim == 3 else None
+    return structural_similarity(
+        image, truth, data_range=255, channel_axis=axis, full=True, **window
+    )[1]
 
 
 def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float, float]:

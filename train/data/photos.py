@@ -1,8 +1,7 @@
-"""Training photographs: held in memory, or read from shards as the training goes on."""
+"""Training photographs that are held in memory."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,15 +13,6 @@ from tqdm import tqdm
 
 from train.data.draws import Draws, to_device
 from train.data.sources import iter_photos, scaled
-from train.data.streams import CropStream
-from train.loop.processes import Processes
-from train.presets import Preset
-
-SAMPLE_STEP = 2**31
-"""Step whose batch is shown in sample pictures; no training reaches it."""
-
-SHOWN = 8
-"""Crops that are shown."""
 
 
 class PhotoBank:
@@ -67,11 +57,6 @@ class PhotoBank:
         """Number of photos."""
         return len(self.keys)
 
-    @property
-    def identity(self) -> dict:
-        """What the order of the photographs depends on, beside the seed and the photographs."""
-        return {}
-
     def holding(self, size: int) -> Tensor:
         """Which copies hold a square crop of this side, (n,) of int64; ValueError if none does."""
         fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()
@@ -82,7 +67,7 @@ class PhotoBank:
             )
         return fits
 
-    def crops(self, size: int, draws: Draws, step: int = 0) -> Tensor:
+    def crops(self, size: int, draws: Draws) -> Tensor:
         """Random square crops, each mirrored with probability one half.
 
         Copies of all sizes are equally likely.
@@ -90,7 +75,6 @@ class PhotoBank:
         Args:
             size: side in pixels.
             draws: random numbers of B crops.
-            step: of the training; the random numbers say all.
 
         Returns:
             (B, 3, size, size) float32 in [-1, 1] on the bank's device.
@@ -122,59 +106,3 @@ def _copies(photo: Image.Image, short_sides: Sequence[int]) -> Iterator[Image.Im
         if side > min(photo.size) and index > 0:
             break
         yield scaled(photo, side)
-
-
-class PhotoStream:
-    """Crops from tar files, of which this process reads its own samples only.
-
-    Args:
-        preset: sizes and counts.
-        args: of the command line; ``args.data`` are corpora, see :mod:`train.data.streams`.
-        processes: that share every batch.
-        draws: samples of a batch that share a photo.
-
-    Raises:
-        ValueError: as :class:`train.data.streams.CropStream`.
-    """
-
-    def __init__(
-        self, preset: Preset, args: argparse.Namespace, processes: Processes, draws: int = 1
-    ):
-        self.preset, self.processes, self.each = preset, processes, draws
-        self.parts = args.accumulate
-        self.stream = CropStream(args.data, preset.short_sides, args.seed, args.device)
-        self.held: tuple[int, Tensor] | None = None
-        # Taken now, as another request would undo what is read ahead.
-        self.shown = self.stream.crops(0, SHOWN, preset.size) if processes.main else None
-
-    @property
-    def identity(self) -> dict:
-        """What the order of the photographs depends on, beside the seed and the photographs."""
-        names = [path.name for path in self.stream.shards]
-        return {"photos": len(self.stream), "shards": names}
-
-    def close(self) -> None:
-        """End what reads ahead."""
-        self.stream.close()
-
-    def crops(self, size: int, draws: Draws, step: int) -> Tensor:
-        """The crops of a step that belong to this process, or a part of them.
-
-        Args:
-            size: side in pixels.
-            draws: which samples of the batch.
-            step: of the training, or :data:`SAMPLE_STEP` for the crops that are shown.
-
-        Returns:
-            (B, 3, size, size) float32 in [-1, 1] on the stream's device.
-        """
-        if step == SAMPLE_STEP:
-            return self.shown[: len(draws)]
-        if self.held is None or self.held[0] != step:
-            # All parts at once: what is read ahead is then what comes next.
-            first = self.preset.samples(step) // self.each + self.processes.index
-            each = draws.count // self.processes.count
-            found = self.stream.crops(first, each, size, self.processes.count)
-            self.held = step, found
-        part = int(draws.rows[0]) // self.processes.count
-        return self.held[1][part :: self.parts]

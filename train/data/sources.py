@@ -110,15 +110,16 @@ def numbered(keys: Sequence[str]) -> list[str]:
 
 
 def _from_file(path: Path) -> FoundPhoto:
-    return FoundPhoto(path.stem, partial(_read_file, path), str(path))
+    return FoundPhoto(path.stem, partial(_read, path, str(path)), str(path))
 
 
-def _read_file(path: Path) -> Image.Image:
+def _read(place: Path | tuple[Path, int, int], source: str) -> Image.Image:
+    """Decode a file, or a range of one; errors name the source."""
     try:
-        return read_image(path)
+        return read_image(place if isinstance(place, Path) else read_range(*place))
     except ValueError as error:
-        reason = str(error).removeprefix(f"{path.name}: ")
-        raise ValueError(f"{path}: {reason}") from error
+        name = place.name if isinstance(place, Path) else "the picture"
+        raise ValueError(f"{source}: {str(error).removeprefix(f'{name}: ')}") from error
 
 
 def tar_members(path: Path) -> list[tarfile.TarInfo]:
@@ -139,22 +140,11 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
 
 
 def _from_tar(path: Path) -> list[FoundPhoto]:
-    return [
-        FoundPhoto(
-            Path(m.name).stem,
-            partial(_read_member, path, m.name, m.offset_data, m.size),
-            f"{path}/{m.name}",
-        )
-        for m in sorted(tar_members(path), key=lambda m: m.name)
-    ]
-
-
-def _read_member(path: Path, name: str, offset: int, size: int) -> Image.Image:
-    try:
-        return read_image(read_range(path, offset, size))
-    except ValueError as error:
-        reason = str(error).removeprefix("the picture: ")
-        raise ValueError(f"{path}/{name}: {reason}") from error
+    found = []
+    for member in sorted(tar_members(path), key=lambda m: m.name):
+        place, source = (path, member.offset_data, member.size), f"{path}/{member.name}"
+        found.append(FoundPhoto(Path(member.name).stem, partial(_read, place, source), source))
+    return found
 
 
 def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -13,7 +13,9 @@ RESAMPLES = 2000
 """Bootstrap resamples behind an interval."""
 
 
-def clustered_mean(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> dict:
+def clustered_mean(
+    values: Sequence[float] | np.ndarray, groups: Sequence[str], seed: int = 0
+) -> dict:
     """Mean with a 95 % interval from a bootstrap over groups.
 
     Crops of one photo resemble each other, so whole photos are resampled, not crops.

@@ -36,7 +36,6 @@ from asyncdsb.measure import baselines
 from asyncdsb.photo.settings import Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import SamplerState
-from asyncdsb.show.viz import GRADIENT_COLOURS, heatmap
 from asyncdsb.store.checkpoint import load_weights
 from train.judge.protocol import Crop
 from train.loop.options import SAMPLING, HeldOut, sampling
@@ -52,7 +51,7 @@ NAMED_BRIDGES: dict[str, dict] = {
 }
 """Bridges that need no folder, and their settings."""
 
-RESTORE_VERSION = 2
+RESTORE_VERSION = 3
 """Part of every identity, as the package's version is: raise it when the same weights, settings
 and seeds come to give other pixels within a version."""
 
@@ -160,6 +159,7 @@ def _identity(*parts: str | dict) -> str:
     return json.dumps([*parts, __version__, RESTORE_VERSION], sort_keys=True)
 
 
+@torch.no_grad()
 def trace(
     method: Method, crop: Crop, kind: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[SamplerState]]:
@@ -174,11 +174,6 @@ def trace(
     known = x0.masked_fill(mask > 0.5, 0)
     tau, states = method.pipe.trace(known, mask, [crop.noise_seed(kind)], **method.settings)
     return x0, mask, tau, list(states)
-
-
-def gradient_picture(method: Method, crop: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The gradient map that a bridge completes for a crop, coloured: uint8 (S, S, 3)."""
-    return np.array(heatmap(method.pipe.predict_gradient(crop, mask), GRADIENT_COLOURS))
 
 
 def to_batch(crops: Sequence[np.ndarray]) -> torch.Tensor:
@@ -276,21 +271,15 @@ def held_out_of(args: argparse.Namespace, methods: Sequence[Method], crops: int 
     return HeldOut(args)
 
 
-def load_bridges(args: argparse.Namespace) -> list[Method]:
-    """Like :func:`load_methods`, where only bridges make sense."""
+def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Method]:
+    """Like :func:`load_methods`, where only bridges make sense, ``most`` of them if it is given."""
     methods = load_methods(args)
     others = [method.name for method in methods if method.pipe is None]
     if others:
         raise ValueError(f"expected bridges, got {', '.join(others)}")
+    if most is not None and len(methods) > most:
+        raise ValueError(f"expected at most {most} bridge, got {len(methods)}")
     return methods
-
-
-def load_bridge(args: argparse.Namespace) -> Method:
-    """Like :func:`load_bridges`, of which there is one."""
-    methods = load_bridges(args)
-    if len(methods) > 1:
-        raise ValueError(f"expected at most 1 bridge, got {len(methods)}")
-    return methods[0]
 
 
 def _settings(text: str) -> dict:

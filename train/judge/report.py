@@ -1,4 +1,4 @@
-"""What an evaluation found, as Markdown tables, a chart and contact sheets."""
+"""What an evaluation found, as Markdown tables and contact sheets."""
 
 from __future__ import annotations
 
@@ -11,19 +11,7 @@ from PIL import Image, ImageDraw
 
 from asyncdsb.measure import baselines
 from asyncdsb.photo.images import write_atomic
-from train.judge.scores import GOOD_POWER
-
-HEADS = {
-    "psnr": "PSNR",
-    "psnr_hole": "PSNR hole",
-    "ssim": "SSIM",
-    "ssim_hole": "SSIM hole",
-    "lpips": "LPIPS",
-    "seam_step": "seam step",
-    "seam_shift": "seam shift",
-    "colour_excess": "colours beyond",
-}
-"""Column heads of the paired scores."""
+from train.judge.scores import GOOD_POWER, SCORES
 
 TITLES = {
     "bridge": "bridge alone",
@@ -36,19 +24,21 @@ Summary = Mapping[str, Mapping[str, Mapping]]
 """Kind of mask -> method -> score -> result of :func:`train.judge.intervals.clustered_mean`, or a
 number (None if unknown) for distances between sets; the same methods for every kind."""
 
-HIGHER = ("PSNR", "SSIM", "IS")
-"""Beginnings of the heads of scores for which higher is better."""
-
 
 def publish(
-    folder: Path, name: str, results: Mapping, tables: str, draw: Callable[[Path], object]
+    folder: Path,
+    name: str,
+    results: Mapping,
+    tables: str,
+    draw: Callable[[Path], object] | None = None,
 ) -> None:
     """Write ``NAME.json``, ``NAME.md`` and, by ``draw``, ``NAME.png``; print the tables."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1) + "\n"
     write_atomic(folder / f"{name}.json", lambda path: path.write_text(text, "utf-8"))
     write_atomic(folder / f"{name}.md", lambda path: path.write_text(tables, "utf-8"))
-    write_atomic(folder / f"{name}.png", draw)
+    if draw is not None:
+        write_atomic(folder / f"{name}.png", draw)
     print(tables)
 
 
@@ -69,11 +59,11 @@ def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
     for kind, methods in summary.items():
         for method, scores in methods.items():
             row = [kind, method, str(scores["psnr"]["n"])]
-            for name in HEADS:
+            for name in SCORES:
                 digits = 2 if name.startswith(("psnr", "seam", "colour")) else 3
                 row.append(_with_interval(scores[name], digits))
             rows.append(row + [_plain(scores[name]) for name in set_names])
-    return markdown(["mask", "method", "n", *HEADS.values(), *set_names], rows, 2)
+    return markdown(["mask", "method", "n", *SCORES.values(), *set_names], rows, 2)
 
 
 def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
@@ -91,7 +81,7 @@ def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
     beside = [name for name in TITLES if name in names and name != ours]
     heads = ["mask"]
     for score in scores:
-        heads.append(f"{HEADS.get(score, score)}, {TITLES.get(ours, ours)}")
+        heads.append(f"{SCORES.get(score, score)}, {TITLES.get(ours, ours)}")
         heads += [TITLES[name] for name in beside]
         heads += ["best classical", f"share of {ours}"] * bool(others)
     rows = []
@@ -141,13 +131,12 @@ def _mean(score: float | Mapping | None) -> float | None:
     return score["mean"] if isinstance(score, Mapping) else score
 
 
-def _with_interval(score: float | Mapping, digits: int = 3) -> str:
+def _with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> str:
     if not isinstance(score, Mapping):
         return _plain(score)
-    if score["low"] is None:
-        return f"{score['mean']:.{digits}f}"
-    mean, low, high = (f"{score[part]:.{digits}f}" for part in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
+    parts = ["mean"] if score["low"] is None else ["mean", "low", "high"]
+    mean, *ends = (f"{score[part]:{sign}.{digits}f}" for part in parts)
+    return f"{mean} ({' to '.join(ends)})" if ends else mean
 
 
 def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str:
@@ -165,7 +154,7 @@ def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str
         for kind, methods in summary.items():
             cells = [difference(methods[method].get(key), digits) for method in others]
             if any(cell != "-" for cell in cells):
-                rows.append([HEADS.get(score, score), kind, *cells])
+                rows.append([SCORES.get(score, score), kind, *cells])
     return markdown([f"minus {first}", "mask", *others], rows, 2)
 
 
@@ -173,69 +162,9 @@ def difference(found: Mapping | None, digits: int) -> str:
     """Return "mean (low to high)" with signs, bold where the interval excludes zero."""
     if found is None:
         return "-"
-    if found["low"] is None:
-        return f"{found['mean']:+.{digits}f}"
-    mean, low, high = (f"{found[part]:+.{digits}f}" for part in ("mean", "low", "high"))
-    text = f"{mean} ({low} to {high})"
-    return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
-
-
-def wide_table(summary: Summary, scores: Sequence[str]) -> str:
-    """Return the layout of the paper's Table 1: a row per method, a column per score and mask.
-
-    The best value of a column is bold, the second best underlined.
-    """
-    rows = [[method] for method in next(iter(summary.values()))]
-    heads = ["method"]
-    for score in scores:
-        for kind, methods in summary.items():
-            heads.append(f"{HEADS.get(score, score)} {kind}")
-            values = [_mean(methods[method][score]) for (method, *_) in rows]
-            order = sorted(
-                (v for v in values if v is not None), reverse=heads[-1].startswith(HIGHER)
-            )
-            for row, value in zip(rows, values, strict=True):
-                text = _plain(value)
-                if len(order) > 1 and value == order[0]:
-                    text = f"**{text}**"
-                elif len(order) > 2 and value == order[1]:
-                    text = f"<u>{text}</u>"
-                row.append(text)
-    return markdown(heads, rows, 1)
-
-
-def chart(summary: Summary, scores: Sequence[str], path: Path) -> None:
-    """Draw the means of paired scores with their intervals, a panel a score."""
-    from matplotlib.figure import Figure
-
-    kinds, methods = list(summary), list(next(iter(summary.values())))
-    figure = Figure(figsize=(5.2 * len(scores), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(scores), squeeze=False)[0]
-    for panel, score in zip(panels, scores, strict=True):
-        for number, method in enumerate(methods):
-            offset = (number - (len(methods) - 1) / 2) * 0.8 / len(methods)
-            rows = [summary[kind][method][score] for kind in kinds]
-            means = np.array([row["mean"] for row in rows])
-            low, high = (
-                np.array([row["mean"] if row[end] is None else row[end] for row in rows])
-                for end in ("low", "high")
-            )
-            reach = [means - low, high - means]
-            panel.errorbar(
-                np.arange(len(kinds)) + offset,
-                means,
-                np.maximum(reach, 0),
-                fmt="o",
-                ms=4,
-                capsize=2,
-                color=f"C{number}",
-                label=method,
-            )
-        better = "higher" if HEADS[score].startswith(HIGHER) else "lower"
-        panel.set_title(f"{HEADS[score]} ({better} is better), 95 % intervals", fontsize=10)
-        panel.set_xticks(range(len(kinds)), kinds)
-    panels[-1].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    text = _with_interval(found, digits, "+")
+    sure = found["low"] is not None and (found["low"] > 0 or found["high"] < 0)
+    return f"**{text}**" if sure else text
 
 
 def _plain(number: float | None) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.measure.metrics import (
     band_power,
     colour_excess,
@@ -42,29 +43,25 @@ from asyncdsb.measure.perceptual import (
 )
 from asyncdsb.photo.fill import fill_hole
 from train.judge.methods import to_batch
+from train.judge.protocol import Crop
 
-SCORES = (
-    "psnr",
-    "psnr_hole",
-    "ssim",
-    "ssim_hole",
-    "lpips",
-    "seam_step",
-    "seam_shift",
-    "colour_excess",
-)
-"""Paired metrics, each one number per restored crop."""
+SCORES = {
+    "psnr": "PSNR",
+    "psnr_hole": "PSNR hole",
+    "ssim": "SSIM",
+    "ssim_hole": "SSIM hole",
+    "lpips": "LPIPS",
+    "seam_step": "seam step",
+    "seam_shift": "seam shift",
+    "colour_excess": "colours beyond",
+}
+"""Paired metrics, each one number per restored crop, and what tables call them."""
 
 PSNR_CAP = 100.0
 """Decibels that a perfect restoration counts."""
 
 GOOD_POWER = (0.6, 1.4)
 """Ratios of power that count as good."""
-
-SUMS = ("fill_error", "power", "true_power")
-"""What the gauges add up over restored crops: squared error of the smooth fill, and the powers per
-band of the restored and of the true hole. Only bridges have the squared error of a first estimate,
-"first_error"."""
 
 Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -99,13 +96,18 @@ class Judges:
             extractors.append(InceptionFeatures(file, device))
         return cls(Lpips(device), tuple(extractors))
 
+    @property
+    def slugs(self) -> list[str]:
+        """Short names of the extractors."""
+        return [extractor.slug for extractor in self.extractors]
 
-def paired_scores(
+
+def crop_scores(
     restored: Sequence[np.ndarray],
     truths: Sequence[np.ndarray],
     holes: Sequence[np.ndarray],
     lpips: Distances,
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Score restored crops of one size against the truth.
 
     Args:
@@ -115,12 +117,18 @@ def paired_scores(
         lpips: see :class:`Judges`.
 
     Returns:
-        For each crop a number for each of :data:`SCORES`.
+        For each crop a number for each of :data:`SCORES`, and its part in the gauges, in units of
+        pictures in [-1, 1]: "fill_error", squared error of the smooth fill, and "power" and
+        "true_power", per band, of the restored and of the true hole.
     """
     distances = lpips(to_batch(restored), to_batch(truths)).tolist()
     rows = []
     for image, truth, hole, distance in zip(restored, truths, holes, distances, strict=True):
         step, shift = seam(image, truth, hole)
+        # Crop by crop: what is kept of one must not depend on its batch.
+        inside = torch.from_numpy(hole)[None, None]
+        fill = _picture(fill_hole(to_batch([truth]), inside, "harmonic")[0])
+        found, wanted = (_picture(to_batch([x])[0]) for x in (image, truth))
         rows.append(
             {
                 "psnr": min(psnr(image, truth), PSNR_CAP),
@@ -131,32 +139,6 @@ def paired_scores(
                 "seam_step": step,
                 "seam_shift": shift,
                 "colour_excess": colour_excess(image, hole),
-            }
-        )
-    return rows
-
-
-def gauge_sums(
-    restored: Sequence[np.ndarray], truths: Sequence[np.ndarray], holes: Sequence[np.ndarray]
-) -> list[dict[str, float | np.ndarray]]:
-    """Return each crop's part in the gauges.
-
-    Args:
-        restored: uint8 (S, S, 3) each.
-        truths: uint8 (S, S, 3) each.
-        holes: bool (S, S) each, True = was missing.
-
-    Returns:
-        For each crop a value for each of :data:`SUMS`, in units of pictures in [-1, 1].
-    """
-    rows: list[dict[str, float | np.ndarray]] = []
-    for image, truth, hole in zip(restored, truths, holes, strict=True):
-        # Crop by crop: what is kept of one must not depend on its batch.
-        inside = torch.from_numpy(hole)[None, None]
-        fill = _picture(fill_hole(to_batch([truth]), inside, "harmonic")[0])
-        found, wanted = (_picture(to_batch([x])[0]) for x in (image, truth))
-        rows.append(
-            {
                 "fill_error": squared_error(fill, wanted, hole),
                 "power": band_power(found, fill, hole),
                 "true_power": band_power(wanted, fill, hole),
@@ -179,12 +161,12 @@ def first_errors(
     return [squared_error(_picture(found), _picture(truth), hole) for found, truth, hole in triples]
 
 
-def gauges(sums: Mapping[str, Sequence], side: int) -> dict[str, Any]:
+def gauges(sums: Mapping[str, Any], side: int) -> dict[str, Any]:
     """Ratios of what crops of one size add up to.
 
     Args:
-        sums: for each of :data:`SUMS`, and "first_error" if there are first estimates, the values
-            of all crops.
+        sums: for each part of a gauge of :func:`crop_scores`, and "first_error" if there are first
+            estimates, the values of all crops.
         side: of the crops in pixels.
 
     Returns:
@@ -194,11 +176,25 @@ def gauges(sums: Mapping[str, Sequence], side: int) -> dict[str, Any]:
     found, wanted = (np.sum(sums[name], 0) for name in ("power", "true_power"))
     first = sums.get("first_error")
     return {
-        "first_error": _ratio(np.sum(first), np.sum(sums["fill_error"])) if first else None,
+        "first_error": None if first is None else _ratio(np.sum(first), np.sum(sums["fill_error"])),
         "power": {
             name: _ratio(a, b) for name, a, b in zip(octaves(side), found, wanted, strict=True)
         },
     }
+
+
+def companded_maps(
+    model: GradientCompletion, crop: Crop, kind: str, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Completed and true gradient of a crop, companded, where it was completed, (n,) each.
+
+    With them their correlation, NaN if either is constant.
+    """
+    image = to_batch([crop.pixels]).to(device)
+    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(device)
+    inside = known_gradient(image, mask)[1] > 0.5
+    found, truth = model.companded(image, mask)[inside], image_gradient(image).sqrt()[inside]
+    return found, truth, float(torch.corrcoef(torch.stack([found, truth]))[0, 1])
 
 
 def _ratio(found: float, wanted: float) -> float | None:

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
+from asyncdsb.gradient import GradientCompletion
 from asyncdsb.measure.metrics import frechet_distance
-from asyncdsb.measure.perceptual import EfficientNetFeatures, Lpips
 from asyncdsb.photo.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.data.sources import find_photos
 from train.judge.methods import bridge_method, to_batch
 from train.judge.protocol import Crop, iter_crops
-from train.judge.scores import GOOD_POWER, SUMS, first_errors, gauge_sums, gauges, paired_scores
+from train.judge.results import restore, score, stacked
+from train.judge.scores import GOOD_POWER, Judges, companded_maps, gauges
 from train.loop.jsonl import read_lines
 
 KINDS = ("center", "half", "wide", "narrow")
@@ -49,10 +49,10 @@ class RestorationValidator:
     def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
         self.pipe = pipe
         self.crops = _crops(paths, pipe.config.resolution)
-        self.lpips = Lpips(pipe.device)
-        self.features = EfficientNetFeatures(pipe.device)
-        truths = [self.features(to_batch([crop.pixels])) for crop in self.crops]
-        self.true_features = np.concatenate(truths)
+        self.judges = Judges.load(pipe.device)
+        (extractor,) = self.judges.extractors
+        truths = [extractor(to_batch([crop.pixels])) for crop in self.crops]
+        self.slug, self.true_features = extractor.slug, np.concatenate(truths)
 
     def __call__(self) -> dict[str, float]:
         """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds.
@@ -64,30 +64,20 @@ class RestorationValidator:
         method = bridge_method("present", self.pipe, "", settings)
         record = {}
         for kind in KINDS:
-            rows, found = [], []
-            sums: dict[str, list] = {name: [] for name in (*SUMS, "first_error")}
+            rows = []
             for start in range(0, len(self.crops), BATCH):
                 chunk = self.crops[start : start + BATCH]
-                masks = [crop.mask(kind) for crop in chunk]
-                truths = [crop.pixels for crop in chunk]
-                inputs = [crop.corrupted(kind) for crop in chunk]
-                seeds = [crop.noise_seed(kind) for crop in chunk]
-                restored, first = method.restore(inputs, masks, seeds)
-                sums["first_error"] += first_errors(first, truths, masks)
-                for part in gauge_sums(restored, truths, masks):
-                    for name, value in part.items():
-                        sums[name].append(value)
-                rows += paired_scores(restored, truths, masks, self.lpips)
-                found.append(self.features(to_batch(restored)))
+                rows += score(*restore(chunk, kind, method), chunk, kind, self.judges)
+            found = stacked(rows)
             for name in ("lpips", "psnr", "ssim", "seam_step"):
-                record[f"{kind}/{name}"] = float(np.mean([row[name] for row in rows]))
-            gauge = gauges(sums, self.pipe.config.resolution)
+                record[f"{kind}/{name}"] = float(found[name].mean())
+            gauge = gauges(found, self.pipe.config.resolution)
             ratios = {"first_error": gauge["first_error"]}
             ratios |= {f"power/{band}": ratio for band, ratio in gauge["power"].items()}
             record |= {f"{kind}/{name}": v for name, v in ratios.items() if v is not None}
             if len(rows) > 1:
-                features = np.concatenate(found)
-                record[f"{kind}/frechet"] = frechet_distance(features, self.true_features)
+                distance = frechet_distance(found[self.slug], self.true_features)
+                record[f"{kind}/frechet"] = distance
         record["score"] = float(np.mean([record[f"{kind}/lpips"] for kind in KINDS]))
         return record
 
@@ -113,14 +103,9 @@ class GradientValidator:
         for kind in KINDS:
             errors, correlations = [], []
             for crop in self.crops:
-                image = to_batch([crop.pixels]).to(self.device)
-                mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(self.device)
-                _, unknown = known_gradient(image, mask)
-                inside = unknown > 0.5
-                found = self.model.companded(image, mask)[inside]
-                truth = image_gradient(image).sqrt()[inside]
+                found, truth, correlation = companded_maps(self.model, crop, kind, self.device)
                 errors.append(float((found - truth).abs().mean()))
-                correlations.append(float(torch.corrcoef(torch.stack([found, truth]))[0, 1]))
+                correlations.append(correlation)
             record[f"{kind}/l1"] = float(np.mean(errors))
             record[f"{kind}/correlation"] = float(np.nanmean(correlations))
         self.model.train()
@@ -156,10 +141,7 @@ def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:
 
 
 def _curves(records: list[dict], out: Path, path: Path) -> None:
-    """Loss of the training and every held-out score over the steps, one panel a score.
-
-    The power of the last record has a panel over the bands.
-    """
+    """Loss and every held-out score over the steps, and the last record's power over the bands."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(key.split("/")[1] for key in records[-1] if "/" in key))

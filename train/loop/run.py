@@ -1,4 +1,4 @@
-"""The part all trainers share: run folder, resuming, weight average, learning rate, the loop."""
+"""The part all trainings share: run folder, resuming, learning rate, the loop."""
 
 from __future__ import annotations
 
@@ -12,57 +12,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 from tqdm import tqdm
 
 from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.photo.images import write_atomic
-from train.data.batches import Batches
 from train.judge.validation import held_out_records, is_best, keep_scores
 from train.loop.jsonl import add_line
 from train.loop.processes import Processes, spread, whole
+from train.loop.trainer import Trainer
 from train.presets import AnyPreset, Preset
-
-
-class Trainer(Protocol):
-    """What :func:`run` needs of a trainer.
-
-    Attributes:
-        batches: where samples come from.
-        modules: what has weights, by name.
-        optimizers: by name.
-        weights: SHA-256 of the files of weights that the command line gives, by option.
-    """
-
-    batches: Batches
-    modules: dict[str, nn.Module]
-    optimizers: dict[str, torch.optim.Optimizer]
-    weights: dict[str, str]
-
-    @property
-    def preset(self) -> Preset:
-        """What is trained."""
-
-    def step(self, step: int) -> dict[str, Tensor]:
-        """Train on this process's share of the batch of a step; return scalar tensors to log."""
-
-    def gather(self) -> None:
-        """Bring the averaged weights to the main process; called by all, before what follows."""
-
-    def samples(self, path: Path) -> None:
-        """Write a picture of the present state."""
-
-    def validate(self) -> dict[str, float] | None:
-        """Score the averaged weights on held-out photos; "score", the lower the better, decides."""
-
-    def export(self, folder: Path, training: dict) -> None:
-        """Write the averaged weights in the form that the pipeline loads."""
-
 
 LOG_EVERY = 50
 """Steps between records of the log, at most."""
@@ -254,37 +217,25 @@ def record_start(out: Path, args: argparse.Namespace, processes: Processes) -> N
 def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     """Options that all trainers share."""
     options = argparse.ArgumentParser(prog=f"python -m {program}", description=doc)
-    options.add_argument("--preset", choices=presets, default="shipped")
-    options.add_argument("--data", nargs="+", required=True, help="folders or tar shards of photos")
-    options.add_argument(
-        "--stream",
-        action="store_true",
-        help="read --data, corpora of train.corpus, as the training goes on",
-    )
-    options.add_argument("--val", nargs="+", help="held-out photos, scored at intervals")
-    options.add_argument("--out", required=True, help="run folder; an existing run is resumed")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options.add_argument("--steps", type=int, help="length of the training instead of the preset's")
-    options.add_argument("--batch", type=int, help="samples per step, all processes together")
-    options.add_argument("--size", type=int, help="side of the crops instead of the preset's")
-    options.add_argument("--lr", type=float, help="peak learning rate instead of the preset's")
-    options.add_argument(
-        "--no-compile",
-        dest="compile",
-        action="store_const",
-        const=False,
-        help="run the bridge's network as it is, whatever the preset says",
-    )
-    options.add_argument(
+    add = options.add_argument
+    add("--preset", choices=presets, default="shipped")
+    add("--data", nargs="+", required=True, help="folders or tar shards of photos")
+    add("--stream", action="store_true", help="read --data, corpora of train.corpus, on the way")
+    add("--val", nargs="+", help="held-out photos, scored at intervals")
+    add("--out", required=True, help="run folder; an existing run is resumed")
+    add("--seed", type=int, default=0)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--steps", type=int, help="length of the training instead of the preset's")
+    add("--batch", type=int, help="samples per step, all processes together")
+    add("--size", type=int, help="side of the crops instead of the preset's")
+    add("--lr", type=float, help="peak learning rate instead of the preset's")
+    as_it_is = "run the bridge's network as it is, whatever the preset says"
+    add("--no-compile", dest="compile", action="store_const", const=False, help=as_it_is)
+    add(
         "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
     )
-    options.add_argument(
-        "--accumulate",
-        type=int,
-        default=1,
-        help="in how many parts each process does its share of a batch, to spare memory",
-    )
+    parts = "in how many parts each process does its share of a batch, to spare memory"
+    add("--accumulate", type=int, default=1, help=parts)
     return options
 
 
@@ -312,7 +263,7 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
     Raises:
         ValueError: if the folder holds a run of another configuration, or from other weights.
     """
-    order, before = trainer.batches.photos.identity, recorded(out)
+    order, before = trainer.batches.identity, recorded(out)
     config: dict[str, Any] = {
         "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
@@ -380,30 +331,6 @@ def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -
         "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
         "photos": [Path(path).name for path in args.data],
     }
-
-
-class Average(AveragedModel):
-    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``.
-
-    Args:
-        module: what is averaged; the average is a copy of it, buffers as they last were.
-        decay: largest, in [0, 1).
-    """
-
-    def __init__(self, module: nn.Module, decay: float):
-        super().__init__(module)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        """Take in the present weights, the first of which count alone."""
-        # The count stays on the host, where torch's own method reads it back from the GPU.
-        n = int(self.n_averaged)
-        weight = 1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
-        for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
-            own.copy_(current)
-        self.n_averaged += 1
 
 
 def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
