@@ -34,6 +34,7 @@ from asyncdsb.photo.decoding import (
 from asyncdsb.photo.exif import EXIF_PARTS, STRUCTURE, directory, exif_tags, in_bytes
 from asyncdsb.photo.fill import harmonic_fill
 from asyncdsb.photo.formats import CALLED, FIELD, HOLDS, LONGEST_SEGMENT, SAVE_OPTIONS
+from asyncdsb.photo.images import encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +126,7 @@ class Photograph:
             if kind == "WEBP" and told.pop("dpi", None):
                 told["exif"] = _with_dpi(info)
             picture = Image.fromarray(self.rgb) if "alpha" in lost else _picture(self._eight)
-            picture.save(path, **options, **told)
+            path.write_bytes(encoded(picture, **options, **told))
         return path
 
     def _save_png(
@@ -154,16 +155,16 @@ class Photograph:
             return
         # Pillow writes no colours of 16 bits, OpenCV writes no metadata: the file is joined from
         # the chunks of both.
-        head, pixels = io.BytesIO(), self.pixels
-        _picture(eight_bit(pixels[:1, :1])).save(head, **told)
+        pixels = self.pixels
+        head = encoded(_picture(eight_bit(pixels[:1, :1])), **told)
         if pixels.shape[2] == 2:
             pixels = pixels[..., [0, 0, 0, 1]]
         swapped = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.shape[2] > 2 else pixels
         done, data = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         assert done
-        encoded = list(_chunks(data.tobytes()))
-        others = [part for name, part in _chunks(head.getvalue()) if name not in _CRITICAL]
-        first, rest = encoded[0][1], [part for name, part in encoded[1:] if name in _CRITICAL]
+        found = list(_chunks(data.tobytes()))
+        others = [part for name, part in _chunks(head) if name not in _CRITICAL]
+        first, rest = found[0][1], [part for name, part in found[1:] if name in _CRITICAL]
         path.write_bytes(b"".join([PNG_SIGNATURE, first, *others, *rest]))
 
     def _save_tiff(self, path: Path, info: dict[str, Any]) -> None:
