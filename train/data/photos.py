@@ -72,6 +72,11 @@ class PhotoBank:
         """What the order of the photographs depends on, beside the seed and the photographs."""
         return {}
 
+    @property
+    def contents(self) -> dict:
+        """What tells these photographs from others: how many, and the sum of their values."""
+        return {"photographs": len(self), "sum": int(self.pixels.sum(dtype=torch.int64))}
+
     def holding(self, size: int) -> Tensor:
         """Which copies hold a square crop of this side, (n,) of int64; ValueError if none does."""
         fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()
@@ -152,6 +157,11 @@ class PhotoStream:
         """What the order of the photographs depends on, beside the seed and the photographs."""
         names = [path.name for path in self.stream.shards]
         return {"photos": len(self.stream), "shards": names}
+
+    @property
+    def contents(self) -> dict:
+        """Nothing: what is streamed is known by its shards, which are the identity."""
+        return {}
 
     def close(self) -> None:
         """End what reads ahead."""
