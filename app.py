@@ -105,8 +105,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     try:
         port = options.port and surroundings.port_number(options.port, "--port: ")
-        if port:
-            surroundings.check_listening(options.host or "127.0.0.1", port)
+        if port or options.host:
+            surroundings.check_listening(options.host or "127.0.0.1", port or 0)
         if options.host:
             surroundings.bypass_proxies(os.environ, (options.host,))
         # None but their owner may look at photographs that are handed in.

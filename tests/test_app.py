@@ -498,6 +498,32 @@ def test_restore(engine, tmp_path, size, monkeypatch):
     assert not list(scratch.iterdir())
 
 
+def test_the_result_holds_what_the_photo_held(engine, tmp_path):
+    image = photograph()
+    deep = np.asarray(image.convert("L")).astype(np.uint16) * 257 + 3
+    exif = Image.Exif()
+    exif[0x013B] = "Ada"
+    Image.fromarray(deep).save(tmp_path / "deep.png", exif=exif, dpi=(300, 300))
+    photo = opened(str(tmp_path / "deep.png"))
+    hole = painted(photo, hole_in(image))
+    *_, listed, done = restore(engine, photo, hole, steps=1)
+    with Image.open(listed["results"][0].path) as got:
+        assert got.mode == "I;16" and got.getexif()[0x013B] == "Ada"
+        assert got.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+        known = ~hole_of(photo, hole)
+        np.testing.assert_array_equal(np.asarray(got)[known], deep[known])
+    assert "Not kept" not in done["status"]
+    session.forget(listed["results"])
+
+
+def test_what_is_not_kept_of_the_photo_is_told(engine, tmp_path):
+    image = photograph()
+    photo = opened(saved(image.convert("CMYK"), tmp_path / "press.tif"))
+    *_, listed, done = restore(engine, photo, painted(photo, hole_in(image)), steps=1)
+    assert "Not kept of the photo: CMYK (converted to RGB)." in done["status"]
+    session.forget(listed["results"])
+
+
 def test_shares_follow_their_schedules(tiny_pipe):
     """What was restored when is measured on the states, and starts and ends where it must."""
     image = photograph(128, 128)

@@ -494,6 +494,27 @@ def test_everything_that_is_left_out_is_named(photos, tiny_weights, capsys):
     assert [line.split()[2] for line in told] == ["c.heic:", "more:", "notes.txt:"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have names on Unix alone")
+def test_links_that_lead_nowhere_and_pipes_are_named(photos, tiny_weights, capsys):
+    (photos / "photos" / "link.jpg").symlink_to(photos / "gone.jpg")
+    os.mkfifo(photos / "photos" / "pipe.jpg")
+    assert inpaint_folder(photos, tiny_weights) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "link.jpg: left out: a link that leads nowhere" in first
+    assert "pipe.jpg: left out: expected a file, got a device or pipe" in second
+
+
+@pytest.mark.parametrize(("share", "finish"), [("0", "none"), ("0.5", "patches"), ("1", "patches")])
+def test_the_earlier_name_of_the_finish(capsys, share, finish):
+    paths = ["inpaint", "photo.png", "mask.png", "-o", "out.png"]
+    assert cli._parser().parse_args([*paths, "--patches", share]).finish == finish
+    assert capsys.readouterr().err.splitlines() == [
+        f"asyncdsb: warning: --patches is now --finish: taken as --finish {finish}"
+    ]
+    assert run("inpaint", "--help") == 0
+    assert "--patches" not in capsys.readouterr().out
+
+
 def test_folders_of_the_command_itself_are_not_left_out(photos, tiny_weights, capsys):
     (photos / "masks").rename(photos / "photos" / "masks")
     place = photos / "photos"

@@ -483,9 +483,10 @@ def test_restorations_of_other_programs_are_scored_beside_ours(
     assert again["center"]["grey"] != grey
     assert again["center"]["telea"] == results["center"]["telea"]
     # JPEG files serve as well; one that is missing is told before any work.
-    last = max((tmp_path / "grey" / "narrow").iterdir())
-    Image.open(last).save(last.with_suffix(".jpg"))
-    last.unlink()
+    first, *_, last = sorted((tmp_path / "grey" / "narrow").iterdir())
+    for path, suffix in ((first, ".JPG"), (last, ".jpg")):
+        Image.open(path).save(path.with_suffix(suffix))
+        path.unlink()
     assert main([*common, *methods, "-o", str(tmp_path / "jpeg")]) == 0
     last.with_suffix(".jpg").unlink()
     capsys.readouterr()

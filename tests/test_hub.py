@@ -209,6 +209,7 @@ def test_a_card_names_a_licence_that_is_known(tiny_pipe):
     [
         ("http://me:secret@127.0.0.1:9", "cannot be reached through the proxy 127.0.0.1:9"),
         ("socks://127.0.0.1:9", "the proxy of this machine cannot be used"),
+        ("http://127.0.0.1:port", "the proxy of this machine cannot be used: Invalid port"),
     ],
 )
 def test_a_proxy_that_fails_is_named_in_one_line(hub, tmp_path, proxy, told):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from PIL import Image
 from asyncdsb.photo import decoding
 from asyncdsb.photo.images import check_pair, read_image, to_pil, to_tensor, write_atomic
 from asyncdsb.photo.mask_files import read_mask
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def encoded(picture: Image.Image, kind: str, **options) -> bytes:
@@ -409,6 +413,42 @@ def test_write_atomic_leaves_nothing_behind(tmp_path, error):
         write_atomic(path, write)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+FULL = """
+import resource, sys, warnings
+from pathlib import Path
+import numpy as np
+from asyncdsb.photo.images import write_atomic
+from asyncdsb.photo.original import Photograph
+from asyncdsb.show.viz import save_trajectory
+
+pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+photo = Photograph(pixels)
+
+class Frame:
+    x_t = photo.picture
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+for path in map(Path, sys.argv[1:]):
+    try:
+        if path.suffix == ".gif":
+            save_trajectory([Frame], path)
+        else:
+            write_atomic(path, photo.save)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path):
+    paths = [tmp_path / f"out.{kind}" for kind in ("bmp", "jpg", "webp", "tif", "png", "gif")]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, *map(str, paths)], capture_output=True, text=True, cwd=ROOT
+    )
+    told = [f"cannot write {path}: File too large" for path in paths]
+    assert done.stdout.splitlines() == told, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_write_atomic_follows_links_and_refuses_other_places(tmp_path):

@@ -7,6 +7,7 @@ import io
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import box_mask, synthetic_photo
 from PIL import Image
 
@@ -42,6 +43,45 @@ def test_black_and_white_with_transparent_parts(alpha, mode):
 def test_white_under_transparency_is_no_hole():
     alpha = np.where(np.arange(SIZE[0]) < SIZE[0] // 2, 255, 0) * np.ones_like(WHITE)
     np.testing.assert_array_equal(read_mask(layer(WHITE, alpha)), HOLE & (alpha > 0))
+
+
+def rgb16(values: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", np.dstack([values.astype(np.uint16)] * 3))
+    assert done
+    return data.tobytes()
+
+
+@pytest.mark.parametrize("white", [1, 128, 200, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_labels_and_dim_whites_with_transparent_parts(white, mode):
+    np.testing.assert_array_equal(read_mask(layer(HOLE * white, margin()).convert(mode)), HOLE)
+
+
+def test_two_dark_labels_with_transparent_parts_are_named():
+    with pytest.raises(ValueError, match="expected white .* nothing above 7"):
+        read_mask(layer(HOLE * 7, margin()))
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 255), (255, 0, 0), (1, 1, 1), (90, 90, 90)])
+def test_paint_of_one_colour_is_the_hole(colour):
+    for alpha in (WHITE, WHITE // 3, soft()):
+        paint = np.full((*HOLE.shape, 3), colour)
+        got = read_mask(Image.fromarray(np.dstack([paint, alpha]).astype(np.uint8)))
+        np.testing.assert_array_equal(got, alpha > alpha.max() // 2)
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_colours_of_sixteen_bits(white):
+    np.testing.assert_array_equal(read_mask(rgb16(HOLE * white)), HOLE)
+
+
+def test_a_palette_with_transparency_in_memory():
+    brush = layer(np.full_like(WHITE, 255), soft()).quantize(64)
+    assert (read_mask(brush) != (soft() > 127)).mean() < 0.01
+
+
+def test_a_tensor_of_half_precision():
+    np.testing.assert_array_equal(read_mask(torch.tensor(HOLE).bfloat16()), HOLE)
 
 
 def test_grey_with_a_transparent_value():
@@ -112,6 +152,26 @@ PHOTOGRAPHS = {
 def test_a_photograph_is_no_mask(kind):
     with pytest.raises(ValueError, match="expected a mask in black and white.* got a picture in"):
         read_mask(PHOTOGRAPHS[kind](synthetic_photo(*SIZE)))
+
+
+def fog(low: float, tint: tuple[float, float, float] = (1, 1, 1)) -> np.ndarray:
+    """A photograph of hardly any contrast: (H, W, 3) uint8."""
+    noise = np.random.default_rng(0).normal(low, 6, HOLE.shape)
+    return ((noise + np.arange(SIZE[0]) / 5)[..., None] * tint).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("tint", [(1, 1, 1), (0.9, 0.95, 1), (1, 0.8, 0.6)])
+@pytest.mark.parametrize("low", [12, 60, 120, 160])
+@pytest.mark.parametrize("hole", ["erased", "white", "black"])
+def test_a_photograph_without_contrast_is_no_mask(hole, low, tint):
+    if hole == "erased":
+        seen = np.dstack([fog(low, tint), 255 - WHITE])
+    else:
+        seen = np.where(HOLE[..., None], 255 if hole == "white" else 0, fog(low, tint))
+    if hole == "black" and low == 12:
+        pytest.skip("dark all over: refused because nothing is white")
+    with pytest.raises(ValueError, match="got a picture in many"):
+        read_mask(Image.fromarray(seen.astype(np.uint8)))
 
 
 @pytest.mark.parametrize("colour", [(255, 0, 0), (255, 255, 255), (0, 255, 255)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -116,7 +118,7 @@ def test_sixteen_bits_stay(tiny_pipe, tmp_path, channels, suffix):
     stored = values if channels == 1 else values[..., [2, 1, 0, 3][:channels]]
     path = str(tmp_path / f"in.{suffix}")
     assert cv2.imwrite(path, stored)
-    for source in (path, values):
+    for source in (path, values, Image.open(path)):
         result = tiny_pipe(source, MASK, steps=1)
         got = cv2.imread(str(result.save(tmp_path / f"out.{suffix}")), cv2.IMREAD_UNCHANGED)
         assert got.dtype == np.uint16 and got.shape == stored.shape
@@ -175,10 +177,122 @@ def test_a_grey_profile_stays_with_grey_pixels(tmp_path):
     assert photo.not_kept(".webp") == ["the colour profile"]
 
 
-def test_colours_of_inks_are_converted_and_it_is_told():
-    photo = read_photograph(saved(PHOTO.convert("CMYK"), "JPEG", quality=100))
-    assert photo.pixels.shape[2] == 3
+def ink_profile() -> bytes:
+    """A colour profile of a press: white paper, and inks that each take a part of its lightness.
+
+    ICC.1 10.10, ``lut8Type``: 2 x 2 x 2 x 2 grid points from cyan, magenta, yellow, black to Lab.
+    """
+    inks = np.stack(np.meshgrid(*[(0, 1)] * 4, indexing="ij"), -1).reshape(-1, 4)
+    lightness = 1 - inks @ [0.2, 0.25, 0.05, 0.4]
+    red, yellow = inks @ [-0.1, 0.2, 0, 0], inks @ [-0.1, 0, 0.25, 0]
+    grid = np.rint(np.stack([lightness * 255, 128 + red * 255, 128 + yellow * 255], 1))
+    ramp = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0])
+    table += struct.pack(">9i", *np.eye(3, dtype=int).ravel() * 65536)
+    table += ramp * 4 + grid.astype(np.uint8).tobytes() + ramp * 3
+    parts = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 6) + b"press\0" + bytes(78),
+        b"wtpt": b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061),
+        b"A2B0": table,
+    }
+    index, data = b"", b""
+    for name, part in parts.items():
+        place = 128 + 4 + 12 * len(parts) + len(data)
+        index += name + struct.pack(">II", place, len(part))
+        data += part + bytes(-len(part) % 4)
+    head = bytearray(128)
+    head[8:12], head[12:24], head[36:40] = b"\2\x40\0\0", b"prtrCMYKLab ", b"acsp"
+    head[68:80] = struct.pack(">3i", 63190, 65536, 54061)
+    whole = bytes(head) + struct.pack(">I", len(parts)) + index + data
+    return struct.pack(">I", len(whole)) + whole[4:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_inks_are_converted_through_their_profile(kind):
+    profile = ink_profile()
+    inks = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
+    inks[:, 32:64, 1] = inks[:, 64:, 3] = 255  # bare paper, magenta, black
+    file = saved(Image.fromarray(inks, "CMYK"), kind, icc_profile=profile)
+    photo = read_photograph(file)
     assert photo.not_kept(".png") == ["CMYK (converted to RGB)"]
+    paper, magenta, black = photo.rgb[32, [8, 48, 90]].astype(int)
+    # In the Lab colours of the table, and not (255, 0, 255) and 0 as without a profile.
+    assert (paper == 255).all()
+    assert np.abs(black - 145).max() <= 10  # L* = 60, with colours rounded to 8 bits
+    assert magenta[0] > magenta[2] > magenta[1] + 20 and 150 < magenta.mean() < 210
+
+
+@pytest.mark.parametrize("profile", [b"", b"x" * 200])
+def test_inks_without_a_profile_are_converted_and_it_is_told(profile):
+    more = {"icc_profile": profile} if profile else {}
+    photo = read_photograph(saved(PHOTO.convert("CMYK"), "JPEG", quality=100, **more))
+    assert photo.pixels.shape[2] == 3 and "icc_profile" not in photo.info
+    assert photo.not_kept(".png") == ["CMYK (converted to RGB)"]
+
+
+def chunk(name: bytes, data: bytes) -> PngImagePlugin.PngInfo:
+    note = PngImagePlugin.PngInfo()
+    note.add(name, data)
+    return note
+
+
+def test_the_gamma_of_a_png_stays_in_png(tmp_path):
+    for values in (np.asarray(PHOTO), deep(3)):
+        photo = Photograph(values, {"gamma": (1.0, None)})
+        again = read_photograph(photo.save(tmp_path / "out.png"))
+        assert again.info["gamma"] == (1.0, None) and again.pixels.dtype == values.dtype
+    places = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+    Photograph(values, {"gamma": (1.0, places)}).save(tmp_path / "out.png")
+    assert read_photograph(tmp_path / "out.png").info["gamma"] == (1.0, places)
+    assert again.not_kept(".tif") == ["the gamma"]
+    usual = read_photograph(saved(PHOTO, "PNG", pnginfo=chunk(b"gAMA", struct.pack(">I", 45455))))
+    assert "gamma" not in usual.info
+
+
+def test_what_is_not_read_of_a_file_is_told():
+    wide = saved(PHOTO, "PNG", pnginfo=chunk(b"cICP", bytes([9, 16, 0, 1])))
+    assert read_photograph(wide).lost == ("the description of its colours (CICP)",)
+    usual = saved(PHOTO, "PNG", pnginfo=chunk(b"cICP", bytes([1, 13, 0, 1])))
+    assert read_photograph(usual).lost == ()
+    segment = b"http://ns.adobe.com/xmp/extension/\0" + bytes(40)
+    plain = saved(PHOTO, "JPEG")
+    data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + plain[2:]
+    assert read_photograph(data).lost == ("extended XMP data",)
+    several = saved(PHOTO, "MPO", save_all=True, append_images=[PHOTO])
+    assert read_photograph(several).lost == ("further pictures",)
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".jp2"])
+def test_more_than_eight_bits_that_are_not_read_are_told(tmp_path, suffix):
+    path = str(tmp_path / f"in{suffix}")
+    values = np.asarray(PHOTO).astype(np.uint16)
+    more = [cv2.IMWRITE_AVIF_DEPTH, 10] if suffix == ".avif" else []
+    if not cv2.imwrite(path, values * (4 if suffix == ".avif" else 16), more):
+        pytest.skip(f"OpenCV writes no {suffix} here")
+    photo = read_photograph(path)
+    assert photo.pixels.dtype == np.uint16 or photo.lost == ("more than 8 bits per channel",)
+    PHOTO.save(path)
+    assert read_photograph(path).lost == ()
+
+
+def test_sixteen_bits_with_one_transparent_colour_stay():
+    done, data = cv2.imencode(".png", deep(3)[..., ::-1])
+    assert done
+    name, clear = b"tRNS", struct.pack(">3H", *map(int, deep(3)[0, 0]))
+    part = struct.pack(">I", 6) + name + clear + struct.pack(">I", zlib.crc32(name + clear))
+    place = data.tobytes().index(b"IDAT") - 4
+    photo = read_photograph(data.tobytes()[:place] + part + data.tobytes()[place:])
+    assert photo.pixels.dtype == np.uint16 and photo.pixels.shape[2] == 4
+    np.testing.assert_array_equal(photo.pixels[..., :3], deep(3))
+    assert photo.pixels[0, 0, 3] == 0 and (photo.pixels[1:, :, 3] == 65535).all()
+
+
+def test_comments_in_another_encoding_stay(tmp_path):
+    comment = "Zaunkönig"
+    for encoding in ("utf-8", "latin-1"):
+        photo = read_photograph(saved(PHOTO, "JPEG", comment=comment.encode(encoding)))
+        photo.save(tmp_path / "out.png")
+        assert Image.open(tmp_path / "out.png").info["Comment"] == comment
 
 
 @pytest.mark.parametrize("door", ["path", "picture", "read_image"])
@@ -224,3 +338,24 @@ def test_exif_data_too_long_for_jpeg_are_told_of(tmp_path):
     photo = read_photograph(saved(PHOTO, "PNG", exif=exif))
     assert photo.not_kept(".jpg") == ["Exif data"]
     assert written(photo, tmp_path, "jpg").size == SIZE
+
+
+def test_heic_pictures_keep_what_they_hold(tiny_pipe, tmp_path):
+    """Runs where the package pillow-heif is installed, which is none of this project's own."""
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    PHOTO.save(tmp_path / "in.heic", exif=exif_of(6).tobytes(), icc_profile=SRGB, xmp=XMP)
+    photo = read_photograph(tmp_path / "in.heic")
+    assert photo.size == SIZE[::-1] and photo.lost == ()
+    exif = written(photo, tmp_path, "jpg").getexif()
+    assert exif.get(0x0112, 1) == 1 and exif[0x013B] == "Ada" and exif.get_ifd(0x8825)[1] == "N"
+    assert photo.info["icc_profile"] == SRGB and photo.info["xmp"] == XMP
+    result = tiny_pipe(tmp_path / "in.heic", MASK.T, steps=1)
+    np.testing.assert_array_equal(np.asarray(result.image)[~MASK.T], photo.rgb[~MASK.T])
+    layer = PHOTO.copy()
+    layer.putalpha(77)
+    assert read_photograph(saved(layer, "HEIF")).pixels.shape[2] == 4
+    assert read_photograph(saved(PHOTO.convert("L"), "HEIF")).colours == 1
+    deep_data = np.asarray(PHOTO).astype(np.uint16) * 257
+    heif.from_bytes("RGB;16", SIZE, deep_data.tobytes()).save(tmp_path / "deep.heic")
+    assert read_photograph(tmp_path / "deep.heic").lost == ("more than 8 bits per channel",)

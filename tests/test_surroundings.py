@@ -84,6 +84,7 @@ def start(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     [
         (["--port", "99999"], {}, "expected a port from 1 to 65535, got '99999'"),
         (["--port", "80", "--host", "203.0.113.1"], {}, "cannot listen on 203.0.113.1, port 80"),
+        (["--host", "203.0.113.1"], {}, "cannot listen on 203.0.113.1"),
         ([], {"GRADIO_SERVER_PORT": "many"}, "GRADIO_SERVER_PORT: expected a port"),
         (
             ["--weights", "user/repo"],

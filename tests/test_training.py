@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import refusal
+from conftest import photo_folder, refusal, smooth_photo
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -347,6 +347,21 @@ def test_another_configuration_does_not_resume(runs, photos, capsys):
     said = refusal(train.gradient.main, command, capsys)
     assert "same configuration, got other preset.batch 4, now 8" in said
     assert "preset.lr" not in said
+
+
+def test_other_photographs_under_the_same_name_are_told(tmp_path, capsys):
+    folder = photo_folder(tmp_path / "photos", 2)
+    command = ["--preset", "debug", "--data", str(folder), "--device", "cpu", "--max-minutes", "0"]
+    command += ["--out", str(tmp_path / "run")]
+    assert train.gradient.main(command) == 0
+    assert train.gradient.main(command) == 0
+    assert "other photographs" not in capsys.readouterr().out
+    smooth_photo(7, (120, 96)).save(folder / "1.png")
+    assert train.gradient.main(command) == 0
+    assert "with other photographs in its data: 2, now 2" in capsys.readouterr().out
+    smooth_photo(8, (120, 96)).save(folder / "2.png")
+    assert train.gradient.main(command) == 0
+    assert "with other photographs in its data: 2, now 3" in capsys.readouterr().out
 
 
 def test_starting_from_weights_keeps_them(runs, photos, tmp_path):

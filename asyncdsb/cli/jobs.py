@@ -106,6 +106,10 @@ def _left_out(path: Path) -> str:
     """Why a file of a folder is left out."""
     if path.is_dir():
         return f"{path.name}: left out: a folder within the folder; give it by itself"
+    if path.is_symlink() and not path.exists():
+        return f"{path.name}: left out: a link that leads nowhere"
+    if not path.is_file():
+        return f"{path.name}: left out: expected a file, got a device or pipe"
     if path.suffix.lower() in (".heic", ".heif", ".hif"):
         return f"{path.name}: left out: HEIC pictures need the package pillow-heif"
     return f"{path.name}: left out: expected a picture, got a file ending in {path.suffix!r}"

@@ -45,6 +45,21 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"asyncdsb: error: {message} (see {self.prog} --help)\n")
 
 
+class _Patches(argparse.Action):
+    """The earlier ``--patches SHARE``, taken as a finish, with one line that says so."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        finish = "patches" if values else "none"
+        setattr(namespace, self.dest, finish)
+        _say("warning", f"{option_string} is now --finish: taken as --finish {finish}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; None takes the process's arguments. Returns the exit code."""
     arguments = _parser().parse_args(argv)
@@ -116,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         help="none shows what the bridge restores, patches replaces it by patches of the known "
         "part (the weights' choice)",
     )
+    # What the option was called before it had names; it went from 0 to 1.
+    options("--patches", type=float, action=_Patches, dest="finish", help=argparse.SUPPRESS)
     options("--grid", choices=GRIDS, help="spacing of the steps (log)")
     options("--seed", type=int, metavar="SEED", help="the same seed, the same file (0)")
     options(
@@ -224,11 +241,12 @@ def _mask(arguments: argparse.Namespace) -> int:
     from PIL import Image
 
     from asyncdsb.masks import make_mask
-    from asyncdsb.photo.images import write_atomic
+    from asyncdsb.photo.images import encoded, write_atomic
 
     hole = make_mask(arguments.kind, arguments.size, arguments.seed)
     picture = Image.fromarray(hole.astype("uint8") * 255)
-    write_atomic(out, lambda path: picture.save(path, **SAVE_OPTIONS[out.suffix.lower()]))
+    data = encoded(picture, **SAVE_OPTIONS[out.suffix.lower()])
+    write_atomic(out, lambda path: path.write_bytes(data))
     return 0
 
 

@@ -329,6 +329,8 @@ def on_restore(
                     shutil.rmtree(folder, ignore_errors=True)
         what = f"seed {settings.seed}" + (f" and the {count - 1} after it" if count > 1 else "")
         said = f"Done: {settings.steps} steps, {what}, {image.width} × {image.height}."
+        if run.not_kept:
+            said += f" Not kept of the photo: {', '.join(run.not_kept)}."
         yield IDLE | {"status": payload.message(said, "done")}
     except Exception as error:
         # Of a fault of the page's own, or a lack of memory, the server's log says more.

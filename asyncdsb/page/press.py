@@ -30,6 +30,10 @@ class Press:
         mask: bool (H, W), True = missing.
         settings: of the run.
         folder: of its files.
+
+    Attributes:
+        kept: the finished run; None before.
+        not_kept: parts of the photograph that its result does not hold, in words.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Press:
         self.engine, self.photo, self.image, self.mask = engine, photo, image, mask
         self.settings, self.folder = settings, folder
         self.kept: session.Kept | None = None
+        self.not_kept: list[str] = []
         self._frames: list[Moment] = []
         self._sent: list[dict[str, Any]] = []
         self._last: Step | None = None
@@ -97,6 +102,7 @@ class Press:
         stem = self.photo.stem
         # From its file, because what the session holds is 8-bit RGB.
         original = read_photograph(self.photo.path)
+        self.not_kept = original.not_kept(".png")
         own = self.settings.finish or "none"
         files = {}
         for finish, picture in {"none": state.bridge, own: state.image}.items():

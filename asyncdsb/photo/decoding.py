@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from asyncdsb.photo.exif import exif_tags, kept_exif, kept_xmp, read_directories
 from asyncdsb.photo.formats import FIELD, READ
 
 MAX_PIXELS = 64_000_000
@@ -38,7 +39,7 @@ def flatten(picture: Image.Image, name: str) -> Image.Image:
     """
     try:
         picture = eight_bit_grey(picture, name)
-        if has_alpha(picture):
+        if picture.has_transparency_data:
             layer = with_alpha(picture)
             white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
             return Image.alpha_composite(white, layer).convert("RGB")
@@ -84,7 +85,7 @@ class Decoded:
         name: for messages.
         info: metadata, see :data:`asyncdsb.photo.formats.CALLED`: ``icc_profile``, ``exif`` (bytes,
             without rotation and preview), ``dpi``, ``xmp`` (bytes), ``text`` (a dictionary),
-            ``comment``.
+            ``comment`` (bytes), ``gamma`` (a PNG's gamma, and its eight chromaticities or None).
         deep: (H, W, C) uint16 where the picture has 16 bits per channel and ``picture`` only 8.
         lost: what could not be read, in words.
     """
@@ -156,65 +157,82 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
         raise ValueError(f"{name}: expected at least 1x1 pixel, got {width}x{height}")
     if width * height > MAX_PIXELS:
         raise ValueError(f"{name}: {_too_large(f'{width}x{height}')}")
-    # What Pillow reads at 8 bits; told by the decoder's arguments, which are gone afterwards.
-    deep = re.search(r";16|, 65535\)", str([tile[3] for tile in getattr(picture, "tile", [])]))
-    lost = ["frames after the first"] if getattr(picture, "is_animated", False) else []
-    if picture.format == "MPO":
-        lost = []  # Previews and depth maps of cameras and telephones.
+    # Before the pixels are loaded: what says so is gone afterwards.
+    data, lost = _file_of(picture, file), []
+    deep = _more_than_eight_bits(picture, data)
+    if getattr(picture, "is_animated", False):
+        # The further pictures of cameras and telephones are previews, depth maps and gain maps.
+        lost.append("further pictures" if picture.format == "MPO" else "frames after the first")
     try:
+        read_directories(picture)
         picture.load()
     except Exception as error:  # As above: what a decoder raises on damaged data is not defined.
         raise ValueError(f"{name}: damaged or truncated picture ({_one_line(error)})") from error
-    exif = _exif(picture)
     values = None
     if deep and picture.mode not in SIXTEEN_BIT:
-        values = None if file is None else _sixteen_bit(file, picture, _orientation(picture))
-        lost += ["16 bits per channel"] if values is None else []
+        values = _sixteen_bit(data, picture, _orientation(picture))
+        lost += ["more than 8 bits per channel"] if values is None else []
     try:
         upright = ImageOps.exif_transpose(picture)
     except Exception:
         # Unreadable metadata is no reason to refuse a readable picture.
         upright = picture.copy()
-        lost.append("Exif data that cannot be read")
+    exif, readable = kept_exif(picture, upright.size)
+    lost += [] if readable else ["Exif data that cannot be read"]
+    lost += _not_read(picture, data)
+    return Decoded(upright, name, _carried(picture, upright, exif), values, tuple(lost))
+
+
+def _file_of(picture: Image.Image, file: BinaryIO | None) -> bytes:
+    """The bytes of the file of a picture that was not loaded yet; none if there is no file."""
+    file = file or getattr(picture, "fp", None)
+    if file is None:
+        return b""
+    try:
+        place = file.tell()
+        file.seek(0)
+        data = file.read()
+        file.seek(place)
+        return data
+    except (OSError, ValueError):
+        return b""
+
+
+def _more_than_eight_bits(picture: Image.Image, data: bytes) -> bool:
+    """Whether a file holds more bits per channel than 8, which is what Pillow reads of colours."""
+    kind = picture.format
+    if kind == "HEIF":
+        return int(picture.info.get("bit_depth", 8)) > 8
+    if kind == "AVIF":
+        place = data.find(b"av1C")
+        return 0 <= place < len(data) - 6 and bool(data[place + 6] & 0x40)
+    if kind == "JPEG2000":
+        place = data.find(b"\xff\x4f\xff\x51")
+        return 0 <= place < len(data) - 42 and data[place + 42] & 0x7F > 7
+    return bool(re.search(r";16|, 65535\)", str([t[3] for t in getattr(picture, "tile", [])])))
+
+
+def _not_read(picture: Image.Image, data: bytes) -> list[str]:
+    """What a file holds beside the pixels and is not read, in words."""
+    found = []
     photoshop = picture.info.get("photoshop")
     if isinstance(photoshop, dict) and 0x0404 in photoshop:
-        lost.append("IPTC data")
-    info = _carried(upright.info, exif, getattr(picture, "text", None))
-    return Decoded(upright, name, info, values, tuple(lost))
-
-
-EXIF_PARTS = (0x8769, 0x8825)
-"""Tags of exposure and of GPS position, directories of their own within Exif data."""
-
-_STRUCTURE = {
-    *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
-    317, *range(320, 326), *range(330, 333), *range(338, 348), *range(512, 533), 700, 34377, 34675,
-}  # fmt: skip
-"""Tags of TIFF files that belong to the file, not to the picture: sizes, offsets, orientation, and
-what is kept in a place of its own."""
-
-
-def _exif(picture: Image.Image) -> bytes | None:
-    """Exif data without rotation, and without the preview, which shows what the hole covers."""
-    try:
-        found, exif = picture.getexif(), Image.Exif()
-        for tag in found:
-            if tag in EXIF_PARTS:
-                # Without what a third part is for, the way in which the file is to be read.
-                part = found.get_ifd(tag).items()
-                exif[tag] = {name: value for name, value in part if name != 0xA005}
-            elif tag not in _STRUCTURE:
-                exif[tag] = found[tag]
-        return exif.tobytes() if len(exif) else None
-    except Exception:  # Damaged data make the parser raise nearly anything.
-        return None
-
-
-def exif_tags(data: bytes | None) -> Image.Exif:
-    """Parse Exif data; None stands for none."""
-    tags = Image.Exif()
-    tags.load(data or b"")
-    return tags
+        found.append("IPTC data")
+    if picture.info.get("aux") or picture.info.get("depth_images"):  # of HEIC files
+        found.append("depth and gain maps")
+    segments = getattr(picture, "applist", [])
+    if any(part.startswith(b"http://ns.adobe.com/xmp/extension/") for _, part in segments):
+        found.append("extended XMP data")
+    # ITU-T H.273: primaries and transfer other than sRGB's, unless a profile says more.
+    name = b"cICP" if picture.format == "PNG" else b"colrnclx"
+    head = data[: data.find(b"IDAT")] if picture.format == "PNG" else data
+    place = -1 if "icc_profile" in picture.info else head.find(name)
+    if picture.format in ("PNG", "AVIF", "HEIF") and place >= 0:
+        codes = data[place + len(name) :][:4]
+        primaries, transfer = codes[:2] if picture.format == "PNG" else codes[1::2]
+        if primaries not in (1, 2) or transfer not in (1, 2, 6, 13):
+            found.append("the description of its colours (CICP)")
+    return found
 
 
 def _resolution(exif: bytes | None) -> tuple[float, float]:
@@ -232,23 +250,31 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _carried(found: dict, exif: bytes | None, text: dict | None) -> dict[str, Any]:
+def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> dict[str, Any]:
     """Metadata of a file of any format."""
-    info: dict[str, Any] = {}
+    found, info = upright.info, dict[str, Any]()
     profile = found.get("icc_profile")
     if profile and len(profile) >= 128:
         info["icc_profile"] = profile
     if exif:
         info["exif"] = exif
+    # Pillow says 72 of JPEG files whose Exif data have no resolution.
+    stated = "dpi" in found and (picture.format != "JPEG" or found.get("jfif_unit"))
     try:
-        across, down = map(float, found["dpi"] if "dpi" in found else _resolution(exif))
+        across, down = map(float, found["dpi"] if stated else _resolution(exif))
         if 0 < across < 1e6 and 0 < down < 1e6:
             info["dpi"] = across, down
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         pass
     xmp = found.get("xmp") or found.get("XML:com.adobe.xmp")
     if xmp:
-        info["xmp"] = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+        xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+        info["xmp"] = kept_xmp(xmp, upright.size)
+    gamma = found.get("gamma")
+    # Told by a PNG in place of a profile; 1 / 2.2 is as good as sRGB.
+    if gamma and not profile and "srgb" not in found and abs(gamma - 1 / 2.2) > 0.001:
+        info["gamma"] = gamma, found.get("chromaticity")
+    text = getattr(picture, "text", None)
     text = found.get("text") if text is None else text
     if isinstance(text, dict):
         kept = {
@@ -275,10 +301,11 @@ def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def _sixteen_bit(file: BinaryIO, picture: Image.Image, orientation: int) -> np.ndarray | None:
+def _sixteen_bit(data: bytes, picture: Image.Image, orientation: int) -> np.ndarray | None:
     """Decode all 16 bits of a colour picture, which Pillow cannot: (H, W, C) uint16, or None."""
-    file.seek(0)
-    values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if not data:
+        return None
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     bands = len(picture.getbands())
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return None
@@ -286,8 +313,11 @@ def _sixteen_bit(file: BinaryIO, picture: Image.Image, orientation: int) -> np.n
     values = values[..., [2, 1, 0, 3][: values.shape[2]]]
     values = values[..., [0, 3]] if bands == 2 and values.shape[2] == 4 else values
     seen = np.asarray(picture)
+    # One colour may be transparent, which OpenCV has as alpha.
+    clear = values.shape[2] == bands + 1 and "transparency" in picture.info
+    colours = values[..., :bands] if clear else values
     # Proof that both decoders mean the same: rounding apart, there is no difference.
-    if values.shape != seen.shape or np.abs(values // 256 - seen.astype(int)).max() > 1:
+    if colours.shape != seen.shape or np.abs(colours // 256 - seen.astype(int)).max() > 1:
         return None
     return _upright(values, orientation)
 
@@ -346,11 +376,6 @@ def eight_bit_grey(picture: Image.Image, name: str) -> Image.Image:
         opaque = np.where(values == transparent, 0, 255).astype(np.uint8)
         return Image.merge("LA", (grey, Image.fromarray(opaque)))
     return grey
-
-
-def has_alpha(picture: Image.Image) -> bool:
-    """Whether parts of a picture may be transparent."""
-    return picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info
 
 
 def with_alpha(picture: Image.Image) -> Image.Image:

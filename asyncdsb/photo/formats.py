@@ -26,13 +26,15 @@ LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 LONGEST_SEGMENT = 65_000
 """Most bytes of Exif or of XMP in a JPEG file; the format's own limit is slightly larger."""
 
-HOLDS = {
-    "PNG": {"icc_profile", "exif", "dpi", "xmp", "text", "comment", "alpha", "16 bits"},
+HOLDS: dict[str, set[str]] = {
+    "PNG": {
+        "icc_profile", "exif", "dpi", "xmp", "text", "comment", "gamma", "alpha", "16 bits",
+    },
     "TIFF": {"icc_profile", "exif", "dpi", "xmp", "alpha", "16 bits"},
     "WEBP": {"icc_profile", "exif", "dpi", "xmp", "alpha"},
     "JPEG": {"icc_profile", "exif", "dpi", "xmp", "comment"},
     "BMP": {"dpi"},
-}
+}  # fmt: skip
 """Parts of a photograph that a format can hold beside 8-bit colours."""
 
 CALLED = {
@@ -42,6 +44,7 @@ CALLED = {
     "xmp": "XMP data",
     "text": "PNG text",
     "comment": "the comment",
+    "gamma": "the gamma",
     "alpha": "transparency",
     "16 bits": "16 bits per channel",
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,6 +113,17 @@ def shortened(stem: str, most: int) -> str:
     return stem if len(name) <= most else name[:most].decode("utf-8", "ignore")
 
 
+def encoded(picture: Image.Image, **options: Any) -> bytes:
+    """The bytes of a picture's file, with Pillow's options.
+
+    On a full disk Pillow leaves half a JPEG, BMP or GIF file without an error, so these are not
+    saved to their place at once.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, **options)
+    return buffer.getvalue()
+
+
 def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
     """Write a file whole or not at all: beside its place first, then renamed into it.
 
@@ -123,8 +136,8 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
         The path.
 
     Raises:
-        ValueError: the folder does not exist or cannot be written to, or ``path`` is something
-            other than a file.
+        ValueError: the folder does not exist or cannot be written to, the disk is full, or
+            ``path`` is something other than a file.
     """
     asked = Path(path)
     target = Path(os.path.realpath(asked))
@@ -144,7 +157,12 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     try:
         mode = temporary.stat().st_mode
         temporary.unlink()
-        write(temporary)
+        try:
+            write(temporary)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise ValueError(f"cannot write {asked}: {error.strerror}") from error
         if temporary.stat().st_mode != mode:
             temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, target)

@@ -10,9 +10,9 @@ from asyncdsb.photo.decoding import (
     SIXTEEN_BIT,
     ImageSource,
     decode,
+    eight_bit,
     eight_bit_grey,
     flatten,
-    has_alpha,
     sixteen_bit_grey,
     sizes_differ,
     with_alpha,
@@ -29,9 +29,9 @@ def read_mask(
 
     Grey values above ``MASK_THRESHOLD`` are the hole; so are labels of 1, and values of 16-bit
     files above half of 65535, or of 255 if they stay below that. If the opaque parts of a picture
-    with transparency hold both black and white, the hole is white times alpha. Otherwise it is a
-    layer painted in an editor, and the hole is the paint of whatever colour: alpha above half of
-    its largest value.
+    with transparency hold both black and white, or labels 0 and 1, the hole is white times alpha.
+    Otherwise it is a layer painted in an editor, and the hole is the paint of whatever colour:
+    alpha above half of its largest value.
 
     Args:
         source: what ``read_image`` takes, or an array or tensor of shape (H, W), (H, W, 1),
@@ -47,7 +47,8 @@ def read_mask(
             colours or of grey values that are all dark, or a size other than ``size``.
     """
     if isinstance(source, torch.Tensor):
-        source = source.detach().cpu().numpy()
+        # Numpy has no bfloat16.
+        source = (source.float() if source.is_floating_point() else source).detach().cpu().numpy()
     if isinstance(source, np.ndarray):
         if source.ndim == 3 and source.shape[2] == 1:
             source = source[..., 0]
@@ -57,41 +58,66 @@ def read_mask(
         mask = _mask_from_array(source)
     else:
         found = decode(source)
-        mask = _mask_from_picture(found.picture, found.name)
+        picture = found.picture if found.deep is None else _in_eight_bits(found.deep)
+        mask = _mask_from_picture(picture, found.name)
     if size is not None and (mask.shape[1], mask.shape[0]) != tuple(size):
         raise ValueError(sizes_differ(size, mask))
     return mask
 
 
+def _in_eight_bits(values: np.ndarray) -> Image.Image:
+    """Colours of 16 bits, (H, W, C) uint16, as 8 bits; 255 is white if nothing is above it."""
+    colours, alpha = values[..., :3], values[..., 3:]
+    colours = colours.astype(np.uint8) if colours.max() <= 255 else eight_bit(colours)
+    return Image.fromarray(np.concatenate([colours, eight_bit(alpha)], 2))
+
+
 def _mask_from_picture(picture: Image.Image, name: str) -> np.ndarray:
-    if picture.mode in SIXTEEN_BIT and not has_alpha(picture):
+    if picture.mode in SIXTEEN_BIT and not picture.has_transparency_data:
         return _white(sixteen_bit_grey(picture, name), name)
     picture = eight_bit_grey(picture, name)
-    layer = np.asarray(with_alpha(picture)) if has_alpha(picture) else None
+    layer = np.asarray(with_alpha(picture)) if picture.has_transparency_data else None
     if layer is None or layer[..., 3].min() == 255:
         opaque = flatten(picture, name)
         _refuse_photograph(np.asarray(opaque), name)
         return _white(np.asarray(opaque.convert("L")), name)
     alpha = layer[..., 3]
-    paint = layer[alpha > MASK_THRESHOLD][None, :, :3]
-    if paint.size:
-        _refuse_photograph(paint, name)
-        grey = np.asarray(Image.fromarray(paint).convert("L"))
-        if grey.min() <= _DARK and grey.max() >= _LIGHT:
-            whole = np.asarray(Image.fromarray(layer[..., :3]).convert("L")).astype(np.uint16)
-            return whole * alpha > MASK_THRESHOLD * 255
-    return alpha > alpha.max() // 2
+    half = alpha > alpha.max() // 2
+    paint = layer[alpha > alpha.max() * 0.95][:, :3]
+    if not half.any():
+        return half
+    _refuse_photograph(paint, name, layer=True)
+    whole = np.asarray(Image.fromarray(layer[..., :3]).convert("L"))
+    grey = whole[alpha > alpha.max() * 0.95]
+    # Of colours the largest channel counts: red is paint, not black.
+    dark, light = paint.max(1) <= MASK_THRESHOLD, grey > MASK_THRESHOLD
+    if min(dark.mean(), light.mean()) >= _SHARE or (dark.any() and grey.max() >= _LIGHT):
+        return whole.astype(np.uint16) * alpha > MASK_THRESHOLD * 255
+    if dark.all() and (paint == paint[:, :1]).all() and grey.min() < grey.max():
+        if grey.max() == 1:
+            return half & (whole == 1)
+        if grey.max() - grey.min() > _LOSSY:
+            _white(grey, name)  # Refuses it: a mask without white, or paint in two dark colours.
+    return half
 
 
-_DARK, _LIGHT = 32, 223  # grey values up to and from which pixels are black and white
+_LIGHT = 223  # grey value from which even few pixels are white
+_LOSSY = 2  # levels by which lossy compression changes one colour
 _SHARE = 0.003  # of the pixels makes a colour count; flecks of JPEG files are fewer
 _HUES = 4  # most shades between a mask's two colours, distinguished by thirds of their channels
+_EDGES = 0.05  # of the pixels are often the soft edges of JPEG files
+_FLAT = 4  # most colours of which a layer is mostly made
 
 
-def _refuse_photograph(pixels: np.ndarray, name: str) -> None:
-    """Refuse a picture in many colours as a mask: (H, W, 3) uint8, the parts that are opaque.
+def _refuse_photograph(pixels: np.ndarray, name: str, layer: bool = False) -> None:
+    """Refuse a picture in many colours as a mask.
 
     A mask has black, white, and perhaps one colour; all of them may be soft at the edges.
+
+    Args:
+        pixels: (N, 3) or (H, W, 3) uint8.
+        name: for the message.
+        layer: whether these are the opaque parts of a layer, in which paint has no soft edges.
     """
     flat = pixels.reshape(-1, 3)
     # A sample says as much of a large picture.
@@ -102,19 +128,33 @@ def _refuse_photograph(pixels: np.ndarray, name: str) -> None:
     kinds, counts = np.unique(hues, axis=0, return_counts=True)
     kinds = kinds[counts >= max(1, _SHARE * len(flat))]
     pure = kinds[kinds.min(1) == 0]
-    grey = flat.mean(1)
-    between = ((grey > 8) & (grey < 247)).mean()
+    between = top[(top > 8) & (top < 247)]
+    share = len(between) / len(top)
     if len(kinds) > _HUES or len(pure) > 1:
         got = "a picture in many colours"
-    # Masks are mostly black and white, or have one grey as their paint.
-    elif len(np.unique(grey // 8)) > 16 and between > 0.75:
-        got = "a picture in many greys"
+    # Paint is of few exact values, and soft edges reach from black to white.
+    elif layer and not _mostly_flat(flat):
+        got = "a picture in many shades"
+    elif share > _EDGES and not _mostly_flat(between) and (share > 0.75 or _narrow(between)):
+        got = "a picture in many shades"
     else:
         return
     raise ValueError(
         f"{name}: expected a mask in black and white, or a layer painted in one colour, got {got}; "
         "if its transparent part is the hole, fill that with white and the rest with black"
     )
+
+
+def _narrow(values: np.ndarray) -> bool:
+    """Whether most of the values reach neither black nor white."""
+    low, high = np.percentile(values, (5, 95))
+    return bool(high - low < 100)
+
+
+def _mostly_flat(values: np.ndarray) -> bool:
+    """Whether half of the values, (N,) or (N, 3), are among the few most common ones."""
+    counts = np.unique(values, axis=0, return_counts=True)[1]
+    return bool(np.sort(counts)[-_FLAT:].sum() >= len(values) / 2)
 
 
 def _white(values: np.ndarray, name: str) -> np.ndarray:

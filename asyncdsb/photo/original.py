@@ -22,20 +22,19 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from asyncdsb.photo.decoding import (
-    EXIF_PARTS,
     Decoded,
     ImageSource,
     decode,
     eight_bit,
-    exif_tags,
     fitting,
     flatten,
-    has_alpha,
     sixteen_bit_grey,
     with_alpha,
 )
+from asyncdsb.photo.exif import EXIF_PARTS, STRUCTURE, directory, exif_tags, in_bytes
 from asyncdsb.photo.fill import harmonic_fill
 from asyncdsb.photo.formats import CALLED, FIELD, HOLDS, LONGEST_SEGMENT, SAVE_OPTIONS
+from asyncdsb.photo.images import encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +126,7 @@ class Photograph:
             if kind == "WEBP" and told.pop("dpi", None):
                 told["exif"] = _with_dpi(info)
             picture = Image.fromarray(self.rgb) if "alpha" in lost else _picture(self._eight)
-            picture.save(path, **options, **told)
+            path.write_bytes(encoded(picture, **options, **told))
         return path
 
     def _save_png(
@@ -137,9 +136,14 @@ class Photograph:
         for key, value in info.get("text", {}).items():
             note.add_text(key, value)
         if "comment" in info:
-            note.add_text("Comment", info["comment"].decode("utf-8", "replace"))
+            note.add_text("Comment", _text(info["comment"]))
         if "xmp" in info:
             note.add_itxt("XML:com.adobe.xmp", info["xmp"].decode("utf-8", "replace"))
+        if "gamma" in info:
+            gamma, places = info["gamma"]
+            note.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+            if places:
+                note.add(b"cHRM", struct.pack(">8I", *(round(xy * 100_000) for xy in places)))
         if settings is not None:
             note.add_text(FIELD, json.dumps(settings))
         told: dict[str, Any] = {name: info[name] for name in ("exif", "dpi") if name in info}
@@ -151,16 +155,16 @@ class Photograph:
             return
         # Pillow writes no colours of 16 bits, OpenCV writes no metadata: the file is joined from
         # the chunks of both.
-        head, pixels = io.BytesIO(), self.pixels
-        _picture(eight_bit(pixels[:1, :1])).save(head, **told)
+        pixels = self.pixels
+        head = encoded(_picture(eight_bit(pixels[:1, :1])), **told)
         if pixels.shape[2] == 2:
             pixels = pixels[..., [0, 0, 0, 1]]
         swapped = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.shape[2] > 2 else pixels
         done, data = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         assert done
-        encoded = list(_chunks(data.tobytes()))
-        others = [part for name, part in _chunks(head.getvalue()) if name not in _CRITICAL]
-        first, rest = encoded[0][1], [part for name, part in encoded[1:] if name in _CRITICAL]
+        found = list(_chunks(data.tobytes()))
+        others = [part for name, part in _chunks(head) if name not in _CRITICAL]
+        first, rest = found[0][1], [part for name, part in found[1:] if name in _CRITICAL]
         path.write_bytes(b"".join([PNG_SIGNATURE, first, *others, *rest]))
 
     def _save_tiff(self, path: Path, info: dict[str, Any]) -> None:
@@ -172,7 +176,11 @@ class Photograph:
         tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
         exif = exif_tags(info.get("exif"))
         for tag in exif:
-            tags[tag] = dict(exif.get_ifd(tag)) if tag in EXIF_PARTS else exif[tag]
+            if tag in EXIF_PARTS:
+                tags[tag] = directory(exif, tag)
+            elif tag not in STRUCTURE:
+                tags.tagtype |= {tag: 2} if isinstance(exif[tag], str) else {}
+                tags[tag] = in_bytes(exif[tag])
         tags[256], tags[257] = width, height
         tags[258] = (8 * self.pixels.itemsize,) * channels
         tags[259], tags[317] = 8, 2  # deflate, differences along a row
@@ -207,11 +215,21 @@ def _chunks(file: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _with_dpi(info: dict[str, Any]) -> bytes:
     """Exif data with the resolution in them, for formats that have no other place for it."""
-    exif = exif_tags(info.get("exif"))
-    for tag in EXIF_PARTS:
-        exif.get_ifd(tag)
+    found = exif_tags(info.get("exif"))
+    if 282 in found and 283 in found:
+        return info["exif"]
+    exif = Image.Exif()
+    for tag in found:
+        exif[tag] = directory(found, tag) if tag in EXIF_PARTS else in_bytes(found[tag])
     (exif[282], exif[283]), exif[296] = info["dpi"], 2
     return exif.tobytes()
+
+
+def _text(comment: bytes) -> str:
+    try:
+        return comment.decode()
+    except UnicodeDecodeError:
+        return comment.decode("latin-1")
 
 
 def _picture(pixels: np.ndarray) -> Image.Image:
@@ -266,7 +284,7 @@ def read_photograph(source: ImageSource | np.ndarray | Photograph) -> Photograph
             values = np.concatenate([values, opaque], 2)
         return _of(values, found)
     grey = picture.mode in ("1", "L", "LA", "La")
-    if has_alpha(picture):
+    if picture.has_transparency_data:
         layer = np.asarray(with_alpha(picture))
         return _of(layer[..., [0, 3]] if grey else layer, found)
     if grey:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.photo.images import write_atomic
+from asyncdsb.photo.images import encoded, write_atomic
 
 # Perceptually uniform and readable with every common colour blindness.
 TAU_COLOURS = "viridis"
@@ -106,4 +106,5 @@ def save_trajectory(frames: Sequence[Any], path: str | os.PathLike) -> Path:
     else:
         options |= {"format": "WEBP", "quality": 80, "method": 0}
     first, *others = pictures
-    return write_atomic(path, lambda target: first.save(target, append_images=others, **options))
+    data = encoded(first, append_images=others, **options)
+    return write_atomic(path, lambda target: target.write_bytes(data))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -63,10 +64,15 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
 
     # The base of all errors of the client's HTTP library, which has changed between versions.
     http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    # Of a proxy that is no address; not one of the former.
+    library = import_module(http_error.__module__.partition(".")[0])
+    bad_address: type[Exception] = getattr(library, "InvalidURL", http_error)
     try:
         yield
-    # The other three can come from a proxy that the client cannot use.
-    except (http_error, errors.HFValidationError, OSError, ImportError, ValueError) as error:
+    # The last four can come from a proxy that the client cannot use.
+    except (
+        http_error, errors.HFValidationError, OSError, ImportError, ValueError, bad_address
+    ) as error:  # fmt: skip
         if isinstance(error, OSError) and error.errno in LOCAL:
             where = f": {error.filename}" if error.filename else ""
             raise ValueError(f"{told} {error.strerror}{where}") from error
@@ -84,8 +90,10 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
             why = f"the repository has no revision {revision!r}: expected a branch, tag or commit"
         elif constants.HF_HUB_OFFLINE:
             why = "HF_HUB_OFFLINE is set: unset it to reach the Hugging Face Hub"
-        elif isinstance(error, ImportError | ValueError) and not isinstance(error, OSError):
-            if "proxy" not in str(error).lower():
+        elif isinstance(error, (ImportError, ValueError, bad_address)) and not isinstance(
+            error, (OSError, http_error)
+        ):
+            if not isinstance(error, bad_address) and "proxy" not in str(error).lower():
                 raise
             why = f"the proxy of this machine cannot be used: {' '.join(str(error).split())}"
         elif status is None:

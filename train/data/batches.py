@@ -185,6 +185,11 @@ class Batches:
         names = [path.name for path in self.stream.shards]
         return {"photos": len(self.stream), "shards": names}
 
+    @property
+    def contents(self) -> dict:
+        """What tells the photographs from others; streamed ones are known by their shards."""
+        return self.photos.contents if self.stream is None else {}
+
     def close(self) -> None:
         """End what reads ahead, if anything does."""
         if self.stream is not None:

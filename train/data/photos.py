@@ -57,6 +57,11 @@ class PhotoBank:
         """Number of photos."""
         return len(self.keys)
 
+    @property
+    def contents(self) -> dict:
+        """What tells these photographs from others: how many, and the sum of their values."""
+        return {"photographs": len(self), "sum": int(self.pixels.sum(dtype=torch.int64))}
+
     def holding(self, size: int) -> Tensor:
         """Which copies hold a square crop of this side, (n,) of int64; ValueError if none does."""
         fits = torch.nonzero(self.sizes.amin(1) >= size).flatten()

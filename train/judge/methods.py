@@ -58,7 +58,7 @@ and seeds come to give other pixels within a version."""
 RestoreBatch = Callable[
     [list[np.ndarray], list[np.ndarray], list[int]], tuple[list[np.ndarray], torch.Tensor | None]
 ]
-ELSEWHERE = (".png", ".jpg", ".jpeg", ".webp")
+ELSEWHERE = (".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG", ".WEBP")
 """Suffixes of restorations that other programs made; the first that is there is read."""
 
 
@@ -96,7 +96,7 @@ class Method:
                 return path
         raise ValueError(
             f"expected a restoration by {self.name}, found nothing at {paths[0]}"
-            f" (nor ending in {', '.join(ELSEWHERE[1:])})"
+            f" (nor ending in {', '.join(ELSEWHERE[1:4])})"
         )
 
     def cached(self, folder: Path, crop: Crop, kind: str) -> Path:

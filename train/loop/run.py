@@ -268,6 +268,7 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
         "seed": args.seed,
+        "contents": trainer.batches.contents,
         **({"order": order} if order else {}),
         **({"weights": trainer.weights} if trainer.weights else {}),
     }
@@ -297,6 +298,11 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         old, new = (sorted(Path(path).name for path in one.pop("data")) for one in (before, now))
         if old != new:
             print(f"resuming {out} with other data: {', '.join(old)}, now {', '.join(new)}")
+        # A folder of the same name may hold others by now; runs of earlier versions do not say.
+        old, new = (one.pop("contents", {}) for one in (before, now))
+        if old and old != new and "photographs" in new:
+            counts = f"{old['photographs']}, now {new['photographs']}"
+            print(f"resuming {out} with other photographs in its data: {counts}")
         for one in (before, now):
             one.pop("weights", None)
         if found := differences(before, now):

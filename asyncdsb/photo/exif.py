@@ -1,0 +1,154 @@
+"""Exif data and XMP of a photograph: what is kept of them once its pixels have changed.
+
+The pixels are stored upright, and what the hole covers must not show in a preview. All else stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import struct
+from typing import Any
+
+from PIL import Image
+
+EXIF_PARTS = (0x8769, 0x8825)
+"""Tags of exposure and of GPS position, directories of their own within Exif data."""
+
+PREFIX = b"Exif\0\0"
+"""What Exif data begin with, which some formats leave out."""
+
+_SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}
+"""Tags of the width (0) and the height (1) of the picture."""
+
+STRUCTURE = {
+    *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
+    317, *range(320, 326), *range(330, 333), *range(338, 348), *range(512, 533), 700, 34377, 34675,
+}  # fmt: skip
+"""Tags of TIFF files that belong to the file, not to the picture: sizes, offsets, orientation, and
+what is kept in a place of its own."""
+
+
+def read_directories(picture: Image.Image) -> None:
+    """Let Pillow read the directories within a TIFF file, which it closes with the pixels."""
+    if hasattr(picture, "tag_v2"):
+        with contextlib.suppress(Exception):  # Damaged data make the parser raise nearly anything.
+            for tag in (*EXIF_PARTS, 0xA005):
+                picture.getexif().get_ifd(tag)
+
+
+def kept_exif(picture: Image.Image, size: tuple[int, int]) -> tuple[bytes | None, bool]:
+    """Exif data for the picture as it is stored now.
+
+    Args:
+        picture: as it was read, not yet turned.
+        size: (width, height) in pixels of the upright picture.
+
+    Returns:
+        Exif data without rotation and previews, or None; whether all that was there could be read.
+    """
+    data = picture.info.get("exif")
+    try:
+        if hasattr(picture, "tag_v2"):
+            return _from_tiff(picture, size), True
+        if not data:  # PNG files of older programs have them as a text.
+            tags = picture.getexif()
+            data = tags.tobytes() if len(tags) else None
+        return (_changed(data, size), True) if data else (None, True)
+    except Exception:  # Damaged data make the parsers raise nearly anything.
+        return None, False
+
+
+def _changed(data: bytes, size: tuple[int, int]) -> bytes:
+    """Exif data with the changes made in place: what programs do not know keeps its offsets."""
+    body = bytearray(data.removeprefix(PREFIX))
+    order = {b"II": "<", b"MM": ">"}[bytes(body[:2])]
+
+    def read(kind: str, place: int) -> int:
+        return int(struct.unpack_from(order + kind, body, place)[0])
+
+    def entries(place: int) -> tuple[dict[int, int], int]:
+        """Where each tag of a directory has its entry, and where the directory ends."""
+        count = read("H", place)
+        return {read("H", place + 2 + 12 * n): place + 2 + 12 * n for n in range(count)}, (
+            place + 2 + 12 * count
+        )
+
+    def write(entry: int, value: int) -> None:
+        kind = "H" if read("H", entry + 2) == 3 else "I"
+        struct.pack_into(order + kind, body, entry + 8, value)
+
+    first, end = entries(read("I", 4))
+    places = dict(first)
+    if 0x8769 in first:
+        places |= entries(read("I", first[0x8769] + 8))[0]
+    if 0x0112 in places:
+        write(places[0x0112], 1)
+    for tag, side in _SIZES.items():
+        if tag in places:
+            write(places[tag], size[side])
+    if end + 4 <= len(body):
+        preview = read("I", end)
+        if preview:
+            struct.pack_into(order + "I", body, end, 0)
+            second, _ = entries(preview)
+            for offset, length in ((0x0201, 0x0202), (0x0111, 0x0117)):
+                if offset in second and length in second:
+                    place, size_ = (read("I", second[one] + 8) for one in (offset, length))
+                    body[place : place + size_] = bytes(len(body[place : place + size_]))
+                    if place + size_ >= len(body):
+                        del body[place:]
+    if 0x927C in places:
+        length, place = (read("I", places[0x927C] + n) for n in (4, 8))
+        body[place : place + length] = _without_jpeg(bytes(body[place : place + length]), b"|$")
+    return PREFIX + _without_jpeg(bytes(body))
+
+
+def _without_jpeg(data: bytes, ends: bytes = b"") -> bytes:
+    """Blank the JPEG pictures in data: makers of cameras have previews of their own in theirs."""
+    whole = rb"\xff\xd8\xff[\xc0-\xef].*?(?:\xff\xd9" + ends + b")"
+    return re.sub(whole, lambda found: bytes(len(found[0])), data, flags=re.DOTALL)
+
+
+def _from_tiff(picture: Image.Image, size: tuple[int, int]) -> bytes | None:
+    """Exif data out of a TIFF file, whose own tags are among them."""
+    found, exif = picture.getexif(), Image.Exif()
+    for tag in found:
+        if tag in EXIF_PARTS:
+            part = directory(found, tag)
+            part |= {name: size[side] for name, side in _SIZES.items() if name in part}
+            note = part.get(0x927C)
+            part |= {0x927C: _without_jpeg(note, b"|$")} if isinstance(note, bytes) else {}
+            exif[tag] = part
+        elif tag not in STRUCTURE:
+            exif[tag] = in_bytes(found[tag])
+    return exif.tobytes() if len(exif) else None
+
+
+def exif_tags(data: bytes | None) -> Image.Exif:
+    """Parse Exif data; None stands for none."""
+    tags = Image.Exif()
+    tags.load(data or b"")
+    return tags
+
+
+def directory(exif: Image.Exif, tag: int) -> dict[int, Any]:
+    """One of :data:`EXIF_PARTS` with what Pillow needs to write it again."""
+    part = {name: in_bytes(value) for name, value in exif.get_ifd(tag).items()}
+    if 0xA005 in part:  # How the colours of the file are to be read: a directory of its own.
+        part[0xA005] = dict(exif.get_ifd(0xA005))
+    return part
+
+
+def in_bytes(value: Any) -> Any:
+    """A value of a tag; texts beyond ASCII, which Pillow would write as "?", as they were read."""
+    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
+
+
+def kept_xmp(data: bytes, size: tuple[int, int]) -> bytes:
+    """XMP without the previews in it, and with the size (width, height) of the upright picture."""
+    data = re.sub(rb"<xmp:Thumbnails\b.*?</xmp:Thumbnails>", b"", data, flags=re.DOTALL)
+    for names, side in ((rb"ImageWidth|PixelXDimension", 0), (rb"ImageLength|PixelYDimension", 1)):
+        told = rb"(\b(?:tiff|exif):(?:" + names + rb")(?:\s*=\s*[\"']|>))\d+"
+        data = re.sub(told, rb"\g<1>%d" % size[side], data)
+    return data
