@@ -30,6 +30,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from asyncdsb.page import canvas
 from asyncdsb.show import viz
+from asyncdsb.show.film import h264_encoder
 from benchmarks.page_server import FLAGS, served
 
 pytestmark = pytest.mark.slow
@@ -543,8 +544,10 @@ def test_paint_restore_download(page, photo, tmp_path):
 
     with page.expect_download() as waiting:
         page.click("#animation")
+    assert waiting.value.suggested_filename == "paint_restore_download-film.webp"
     with Image.open(waiting.value.path()) as animation:
         assert animation.format == "WEBP" and animation.n_frames == 11
+    assert "paint_restore_download-film.webp" in page.inner_text("#status")
 
 
 def test_sliders_redraw_the_heatmap_at_once(page, photo):
@@ -917,6 +920,35 @@ def test_the_result_is_shown_with_and_without_patches(page, photo):
     wait_for_status(page, "Known patches")
 
 
+def download_films(page) -> None:
+    """Take the film of five frames home in every form, one after the other."""
+    with page.expect_download() as waiting:
+        page.click("#animation")
+    with Image.open(waiting.value.path()) as animation:
+        # Wider than one panel: both methods stand side by side.
+        assert animation.n_frames == 5 and animation.width > 700
+        size = animation.size
+    if h264_encoder() is None:
+        assert "imageio-ffmpeg" in page.inner_text("#about-mp4")
+        assert not page.locator("#movie").is_visible()
+        return
+    with page.expect_download() as waiting:
+        page.click("#movie")
+    assert waiting.value.suggested_filename.endswith("-film.mp4")
+    data = Path(waiting.value.path()).read_bytes()
+    played = page.evaluate(
+        """(data) => new Promise((done, failed) => {
+            const video = document.createElement('video');
+            video.onloadeddata = () => done([video.videoWidth, video.videoHeight, video.duration]);
+            video.onerror = () => failed(new Error(video.error.message));
+            video.src = data;
+        })""",
+        "data:video/mp4;base64," + base64.b64encode(data).decode(),
+    )
+    assert tuple(played[:2]) == size and played[2] > 2
+    wait_for_status(page, "-film.mp4")
+
+
 def test_the_stage_shows_both_schedules_in_step(page, photo):
     open_photo(page, photo)
     take_hole(page, "Center")
@@ -949,6 +981,7 @@ def test_the_stage_shows_both_schedules_in_step(page, photo):
     assert (stage_pixels(page, "own") != before).any()
     page.get_by_role("button", name="states").click()
     assert len(page.requests) == requests, "the film asks nobody"
+    download_films(page)
     # The chart: three parts of the hole, lines and dots, and the run that is synchronous.
     assert page.locator("#timing .timing svg").is_visible()
     assert page.locator("#timing polyline").count() == 4

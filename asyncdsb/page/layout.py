@@ -15,6 +15,7 @@ from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.photo.settings import Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
+from asyncdsb.show.film import h264_encoder
 
 ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {
@@ -28,6 +29,8 @@ DEFAULTS = Settings()
 WEIGHTS = {"scenes": "Any photo", "portraits": "Portrait: a head, upright"}
 """What the bundled weights are for, as the page says it."""
 
+NO_MP4 = "<span>For films as MP4 too, the machine of this page needs imageio-ffmpeg (pip).</span>"
+
 FINISH_NAMES = {"Bridge only": "none", "With known patches": "patches"}
 
 
@@ -39,7 +42,7 @@ def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dic
         examples: folder of the photographs that come with the page.
         opening: what the parts show at first, see :mod:`asyncdsb.page.opening`.
     """
-    parts: dict[str, Any] = {name: gr.State(opening.get(name)) for name in ("photo", "seen", "run")}
+    parts: dict[str, Any] = {name: gr.State(opening.get(name)) for name in ("photo", "seen")}
     parts["drawn"] = gr.State(0)
     parts["results"] = gr.State([], time_to_live=86400, delete_callback=session.forget)
     parts["chosen"] = gr.State(-1)
@@ -116,10 +119,13 @@ def run_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.Updat
             list(FINISH_NAMES.items()), value="none", show_label=False, container=False,
             elem_id="finish", elem_classes="segments",
         )  # fmt: skip
-        for name, text in (("result", "PNG"), ("animation", "Film")):
-            parts[name] = by_path(gr.DownloadButton(text, elem_id=name, interactive=False))
+        parts["result"] = by_path(gr.DownloadButton("PNG", elem_id="result", interactive=False))
+        mp4 = h264_encoder() is not None
+        parts["animation"] = gr.Button("Film: WebP", elem_id="animation", interactive=False)
+        parts["movie"] = gr.Button("Film: MP4", elem_id="movie", interactive=False, visible=mp4)
         parts["files"] = gr.Button("All files", elem_id="files", interactive=False)
         parts["reuse"] = gr.Button("Edit the result", elem_id="reuse", interactive=False)
+        gr.HTML(NO_MP4, elem_id="about-mp4", elem_classes="chip-label", visible=not mp4)
     parts["strip"] = gr.HTML(
         elem_id="strip", js_on_load="asyncdsb.mountStrip(element, props, watch, trigger)"
     )

@@ -53,9 +53,14 @@ Object.assign(asyncdsb, (() => {
     address();
   }
 
-  function fetchArchive() {
-    // The link appears with the answer.
-    setTimeout(() => document.querySelector("#archive")?.click(), 100);
+  function fetchFile(file) {
+    if (!file?.url) return;
+    const link = document.createElement("a");
+    link.href = file.url;
+    link.download = file.orig_name ?? "";
+    document.body.append(link);
+    link.click();
+    link.remove();
   }
 
   function mountExamples(element, trigger) {
@@ -65,5 +70,5 @@ Object.assign(asyncdsb, (() => {
     });
   }
 
-  return { pace, needs, estimate, remember, named, fetchArchive, mountExamples };
+  return { pace, needs, estimate, remember, named, fetchFile, mountExamples };
 })());

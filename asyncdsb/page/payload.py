@@ -90,6 +90,12 @@ def data_uri(picture: Image.Image, lossless: bool = False, quality: int = 88) ->
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def picture(uri: str) -> Image.Image:
+    """Decode what :func:`data_uri` gives, RGB."""
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as found:
+        return found.convert("RGB")
+
+
 def gradient_payload(gradient: np.ndarray) -> dict[str, Any]:
     """Encode the predicted gradient as a picture.
 

@@ -131,10 +131,12 @@ asyncdsb.stage = (() => {
     const other = film?.other?.[Math.min(at, film.other.length - 1)];
     const t = frame?.t ?? 1;
     stage.classList.toggle("filled", Boolean(frame));
-    const [seen, name] = estimates ? ["x0_hat", "predictions x̂₀"] : ["x_t", "states x_t"];
+    const [seen, name] = estimates ? ["x0_hat", "predictions x̂₀"] : ["x_t", "states xₜ"];
     part(".own span").textContent = name;
     part(".other b").textContent = film?.other ? "Synchronous (I²SB)" : "Prediction";
-    part(".other span").textContent = film?.other ? name : "x̂₀ at this step";
+    // Its steps are taken at times a little different from these.
+    const apart = other && Math.abs(other.t - t) >= 0.01 ? ` at ${other.t.toFixed(2)} T` : "";
+    part(".other span").textContent = film?.other ? name + apart : "x̂₀ at this step";
     if (frame) {
       show(".own", frame[seen] ?? frame.x_t);
       show(".other", film.other ? other?.[seen] ?? other?.x_t : frame.x0_hat);
