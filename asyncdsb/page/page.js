@@ -53,6 +53,21 @@ Object.assign(asyncdsb, (() => {
     address();
   }
 
+  // A link that names an example or settings: what the page opens with otherwise is not shown
+  // before they are in place.
+  const asked = new URLSearchParams(location.search);
+  const root = document.documentElement;
+  if (@LINKED@.some((name) => asked.has(name))) {
+    root.classList.add("linked");
+    setTimeout(linkOpened, 20000); // Should the answer be lost.
+  }
+  async function linkOpened() {
+    if (!root.classList.contains("linked")) return;
+    await document.querySelector("#editor .photo[src]")?.decode().catch(() => {});
+    // The sliders draw the maps anew after the answer.
+    requestAnimationFrame(() => requestAnimationFrame(() => root.classList.remove("linked")));
+  }
+
   function fetchFile(file) {
     if (!file?.url) return;
     const link = document.createElement("a");
@@ -70,5 +85,5 @@ Object.assign(asyncdsb, (() => {
     });
   }
 
-  return { pace, needs, estimate, remember, named, fetchFile, mountExamples };
+  return { pace, needs, estimate, remember, named, linkOpened, fetchFile, mountExamples };
 })());

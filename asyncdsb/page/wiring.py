@@ -225,7 +225,9 @@ def wire(
     def on_link(request: gr.Request) -> updates.Update:
         return handlers.on_link(examples, dict(request.query_params))
 
-    on(demo.load, on_link, "", f"{fresh} {settings}")
+    linked = on(demo.load, on_link, "", f"{fresh} {settings}")
+    # Whatever came of it: until then the example with which the page opens stays out of sight.
+    linked.then(None, None, None, js="() => asyncdsb.linkOpened()")
     wire_browser(parts)
 
 
