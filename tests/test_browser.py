@@ -1026,6 +1026,7 @@ def test_the_stage_shows_both_schedules_in_step(page, photo):
     )
     page.wait_for_timeout(300)
     assert (stage_pixels(page, "own") != stage_pixels(page, "other")).any()
+    assert re.search(r"t = 0\.\d\d T", page.get_attribute("#frame .other", "title"))
     share = stage_pixels(page, "share")
     assert len(np.unique(share[..., 0])) > 3, "pixels are at different times"
     t = float(page.inner_text("#frame output").split()[2])

@@ -135,8 +135,8 @@ asyncdsb.stage = (() => {
     part(".own span").textContent = name;
     part(".other b").textContent = film?.other ? "Synchronous (I²SB)" : "Prediction";
     // Its steps are taken at times a little different from these.
-    const apart = other && Math.abs(other.t - t) >= 0.01 ? ` at ${other.t.toFixed(2)} T` : "";
-    part(".other span").textContent = film?.other ? name + apart : "x̂₀ at this step";
+    part(".other").title = other ? `Its step of the same number is at t = ${other.t.toFixed(2)} T.` : "";
+    part(".other span").textContent = film?.other ? name : "x̂₀ at this step";
     if (frame) {
       show(".own", frame[seen] ?? frame.x_t);
       show(".other", film.other ? other?.[seen] ?? other?.x_t : frame.x0_hat);
