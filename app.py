@@ -9,7 +9,6 @@ The page itself is in ``asyncdsb.page``.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -95,8 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
             compiled=options.compile,
         )
 
-    if options.mcp and not importlib.util.find_spec("mcp"):
-        parser.error("--mcp needs the package mcp: pip install 'gradio[mcp]'")
+    if options.mcp and (lacking := surroundings.unmet("gradio", "mcp")):
+        parser.error(f"--mcp needs {' and '.join(lacking)}: pip install 'gradio[mcp]'")
     elsewhere = options.share or any(n not in WEIGHTS and not Path(n).is_dir() for n in names)
     if UNUSABLE_PROXIES and elsewhere:
         parser.error(

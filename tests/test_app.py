@@ -24,11 +24,22 @@ from PIL import Image, ImageCms
 import app
 from asyncdsb.cli import main as cli
 from asyncdsb.masks import make_mask
-from asyncdsb.page import canvas, handlers, layout, opening, payload, session, updates, wiring
+from asyncdsb.page import (
+    canvas,
+    handlers,
+    layout,
+    opening,
+    payload,
+    press,
+    session,
+    updates,
+    wiring,
+)  # fmt: skip
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
 from asyncdsb.photo.record import load_map
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
+from asyncdsb.show import film
 
 pytestmark = pytest.mark.slow
 
@@ -488,8 +499,7 @@ def test_restore(engine, tmp_path, size, monkeypatch):
             np.testing.assert_array_equal(np.asarray(result)[known], np.asarray(image)[known])
             assert (np.asarray(result)[~known] != np.asarray(image)[~known]).any()
     assert Path(kept.path).name == "holiday-restored.png"
-    with Image.open(shown["animation"]["value"]) as animation:
-        assert animation.format == "WEBP" and animation.n_frames == 4
+    assert shown["animation"] == shown["movie"] == {"interactive": True}
     assert len(shown["frame"]["frames"]) == 4 and shown["timing"]["sentence"]
     assert from_uri(shown["compare"]["after"]).size == size
     # Nothing else is left than what is kept, which goes with the visit.
@@ -580,7 +590,7 @@ def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
     assert last["restore"] == {"interactive": True} and "and the 2 after it" in last["status"]
     chosen = handlers.on_choose(results, 1)
     assert chosen["result"]["value"] == second.path and chosen["chosen"] == 1
-    assert len(chosen["frame"]["frames"]) == 2 and chosen["run"] == second.run
+    assert len(chosen["frame"]["frames"]) == 2
     for index in (-1, 3, None, "0"):
         with pytest.raises(ValueError, match="one of the results"):
             handlers.on_choose(results, index)
@@ -612,9 +622,10 @@ def test_a_result_is_shown_with_and_without_patches(engine, tmp_path):
     *_, listed, _ = restore(engine, photo, hole, steps=2)
     np.testing.assert_array_equal(restored(kept), restored(listed["results"][0]))
     # What "All files" says of it belongs to the picture that is shown.
-    assert both["run"].record["finish"] == both["run"].settings.finish == "patches"
+    assert kept.shown.record["finish"] == kept.shown.settings.finish == "patches"
     (back,) = handlers.on_finish(engine, both["results"], 0, "none")
-    assert back["run"].record["finish"] == back["run"].settings.finish == "none"
+    bridge = back["results"][0].shown
+    assert bridge.record["finish"] == bridge.settings.finish == "none"
     np.testing.assert_array_equal(restored(back["results"][0]), restored(alone[0]))
     assert list(handlers.on_finish(engine, [], -1, "none")) == []
     session.forget([*both["results"], *listed["results"]])
@@ -643,9 +654,9 @@ def test_painted_order(engine, tmp_path):
     results = []
     for shown in (order, 255 - order):
         run = restore(engine, photo, layer, strategy="painted", order=order_text(shown), steps=3)
-        done = next(update for update in run if update.get("run"))
-        results.append(np.asarray(Image.open(done["result"]["value"])))
-        assert done["run"].record["strategy"] == "painted"
+        (kept,) = next(update["results"] for update in run if update.get("results"))
+        results.append(restored(kept))
+        assert kept.run.record["strategy"] == "painted"
     assert (results[0] != results[1]).any()
     assert "Paint the order" in next(restore(engine, photo, layer, strategy="painted"))["status"]
 
@@ -673,15 +684,13 @@ def test_all_files_give_the_same_picture_again(engine, tiny_weights, tmp_path, s
     layer = painted(photo, make_mask("wide", (200, 300), seed=1))
     order = order_text(np.linspace(0, 255, 40 * 60).reshape(40, 60))
     run = restore(engine, photo, layer, strategy=strategy, order=order, steps=2, seed=11)
-    archive = None
-    for update in run:
-        if update.get("run"):
-            files = (update[name]["value"] for name in ("result", "animation"))
-            packing = handlers.on_files(engine, update["run"], *files)
-            content = Path(next(packing)["archive"]).read_bytes()
-            archive = zipfile.ZipFile(io.BytesIO(content))
+    results = next(update["results"] for update in run if update.get("results"))
+    packing = handlers.on_files(engine, results, 0)
+    archive = zipfile.ZipFile(io.BytesIO(Path(next(packing)["archive"]).read_bytes()))
     names = set(archive.namelist())
     assert names >= {"restored.png", "mask.png", "settings.json", "gradient.npy", "tau.npy"}
+    with Image.open(io.BytesIO(archive.read("film.webp"))) as found:
+        assert found.format == "WEBP" and found.n_frames == 3
     archive.extractall(tmp_path)
     arguments = [tmp_path / "a.png", tmp_path / "mask.png", "-o", tmp_path / "again.png"]
     arguments += ["--settings", tmp_path / "settings.json", "--weights", tiny_weights, "--quiet"]
@@ -694,7 +703,81 @@ def test_all_files_give_the_same_picture_again(engine, tiny_weights, tmp_path, s
 
 def test_files_need_a_run(engine):
     with pytest.raises(ValueError, match="Restore something first"):
-        list(handlers.on_files(engine, None, None, None))
+        list(handlers.on_files(engine, [], -1))
+    with pytest.raises(ValueError, match="Restore something first"):
+        list(handlers.on_film(None, -1, ".webp"))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_film_is_made_when_it_is_asked_for(engine, tmp_path, beside, monkeypatch):
+    """Both methods side by side when both ran; else the states beside the predictions."""
+    image = photograph(200, 120)
+    photo = opened(saved(image, tmp_path / "holiday.png"))
+    run = restore(engine, photo, painted(photo, hole_in(image)), steps=4, beside=beside)
+    *_, results = [update["results"] for update in run if update.get("results")]
+    folder = Path(results[0].folder)
+    before = {file.name for file in folder.iterdir()}
+    assert not [name for name in before if "film" in name], "nothing is encoded unasked"
+    labels, draw = [], film.draw_film
+    monkeypatch.setattr(
+        press.film,
+        "draw_film",
+        lambda panels, *given: labels.extend(panels) or draw(panels, *given),
+    )
+    said, made = handlers.on_film(results, 0, ".webp")
+    assert "Making the film" in said["status"] and "holiday-film.webp" in made["status"]
+    with Image.open(made["archive"]) as found:
+        assert found.n_frames == 5 and found.width > 2 * found.height * 0.7
+    own, other = labels
+    assert (
+        own.title == "Asynchronous" and own.caption == "bridge state, τ from 0.2 to 0.5 (gradient)"
+    )
+    assert other.title == ("Synchronous (I²SB)" if beside else "Prediction")
+    view = json.loads((folder / "view.json").read_text())["frame"]
+    theirs = view["other" if beside else "frames"]
+    shown = from_uri(theirs[2]["x_t" if beside else "x0_hat"])
+    np.testing.assert_array_equal(np.asarray(other.pictures[2]), np.asarray(shown))
+    assert other.times == [one["t"] for one in theirs]
+    session.forget(results)
+
+
+@pytest.mark.parametrize(
+    "change, title",
+    [
+        ({"strategy": "uniform", "tau_min": 0.0, "tau_max": 1.0}, "Synchronous (I²SB)"),
+        ({"tau_min": 0.3, "tau_max": 0.3}, "Synchronous"),
+        ({"strategy": np.ones((2, 2))}, "Asynchronous"),
+    ],
+)
+def test_a_film_says_which_method_it_shows(change, title):
+    assert press._label(dataclasses.replace(Settings(), **change))[0] == title
+
+
+def test_without_an_encoder_the_page_offers_webp_and_says_how_to_get_mp4(monkeypatch):
+    for encoder in (None, "/usr/bin/ffmpeg"):
+        monkeypatch.setattr(layout, "h264_encoder", lambda found=encoder: found)
+        demo = app.build(lambda name: pytest.fail("not needed"), ["scenes"])
+        shown = {
+            one["props"].get("elem_id"): one["props"].get("visible", True)
+            for one in demo.config["components"]
+        }
+        assert shown["animation"] is True
+        assert shown["movie"] is (encoder is not None)
+        assert shown["about-mp4"] is (encoder is None)
+    assert "imageio-ffmpeg" in layout.NO_MP4
+
+
+def test_a_failed_film_is_told(engine, tmp_path, monkeypatch):
+    image = photograph()
+    photo = opened(saved(image, tmp_path / "a.png"))
+    *_, listed, _ = restore(engine, photo, painted(photo, hole_in(image)), steps=1)
+    monkeypatch.setattr(film, "h264_encoder", lambda: None)
+    telling = handlers.on_film(listed["results"], 0, ".mp4")
+    assert "Making" in next(telling)["status"]
+    assert "pip install imageio-ffmpeg" in next(telling)["status"]
+    with pytest.raises(ValueError, match="imageio-ffmpeg"):
+        next(telling)
+    session.forget(listed["results"])
     with pytest.raises(ValueError, match="Restore something first"):
         handlers.on_reuse(None, None, None)
 

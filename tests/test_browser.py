@@ -30,6 +30,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from asyncdsb.page import canvas
 from asyncdsb.show import viz
+from asyncdsb.show.film import h264_encoder
 from benchmarks.page_server import FLAGS, served
 
 pytestmark = pytest.mark.slow
@@ -543,8 +544,10 @@ def test_paint_restore_download(page, photo, tmp_path):
 
     with page.expect_download() as waiting:
         page.click("#animation")
+    assert waiting.value.suggested_filename == "paint_restore_download-film.webp"
     with Image.open(waiting.value.path()) as animation:
         assert animation.format == "WEBP" and animation.n_frames == 11
+    assert "paint_restore_download-film.webp" in page.inner_text("#status")
 
 
 def test_sliders_redraw_the_heatmap_at_once(page, photo):
@@ -791,6 +794,62 @@ def test_a_link_reproduces_the_picture(page, server):
     page.get_by_role("button", name="Paper", exact=True).click()
 
 
+WATCH_WHAT_IS_SEEN = """
+window.seen = new Set();
+const look = () => {
+    requestAnimationFrame(look);
+    const photo = document.querySelector('#editor .photo[src]');
+    const low = document.querySelector('#tau-min input[type=number]')?.value;
+    if (low && photo && photo.checkVisibility({visibilityProperty: true})) {
+        const opening = photo.getAttribute('src').startsWith('data:');
+        const film = asyncdsb.stage.film ? 'film' : 'no film';
+        seen.add(`${opening ? 'opening' : 'linked'}, ${low}, ${film}`);
+    }
+};
+look();
+"""
+
+
+@pytest.mark.parametrize(
+    "query, seen",
+    [
+        ("example=otters&mask=wide-0&tau_min=0.1&tau_max=0.8", "linked, 0.1, no film"),
+        ("example=wren&mask=own", "linked, 0.2, no film"),
+        ("tau_min=0.3&tau_max=0.6", "opening, 0.3, film"),
+        ("example=nothing", "opening, 0, film"),
+        ("", "opening, 0, film"),
+    ],
+)
+def test_a_link_never_shows_something_else_first(page, server, query, seen):
+    """However long the answer takes: what is seen is what the link names, from the first moment."""
+    visit = page.context.browser.new_page()
+    try:
+        visit.set_default_timeout(PATIENCE)
+        visit.on("request", lambda request: page.requests.append(request.url))
+        visit.add_init_script(WATCH_WHAT_IS_SEEN)
+        held: list[Any] | None = []
+        visit.route(
+            "**/queue/join*",
+            lambda route: route.continue_() if held is None else held.append(route),
+        )
+        visit.goto(f"{server}/?{query}")
+        visit.locator("#editor .photo[src]").wait_for(state="attached")
+        visit.wait_for_timeout(1000)
+        assert visit.locator("#restore").is_visible() is (query == "")
+        said = visit.evaluate(
+            "getComputedStyle(document.querySelector('#card-canvas'), '::before').content"
+        )
+        assert ("Opening the link" in said) is (query != "")
+        waiting, held = held, None
+        for route in waiting:
+            route.continue_()
+        visit.locator("#restore").wait_for(state="visible")
+        visit.wait_for_timeout(500)
+        assert visit.evaluate("[...window.seen]") == [seen]
+    finally:
+        visit.close()
+
+
 def test_explanation_moves(page):
     page.get_by_role("tab", name="How it works").click()
     canvas = page.locator("#story canvas.own")
@@ -917,6 +976,35 @@ def test_the_result_is_shown_with_and_without_patches(page, photo):
     wait_for_status(page, "Known patches")
 
 
+def download_films(page) -> None:
+    """Take the film of five frames home in every form, one after the other."""
+    with page.expect_download() as waiting:
+        page.click("#animation")
+    with Image.open(waiting.value.path()) as animation:
+        # Wider than one panel: both methods stand side by side.
+        assert getattr(animation, "n_frames", 1) == 5 and animation.width > 700
+        size = animation.size
+    if h264_encoder() is None:
+        assert "imageio-ffmpeg" in page.inner_text("#about-mp4")
+        assert not page.locator("#movie").is_visible()
+        return
+    with page.expect_download() as waiting:
+        page.click("#movie")
+    assert waiting.value.suggested_filename.endswith("-film.mp4")
+    data = Path(waiting.value.path()).read_bytes()
+    played = page.evaluate(
+        """(data) => new Promise((done, failed) => {
+            const video = document.createElement('video');
+            video.onloadeddata = () => done([video.videoWidth, video.videoHeight, video.duration]);
+            video.onerror = () => failed(new Error(video.error.message));
+            video.src = data;
+        })""",
+        "data:video/mp4;base64," + base64.b64encode(data).decode(),
+    )
+    assert tuple(played[:2]) == size and played[2] > 2
+    wait_for_status(page, "-film.mp4")
+
+
 def test_the_stage_shows_both_schedules_in_step(page, photo):
     open_photo(page, photo)
     take_hole(page, "Center")
@@ -938,6 +1026,7 @@ def test_the_stage_shows_both_schedules_in_step(page, photo):
     )
     page.wait_for_timeout(300)
     assert (stage_pixels(page, "own") != stage_pixels(page, "other")).any()
+    assert re.search(r"t = 0\.\d\d T", page.get_attribute("#frame .other", "title"))
     share = stage_pixels(page, "share")
     assert len(np.unique(share[..., 0])) > 3, "pixels are at different times"
     t = float(page.inner_text("#frame output").split()[2])
@@ -949,6 +1038,7 @@ def test_the_stage_shows_both_schedules_in_step(page, photo):
     assert (stage_pixels(page, "own") != before).any()
     page.get_by_role("button", name="states").click()
     assert len(page.requests) == requests, "the film asks nobody"
+    download_films(page)
     # The chart: three parts of the hole, lines and dots, and the run that is synchronous.
     assert page.locator("#timing .timing svg").is_visible()
     assert page.locator("#timing polyline").count() == 4
@@ -1078,7 +1168,7 @@ def test_a_visit_on_a_dark_phone(page, server):
         assert visit.evaluate("asyncdsb.canvas.hole()") == hole, "two fingers paint nothing"
         for button in visit.locator("#editor .tools button").all():
             side = button.bounding_box()
-            assert side["width"] >= 40 and side["height"] >= 40
+            assert side["width"] >= 44 and side["height"] >= 44
         set_slider(visit, "steps", 2)
         visit.click("#restore")
         wait_for_status(visit, "Done")
@@ -1091,6 +1181,68 @@ def test_a_visit_on_a_dark_phone(page, server):
             })"""
         )
         assert brightness[0] > brightness[1] + 300, brightness
+    finally:
+        context.close()
+
+
+TOO_SMALL = """() => {
+    const controls = 'button, a[href], input, select, summary, textarea, label:not([for])';
+    return [...document.querySelectorAll(controls)].filter((one) => {
+        const {width, height} = one.getBoundingClientRect();
+        // A label is pressed with all that is in it; links in a sentence are as high as the line.
+        const label = one.closest('label:not([for])');
+        const seen = one.checkVisibility({opacityProperty: true, visibilityProperty: true});
+        if (!seen || (label && label !== one) || one.matches('p a, footer *')) return false;
+        return width > 1 && !one.closest('[aria-hidden=true]') && Math.min(width, height) < 43.5;
+    }).map((one) => one.outerHTML.slice(0, 120));
+}"""
+
+
+def test_a_phone_shows_canvas_stage_and_settings_in_this_order(page, server):
+    """The film runs right below the picture, stays there, and a finger hits every control."""
+    context = page.context.browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
+    visit = context.new_page()
+
+    def tops(*names: str) -> list[float]:
+        boxes = [visit.locator(f"#{name}").bounding_box() for name in names]
+        return [box["y"] + visit.evaluate("scrollY") for box in boxes]
+
+    try:
+        visit.set_default_timeout(PATIENCE)
+        visit.on("request", lambda request: page.requests.append(request.url))
+        visit.goto(server)
+        visit.locator("#model .done").wait_for(state="attached")
+        box = visit.locator("#restore").bounding_box()
+        assert box["y"] + box["height"] <= 844, "Restore is on the first screen"
+        order = ["editor", "restore", "frame", "weights", "steps", "more", "examples", "tau-min"]
+        places = tops(*order)
+        assert places == sorted(places)
+        status = visit.locator("#said").bounding_box()
+        frame = visit.locator("#frame").bounding_box()
+        between = frame["y"] - status["y"] - status["height"]
+        assert between < 90, "nothing but a heading stands between"
+
+        set_slider(visit, "steps", 2)
+        visit.evaluate("() => document.activeElement.blur()")
+        before = tops("frame")[0]
+        visit.click("#restore")
+        wait_for_status(visit, "Done")
+        visit.locator("#downloads").wait_for(state="visible")
+        # What comes with the result does not push the film away: a line of the status at most.
+        assert abs(tops("frame")[0] - before) <= 25
+        places = tops("frame", "downloads", "strip", "weights")
+        assert places == sorted(places)
+
+        visit.locator("#more > button").click()
+        visit.get_by_role("radio", name="painted").check(force=True)
+        visit.wait_for_timeout(500)
+        assert visit.evaluate(TOO_SMALL) == []
+        visit.get_by_role("tab", name="How it works").click()
+        visit.wait_for_timeout(300)
+        assert visit.evaluate(TOO_SMALL) == []
+        assert visit.evaluate("() => document.documentElement.scrollWidth") <= 390
     finally:
         context.close()
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import io
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import box_mask, synthetic_photo
+from PIL import Image
 
+import app
 from asyncdsb.page import surroundings
+from benchmarks.page_server import served
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -135,3 +145,106 @@ def test_the_page_starts_behind_proxies_without_a_home_of_its_own(tmp_path):
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.split("served ")[1].strip())
     assert folder.parent == tmp_path and stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+class Installed:
+    """Stands for the packages of a machine, and what gradio asks for."""
+
+    PackageNotFoundError = surroundings.metadata.PackageNotFoundError
+
+    def __init__(self, **versions: str):
+        self.versions = versions
+
+    def requires(self, package: str) -> list[str]:
+        assert package == "gradio"
+        return [
+            "numpy<3,>=1",
+            "pydantic<=3.0,>=2.0",
+            "mcp<2.0.0,>=1.21.0; extra == 'mcp'",
+            "pydantic<=2.12.5,>=2.11.10; extra == 'mcp'",
+            "authlib; extra == 'oauth'",
+        ]
+
+    def version(self, package: str) -> str:
+        if package not in self.versions:
+            raise self.PackageNotFoundError(package)
+        return self.versions[package]
+
+
+@pytest.mark.parametrize(
+    "versions, told",
+    [
+        ({"mcp": "1.30.0", "pydantic": "2.12.5"}, []),
+        ({"pydantic": "2.12.5"}, ["mcp<2.0.0,>=1.21.0 (not installed)"]),
+        ({"mcp": "2.1", "pydantic": "2.12.5"}, ["mcp<2.0.0,>=1.21.0 (2.1 is installed)"]),
+        (
+            {"mcp": "1.2", "pydantic": "2.14.4"},
+            [
+                "mcp<2.0.0,>=1.21.0 (1.2 is installed)",
+                "pydantic<=2.12.5,>=2.11.10 (2.14.4 is installed)",
+            ],
+        ),
+    ],
+)
+def test_the_page_says_which_versions_mcp_needs(versions, told, monkeypatch, capsys):
+    monkeypatch.setattr(surroundings, "metadata", Installed(**versions))
+    assert surroundings.unmet("gradio", "mcp") == told
+    if told:
+        monkeypatch.setattr(app, "launch", lambda *args, **named: pytest.fail("it is not up"))
+        with pytest.raises(SystemExit, match="2"):
+            app.main(["--mcp"])
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and all(one in said for one in told)
+        assert "pip install 'gradio[mcp]'" in said
+
+
+def test_what_gradio_asks_for_can_be_read():
+    """The extra's own requirements, of the gradio that is here, and none of the others."""
+    names = {line.partition("<")[0] for line in surroundings.unmet("gradio", "mcp")}
+    assert names <= {"mcp", "pydantic"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(surroundings.unmet("gradio", "mcp")), reason="needs gradio[mcp]")
+def test_a_language_model_restores_a_photograph(tmp_path):
+    """Over the protocol: the tool is listed with its description, and its picture is right."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    program = tmp_path / "tool.py"
+    program.write_text("import sys\nimport app\napp.main([*sys.argv[1:], '--mcp'])\n")
+    photo, mask = synthetic_photo(96, 64), box_mask(96, 64)
+
+    def address(picture: Image.Image) -> str:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+    files = {"photo": address(photo), "mask": address(Image.fromarray(mask))}
+
+    async def visit(server: str):
+        async with (
+            streamablehttp_client(f"{server}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            (tool,) = (await session.list_tools()).tools
+            good = await session.call_tool(tool.name, files | {"steps": 2, "seed": 3})
+            bad = await session.call_tool(tool.name, files | {"steps": 0})
+            return tool, good, bad
+
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    with served(variables | {"OMP_NUM_THREADS": "1"}, program) as server:
+        tool, good, bad = asyncio.run(visit(server.address))
+        assert not good.isError, good
+        # The answer names the file, to be fetched from the page.
+        (text,) = good.content
+        found = re.search(rf"{server.address}/[^']+restored.png", text.text)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(found[0], timeout=60) as answer:
+            shown = np.asarray(Image.open(io.BytesIO(answer.read())))
+    assert tool.name == "inpaint" and "hole of a photograph" in tool.description
+    assert tool.inputSchema["required"] == ["photo", "mask"]
+    changed = (shown != np.asarray(photo)).any(-1)
+    assert changed[mask].any() and not changed[~mask].any()
+    assert "'seed': 3" in text.text and bad.isError

@@ -23,7 +23,7 @@ with PHOTO = {photo}, the same weights, and a processor with as many threads (se
 OMP_NUM_THREADS if need be): sums in another order can change a pixel by one level.
 
 restored.png           the result
-trajectory.webp        the states of the bridge on the way there
+film.webp              the way from noise to the result
 mask.png               the hole, white
 settings.json          what the run was told
 gradient.npy, .png     predicted gradient in [0, 1]: float32, and 16-bit grey = 65535 x gradient
@@ -32,7 +32,7 @@ tau.npy, .png          peak time of every pixel in [0, 1], likewise; larger is r
 """
 
 
-def pack(path: Path, run: Run, maps: Maps, result: Path, animation: Path) -> Path:
+def pack(path: Path, run: Run, maps: Maps, result: Path, film: Path) -> Path:
     """Write the archive of a run.
 
     Args:
@@ -40,7 +40,7 @@ def pack(path: Path, run: Run, maps: Maps, result: Path, animation: Path) -> Pat
         run: what it was made from.
         maps: predicted for its photo and mask.
         result: the restored PNG.
-        animation: the trajectory.
+        film: of the run, as WebP.
 
     Returns:
         The path.
@@ -55,7 +55,7 @@ def pack(path: Path, run: Run, maps: Maps, result: Path, animation: Path) -> Pat
     ):
         folder = Path(name)
         archive.write(result, "restored.png", zipfile.ZIP_STORED)
-        archive.write(animation, "trajectory.webp", zipfile.ZIP_STORED)
+        archive.write(film, "film.webp", zipfile.ZIP_STORED)
         archive.writestr("settings.json", json.dumps(record, indent=2) + "\n")
         archive.writestr("README.txt", README.format(photo=Path(run.photo.path).name))
         Image.fromarray(run.mask.astype(np.uint8) * 255).save(folder / "mask.png")

@@ -22,7 +22,7 @@ from PIL import Image
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.page import archive, canvas, payload, session
 from asyncdsb.page.engine import Engine, Model
-from asyncdsb.page.press import Press, add_finish, show_again, show_kept, strip
+from asyncdsb.page.press import Press, add_finish, make_film, show_again, show_kept, strip
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.original import read_photograph
@@ -386,18 +386,38 @@ def on_finish(
     )
 
 
+def on_film(results: Sequence[session.Kept] | None, chosen: int, suffix: str) -> Iterator[Update]:
+    """Make the film of the result that is shown, ``.webp`` or ``.mp4``, to be downloaded."""
+    kept = _shown(results, chosen)
+    yield {"status": payload.message("Making the film …", "busy")}
+    try:
+        path = make_film(kept, suffix)
+    except ValueError as error:
+        yield {"status": payload.message(str(error), "error")}
+        raise
+    said = f"The film is ready: {path.name}, {path.stat().st_size / 1000:.0f} kB."
+    yield {"archive": str(path), "status": payload.message(said, "done")}
+
+
 def on_files(
-    engine: Engine, run: session.Run | None, result: str | None, animation: str | None
+    engine: Engine, results: Sequence[session.Kept] | None, chosen: int
 ) -> Iterator[Update]:
-    """Pack everything that belongs to the finished run."""
-    if run is None or not result or not animation:
-        raise ValueError("Restore something first.")
+    """Pack everything that belongs to the result that is shown."""
+    kept = _shown(results, chosen)
+    run = kept.shown
     (_, image), mask = session.open_photo(run.photo.path), run.mask
     maps = engine.predict(run.photo.weights, image, mask, run.settings.tiles)
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, f"{run.photo.stem}-asyncdsb.zip")
-        archive.pack(path, run, maps, Path(result), Path(animation))
+        archive.pack(path, run, maps, Path(kept.path), make_film(kept, ".webp"))
         yield {"archive": str(path)}
+
+
+def _shown(results: Sequence[session.Kept] | None, chosen: int) -> session.Kept:
+    """The result that is shown; raise ValueError if there is none."""
+    if not results or not 0 <= chosen < len(results):
+        raise ValueError("Restore something first.")
+    return results[chosen]
 
 
 def on_stopped() -> Update:

@@ -15,6 +15,7 @@ from asyncdsb.page import canvas, handlers, payload, session, updates
 from asyncdsb.photo.settings import Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
+from asyncdsb.show.film import h264_encoder
 
 ABOUT_PHOTO = "colosseum.jpg"
 RANGES = {
@@ -28,6 +29,8 @@ DEFAULTS = Settings()
 WEIGHTS = {"scenes": "Any photo", "portraits": "Portrait: a head, upright"}
 """What the bundled weights are for, as the page says it."""
 
+NO_MP4 = "<span>For films as MP4 too, the machine of this page needs imageio-ffmpeg (pip).</span>"
+
 FINISH_NAMES = {"Bridge only": "none", "With known patches": "patches"}
 
 
@@ -39,7 +42,7 @@ def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dic
         examples: folder of the photographs that come with the page.
         opening: what the parts show at first, see :mod:`asyncdsb.page.opening`.
     """
-    parts: dict[str, Any] = {name: gr.State(opening.get(name)) for name in ("photo", "seen", "run")}
+    parts: dict[str, Any] = {name: gr.State(opening.get(name)) for name in ("photo", "seen")}
     parts["drawn"] = gr.State(0)
     parts["results"] = gr.State([], time_to_live=86400, delete_callback=session.forget)
     parts["chosen"] = gr.State(-1)
@@ -51,12 +54,24 @@ def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dic
         parts["model"] = gr.HTML(elem_id="model")
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("Inpaint", id="inpaint"), gr.Row(elem_id="workspace"):
+            # On a narrow screen the cards follow one another in an order of their own.
             with gr.Column(elem_classes="pane", elem_id="pane-canvas", min_width=320):
-                canvas_pane(parts, opening)
-                run_pane(parts, names, opening)
-                examples_strip(parts, examples)
+                with gr.Column(elem_classes="card", elem_id="card-canvas", min_width=0):
+                    canvas_pane(parts, opening)
+                    run_pane(parts, opening)
+                with gr.Column(elem_classes="card", elem_id="card-results", min_width=0):
+                    results_pane(parts)
+                with gr.Column(elem_classes="card", elem_id="card-settings", min_width=0):
+                    settings_pane(parts, names, opening)
+                    examples_strip(parts, examples)
             with gr.Column(elem_classes="pane", elem_id="pane-stage", min_width=320):
-                stage_pane(parts, opening)
+                with gr.Column(elem_classes="card", elem_id="card-stage", min_width=0):
+                    heading(2, "Watch how it comes back")
+                    parts["frame"] = mounted(
+                        "frame", "mountStage", "stage.html", opening.get("frame")
+                    )
+                with gr.Column(elem_classes="card", elem_id="card-maps", min_width=0):
+                    maps_pane(parts, opening)
         with gr.Tab("How it works", id="story"):
             gr.HTML(
                 payload.about(examples / ABOUT_PHOTO), elem_id="story",
@@ -98,9 +113,8 @@ def canvas_pane(parts: dict[str, Any], opening: updates.Update) -> None:
             parts[edit] = gr.Button(edit.capitalize(), size="sm", min_width=0, elem_id=edit)
 
 
-def run_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.Update) -> None:
-    """Create what starts a run, what it says, and what is left of it."""
-    value = opening.get("weights") if opening.get("weights") in names else names[0]
+def run_pane(parts: dict[str, Any], opening: updates.Update) -> None:
+    """Create what starts a run, and what it says."""
     with gr.Column(elem_id="run-bar"):
         with gr.Row(elem_id="actions"):
             parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
@@ -110,19 +124,31 @@ def run_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.Updat
                 payload.message(opening.get("status", handlers.WELCOME)), elem_id="status"
             )
             gr.HTML('<p class="estimate"></p>', elem_id="estimate")
+
+
+def results_pane(parts: dict[str, Any]) -> None:
+    """Create what is left of the runs."""
     parts["compare"] = mounted("compare", "mountCompare", "compare.html")
     with gr.Row(elem_id="downloads"):
         parts["finish"] = gr.Radio(
             list(FINISH_NAMES.items()), value="none", show_label=False, container=False,
             elem_id="finish", elem_classes="segments",
         )  # fmt: skip
-        for name, text in (("result", "PNG"), ("animation", "Film")):
-            parts[name] = by_path(gr.DownloadButton(text, elem_id=name, interactive=False))
+        parts["result"] = by_path(gr.DownloadButton("PNG", elem_id="result", interactive=False))
+        mp4 = h264_encoder() is not None
+        parts["animation"] = gr.Button("Film: WebP", elem_id="animation", interactive=False)
+        parts["movie"] = gr.Button("Film: MP4", elem_id="movie", interactive=False, visible=mp4)
         parts["files"] = gr.Button("All files", elem_id="files", interactive=False)
         parts["reuse"] = gr.Button("Edit the result", elem_id="reuse", interactive=False)
+        gr.HTML(NO_MP4, elem_id="about-mp4", elem_classes="chip-label", visible=not mp4)
     parts["strip"] = gr.HTML(
         elem_id="strip", js_on_load="asyncdsb.mountStrip(element, props, watch, trigger)"
     )
+
+
+def settings_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.Update) -> None:
+    """Create the controls of the next run, but for those of its order."""
+    value = opening.get("weights") if opening.get("weights") in names else names[0]
     parts["weights"] = gr.Radio(
         [(WEIGHTS.get(name, name), name) for name in names], value=value, show_label=False,
         container=False, elem_id="weights", elem_classes="segments", visible=len(names) > 1,
@@ -170,10 +196,8 @@ def examples_strip(parts: dict[str, Any], folder: Path) -> None:
     )
 
 
-def stage_pane(parts: dict[str, Any], opening: updates.Update) -> None:
-    """Create the stage, the maps with the range of tau, and the chart."""
-    heading(2, "Watch how it comes back")
-    parts["frame"] = mounted("frame", "mountStage", "stage.html", opening.get("frame"))
+def maps_pane(parts: dict[str, Any], opening: updates.Update) -> None:
+    """Create the maps with the range of tau, and the chart."""
     with gr.Row(elem_id="maps"):
         with gr.Column(min_width=0):
             gr.HTML("<h3>Predicted gradient</h3>", elem_classes="subheading")
@@ -181,7 +205,7 @@ def stage_pane(parts: dict[str, Any], opening: updates.Update) -> None:
                 "gradient", "mountGradient", "gradient.html", opening.get("gradient")
             )
         with gr.Column(min_width=0):
-            gr.HTML("<h3>Peak time τ of every pixel</h3>", elem_classes="subheading")
+            gr.HTML("<h3>Peak time τ <span>of every pixel</span></h3>", elem_classes="subheading")
             parts["tau"] = mounted("tau", "mountTau", "tau.html", opening.get("tau"))
         with gr.Column(min_width=0, elem_id="order"):
             gr.HTML("<h3>Order of restoration</h3>", elem_classes="subheading")

@@ -53,9 +53,29 @@ Object.assign(asyncdsb, (() => {
     address();
   }
 
-  function fetchArchive() {
-    // The link appears with the answer.
-    setTimeout(() => document.querySelector("#archive")?.click(), 100);
+  // A link that names an example or settings: what the page opens with otherwise is not shown
+  // before they are in place.
+  const asked = new URLSearchParams(location.search);
+  const root = document.documentElement;
+  if (@LINKED@.some((name) => asked.has(name))) {
+    root.classList.add("linked");
+    setTimeout(linkOpened, 20000); // Should the answer be lost.
+  }
+  async function linkOpened() {
+    if (!root.classList.contains("linked")) return;
+    await document.querySelector("#editor .photo[src]")?.decode().catch(() => {});
+    // The sliders draw the maps anew after the answer.
+    requestAnimationFrame(() => requestAnimationFrame(() => root.classList.remove("linked")));
+  }
+
+  function fetchFile(file) {
+    if (!file?.url) return;
+    const link = document.createElement("a");
+    link.href = file.url;
+    link.download = file.orig_name ?? "";
+    document.body.append(link);
+    link.click();
+    link.remove();
   }
 
   function mountExamples(element, trigger) {
@@ -65,5 +85,5 @@ Object.assign(asyncdsb, (() => {
     });
   }
 
-  return { pace, needs, estimate, remember, named, fetchArchive, mountExamples };
+  return { pace, needs, estimate, remember, named, linkOpened, fetchFile, mountExamples };
 })());

@@ -14,6 +14,7 @@ import base64
 import dataclasses
 import html
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 
 from asyncdsb.gradient import image_gradient
+from asyncdsb.page import session
 from asyncdsb.page.engine import Moment, Shares
 from asyncdsb.photo.images import to_tensor
 from asyncdsb.schedule import NoiseSchedule, relative_gradient
@@ -73,6 +75,7 @@ def head() -> str:
     script = script.replace("@HOLE_COLOUR@", bytes(viz.HOLE_COLOUR).hex())
     # Before the weights are there, the default schedule is drawn.
     schedule = NoiseSchedule()
+    script = script.replace("@LINKED@", json.dumps([*session.SETTINGS, "example", "mask"]))
     script = script.replace("@BETA_MIN@", str(schedule.beta_min))
     script = script.replace("@BETA_MAX@", str(schedule.beta_max))
     style = asset("style.css") + asset("canvas.css")
@@ -88,6 +91,12 @@ def data_uri(picture: Image.Image, lossless: bool = False, quality: int = 88) ->
         picture.save(buffer, "JPEG", quality=quality)
     kind = "webp" if lossless else "jpeg"
     return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture(uri: str) -> Image.Image:
+    """Decode what :func:`data_uri` gives, RGB."""
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as found:
+        return found.convert("RGB")
 
 
 def gradient_payload(gradient: np.ndarray) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from asyncdsb.page.engine import Engine, Maps, Moment, Step
 from asyncdsb.page.updates import Props, Update, format_maps
 from asyncdsb.photo.original import read_photograph
 from asyncdsb.photo.settings import Settings
-from asyncdsb.show import viz
+from asyncdsb.show import film
 
 
 class Press:
@@ -49,7 +49,6 @@ class Press:
         self.settings, self.folder = settings, folder
         self.kept: session.Kept | None = None
         self.not_kept: list[str] = []
-        self._frames: list[Moment] = []
         self._sent: list[dict[str, Any]] = []
         self._last: Step | None = None
 
@@ -62,8 +61,7 @@ class Press:
         started = time.monotonic()
         maps: Maps | None = None
         for state in self._steps(self.settings):
-            self._frames.append(Moment.of(state))
-            self._sent.append(payload.frame_payload(state.step, state.steps, self._frames[-1]))
+            self._sent.append(payload.frame_payload(state.step, state.steps, Moment.of(state)))
             said = f"{prefix}Step {state.step} of {state.steps}"
             update: Update = {"frame": self._sent[-1]}
             if state.maps:
@@ -83,11 +81,8 @@ class Press:
 
     def restore_beside(self) -> Iterator[Update]:
         """Run the same once more with one schedule for all pixels, and show both in the film."""
-        synchronous = dataclasses.replace(
-            self.settings, tau_min=0.5, tau_max=0.5, strategy="uniform", finish="none"
-        )
         other: list[dict[str, Any]] = []
-        for state in self._steps(synchronous):
+        for state in self._steps(synchronous(self.settings)):
             other.append(payload.frame_payload(state.step, state.steps, Moment.of(state)))
             said = f"I²SB beside it: step {state.step} of {state.steps}"
             yield {"status": payload.message(said, "busy")}
@@ -110,13 +105,10 @@ class Press:
             record = state.settings | {"finish": finish}
             original.restored(picture, self.mask).save(path, record)
             files[finish] = str(path)
-        film = self.folder / f"{stem}-trajectory.webp"
-        viz.save_trajectory(self._frames, film)
         return session.Kept(
             session.Run.of(self.photo, self.mask, self.settings, state.settings),
             str(self.folder),
             files,
-            str(film),
             own,
         )
 
@@ -128,6 +120,57 @@ class Press:
 
 
 VIEW = "view.json"
+
+
+def synchronous(settings: Settings) -> Settings:
+    """The same run with one schedule for all pixels, as I²SB has it."""
+    return dataclasses.replace(
+        settings, tau_min=0.5, tau_max=0.5, strategy="uniform", finish="none"
+    )
+
+
+def make_film(kept: session.Kept, suffix: str) -> Path:
+    """Make the film of a kept run from the frames that the page plays.
+
+    It shows both methods side by side when both ran, else the states beside the predictions.
+
+    Args:
+        kept: the run.
+        suffix: one of :data:`asyncdsb.show.film.FILM_SUFFIXES`.
+
+    Returns:
+        Path of the film, in the folder of the run.
+
+    Raises:
+        ValueError: there is no encoder for MP4.
+    """
+    view = json.loads(Path(kept.folder, VIEW).read_text(encoding="utf-8"))["frame"]
+    settings = kept.run.settings
+
+    def panel(label: tuple[str, str], frames: list[dict[str, Any]], name: str) -> film.Panel:
+        pictures = [payload.picture(frame[name]) for frame in frames]
+        return film.Panel(*label, pictures, [frame["t"] for frame in frames])
+
+    panels = [panel(_label(settings), view["frames"], "x_t")]
+    if "other" in view:
+        panels.append(panel(_label(synchronous(settings)), view["other"], "x_t"))
+    else:
+        label = "Prediction", "result that the network expects"
+        panels.append(panel(label, view["frames"], "x0_hat"))
+    drawn = film.draw_film(panels, film.crop_around(kept.run.mask))
+    return film.save_film(drawn, Path(kept.folder, f"{kept.run.photo.stem}-film{suffix}"))
+
+
+def _label(settings: Settings) -> tuple[str, str]:
+    """Title and caption of the states of a run, for its film."""
+    low, high, strategy = settings.tau_min, settings.tau_max, settings.strategy
+    if not isinstance(strategy, str):
+        strategy = session.PAINTED
+    if strategy == "uniform" or low == high:
+        middle = (low + high) / 2
+        title = "Synchronous (I²SB)" if middle == 0.5 else "Synchronous"
+        return title, f"bridge state, τ = {middle:g} for all pixels"
+    return "Asynchronous", f"bridge state, τ from {low:g} to {high:g} ({strategy})"
 
 
 def add_finish(engine: Engine, kept: session.Kept, image: Image.Image, finish: str) -> session.Kept:
@@ -147,11 +190,8 @@ def show_kept(kept: session.Kept) -> Update:
     shown.thumbnail((payload.RESULT_SIDE,) * 2, Image.Resampling.LANCZOS)
     return {
         "compare": {"after": payload.data_uri(shown, quality=94), "finish": kept.finish},
-        "run": kept.shown,
         "result": Props(value=kept.path, interactive=True),
-        "animation": Props(value=kept.animation, interactive=True),
-        "files": Props(interactive=True),
-        "reuse": Props(interactive=True),
+        **dict.fromkeys(("animation", "movie", "files", "reuse"), Props(interactive=True)),
     }
 
 

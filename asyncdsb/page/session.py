@@ -128,14 +128,12 @@ class Kept:
         run: what it was made from.
         folder: of its files.
         files: for each finish that was made, the path of the result as PNG.
-        animation: path of the film.
         finish: the one that is shown.
     """
 
     run: Run
     folder: str
     files: dict[str, str]
-    animation: str
     finish: str
 
     @property

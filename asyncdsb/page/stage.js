@@ -131,9 +131,11 @@ asyncdsb.stage = (() => {
     const other = film?.other?.[Math.min(at, film.other.length - 1)];
     const t = frame?.t ?? 1;
     stage.classList.toggle("filled", Boolean(frame));
-    const [seen, name] = estimates ? ["x0_hat", "predictions x̂₀"] : ["x_t", "states x_t"];
+    const [seen, name] = estimates ? ["x0_hat", "predictions x̂₀"] : ["x_t", "states xₜ"];
     part(".own span").textContent = name;
     part(".other b").textContent = film?.other ? "Synchronous (I²SB)" : "Prediction";
+    // Its steps are taken at times a little different from these.
+    part(".other").title = other ? `Its step of the same number is at t = ${other.t.toFixed(2)} T.` : "";
     part(".other span").textContent = film?.other ? name : "x̂₀ at this step";
     if (frame) {
       show(".own", frame[seen] ?? frame.x_t);

@@ -11,6 +11,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import MutableMapping
+from importlib import metadata
 from pathlib import Path
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -99,3 +100,28 @@ def check_listening(host: str, port: int) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise ValueError(f"cannot listen on {host}, port {port}: {reason}") from error
+
+
+def unmet(package: str, extra: str) -> list[str]:
+    """What an extra of an installed package asks for beyond the package itself, and is not here.
+
+    Returns:
+        Each as it asks for it, with the version that is here instead.
+    """
+    from packaging.requirements import Requirement
+
+    lacking = []
+    for line in metadata.requires(package) or ():
+        wanted = Requirement(line)
+        marker = wanted.marker
+        if not marker or marker.evaluate({"extra": ""}) or not marker.evaluate({"extra": extra}):
+            continue
+        asked = f"{wanted.name}{wanted.specifier}"
+        try:
+            found = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            lacking.append(f"{asked} (not installed)")
+            continue
+        if not wanted.specifier.contains(found, prereleases=True):
+            lacking.append(f"{asked} ({found} is installed)")
+    return lacking

@@ -22,11 +22,8 @@ NO_RUN: Update = {
     "frame": None,
     "compare": None,
     "timing": None,
-    "run": None,
     "result": Props(value=None, interactive=False),
-    "animation": Props(value=None, interactive=False),
-    "files": Props(interactive=False),
-    "reuse": Props(interactive=False),
+    **dict.fromkeys(("animation", "movie", "files", "reuse"), Props(interactive=False)),
 }
 
 NO_MAPS: Update = {"gradient": None, "tau": None, "seen": None}

@@ -114,7 +114,7 @@ def wire(
             **{"show_progress": "hidden"} | options,
         )
 
-    run = "frame compare timing run result animation files reuse"
+    run = "frame compare timing result animation movie files reuse"
     kept = "results chosen strip"
     fresh = f"photo weights editor gradient tau seen status {run}"
     opened = f"{fresh} tau_min tau_max"
@@ -181,14 +181,20 @@ def wire(
     stopped = parts["stop"].click(None, None, None, cancels=work, api_visibility="private")
     on(stopped.then, handlers.on_stopped, "", "restore stop status")
     on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
-    packed = on(
-        parts["files"].click,
-        functools.partial(handlers.on_files, engine),
-        "run result animation",
-        "archive",
-        show_progress="minimal",
+    # Made when they are asked for; the browser fetches what the answer names.
+    made = [
+        on(
+            parts[name].click, functools.partial(handlers.on_film, suffix=suffix),
+            "results chosen", "archive status",
+        )
+        for name, suffix in (("animation", ".webp"), ("movie", ".mp4"))
+    ]  # fmt: skip
+    on_files = functools.partial(handlers.on_files, engine)
+    made.append(
+        on(parts["files"].click, on_files, "results chosen", "archive", show_progress="minimal")
     )
-    packed.success(None, None, None, js="() => asyncdsb.fetchArchive()")
+    for event in made:
+        event.success(None, parts["archive"], None, js="(file) => asyncdsb.fetchFile(file)")
 
     files = [by_path(gr.File(visible=False, label=name)) for name in ("photo", "mask", "order")]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
@@ -219,7 +225,9 @@ def wire(
     def on_link(request: gr.Request) -> updates.Update:
         return handlers.on_link(examples, dict(request.query_params))
 
-    on(demo.load, on_link, "", f"{fresh} {settings}")
+    linked = on(demo.load, on_link, "", f"{fresh} {settings}")
+    # Whatever came of it: until then the example with which the page opens stays out of sight.
+    linked.then(None, None, None, js="() => asyncdsb.linkOpened()")
     wire_browser(parts)
 
 

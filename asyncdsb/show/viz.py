@@ -85,22 +85,17 @@ def save_trajectory(frames: Sequence[Any], path: str | os.PathLike) -> Path:
     Raises:
         ValueError: no frames, frames of several sizes, or another suffix.
     """
-    pictures = [frame.x_t for frame in frames]
     suffix = Path(path).suffix.lower()
     if suffix not in ANIMATION_SUFFIXES:
         raise ValueError(f"expected a file name ending in .webp or .gif, got {Path(path).name!r}")
-    if not pictures:
-        raise ValueError("expected at least one frame, got an empty trajectory")
-    sizes = {picture.size for picture in pictures}
-    if len(sizes) > 1:
-        raise ValueError(f"expected frames of one size, got {sorted(sizes)}")
+    return save_animation([frame.x_t for frame in frames], path)
 
-    each = min(_LONGEST, max(_SHORTEST, round(_MOTION / len(pictures) / 10) * 10))
-    durations = [each] * len(pictures)
-    durations[0] += _HOLD_FIRST
-    durations[-1] += _HOLD_LAST
-    options: dict[str, Any] = {"save_all": True, "loop": 0, "duration": durations}
-    if suffix == ".gif":
+
+def save_animation(pictures: Sequence[Image.Image], path: str | os.PathLike) -> Path:
+    """Write pictures of one size as a looping animation, see :func:`save_trajectory`."""
+    common_size(pictures)
+    options: dict[str, Any] = {"save_all": True, "loop": 0, "duration": durations(len(pictures))}
+    if Path(path).suffix.lower() == ".gif":
         pictures = [picture.quantize(256, Image.Quantize.FASTOCTREE) for picture in pictures]
         options |= {"format": "GIF", "disposal": 1}
     else:
@@ -108,3 +103,22 @@ def save_trajectory(frames: Sequence[Any], path: str | os.PathLike) -> Path:
     first, *others = pictures
     data = encoded(first, append_images=others, **options)
     return write_atomic(path, lambda target: target.write_bytes(data))
+
+
+def common_size(pictures: Sequence[Image.Image]) -> tuple[int, int]:
+    """Width and height of all pictures; raise ValueError if there are none, or several sizes."""
+    if not pictures:
+        raise ValueError("expected at least one frame, got an empty trajectory")
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"expected frames of one size, got {sorted(sizes)}")
+    return sizes.pop()
+
+
+def durations(count: int) -> list[int]:
+    """Milliseconds for which every frame of a film stays: the first and the last are held."""
+    each = min(_LONGEST, max(_SHORTEST, round(_MOTION / count / 10) * 10))
+    times = [each] * count
+    times[0] += _HOLD_FIRST
+    times[-1] += _HOLD_LAST
+    return times

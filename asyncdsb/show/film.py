@@ -1,0 +1,226 @@
+"""The film of a run: labelled panels side by side, written as animated WebP or as MP4 (H.264).
+
+MP4 needs ffmpeg with the encoder libx264: that of the package imageio-ffmpeg (the extra ``mp4``),
+or one on the PATH. WebP needs neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from asyncdsb.photo.images import write_atomic
+from asyncdsb.show import viz
+
+FILM_SUFFIXES = (".webp", ".mp4")
+
+PANEL_SIDE = 384
+"""Longest side in pixels of a picture in the film."""
+
+MARGIN = 1.25
+"""Side of the square that is shown over the longer side of the hole."""
+
+FRAMES_PER_SECOND = 25
+"""Of an MP4. Frames of a run that stay longer are repeated."""
+
+_INK, _QUIET, _GROUND, _LINE, _DONE = "#f1f5f9", "#a3b1c6", "#0f172a", "#334155", "#2dd4bf"
+_GAP, _HEAD, _FOOT, _LEAST_WIDTH = 14, 52, 46, 340
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of the film, which changes with time, and its label.
+
+    Attributes:
+        title: in bold over it, such as the method.
+        caption: below the title: what is seen.
+        pictures: one for each moment, all of one size.
+        times: t in [0, 1] of every picture, falling from 1 (noise) to 0 (the result). Two methods
+            take their steps at slightly different times.
+    """
+
+    title: str
+    caption: str
+    pictures: Sequence[Image.Image]
+    times: Sequence[float]
+
+
+def crop_around(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """The part of a picture that shows its hole with a margin, a square where there is room.
+
+    Args:
+        mask: bool (H, W), True = missing, not empty.
+
+    Returns:
+        Left, top, right and bottom in [0, 1], as shares of the picture's sides.
+    """
+    sides = mask.shape[::-1]
+    places = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
+    longest = max(int(place[-1] - place[0]) + 1 for place in places)
+    square = min(MARGIN * max(longest, 24), max(sides))
+    starts, ends = [], []
+    for place, side in zip(places, sides, strict=True):
+        length = min(square, side)
+        start = min(max((place[0] + place[-1] + 1 - length) / 2, 0), side - length)
+        starts.append(start / side)
+        ends.append((start + length) / side)
+    return starts[0], starts[1], ends[0], ends[1]
+
+
+def draw_film(
+    panels: Sequence[Panel], crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+) -> list[Image.Image]:
+    """Draw the frames: the panels side by side, each with its label and its time t.
+
+    Args:
+        panels: all with as many pictures and times. The bar at the foot follows the first one.
+        crop: part of the pictures that is shown, see :func:`crop_around`.
+
+    Returns:
+        RGB pictures of one size, both sides even, as H.264 wants them.
+
+    Raises:
+        ValueError: no panels, no pictures, or panels with several numbers of pictures or times.
+    """
+    counts = [len(one) for panel in panels for one in (panel.pictures, panel.times)]
+    if len(set(counts)) != 1 or 0 in counts:
+        raise ValueError(f"expected as many pictures and times in every panel, got {counts}")
+    width, height = panels[0].pictures[0].size
+    box = (crop[0] * width, crop[1] * height, crop[2] * width, crop[3] * height)
+    scale = PANEL_SIDE / max(box[2] - box[0], box[3] - box[1])
+    size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
+    column = max(size[0], _LEAST_WIDTH)
+    across = _GAP + len(panels) * (column + _GAP)
+    down = _HEAD + size[1] + _FOOT
+    ground = Image.new("RGB", (across + across % 2, down + down % 2), _GROUND)
+    draw = ImageDraw.Draw(ground)
+    lefts = [_GAP + index * (column + _GAP) for index in range(len(panels))]
+    for left, panel in zip(lefts, panels, strict=True):
+        draw.text((left, 22), panel.title, _INK, _font(17, bold=True), anchor="ls")
+        draw.text((left, 42), panel.caption, _QUIET, _font(13), anchor="ls")
+    bar, right = _HEAD + size[1] + 12, across - _GAP
+    draw.rectangle((_GAP, bar, right, bar + 3), _LINE)
+    draw.text((_GAP, bar + 22), "t = T, noise", _QUIET, _font(13), anchor="ls")
+    draw.text((right, bar + 22), "0, restored", _QUIET, _font(13), anchor="rs")
+    frames = []
+    for number in range(counts[0]):
+        frame = ground.copy()
+        draw = ImageDraw.Draw(frame)
+        for left, panel in zip(lefts, panels, strict=True):
+            shown = panel.pictures[number].convert("RGB")
+            shown = shown.resize(size, Image.Resampling.BICUBIC, box)
+            frame.paste(shown, (left + (column - size[0]) // 2, _HEAD))
+            time = f"t = {panel.times[number]:.2f} T"
+            draw.text((left + column, 22), time, _INK, _font(14, bold=True), anchor="rs")
+        done = 1 - panels[0].times[number]
+        draw.rectangle((_GAP, bar, _GAP + done * (right - _GAP), bar + 3), _DONE)
+        frames.append(frame)
+    return frames
+
+
+@functools.cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib, which has Greek letters."""
+    from matplotlib import get_data_path
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", name), size)
+
+
+def save_film(pictures: Sequence[Image.Image], path: str | os.PathLike) -> Path:
+    """Write the frames of a film; the first and the last stay longer.
+
+    Args:
+        pictures: of one size, of even sides for MP4.
+        path: file ending in ``.webp`` (loops in a browser) or ``.mp4`` (H.264).
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: another suffix, no pictures, pictures of several sizes, or no encoder for MP4.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FILM_SUFFIXES:
+        raise ValueError(f"expected a file name ending in .webp or .mp4, got {Path(path).name!r}")
+    if suffix == ".webp":
+        return viz.save_animation(pictures, path)
+    encoder = h264_encoder()
+    if encoder is None:
+        raise ValueError("MP4 needs ffmpeg with libx264: pip install imageio-ffmpeg")
+    return write_atomic(path, lambda target: _encode(encoder, pictures, target))
+
+
+@functools.cache
+def h264_encoder() -> str | None:
+    """Path of an ffmpeg that encodes H.264 with libx264; None if there is none.
+
+    The one of the package imageio-ffmpeg comes first, then the one on the PATH.
+    """
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        candidates = [get_ffmpeg_exe()]
+    except (ImportError, RuntimeError):  # RuntimeError: the package came without its program.
+        candidates = []
+    candidates += filter(None, [shutil.which("ffmpeg")])
+    for program in candidates:
+        asked = [program, "-hide_banner", "-encoders"]
+        try:
+            told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        if "libx264" in told.stdout:
+            return program
+    return None
+
+
+def _encode(encoder: str, pictures: Sequence[Image.Image], path: Path) -> None:
+    width, height = viz.common_size(pictures)
+    command = [
+        encoder, "-loglevel", "error", "-y",
+        "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}",
+        "-framerate", str(FRAMES_PER_SECOND), "-i", "-",
+        "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", "2",
+        # Players know this one alone; the index comes first, so that a browser can begin at once.
+        "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path),
+    ]  # fmt: skip
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+        )
+        assert process.stdin is not None
+        try:
+            for data in _repeated(pictures):
+                process.stdin.write(data)
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # It ended early, and says why.
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            code = process.wait()
+        if code:
+            said.seek(0)
+            raise ValueError(f"the film could not be encoded: {' '.join(said.read().split())}")
+
+
+def _repeated(pictures: Sequence[Image.Image]) -> Iterator[bytes]:
+    """Pixels of every picture as often as its time on the screen asks for."""
+    shown, sent = 0, 0
+    for picture, duration in zip(pictures, viz.durations(len(pictures)), strict=True):
+        shown += duration
+        data = picture.tobytes()
+        while sent * 1000 < shown * FRAMES_PER_SECOND:
+            yield data
+            sent += 1
