@@ -212,7 +212,7 @@ def test_payloads_are_small_and_json(tiny_pipe):
     luma = np.asarray(image.convert("L").resize((256, 171), Image.Resampling.BOX))
     np.testing.assert_array_equal(grey, luma)
     assert sent["orders"]["uniform"] == 0.5
-    assert len(json.dumps(sent)) < 500_000
+    assert len(json.dumps(sent)) < 600_000
     picture = from_uri(payload.gradient_payload(maps.gradient)["picture"])
     assert picture.size == (512, 341)
 
