@@ -9,12 +9,14 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.networks import PatchDiscriminator, UNetConfig
+from asyncdsb.store.checkpoint import file_sha256, load_weights
 from train.judge.validation import GradientValidator
 from train.loop.losses import discriminator_loss, generator_loss
 from train.loop.options import program
@@ -41,9 +43,21 @@ class GradientTrainer(Trainer):
         torch.manual_seed(args.seed)
         processes = processes or Processes(device=args.device)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
-        self.model = GradientCompletion(preset.model).to(args.device)
+        given = {}
+        if args.init:
+            model: GradientCompletion = load_weights(args.init, "gradient")[0].train()
+            if model.config != preset.model:
+                raise ValueError(
+                    f"expected weights of the preset's network, {preset.model}, "
+                    f"got {model.config} in {args.init}"
+                )
+            given["init"] = file_sha256(Path(args.init) / "gradient.safetensors")
+        else:
+            model = GradientCompletion(preset.model)
+        self.model = model.to(args.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(args.device)
         super().__init__(preset, args, processes, self.model)
+        self.weights = given
         self.modules["discriminator"] = self.discriminator
         # EdgeConnect's Adam, without first-moment momentum as is usual against a discriminator.
         adam = partial(torch.optim.Adam, betas=(0.0, 0.9))
@@ -115,8 +129,16 @@ class GradientTrainer(Trainer):
         return [image * (1 - mask), 2 * truth - 1, 2 * fake - 1]
 
 
+def gradient_parser() -> argparse.ArgumentParser:
+    """Options of this program; see :func:`train.loop.run.parser` for what it has in common."""
+    options = parser("train.gradient", GRADIENT_PRESETS, __doc__)
+    own = "the discriminator starts from nothing"
+    options.add_argument("--init", help=f"weights folder of a completion to start from; {own}")
+    return options
+
+
 main = program(
-    partial(parser, "train.gradient", GRADIENT_PRESETS, __doc__),
+    gradient_parser,
     lambda args: run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args),
 )
 
