@@ -183,9 +183,13 @@ def set_slider(page, name: str, value: float) -> None:
 
 
 def wait_for_status(page, text: str) -> None:
-    page.wait_for_function(
-        "text => document.querySelector('#status').innerText.includes(text)", arg=text
-    )
+    try:
+        page.wait_for_function(
+            "text => document.querySelector('#status').innerText.includes(text)", arg=text
+        )
+    except Exception as error:
+        said = [page.inner_text(part) for part in ("#status", "#estimate")]
+        raise AssertionError(f"expected the status to say {text!r}, got {said}") from error
 
 
 def step_shown(page) -> int:

@@ -7,6 +7,7 @@ workstation         a GPU with 24 GB, a day
 cpu                 a desktop processor, an hour or two
 i2sb, bbdm, ...     schedules compared with everything else equal
 paper               the setting of the paper, of which one GPU holds a part of a batch only
+claims-...          many small networks, see :mod:`train.claims`
 debug               the tests
 ==================  =============================================================================
 """
@@ -125,6 +126,8 @@ class BridgePreset(Preset):
         synchronous: share of samples with tau = 0.5 everywhere (I2SB).
         smooth_tau: share of samples whose tau map is a smooth random field instead of following
             the gradient; it covers inward and painted maps.
+        free_tau: whether every pixel draws its tau by itself, even in [0, 1], and nothing above
+            matters.
         tau_range: (tau_min, tau_max) of the other samples; None draws a range for each.
         levels: (least, largest) sigma_eff of the training times, which are even in its logarithm;
             None for times that are even in t.
@@ -140,6 +143,7 @@ class BridgePreset(Preset):
     weight_decay: float = 0.01
     synchronous: float = 0.15
     smooth_tau: float = 0.2
+    free_tau: bool = False
     tau_range: tuple[float, float] | None = None
     levels: tuple[float, float] | None = (0.015, 100.0)
     focus: float = 0.0
@@ -167,6 +171,7 @@ _TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
 # Cheap on a processor: the finest level thin, with nothing but the stem on its way down.
 _LEAN = UNetConfig(16, (2, 3, 6, 10), (0, 1, 1, 1), (False, False, True, True))
 _LEANER = UNetConfig(16, (1, 2, 4, 8), (0, 1, 1, 1), (False, False, True, True))
+_SMALLEST = UNetConfig(16, (1, 2, 4), (0, 1, 1), (False, False, True))
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU: dict[str, Any] = dict(
@@ -224,6 +229,37 @@ _I2SB_GRADIENT = replace(_I2SB, conditions=("mask", "gradient", "clock"))
 # BBDM's bridge: beta is constant, M = 2, and the start is the corrupted picture itself.
 _BBDM = replace(_I2SB, beta_min=2.0, beta_max=2.0, hole_noise=0.0)
 
+# Many small networks that differ in one thing each: :mod:`train.claims`.
+_CLAIMS: dict[str, Any] = dict(
+    size=32,
+    short_sides=(32, 33, 35, 38),
+    mask_canvases=(32,),
+    mask_weights=(2, 3, 2, 2, 1),
+    masks=6_000,
+    upright=True,
+    batch=32,
+    steps=3_000,
+    muon=15.0,
+    warmup=100,
+    ema=0.998,
+    precision="auto",
+    checkpoint_every=1_000,
+    samples_every=3_000,
+    validate_every=10_000,
+)
+# I2SB's peak is 4.3 times the least beta; this one's is 30 times, at the same M. A pixel then
+# spends its time near its own tau, and the order of the pixels shows.
+_CONTRAST = BridgeConfig(
+    unet=UNetConfig(32, (1, 2, 3), (0, 1, 1), (False, False, True)),
+    beta_min=0.0203,
+    beta_max=0.609,
+    conditions=("mask", "membrane", "skip", "position"),
+    bridges=("stochastic",),
+    blur_sigma=1.0,
+    resolution=32,
+    window="head",
+)
+
 
 _DEBUG: dict[str, Any] = dict(
     size=32,
@@ -269,10 +305,20 @@ GRADIENT_PRESETS = {
         warmup=100,
         ema=0.998,
     ),
+    "claims": GradientPreset(
+        **_CLAIMS,
+        model=GradientConfig(_SMALLEST, position=True),
+        discriminator_width=16,
+        loss=CompletionLossWeights(adversarial=0.5, feature_matching=5.0, l1=20.0),
+        discriminator_lr=1.0,
+        lr=5e-4,
+    ),
     "debug": GradientPreset(
         **_DEBUG, model=GradientConfig(CompletionConfig(width=4, blocks=1)), discriminator_width=4
     ),
 }
+
+_ANY = BridgePreset(**_CLAIMS, model=_CONTRAST, levels=(0.01, 40.0), focus=0.6, lr=8e-4)
 
 BRIDGE_PRESETS = {
     "shipped": BridgePreset(model=BridgeConfig(unet=_SMALL), batch=64, lr=3e-4),
@@ -358,5 +404,13 @@ BRIDGE_PRESETS = {
         checkpointing=True,
         model=replace(_I2SB_GRADIENT, unet=ADMConfig(), resolution=256),
     ),
+    "claims-any": _ANY,
+    "claims-synchronous": replace(_ANY, synchronous=1.0),
+    "claims-gradient": replace(_ANY, synchronous=0.0, smooth_tau=0.0, tau_range=(0.2, 0.5)),
+    "claims-low-contrast": replace(_ANY, model=replace(_CONTRAST, beta_min=0.1, beta_max=0.433)),
+    "claims-sees-gradient": replace(
+        _ANY, model=replace(_CONTRAST, conditions=(*_CONTRAST.conditions, "gradient"))
+    ),
+    "claims-free-tau": replace(_ANY, free_tau=True),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
 }

@@ -269,6 +269,8 @@ def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws)
         (B, 1, H, W) tau in [0, 1].
     """
     count, device = len(mask), mask.device
+    if preset.free_tau:
+        return to_device(draws.rand(*mask.shape[1:]), device)
     ends = draws.rand(2).sort(dim=1).values
     if preset.tau_range is not None:
         ends = torch.tensor(preset.tau_range).expand(count, 2)

@@ -1,0 +1,122 @@
+"""Means over training seeds and photographs at once, with what chance could do to them.
+
+A table of values has a row for each training seed and a column for each photograph. Both are drawn
+from larger sets, hence the model with two crossed random effects::
+
+    value[i, j] = mean + seed[i] + photograph[j] + rest[i, j]
+
+whose mean squares (Montgomery, *Design and Analysis of Experiments*, two random factors, one
+observation a cell) give the variance of the mean over all cells::
+
+    (MS_seed + MS_photograph - MS_rest) / (seeds * photographs)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+SIMULATIONS = 4_000
+"""Experiments that are simulated for the power of a design."""
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Mean of a table of seeds and photographs.
+
+    Attributes:
+        mean: over all cells.
+        error: standard error of the mean.
+        freedom: degrees of freedom of the error (Satterthwaite).
+        deviations: standard deviations of the effects of seeds and photographs, and of the rest.
+        shape: (seeds, photographs).
+    """
+
+    mean: float
+    error: float
+    freedom: float
+    deviations: tuple[float, float, float]
+    shape: tuple[int, int]
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval of the mean."""
+        reach = float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.error
+        return self.mean - reach, self.mean + reach
+
+    @property
+    def p(self) -> float:
+        """Two-sided p value of a mean of 0."""
+        if self.error == 0:
+            return float(self.mean == 0)
+        return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
+
+    def within(self, bound: float) -> bool:
+        """Whether two one-sided tests at 5 % say that the mean lies within (-bound, bound)."""
+        low, high = self.interval(0.9)
+        return -bound < low and high < bound
+
+
+def crossed(values: np.ndarray) -> Crossed:
+    """Summarise a table of at least two photographs.
+
+    Args:
+        values: (seeds, photographs). One seed says nothing about seeds: the error is then that over
+            photographs alone.
+
+    Raises:
+        ValueError: the table has fewer than two photographs.
+    """
+    seeds, photos = values.shape
+    if photos < 2:
+        raise ValueError(f"expected at least two photographs, got {photos}")
+    mean = float(values.mean())
+    by_seed, by_photo = values.mean(1), values.mean(0)
+    ms_photo = seeds * by_photo.var(ddof=1)
+    if seeds == 1:
+        error = float((ms_photo / photos) ** 0.5)
+        return Crossed(mean, error, photos - 1, (0.0, float(ms_photo**0.5), 0.0), values.shape)
+    ms_seed = photos * by_seed.var(ddof=1)
+    rest = values - by_seed[:, None] - by_photo + mean
+    ms_rest = (rest**2).sum() / ((seeds - 1) * (photos - 1))
+    # Chance may make the estimate smaller than a table without any effect would have.
+    total = max(ms_seed + ms_photo - ms_rest, ms_rest)
+    parts = ms_seed**2 / (seeds - 1) + ms_photo**2 / (photos - 1)
+    parts += ms_rest**2 / ((seeds - 1) * (photos - 1))
+    of_seed, of_photo = max(ms_seed - ms_rest, 0) / photos, max(ms_photo - ms_rest, 0) / seeds
+    return Crossed(
+        mean,
+        float((total / values.size) ** 0.5),
+        float(total**2 / parts) if parts else 1.0,
+        (float(of_seed**0.5), float(of_photo**0.5), float(ms_rest**0.5)),
+        values.shape,
+    )
+
+
+def smallest_found(found: Crossed, power: float = 0.8, seed: int = 0) -> float:
+    """The smallest true mean that a design finds (p < .05) in this share of experiments.
+
+    Experiments are simulated with the measured deviations and the same numbers of seeds and
+    photographs. A shift of all values shifts the mean and leaves its error, so that each simulated
+    experiment says directly which shift it would have found.
+    """
+    rng = np.random.default_rng(seed)
+    seeds, photos = found.shape
+    of_seed, of_photo, of_rest = found.deviations
+    needed = []
+    for _ in range(SIMULATIONS):
+        table = rng.normal(0, of_seed, (seeds, 1)) + rng.normal(0, of_photo, photos)
+        drawn = crossed(table + rng.normal(0, of_rest, (seeds, photos)))
+        needed.append(drawn.interval()[1] - 2 * drawn.mean)
+    return float(np.quantile(needed, power))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values, in the order given."""
+    order = np.argsort(p_values)
+    steps = np.array(p_values, float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted.tolist()
