@@ -36,7 +36,7 @@ from asyncdsb.page import (
     wiring,
 )  # fmt: skip
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
-from asyncdsb.photo.record import load_map
+from asyncdsb.photo.record import load_map, load_settings
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
 from asyncdsb.show import film
@@ -1017,16 +1017,18 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("convert", "name", "mode"),
+    ("convert", "name", "mode", "not_kept"),
     [
-        (as_16_bit, "a.png", "I;16"),
-        (with_alpha, "a.png", "RGBA"),
-        (lambda image: image.convert("CMYK"), "a.jpg", "RGB"),
-        (lambda image: image.convert("P"), "a.gif", "RGB"),
-        (lambda image: image.convert("L"), "a.tif", "L"),
+        (as_16_bit, "a.png", "I;16", []),
+        (with_alpha, "a.png", "RGBA", []),
+        (lambda image: image.convert("CMYK"), "a.jpg", "RGB", ["CMYK (converted to RGB)"]),
+        (lambda image: image.convert("P"), "a.gif", "RGB", []),
+        (lambda image: image.convert("L"), "a.tif", "L", []),
     ],
 )
-def test_inpaint_takes_every_kind_of_file(engine, tiny_pipe, tmp_path, convert, name, mode):
+def test_inpaint_takes_every_kind_of_file(
+    engine, tiny_pipe, tmp_path, convert, name, mode, not_kept
+):
     image = photograph()
     photo = saved(convert(image), tmp_path / name)
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
@@ -1034,7 +1036,12 @@ def test_inpaint_takes_every_kind_of_file(engine, tiny_pipe, tmp_path, convert, 
     path, settings = next(run)
     with Image.open(path) as result:
         assert result.size == image.size and result.mode == mode
-    assert settings["seed"] == 3 and json.dumps(settings)
+        assert json.loads(result.text["asyncdsb"]).items() <= settings.items()
+    assert settings["seed"] == 3 and settings["not_kept"] == not_kept
+    # The answer is a file of settings as it is.
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    names = tuple(settings.keys() - {"not_kept"})
+    assert load_settings(tmp_path / "settings.json", names)["seed"] == 3
     assert settings["finish"] == tiny_pipe.config.finish
     assert not list(run) and not Path(path).exists()
 

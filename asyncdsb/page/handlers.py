@@ -26,6 +26,7 @@ from asyncdsb.page.press import Press, add_finish, make_film, show_again, show_k
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.original import read_photograph
+from asyncdsb.photo.record import NOT_KEPT
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
@@ -464,7 +465,8 @@ def inpaint(
         weights: name of the weights, such as "portraits"; None for the page's first.
 
     Yields:
-        Once: the path of the result as PNG, and the settings.
+        Once: the path of the result as PNG, and the settings; their field "not_kept" lists in words
+        what the result does not hold of the photograph's file.
     """
     if (strategy == session.PAINTED) != bool(order):
         expected = "an order" if not order else f"the strategy {session.PAINTED!r} for the order"
@@ -476,8 +478,9 @@ def inpaint(
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, "restored.png")
-        read_photograph(photo).restored(last.image, hole).save(path, last.settings)
-        yield str(path), last.settings
+        original = read_photograph(photo)
+        original.restored(last.image, hole).save(path, last.settings)
+        yield str(path), last.settings | {NOT_KEPT: original.not_kept(path.suffix)}
 
 
 def on_load(model: Model, query: Mapping[str, str], weights: str | None = None) -> Iterator[Update]:
