@@ -230,7 +230,7 @@ def on_preview(
         return NO_MAPS
     tiles = session.read_count("tiles", tiles, session.MAX_TILES)
     # Before the photograph is decoded: mostly nothing has changed.
-    fingerprint = hash((photo.weights, hole, tiles))
+    fingerprint = maps_of(photo, hole, tiles)
     if fingerprint == seen:
         return {}
     try:
@@ -240,6 +240,17 @@ def on_preview(
     maps = engine.predict(photo.weights, image, mask, tiles)
     told = {"seen": fingerprint, "status": payload.message(_described(photo, painted=True))}
     return format_maps(maps, image, mask, engine.pace) | told
+
+
+def maps_of(photo: session.Photo, hole: str, tiles: int) -> int:
+    """What tells the maps of a hole from others, for the part ``seen``.
+
+    Args:
+        photo: of the session.
+        hole: text of the canvas, which holds the photograph's stamp.
+        tiles: most fields of the networks.
+    """
+    return hash((photo.weights, hole, tiles))
 
 
 def with_maps(engine: Engine, shown: Update, tiles: float) -> Update:
@@ -304,22 +315,30 @@ def on_restore(
     results: Sequence[session.Kept] | None,
     beside: bool,
     seeds: float,
+    seen: int | None,
     *values: object,
 ) -> Iterator[Update]:
-    """Restore the hole, one update per step, with as many seeds as wanted; keep the results."""
+    """Restore the hole, one update per step, with as many seeds as wanted; keep the results.
+
+    The maps are sent with the first state, unless they are those that the page shows.
+    """
     results = list(results or ())
     try:
         photo, image, mask = session.read_pair(photo, hole)
         settings = session.read_settings(values, session.read_order(painted, image.size))
         count = session.read_count("seeds", seeds, session.MAX_SEEDS)
-        yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
+        wanted = maps_of(photo, hole, settings.tiles)
+        begun = "The first step …" if seen == wanted else "Predicting the edges …"
+        yield NO_RUN | BUSY | {"status": payload.message(begun, "busy")}
         for number in range(count):
             seed = (settings.seed + number) % (session.MAX_SEED + 1)
             one = dataclasses.replace(settings, seed=seed)
             folder = Path(tempfile.mkdtemp(prefix="asyncdsb-result-"))
-            run = Press(engine, photo, image, mask, one, folder)
+            run = Press(engine, photo, image, mask, one, folder, maps=seen != wanted)
             try:
-                yield from run.restore(f"Seed {number + 1} of {count}. " if count > 1 else "")
+                for update in run.restore(f"Seed {number + 1} of {count}. " if count > 1 else ""):
+                    yield update | ({"seen": wanted} if "tau" in update else {})
+                seen = wanted
                 # At once, so that stopping what follows loses nothing.
                 results = _with(results, run.kept)
                 yield _listed(results, len(results) - 1)
