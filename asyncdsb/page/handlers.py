@@ -441,8 +441,13 @@ def _shown(results: Sequence[session.Kept] | None, chosen: int) -> session.Kept:
 
 
 def on_stopped() -> Update:
-    """Say that the run was stopped; its film so far stays."""
-    return IDLE | {"status": payload.message("Stopped. The film so far stays in view.")}
+    """Say that the run was stopped; its film so far stays.
+
+    Restore stays off until the step that is on its way is over: before, the page's library drops a
+    press without a word.
+    """
+    said = "Stopped. The film so far stays in view."
+    return {"stop": IDLE["stop"], "status": payload.message(said)}
 
 
 def inpaint(

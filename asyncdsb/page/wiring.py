@@ -183,9 +183,10 @@ def wire(
     )
     work = [started, finished]
     for event in work:
+        # Comes as well when a stopped run has really ended, and another one would be taken.
         on(event.failure, lambda: updates.IDLE, "", "restore stop")
     stopped = parts["stop"].click(None, None, None, cancels=work, api_visibility="private")
-    on(stopped.then, handlers.on_stopped, "", "restore stop status")
+    on(stopped.then, handlers.on_stopped, "", "stop status")
     on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
     # Made when they are asked for; the browser fetches what the answer names.
     made = [
