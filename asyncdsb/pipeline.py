@@ -15,8 +15,8 @@ from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks.device import chosen_precision, compile_for, multiplying, usable
 from asyncdsb.networks.layers import check_size
-from asyncdsb.photo.framing import Framing, Prepared, read_pair
-from asyncdsb.photo.heads import Box, head_box
+from asyncdsb.photo.framing import Framing, Latest, Prepared, read_pair
+from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import check_pair
 from asyncdsb.photo.maps import completed_gradient, named_tau, tau_over
 from asyncdsb.photo.mask_files import read_mask
@@ -80,6 +80,7 @@ class AsyncDSBPipeline:
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser, self.completion = denoiser, completion
         self.framing = Framing(denoiser, completion)
+        self._gradient: Latest[np.ndarray] = Latest()
         self.runner = Runner(denoiser, self.device, self.precision)
         self.training, self.card = training or {}, card
 
@@ -196,7 +197,7 @@ class AsyncDSBPipeline:
 
     @torch.no_grad()
     def _frames(self, prepared: Prepared, chosen: Settings) -> Iterator[Frame]:
-        gradient = completed_gradient(prepared, self._completed)
+        gradient = self._gradient_of(prepared)
         tau = tau_over(prepared.hole, prepared.windows, gradient, chosen, self.config.blur_sigma)
         yield from self.runner.frames(prepared, gradient, tau, chosen)
 
@@ -247,12 +248,12 @@ class AsyncDSBPipeline:
         """Complete the gradient map of a photo (step 1 alone): (H, W) float32 in [0, 1]."""
         chosen = Settings(tiles=tiles, box=box)
         chosen.check(SAMPLERS)
-        return completed_gradient(self._prepared(image, mask, chosen), self._completed)
+        return self._gradient_of(self._prepared(image, mask, chosen))
 
     def head_box(self, image, mask) -> Box | None:
         """The box in which weights for portraits work unless they are given one, else None."""
         original, hole = read_pair(image, mask)
-        return head_box(original.rgb, hole) if self.framing.head else None
+        return self.framing.box(original.rgb, hole)
 
     @torch.no_grad()
     def tau_map(
@@ -293,6 +294,12 @@ class AsyncDSBPipeline:
     def _prepared(self, image, mask, chosen: Settings) -> Prepared:
         photo, hole = read_pair(image, mask)
         return self.framing.prepare(photo, hole, chosen.tiles, chosen.box, self.device)
+
+    def _gradient_of(self, prepared: Prepared) -> np.ndarray:
+        known = self._gradient.get(
+            prepared.key, lambda: completed_gradient(prepared, self._completed)
+        )
+        return known.copy()  # The caller may change it.
 
     def _completed(self, image: Tensor, mask: Tensor) -> Tensor:
         with multiplying(self.precision, self.device):

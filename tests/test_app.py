@@ -36,7 +36,7 @@ from asyncdsb.page import (
     wiring,
 )  # fmt: skip
 from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
-from asyncdsb.photo.record import load_map
+from asyncdsb.photo.record import load_map, load_settings
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
 from asyncdsb.show import film
@@ -457,11 +457,11 @@ def test_preview_follows_the_mask(engine, tmp_path):
 
 def restore(
     engine, photo, hole, *, order="", results=(), beside=False, seeds=1, steps=3,
-    strategy="gradient", seed=0, finish="patches",
+    strategy="gradient", seed=0, finish="patches", seen=None,
 ):  # fmt: skip
     """Press Restore with these settings."""
     given = values(steps=steps, strategy=strategy, seed=seed, finish=finish)
-    return handlers.on_restore(engine, photo, hole, order, results, beside, seeds, *given)
+    return handlers.on_restore(engine, photo, hole, order, results, beside, seeds, seen, *given)
 
 
 def restored(kept: session.Kept) -> np.ndarray:
@@ -508,6 +508,34 @@ def test_restore(engine, tmp_path, size, monkeypatch):
     assert not list(scratch.iterdir())
 
 
+def test_a_run_uses_the_maps_that_are_shown(engine, tiny_pipe, tmp_path, monkeypatch):
+    """They are neither predicted nor sent again, and the result stays the same."""
+    image = photograph()
+    photo = opened(saved(image, tmp_path / "a.png"))
+    hole = painted(photo, hole_in(image))
+    results, completed = [], []
+    forward = tiny_pipe.completion.forward
+    monkeypatch.setattr(
+        tiny_pipe.completion, "forward", lambda *args: completed.append(args) or forward(*args)
+    )
+    seen = handlers.on_preview(engine, photo, hole, None)["seen"]
+    for known in (seen, None):
+        update, *frames, _, listed, _ = restore(engine, photo, hole, seeds=1, seen=known)
+        sent = [name for frame in (update, *frames) for name in frame if name in ("tau", "seen")]
+        assert sent == ([] if known else ["tau", "seen"])
+        assert known or frames[0]["seen"] == seen
+        results += listed["results"]
+    assert len(completed) == 1
+    np.testing.assert_array_equal(*map(restored, results))
+    # With another hole, or with several seeds, the maps come once.
+    other = painted(photo, np.roll(hole_in(image), 5, axis=1))
+    *updates_, done = restore(engine, photo, other, seeds=2, seen=seen)
+    assert ["tau" in update for update in updates_ if "frame" in update and update["frame"]].count(
+        True
+    ) == 1
+    session.forget([*results, *updates_[-1]["results"]])
+
+
 def test_the_result_holds_what_the_photo_held(engine, tmp_path):
     image = photograph()
     deep = np.asarray(image.convert("L")).astype(np.uint16) * 257 + 3
@@ -538,7 +566,7 @@ def test_shares_follow_their_schedules(tiny_pipe):
     """What was restored when is measured on the states, and starts and ends where it must."""
     image = photograph(128, 128)
     settings = Settings(tau_min=0.0, tau_max=1.0, steps=12, grid="uniform", seed=2)
-    first, *_, last = run_steps(tiny_pipe, image, hole_in(image), settings)
+    first, *_, last = run_steps(tiny_pipe, image, hole_in(image), settings, maps=True)
     maps, shares = first.maps, last.shares
     assert shares.t[0] == 1 and shares.t[-1] == 0 and len(shares.t) == 13
     for name in ("flat", "middle", "steep"):
@@ -970,6 +998,29 @@ def test_pace_tells_how_long_a_step_takes(tiny_pipe):
     assert 0 < model.pace.of_step(256**2) < 60
 
 
+def test_what_is_expected_is_run_beforehand():
+    """The first press on the opening example waits for nothing that is done once."""
+    begun = []
+
+    def stream(image, mask, **settings):
+        begun.append((np.asarray(image), np.asarray(mask), settings))
+        yield
+
+    first = opening.read(["portraits"], app.EXAMPLES)
+    photo, hole = first["photo"], first["editor"]["hole"]
+    assert first["seen"] == handlers.maps_of(photo, hole, Settings.tiles)
+    _, image, mask = session.read_pair(photo, hole)
+    model = Model(lambda name: SimpleNamespace(stream=stream), ["a"], ("a", image, mask))
+    for _ in range(100):
+        if len(begun) == 2:
+            break
+        time.sleep(0.1)
+    assert model.ready()
+    np.testing.assert_array_equal(begun[0][0], image)
+    np.testing.assert_array_equal(begun[0][1], mask)
+    assert begun[0][2] == {"steps": 1} and (begun[1][0] == 128).all()
+
+
 @pytest.mark.parametrize("everything", [False, True])
 def test_restore_refuses(engine, tmp_path, everything):
     image = photograph()
@@ -1017,16 +1068,18 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("convert", "name", "mode"),
+    ("convert", "name", "mode", "not_kept"),
     [
-        (as_16_bit, "a.png", "I;16"),
-        (with_alpha, "a.png", "RGBA"),
-        (lambda image: image.convert("CMYK"), "a.jpg", "RGB"),
-        (lambda image: image.convert("P"), "a.gif", "RGB"),
-        (lambda image: image.convert("L"), "a.tif", "L"),
+        (as_16_bit, "a.png", "I;16", []),
+        (with_alpha, "a.png", "RGBA", []),
+        (lambda image: image.convert("CMYK"), "a.jpg", "RGB", ["CMYK (converted to RGB)"]),
+        (lambda image: image.convert("P"), "a.gif", "RGB", []),
+        (lambda image: image.convert("L"), "a.tif", "L", []),
     ],
 )
-def test_inpaint_takes_every_kind_of_file(engine, tiny_pipe, tmp_path, convert, name, mode):
+def test_inpaint_takes_every_kind_of_file(
+    engine, tiny_pipe, tmp_path, convert, name, mode, not_kept
+):
     image = photograph()
     photo = saved(convert(image), tmp_path / name)
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
@@ -1034,7 +1087,12 @@ def test_inpaint_takes_every_kind_of_file(engine, tiny_pipe, tmp_path, convert, 
     path, settings = next(run)
     with Image.open(path) as result:
         assert result.size == image.size and result.mode == mode
-    assert settings["seed"] == 3 and json.dumps(settings)
+        assert json.loads(result.text["asyncdsb"]).items() <= settings.items()
+    assert settings["seed"] == 3 and settings["not_kept"] == not_kept
+    # The answer is a file of settings as it is.
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    names = tuple(settings.keys() - {"not_kept"})
+    assert load_settings(tmp_path / "settings.json", names)["seed"] == 3
     assert settings["finish"] == tiny_pipe.config.finish
     assert not list(run) and not Path(path).exists()
 

@@ -442,6 +442,17 @@ def test_bad_photos_do_not_stop_a_folder(photos, tiny_weights, capsys):
     assert "0 cut.jpg: damaged or truncated" in lines[1]
 
 
+def test_photos_of_one_name_do_not_stop_a_folder(photos, tiny_weights, capsys):
+    """Which of them the mask belongs to, and whose result the file would be, nobody knows."""
+    shutil.copy(photos / "photos" / "a.jpg", photos / "photos" / "a.jpeg")
+    assert inpaint_folder(photos, tiny_weights, "--report", photos / "pages") == 2
+    assert os.listdir(photos / "out") == os.listdir(photos / "pages") == ["b.png"]
+    assert capsys.readouterr().err.splitlines() == [
+        "asyncdsb: error: a.jpeg, a.jpg: left out: each would be written as a.png; "
+        "give them different names"
+    ]
+
+
 def test_folder_in_which_nothing_can_be_restored(photos, tiny_weights, capsys):
     for path in (photos / "photos").iterdir():
         path.write_bytes(b"words")
@@ -465,8 +476,6 @@ def test_folder_commands_that_are_refused(photos, tiny_weights, capsys):
 
     refused("there is no such mask", mask="none")
     refused("must be one too; it is a file", "--report", photos / "masks" / "a.png", mask="masks")
-    shutil.copy(photos / "photos" / "a.jpg", photos / "photos" / "a.jpeg")
-    refused("would be written twice (for a.jpeg and a.jpg)")
     for path in (photos / "photos").iterdir():
         path.unlink()
     refused("there is no picture in the folder")

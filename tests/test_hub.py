@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -222,3 +223,28 @@ except ValueError as error:
     variables = {"NO_PROXY": "", "no_proxy": "", "HTTP_PROXY": proxy, "http_proxy": proxy}
     said = run(hub, tmp_path, code, **variables)
     assert told in said and said.count("\n") == 1 and "secret" not in said
+
+
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_server_that_never_answers_is_given_up(hub, tmp_path, proxy):
+    """It accepts the connection; weights that were fetched before are loaded from the cache."""
+    code = """
+for name in ("me/net", "me/other"):
+    try:
+        print(Pipe.from_pretrained(name).config.finish)
+    except ValueError as error:
+        print(error)
+"""
+    run(hub, tmp_path / "writer", PUSH)
+    run(hub, tmp_path, "Pipe.from_pretrained('me/net')", HF_TOKEN="reader")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        variables = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_ENDPOINT": f"http://{address}"}
+        way = ""
+        if proxy:
+            way = f" through the proxy http://{address}"
+            variables |= {"HTTP_PROXY": f"http://{address}", "http_proxy": f"http://{address}"}
+            variables |= {"NO_PROXY": "", "no_proxy": "", "HF_ENDPOINT": "http://hub.invalid"}
+        cached, told = run(hub, tmp_path, code, **variables).splitlines()
+    assert cached == "none"
+    assert f"the Hub at {variables['HF_ENDPOINT']} does not answer within 1 s{way}" in told

@@ -182,6 +182,33 @@ def test_patches_are_copied_into_the_last_frame_alone(pipe, photo, hole):
     assert (np.asarray(copied.image)[where] == np.asarray(photo)[where]).all()
 
 
+def test_the_gradient_is_predicted_once_for_one_hole(tiny_pipe, photo, hole, monkeypatch):
+    """And again for another photo, another hole, or after the caller changed what it was given."""
+    completed = []
+    forward = tiny_pipe.completion.forward
+    monkeypatch.setattr(
+        tiny_pipe.completion, "forward", lambda *args: completed.append(args) or forward(*args)
+    )
+    pixels = np.array(photo)
+    first = tiny_pipe.predict_gradient(pixels, hole)
+    expected = first.copy()
+    first[:] = 0
+    result = tiny_pipe(pixels, hole, steps=1)
+    assert len(completed) == 1
+    np.testing.assert_array_equal(result.gradient, expected)
+    known = tuple(np.argwhere(~hole)[0])
+    pixels[known] ^= 255
+    changed = tiny_pipe(pixels, hole, steps=1)
+    assert len(completed) == 2
+    assert np.array_equal(np.asarray(changed.image)[known], pixels[known])
+    tiny_pipe(pixels, np.roll(hole, 1, axis=0), steps=1)
+    assert len(completed) == 3
+    monkeypatch.setattr("asyncdsb.photo.framing.KEPT", hole.size - 1)
+    for _ in range(2):
+        tiny_pipe(pixels, hole, steps=1)
+    assert len(completed) == 5
+
+
 @pytest.mark.parametrize("rows", [1, 7, 64, 500])
 def test_the_gradient_of_a_whole_photo_does_not_depend_on_its_strips(rows):
     photo = np.random.default_rng(0).integers(0, 256, (65, 40, 3), dtype=np.uint8)

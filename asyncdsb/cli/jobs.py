@@ -83,6 +83,8 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
             jobs.append(Job(path, _mask_for(path, mask), out / png, *more))
         except ValueError as error:
             problems.append(str(error))
+    jobs, twins = _without_twins(jobs)
+    problems += twins
     _refuse_clashes(jobs, arguments.strategy)
     for folder in filter(None, (out, trajectory, report)):
         if folder.exists() and not folder.is_dir():
@@ -184,6 +186,21 @@ def check_size(out: Path, size: tuple[int, int]) -> None:
             f"{out.name}: {kind} holds at most {most} pixels a side, the photo is "
             f"{size[0]}x{size[1]}: choose .png or .tif"
         )
+
+
+def _without_twins(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """The jobs without photographs whose results would have the same name, and who is left out."""
+    photos: dict[Path, dict[str, None]] = {}
+    for job in jobs:
+        for path in job.written:
+            photos.setdefault(path.resolve(), {})[job.photo.name] = None
+    twins = {tuple(names): path.name for path, names in photos.items() if len(names) > 1}
+    told = [
+        f"{', '.join(names)}: left out: each would be written as {name}; give them different names"
+        for names, name in twins.items()
+    ]
+    named = {name for names in twins for name in names}
+    return [job for job in jobs if job.photo.name not in named], told
 
 
 def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:

@@ -130,7 +130,8 @@ class Step:
         t: time, 1 ... 0.
         x_t: uint8 (h, w, 3), the bridge state, reduced for the screen.
         x0_hat: uint8 (h, w, 3), the prediction made from it, reduced likewise.
-        maps: with the first step only.
+        work: pixels that the network is evaluated on in one step.
+        maps: with the first step only, and only if they were asked for.
         image: uint8 (H, W, 3), the finished picture; with the last step only.
         bridge: the same before known patches were copied into it; with the last step only.
         shares: how the run kept to its schedules; with the last step only, and None for a hole of
@@ -143,6 +144,7 @@ class Step:
     t: float
     x_t: np.ndarray
     x0_hat: np.ndarray
+    work: int
     maps: Maps | None = None
     image: np.ndarray | None = None
     bridge: np.ndarray | None = None
@@ -192,13 +194,14 @@ class Engine:
 
     Attributes:
         predict: (weights, image, mask, tiles) to :class:`Maps`.
-        steps_of: (weights, image, mask, settings) to an iterator over :class:`Step`.
+        steps_of: (weights, image, mask, settings, maps) to an iterator over :class:`Step`; the last
+            one, False if it is left out, says whether the maps are wanted with the first step.
         pace: of the machine.
         ready: whether the model is loaded, so that nothing has to be waited for.
     """
 
     predict: Callable[[str, Image.Image, np.ndarray, int], Maps]
-    steps_of: Callable[[str, Image.Image, np.ndarray, Settings], Iterator[Step]]
+    steps_of: Callable[..., Iterator[Step]]
     pace: Pace
     ready: Callable[[], bool] = lambda: True
 
@@ -211,14 +214,21 @@ class Model:
         pace: of the machine, with the first weights.
     """
 
-    def __init__(self, load: Callable[[str], Any], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        load: Callable[[str], Any],
+        names: Sequence[str],
+        expected: tuple[str, Image.Image, np.ndarray] | None = None,
+    ) -> None:
         """Start loading.
 
         Args:
             load: makes the pipeline of named weights; called in a thread of its own.
             names: of all weights that may be asked for.
+            expected: weights, photograph and mask that are probably restored first; one step of
+                that is run beforehand, so that it need not wait for what is done once.
         """
-        self.names = tuple(names)
+        self.names, self._expected = tuple(names), expected
         self.pace = Pace()
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._loading: dict[str, Future] = {name: executor.submit(load, name) for name in names}
@@ -226,7 +236,15 @@ class Model:
         executor.shutdown(wait=False)
 
     def _warm_up(self) -> None:
-        """Measure the pace on a grey picture; where that fails, the first run measures it."""
+        """Run what is expected, then measure the pace on a grey picture.
+
+        Where that fails, the first run does both.
+        """
+        with contextlib.suppress(Exception):
+            if self._expected:
+                name, image, mask = self._expected
+                for _ in self.get(name).stream(image, mask, steps=1):
+                    pass
         with contextlib.suppress(Exception):
             steps, side = WARM_UP
             mask = np.zeros((side, side), bool)
@@ -269,7 +287,7 @@ def predict_maps(pipe: Any, image: Image.Image, mask: np.ndarray, tiles: int) ->
 
 
 def run_steps(
-    pipe: Any, image: Image.Image, mask: np.ndarray, settings: Settings
+    pipe: Any, image: Image.Image, mask: np.ndarray, settings: Settings, maps: bool = False
 ) -> Iterator[Step]:
     """Run the bridge, yielding every state as it happens.
 
@@ -278,6 +296,7 @@ def run_steps(
         image: RGB photograph.
         mask: bool (H, W), True = missing.
         settings: of the run.
+        maps: whether the first state comes with the maps.
 
     Yields:
         steps + 1 states, t from 1 to 0.
@@ -304,8 +323,9 @@ def run_steps(
             t=float(state.t),
             x_t=np.asarray(state.x_t),
             x0_hat=np.asarray(state.x0_hat),
+            work=sum(window.evaluated for window in state.prepared.windows),
             maps=_maps(pipe, state.gradient, mask, settings.tiles, state.prepared.box)
-            if state.step == 0
+            if maps and state.step == 0
             else None,
             **finished,
         )

@@ -26,6 +26,7 @@ from asyncdsb.page.press import Press, add_finish, make_film, show_again, show_k
 from asyncdsb.page.updates import BUSY, IDLE, NO_MAPS, NO_RUN, Props, Update, format_maps
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.original import read_photograph
+from asyncdsb.photo.record import NOT_KEPT
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
@@ -229,7 +230,7 @@ def on_preview(
         return NO_MAPS
     tiles = session.read_count("tiles", tiles, session.MAX_TILES)
     # Before the photograph is decoded: mostly nothing has changed.
-    fingerprint = hash((photo.weights, hole, tiles))
+    fingerprint = maps_of(photo, hole, tiles)
     if fingerprint == seen:
         return {}
     try:
@@ -239,6 +240,17 @@ def on_preview(
     maps = engine.predict(photo.weights, image, mask, tiles)
     told = {"seen": fingerprint, "status": payload.message(_described(photo, painted=True))}
     return format_maps(maps, image, mask, engine.pace) | told
+
+
+def maps_of(photo: session.Photo, hole: str, tiles: int) -> int:
+    """What tells the maps of a hole from others, for the part ``seen``.
+
+    Args:
+        photo: of the session.
+        hole: text of the canvas, which holds the photograph's stamp.
+        tiles: most fields of the networks.
+    """
+    return hash((photo.weights, hole, tiles))
 
 
 def with_maps(engine: Engine, shown: Update, tiles: float) -> Update:
@@ -303,22 +315,30 @@ def on_restore(
     results: Sequence[session.Kept] | None,
     beside: bool,
     seeds: float,
+    seen: int | None,
     *values: object,
 ) -> Iterator[Update]:
-    """Restore the hole, one update per step, with as many seeds as wanted; keep the results."""
+    """Restore the hole, one update per step, with as many seeds as wanted; keep the results.
+
+    The maps are sent with the first state, unless they are those that the page shows.
+    """
     results = list(results or ())
     try:
         photo, image, mask = session.read_pair(photo, hole)
         settings = session.read_settings(values, session.read_order(painted, image.size))
         count = session.read_count("seeds", seeds, session.MAX_SEEDS)
-        yield NO_RUN | BUSY | {"status": payload.message("Predicting the edges …", "busy")}
+        wanted = maps_of(photo, hole, settings.tiles)
+        begun = "The first step …" if seen == wanted else "Predicting the edges …"
+        yield NO_RUN | BUSY | {"status": payload.message(begun, "busy")}
         for number in range(count):
             seed = (settings.seed + number) % (session.MAX_SEED + 1)
             one = dataclasses.replace(settings, seed=seed)
             folder = Path(tempfile.mkdtemp(prefix="asyncdsb-result-"))
-            run = Press(engine, photo, image, mask, one, folder)
+            run = Press(engine, photo, image, mask, one, folder, maps=seen != wanted)
             try:
-                yield from run.restore(f"Seed {number + 1} of {count}. " if count > 1 else "")
+                for update in run.restore(f"Seed {number + 1} of {count}. " if count > 1 else ""):
+                    yield update | ({"seen": wanted} if "tau" in update else {})
+                seen = wanted
                 # At once, so that stopping what follows loses nothing.
                 results = _with(results, run.kept)
                 yield _listed(results, len(results) - 1)
@@ -421,8 +441,13 @@ def _shown(results: Sequence[session.Kept] | None, chosen: int) -> session.Kept:
 
 
 def on_stopped() -> Update:
-    """Say that the run was stopped; its film so far stays."""
-    return IDLE | {"status": payload.message("Stopped. The film so far stays in view.")}
+    """Say that the run was stopped; its film so far stays.
+
+    Restore stays off until the step that is on its way is over: before, the page's library drops a
+    press without a word.
+    """
+    said = "Stopped. The film so far stays in view."
+    return {"stop": IDLE["stop"], "status": payload.message(said)}
 
 
 def inpaint(
@@ -464,7 +489,8 @@ def inpaint(
         weights: name of the weights, such as "portraits"; None for the page's first.
 
     Yields:
-        Once: the path of the result as PNG, and the settings.
+        Once: the path of the result as PNG, and the settings; their field "not_kept" lists in words
+        what the result does not hold of the photograph's file.
     """
     if (strategy == session.PAINTED) != bool(order):
         expected = "an order" if not order else f"the strategy {session.PAINTED!r} for the order"
@@ -476,8 +502,9 @@ def inpaint(
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, "restored.png")
-        read_photograph(photo).restored(last.image, hole).save(path, last.settings)
-        yield str(path), last.settings
+        original = read_photograph(photo)
+        original.restored(last.image, hole).save(path, last.settings)
+        yield str(path), last.settings | {NOT_KEPT: original.not_kept(path.suffix)}
 
 
 def on_load(model: Model, query: Mapping[str, str], weights: str | None = None) -> Iterator[Update]:

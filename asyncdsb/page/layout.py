@@ -167,7 +167,19 @@ def settings_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.
         False, label="Run I²SB beside it (τ = 0.5 everywhere, the same seed)",
         elem_id="beside", container=False,
     )  # fmt: skip
-    with gr.Accordion("Advanced", open=False, elem_id="more"), gr.Row(elem_id="more-settings"):
+    with gr.Column(elem_id="more", min_width=0):
+        # Not the library's accordion: that gives its parts their first values again, one frame
+        # after it was unfolded, and what was set meanwhile is lost.
+        gr.HTML(
+            payload.asset("more.html"), elem_id="more-title",
+            js_on_load="asyncdsb.mountMore(element)",
+        )  # fmt: skip
+        more_settings(parts)
+
+
+def more_settings(parts: dict[str, Any]) -> None:
+    """Create the controls that few need."""
+    with gr.Row(elem_id="more-settings"):
         parts["seeds"] = gr.Slider(
             1, session.MAX_SEEDS, 1, step=1, label="Seeds at once", elem_id="seeds"
         )

@@ -51,7 +51,8 @@ def read(names: Sequence[str], examples: Path) -> Update:
     # The maps are here: an answer that came late would take the place of another photo's.
     editor = shown["editor"] | {"picture": picture, "named": {}, "maps": True}
     made: Update = json.loads(path.read_text(encoding="utf-8"))
-    return shown | made | {"editor": editor, "status": SAID}
+    seen = handlers.maps_of(shown["photo"], editor["hole"], Settings.tiles)
+    return shown | made | {"editor": editor, "seen": seen, "status": SAID}
 
 
 def make(pipe: Any, example: handlers.Example) -> Update:
@@ -75,7 +76,7 @@ def make(pipe: Any, example: handlers.Example) -> Update:
             )
         return film, seen
 
-    own, seen = frames(run_steps(pipe, image, mask, RUN))
+    own, seen = frames(run_steps(pipe, image, mask, RUN, maps=True))
     synchronous = Settings(
         tau_min=0.5, tau_max=0.5, strategy="uniform", steps=RUN.steps, grid=RUN.grid, seed=RUN.seed
     )

@@ -85,5 +85,12 @@ Object.assign(asyncdsb, (() => {
     });
   }
 
-  return { pace, needs, estimate, remember, named, linkOpened, fetchFile, mountExamples };
+  function mountMore(element) {
+    const button = element.querySelector("button");
+    button.addEventListener("click", () => {
+      button.setAttribute("aria-expanded", button.getAttribute("aria-expanded") === "false");
+    });
+  }
+
+  return { mountMore, pace, needs, estimate, remember, named, linkOpened, fetchFile, mountExamples };
 })());

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.page import payload, session
-from asyncdsb.page.engine import Engine, Maps, Moment, Step
+from asyncdsb.page.engine import Engine, Moment, Step
 from asyncdsb.page.updates import Props, Update, format_maps
 from asyncdsb.photo.original import read_photograph
 from asyncdsb.photo.settings import Settings
@@ -30,6 +30,7 @@ class Press:
         mask: bool (H, W), True = missing.
         settings: of the run.
         folder: of its files.
+        maps: whether the browser needs the maps of the hole, because it shows others or none.
 
     Attributes:
         kept: the finished run; None before.
@@ -44,9 +45,10 @@ class Press:
         mask: np.ndarray,
         settings: Settings,
         folder: Path,
+        maps: bool = True,
     ):
         self.engine, self.photo, self.image, self.mask = engine, photo, image, mask
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, self.maps = settings, folder, maps
         self.kept: session.Kept | None = None
         self.not_kept: list[str] = []
         self._sent: list[dict[str, Any]] = []
@@ -58,23 +60,21 @@ class Press:
         Args:
             prefix: of what the status says.
         """
-        started = time.monotonic()
-        maps: Maps | None = None
-        for state in self._steps(self.settings):
+        for state in self._steps(self.settings, self.maps):
             self._sent.append(payload.frame_payload(state.step, state.steps, Moment.of(state)))
             said = f"{prefix}Step {state.step} of {state.steps}"
             update: Update = {"frame": self._sent[-1]}
-            if state.maps:
-                maps = state.maps
+            if state.step == 0:
                 # Before the first step comes the gradient, which takes as long for any number.
                 started = time.monotonic()
-                update |= format_maps(maps, self.image, self.mask, self.engine.pace)
+                if state.maps:
+                    update |= format_maps(state.maps, self.image, self.mask, self.engine.pace)
             elif state.step < state.steps:
                 each = (time.monotonic() - started) / state.step
                 said += f", {payload.duration(each * (state.steps - state.step))} left"
             yield update | {"status": payload.message(said, "busy")}
         # The first of the evaluations was made before the first state came.
-        self.engine.pace.learn(time.monotonic() - started, state.steps - 1, maps.work)
+        self.engine.pace.learn(time.monotonic() - started, state.steps - 1, state.work)
         self._last = state
         self.kept = self._keep(state)
         yield self._view(payload.film_payload(self._sent), payload.timing_payload(state.shares))
@@ -89,8 +89,8 @@ class Press:
         timing = payload.timing_payload(self._last.shares, state.shares)
         yield self._view(payload.film_payload(self._sent, other), timing)
 
-    def _steps(self, settings: Settings) -> Iterator[Step]:
-        return self.engine.steps_of(self.photo.weights, self.image, self.mask, settings)
+    def _steps(self, settings: Settings, maps: bool = False) -> Iterator[Step]:
+        return self.engine.steps_of(self.photo.weights, self.image, self.mask, settings, maps)
 
     def _keep(self, state: Step) -> session.Kept:
         """Write the files of a finished run."""

@@ -38,7 +38,12 @@ def build(load: Callable[..., Any], names: Sequence[str], examples: Path) -> gr.
         names: of the weights that a visitor can choose from.
         examples: folder of the photographs that come with the page.
     """
-    model = maps = Model(load, names)
+    first = opening.read(names, examples)
+    expected = None
+    if first:
+        photo, image, mask = session.read_pair(first["photo"], first["editor"]["hole"])
+        expected = str(photo.weights), image, mask
+    model = maps = Model(load, names, expected)
 
     def steps_of(weights: str | None, *args: Any) -> Iterator[Step]:
         yield from run_steps(model.get(weights), *args)
@@ -59,13 +64,14 @@ def build(load: Callable[..., Any], names: Sequence[str], examples: Path) -> gr.
     with gr.Blocks(
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
-        first = opening.read(names, examples)
         parts = layout(names, examples, first)
         wire(demo, parts, model, engine, handlers.find_examples(examples))
     return demo.queue(max_size=20, default_concurrency_limit=2)
 
 
-def gpu_seconds(weights: str | None, image: Any, mask: Any, settings: Settings) -> int:
+def gpu_seconds(
+    weights: str | None, image: Any, mask: Any, settings: Settings, maps: bool = False
+) -> int:
     """How long a run may take on a shared GPU: a start, and its steps with a margin.
 
     An evaluation of the bundled networks takes milliseconds there; a field of a large hole counts
@@ -155,8 +161,8 @@ def wire(
     started = on(
         parts["restore"].click,
         functools.partial(handlers.on_restore, engine),
-        f"photo hole painted results beside seeds {settings}",
-        f"gradient tau status restore stop {run} {kept}",
+        f"photo hole painted results beside seeds seen {settings}",
+        f"gradient tau seen status restore stop {run} {kept}",
         concurrency_id="run",
         concurrency_limit=1,
         # Says how many visitors are before this one.
@@ -177,9 +183,10 @@ def wire(
     )
     work = [started, finished]
     for event in work:
+        # Comes as well when a stopped run has really ended, and another one would be taken.
         on(event.failure, lambda: updates.IDLE, "", "restore stop")
     stopped = parts["stop"].click(None, None, None, cancels=work, api_visibility="private")
-    on(stopped.then, handlers.on_stopped, "", "restore stop status")
+    on(stopped.then, handlers.on_stopped, "", "stop status")
     on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
     # Made when they are asked for; the browser fetches what the answer names.
     made = [

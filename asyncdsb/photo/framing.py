@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,34 @@ from asyncdsb.photo.window import Window, fill_smoothly
 
 PREVIEW = 512
 """Longest side in pixels of the frames of a trajectory."""
+
+KEPT = 16_000_000
+"""Most pixels of a photo whose inputs and gradient are kept for the next call (for the memory)."""
+
+T = TypeVar("T")
+
+
+class Latest(Generic[T]):
+    """The value that was made last, kept for the next call with the same key.
+
+    The page predicts the gradient of a hole before it restores it, and restores it with several
+    seeds: the same inputs come again and again.
+    """
+
+    def __init__(self) -> None:
+        self._entry: tuple[Hashable, T] | None = None
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the value of a key; ``make`` it if another one was made last, or for None."""
+        entry = self._entry  # Read once, because threads share it.
+        if entry is not None and entry[0] == key:
+            return entry[1]
+        # Freed first: it may be large.
+        self._entry = entry = None
+        value = make()
+        if key is not None:
+            self._entry = key, value
+        return value
 
 
 def read_pair(
@@ -51,6 +80,8 @@ class Prepared:
         masks: (1, 1, h, w) float for each window, 1 = missing.
         rest: (H, W) bool, the part of the hole beyond a head's window; None without such a part.
         box: (left, top, side) of a head's window; None for windows around holes.
+        key: the same for the same photo, hole, tiles and box; None for photos of more than
+            :data:`KEPT` pixels.
     """
 
     original: Photograph
@@ -61,6 +92,7 @@ class Prepared:
     masks: tuple[Tensor, ...]
     rest: np.ndarray | None = None
     box: Box | None = None
+    key: tuple | None = None
 
     def batches(self) -> list[list[int]]:
         """Numbers of the windows that the networks can take together: of one size, not tiled."""
@@ -122,15 +154,27 @@ class Framing:
     def __init__(self, denoiser: BridgeDenoiser, completion: GradientCompletion):
         self._denoiser = denoiser
         self.stride = math.lcm(denoiser.config.unet.stride, completion.config.generator.stride)
-        self._last: tuple[tuple | None, tuple[Window, ...]] = (None, ())
+        self._windows: Latest[tuple[Window, ...]] = Latest()
+        self._box: Latest[Box] = Latest()
+        self._inputs: Latest[_Inputs] = Latest()
 
     @property
     def head(self) -> bool:
         """Whether the weights work in the square around a head."""
         return self._denoiser.config.window == "head"
 
+    def box(self, photo: np.ndarray, hole: np.ndarray) -> Box | None:
+        """Choose the square around a head; None for weights that work in windows around holes.
+
+        ``photo`` is (H, W, 3) uint8, ``hole`` (H, W) bool.
+        """
+        return self._box_of(_content(photo, hole), photo, hole) if self.head else None
+
+    def _box_of(self, content: tuple | None, photo: np.ndarray, hole: np.ndarray) -> Box:
+        return self._box.get(content, lambda: head_box(photo, hole))
+
     def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
-        """Choose the windows over a hole (H, W) bool; the last ones are kept for the next call.
+        """Choose the windows over a hole (H, W) bool.
 
         ``tiles`` is the most fields of the networks, ``box`` the square around a head (None for the
         largest square).
@@ -139,12 +183,8 @@ class Framing:
         if self.head:
             chosen = largest_square(hole) if box is None else box
             return (Window.at(hole, chosen, resolution, self.stride),)
-        key = hole.shape, tiles, resolution, hashlib.blake2b(np.packbits(hole).tobytes()).digest()
-        known, windows = self._last
-        if key != known:
-            windows = windows_over(hole, resolution, self.stride, tiles)
-            self._last = key, windows
-        return windows
+        key = hole.shape, tiles, _digest(np.packbits(hole))
+        return self._windows.get(key, lambda: windows_over(hole, resolution, self.stride, tiles))
 
     def prepare(
         self,
@@ -159,19 +199,61 @@ class Framing:
         Raises:
             ValueError: on a box that does not fit, or with weights that take none.
         """
-        photo, rest = original.rgb, None
-        if self.head:
-            left, top, side = box = head_box(photo, hole) if box is None else box
+        photo = original.rgb
+        content = _content(photo, hole)
+        if not self.head and box is not None:
+            raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
+        if self.head and box is None:
+            box = self._box_of(content, photo, hole)
+        key = None if content is None else (content, tiles, box and tuple(box))
+        made = self._inputs.get(key, lambda: self._cut(photo, hole, tiles, box, device))
+        # The photo itself is the caller's, who may change it.
+        shown = photo if made.filled is None else made.filled
+        return Prepared(
+            original, shown, hole, made.windows, made.images, made.masks, made.rest, box, key
+        )
+
+    def _cut(
+        self,
+        photo: np.ndarray,
+        hole: np.ndarray,
+        tiles: int,
+        box: Box | None,
+        device: torch.device,
+    ) -> _Inputs:
+        filled = rest = None
+        if box is not None:
             check_box(box, hole)
+            left, top, side = box
             outside = hole.copy()
             outside[top : top + side, left : left + side] = False
             rest = outside if outside.any() else None
             # Nothing hidden may show beyond the window, nor in the gradients along its edge.
-            photo = photo.copy()
-            fill_smoothly(photo, hole)
-        elif box is not None:
-            raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
+            photo = filled = photo.copy()
+            fill_smoothly(filled, hole)
         windows = self.windows(hole, tiles, box)
         cuts = [window.cut(photo, hole) for window in windows]
         images, masks = (tuple(x.to(device) for x in part) for part in zip(*cuts, strict=True))
-        return Prepared(original, photo, hole, windows, images, masks, rest, box)
+        return _Inputs(filled, rest, windows, images, masks)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What :meth:`Framing.prepare` makes, see :class:`Prepared`; ``filled`` for a head alone."""
+
+    filled: np.ndarray | None
+    rest: np.ndarray | None
+    windows: tuple[Window, ...]
+    images: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+
+
+def _content(photo: np.ndarray, hole: np.ndarray) -> tuple | None:
+    """What tells a photo and its hole from others; None for more than :data:`KEPT` pixels."""
+    if hole.size > KEPT:
+        return None
+    return hole.shape, _digest(photo), _digest(np.packbits(hole))
+
+
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(values).data).digest()

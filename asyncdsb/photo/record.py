@@ -20,11 +20,16 @@ LEVELS = 65535  # grey value that stands for 1 in a map
 MAX_JSON = 100_000  # bytes of the longest settings file: more is something else
 
 
+NOT_KEPT = "not_kept"
+"""Field of an answer, beside its settings, with what its file does not hold of the photograph."""
+
+
 def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
     """Read settings from a JSON file or from a restored PNG.
 
     Returns:
-        The fields that occur and are not null; their values are not checked.
+        The fields that occur and are not null; their values are not checked. :data:`NOT_KEPT`,
+        which answers of the page's interface hold beside the settings, is left out.
 
     Raises:
         ValueError: no such file, no settings in it, or a field that is not among ``names``.
@@ -45,6 +50,7 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
         raise ValueError(f"{path.name}: cannot read settings ({reason})") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path.name}: expected an object with settings, got {type(found)}")
+    found.pop(NOT_KEPT, None)
     unknown = [name for name in found if name not in names]
     if unknown:
         raise ValueError(

@@ -32,10 +32,21 @@ def download(repo: str, revision: str | None = None) -> Path:
     Raises:
         ValueError: if the repository cannot be read, or holds no such weights.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
     with _refusals(f"weights not found: there is no folder {repo!r}, and", repo, revision):
-        found = snapshot_download(repo, revision=revision, allow_patterns=[*FILES, CARD])
+        silence = _silence(repo, revision)
+        try:
+            found = snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=[*FILES, CARD],
+                local_files_only=silence is not None,
+            )
+        except errors.LocalEntryNotFoundError:
+            if silence is not None:
+                raise silence from None
+            raise
     folder = Path(found)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
@@ -55,6 +66,26 @@ def upload(folder: Path, repo: str, message: str, private: bool) -> str:
     with _refusals(f"cannot upload to {repo!r}:", repo, None):
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.create_commit(repo, files, commit_message=message).commit_url)
+
+
+def _silence(repo: str, revision: str | None) -> Exception | None:
+    """The client's timeout if the Hub, or a proxy on the way, accepts a request and is silent.
+
+    ``snapshot_download`` itself asks for the commit without any timeout. All other errors it meets
+    again.
+    """
+    from huggingface_hub import HfApi, constants
+
+    try:
+        HfApi().repo_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except Exception as error:
+        return error if _timed_out(error) else None
+    return None
+
+
+def _timed_out(error: BaseException) -> bool:
+    """By name, because the client's HTTP library has changed between versions."""
+    return type(error).__name__.endswith("Timeout")
 
 
 @contextmanager
@@ -100,10 +131,10 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
             what = type(error.__cause__ or error).__name__
             proxy = _proxy_to(constants.ENDPOINT)
             way = f" through the proxy {proxy}" if proxy else ""
-            why = (
-                f"the Hub at {constants.ENDPOINT} cannot be reached{way} ({what}): "
-                "check the connection"
-            )
+            failed = f"cannot be reached{way} ({what})"
+            if _timed_out(error):
+                failed = f"does not answer within {constants.HF_HUB_ETAG_TIMEOUT} s{way}"
+            why = f"the Hub at {constants.ENDPOINT} {failed}: check the connection"
         elif status in (401, 403):
             why = f"the Hub does not allow it: {LOG_IN} and a token that may do this"
         else:
