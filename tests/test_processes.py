@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import photo_folder, refusal
+from conftest import photo_folder
 from safetensors.torch import load_file
 
 import train.bridge
@@ -103,28 +103,6 @@ def test_two_processes_train_like_one(program, alone, together):
     (start,) = (json.loads(line) for line in (together / program / "starts.jsonl").open())
     assert start["processes"] == 2 and "--batch" in start["command"]
     assert (together / program / "weights" / f"{program}.safetensors").exists()
-
-
-def test_sharded_weights_train_like_copies(tmp_path, photos, alone, together):
-    """Spread over two processes, and taken up again so; the files are those of one process."""
-    weights = alone / "gradient" / "weights"
-    options = arguments("bridge", photos, weights, tmp_path, "--shard")
-    for more in (["--val", str(photos), "--max-minutes", "0.0001"], []):
-        process = launched("bridge", *options, *more)
-        output, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, output
-    assert (tmp_path / "best" / "bridge.safetensors").exists()
-    found = {record["step"]: record["loss"] for record in records(tmp_path)}
-    for record in records(together / "bridge")[1:]:  # The first is cut in two here.
-        assert found[record["step"]] == pytest.approx(record["loss"], abs=1e-4)
-    ours, theirs = (load_file(f / "state.safetensors") for f in (tmp_path, together / "bridge"))
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
-
-
-def test_sharding_needs_several_processes(tmp_path, photos, alone, capsys):
-    options = arguments("bridge", photos, alone / "gradient" / "weights", tmp_path)
-    said = refusal(train.bridge.main, [*options, "--shard"], capsys)
-    assert "several processes for --shard, got one" in said
 
 
 @pytest.mark.parametrize("kill_at", [3, 12])

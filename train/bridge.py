@@ -6,7 +6,6 @@ python -m train.bridge --preset cpu --data PHOTOS --gradient runs/gradient/weigh
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 from dataclasses import replace
 from functools import partial
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
 from asyncdsb.gradient import image_gradient
-from asyncdsb.networks.adm import ADMUNet, Stage
-from asyncdsb.networks.layers import ResBlock, SelfAttention
+from asyncdsb.networks import ADMUNet
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
@@ -28,7 +26,7 @@ from train.data.batches import SAMPLE_STEP, draw_tau, draw_times
 from train.data.draws import Draws, to_device
 from train.judge.validation import RestorationValidator
 from train.loop.options import program
-from train.loop.processes import BoundMethod, Processes, whole
+from train.loop.processes import BoundMethod, Processes
 from train.loop.run import chosen_preset, parser, recorded, run
 from train.loop.trainer import Trainer
 from train.presets import BRIDGE_PRESETS, BridgePreset
@@ -78,9 +76,7 @@ class BridgeTrainer(Trainer):
             given["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
         else:
             model = BridgeDenoiser(started_with(args.out) or preset.model)
-        # Weights that are spread must lie in memory as they are counted.
-        layout = torch.contiguous_format if args.shard else torch.channels_last
-        self.model: BridgeDenoiser = model.to(args.device, memory_format=layout)
+        self.model: BridgeDenoiser = model.to(args.device, memory_format=torch.channels_last)
         self.config = self.model.config
         self.schedule = self.config.schedule
         if preset.checkpointing:
@@ -93,19 +89,10 @@ class BridgeTrainer(Trainer):
         preset = replace(preset, model=self.config)
         super().__init__(preset, args, processes, self.model, preset.draws)
         self.weights = given
-        learning = BoundMethod(self.model, "loss")
-        if args.shard:
-            spread = self.averaged
-            self.averaged = copy.deepcopy(spread) if processes.main else None
-            processes.sharded(spread, _blocks(spread))
-            self.loss = processes.sharded(learning, _blocks(self.model))
-        # Sharded weights are no whole matrices.
         adam = partial(torch.optim.AdamW, fused=True)
-        muon = 0.0 if args.shard else preset.muon
-        self.optimise(self.model, adam, muon, weight_decay=preset.weight_decay)
-        if not args.shard:
-            self.compile(self.model.unet)
-            self.loss = processes.joined(learning)
+        self.optimise(self.model, adam, preset.muon, weight_decay=preset.weight_decay)
+        self.compile(self.model.unet)
+        self.loss = processes.joined(BoundMethod(self.model, "loss"))
         if args.val and processes.main:
             networks = self.averaged, self.completion
             pipe = AsyncDSBPipeline(*networks, self.device, precision=self.precision)
@@ -117,7 +104,7 @@ class BridgeTrainer(Trainer):
             "model", self.loss, lambda part: self.terms(self.prepare(step, part))
         )
         self.ema.update_parameters(self.model)
-        return means | {"norm": whole(norm)}
+        return means | {"norm": norm}
 
     @torch.no_grad()
     def prepare(self, step: int, part: int = 0) -> BridgeBatch:
@@ -162,17 +149,6 @@ class BridgeTrainer(Trainer):
             chosen = torch.full((len(draws),), self.config.bridges[0] == "stochastic")
         return to_device(chosen, self.device)
 
-    def gather(self) -> None:
-        """Put the averaged weights together in the main process, if they are spread."""
-        if self.averaged is self.ema.module:
-            return
-        mine = self.averaged.state_dict() if self.processes.main else {}
-        # One at a time: no device need hold all of them whole.
-        for key, value in self.ema.module.state_dict().items():
-            value = whole(value)
-            if self.processes.main:
-                mine[key].copy_(value)
-
     @torch.no_grad()
     def shown(self) -> list[Tensor]:
         """Rows of corrupted photo, tau map, restoration by each bridge, and truth."""
@@ -203,12 +179,6 @@ class BridgeTrainer(Trainer):
             generators=generators,
         )
         return last.x_t
-
-
-def _blocks(model: BridgeDenoiser) -> list[nn.Module]:
-    """The parts that hold nearly all weights, in the order of evaluation."""
-    kinds = (ResBlock, SelfAttention, Stage)
-    return [part for part in model.unet.modules() if isinstance(part, kinds)]
 
 
 INPUTS = {"stem.weight": 1, "gain.weight": 0, "gain.bias": 0, "head.weight": 1}
@@ -297,8 +267,6 @@ def bridge_parser() -> argparse.ArgumentParser:
     add("--gradient", help=f"weights folder of train.gradient; {others}")
     own = "where its network is not the preset's, its own is trained"
     add("--init", help=f"weights folder of a bridge to start from; {own}")
-    spread = "spread weights and optimiser state over all processes instead of copying them"
-    add("--shard", action="store_true", help=spread)
     return options
 
 

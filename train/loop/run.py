@@ -23,7 +23,7 @@ from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.photo.images import write_atomic
 from train.judge.validation import held_out_records, is_best, keep_scores
 from train.loop.jsonl import add_line
-from train.loop.processes import Processes, spread, whole
+from train.loop.processes import Processes
 from train.loop.trainer import Trainer
 from train.presets import AnyPreset, Preset
 
@@ -69,7 +69,6 @@ def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: 
     step, seconds = load_state(out, trainer)
     if step:
         # A run that was stopped after its checkpoint may not have come to weights and scores.
-        trainer.gather()
         if processes.main:
             missing = all(record["step"] < step for record in held_out_records(out))
             due = step % preset.validate_every == 0 or step >= preset.steps
@@ -113,14 +112,12 @@ def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: 
                     add_line(out / "log.jsonl", record | means)
                 sums, since, last = {}, 0, now
             drawing = step % preset.samples_every == 0 or step == preset.steps
-            if drawing or saving:
-                trainer.gather()
             if drawing and processes.main:
                 trainer.samples(out / "samples" / f"{step:07d}.png")
             if saving:
-                save_state(out, trainer, step, seconds + elapsed, processes)
                 saved = step
                 if processes.main:
+                    save_state(out, trainer, step, seconds + elapsed)
                     show(out, trainer, facts(preset, args, step, seconds + elapsed), judging)
                     last = time.monotonic() if judging else last
             if ended:
@@ -167,7 +164,7 @@ def check_learning(trainer: Trainer) -> None:
         for optimizer in trainer.optimizers.values()
         for group in optimizer.param_groups
         for p in group["params"]
-        if p.grad is None or not whole(p.grad.detach().abs().sum())
+        if p.grad is None or not p.grad.abs().sum()
     ]
     if idle:
         raise ValueError(
@@ -349,13 +346,8 @@ def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
             group["lr"] = preset.lr * factor * group.get("lr_scale", 1.0)
 
 
-def save_state(
-    out: Path, trainer: Trainer, step: int, seconds: float, processes: Processes
-) -> None:
-    """Write the checkpoint: modules and optimisers as safetensors, counters in its metadata.
-
-    Called by all processes, as each may hold a part of the weights; the main one writes.
-    """
+def save_state(out: Path, trainer: Trainer, step: int, seconds: float) -> None:
+    """Write the checkpoint: modules, optimisers and counters as safetensors."""
     tensors = {}
     for name, module in trainer.modules.items():
         for key, value in module.state_dict().items():
@@ -364,12 +356,9 @@ def save_state(
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer/{name}/{index}/{key}"] = value
-    for key, value in tensors.items():
-        value = whole(value.detach())
-        tensors[key] = value.cpu().contiguous() if processes.main else torch.empty(0)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     tensors["step"], tensors["seconds"] = torch.tensor(step), torch.tensor(float(seconds))
-    if processes.main:
-        write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
+    write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
 
 
 def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
@@ -380,9 +369,9 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
     tensors = load_file(path)
     for name, module in trainer.modules.items():
         prefix = f"module/{name}/"
-        own = module.state_dict()
-        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        module.load_state_dict({k: spread(v, own[k]) if k in own else v for k, v in state.items()})
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
     for name, optimizer in trainer.optimizers.items():
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         found: dict[int, dict[str, Tensor]] = {}
@@ -394,7 +383,7 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
                     # Files hold contiguous tensors, fused optimisers walk memory in step with the
                     # parameter: the state must have its strides.
                     like = torch.empty_like(parameter, requires_grad=False)
-                    value = like.copy_(spread(value, parameter))
+                    value = like.copy_(value)
                 found.setdefault(int(index), {})[entry] = value
         optimizer.load_state_dict(optimizer.state_dict() | {"state": found})
     return int(tensors["step"]), float(tensors["seconds"])

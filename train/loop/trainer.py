@@ -153,9 +153,6 @@ class Trainer:
         """The rows of that picture, (B, 1 or 3, H, W) in [-1, 1] each."""
         raise NotImplementedError
 
-    def gather(self) -> None:
-        """Bring the averaged weights to the main process; called by all, before what follows."""
-
     def validate(self) -> dict[str, float] | None:
         """Score the averaged weights on held-out photos; "score", the lower the better, decides."""
         return None if self.validator is None else self.validator()
