@@ -165,7 +165,7 @@ def test_shares_of_a_batch_are_its_rows():
 def corpus(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("packed")
     photos = photo_folder(root / "photos", 12)
-    command = ["pack", str(photos), str(root / "corpus"), "--shard-mib", "0.02"]
+    command = ["pack", str(photos), str(root / "corpus"), "--shard-photos", "4"]
     assert train.corpus.main([*command, "--workers", "1"]) == 0
     return root / "corpus"
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.photo.images import write_atomic
-from train.judge.methods import Method, held_out_of, load_bridges
+from train.judge.methods import HeldOut, Method, load_bridges
 from train.judge.protocol import Crop, derived_seed
 from train.judge.report import contact_sheet
 from train.loop.options import held_out_parser, program
@@ -43,15 +43,7 @@ def row(method: Method, crop: Crop, kind: str) -> list[np.ndarray]:
 
 
 def keys_of(manifest: Path, source: str) -> set[str]:
-    """Keys of the photos of a source.
-
-    Args:
-        manifest: CSV with the columns key and source.
-        source: as the column has it.
-
-    Raises:
-        ValueError: no such column, or no photo of the source.
-    """
+    """Keys of the photos of a source, of a CSV with the columns key and source."""
     with open(manifest, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"key", "source"} <= rows[0].keys():
@@ -68,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if (args.manifest is None) != (args.source is None):
         raise ValueError("expected --manifest and --source together, got one of them")
     (method,) = load_bridges(args, 1)
-    held_out = held_out_of(args, [method])
+    held_out = HeldOut(args, [method])
     if args.manifest is not None:
         wanted = keys_of(args.manifest, args.source)
         held_out.photos = [photo for photo in held_out.photos if photo.key in wanted]
@@ -86,13 +78,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def sheet(photos: list[list[np.ndarray]]) -> Image.Image:
-    """Lay out the pictures of photos, as many photos side by side as fit into :data:`WIDTH`.
+    """Lay out photos, a picture for each of :data:`HEADS`, as many in a row as :data:`WIDTH` holds.
 
-    Args:
-        photos: for each photo one picture for each of :data:`HEADS`, uint8 (S, S, 3).
-
-    Returns:
-        The sheet; what is left over of its last row is white.
+    What is left over of the last row is white.
     """
     side = len(photos[0][0])
     across = max(1, min(len(photos), WIDTH // (len(HEADS) * (side + 6))))

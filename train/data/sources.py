@@ -38,8 +38,8 @@ def is_picture_name(name: str) -> bool:
     Kinds that cannot be read are among them, so that they are told of as what cannot be read.
     """
     path = PurePath(name)
-    suffix = path.suffix.lower()
-    return suffix in readable_suffixes() | NOT_READ and not path.name.startswith(".")
+    known = readable_suffixes() | NOT_READ
+    return path.suffix.lower() in known and not path.name.startswith(".")
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -54,9 +54,6 @@ def find_photos(paths: Iterable[str | Path]) -> list[FoundPhoto]:
         paths: folders (searched recursively; one without pictures for the tar files in it),
             ``.tar`` files, ``.txt`` files that name one photo a line, relative to their own folder
             and kept in their order, or picture files.
-
-    Returns:
-        At least one photo.
 
     Raises:
         ValueError: if a path does not exist, or there is no photo at all.
@@ -85,11 +82,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[FoundPhoto]:
 
 
 def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (key, RGB photo) of what :func:`find_photos` finds, reading one at a time.
-
-    Raises:
-        ValueError: as :func:`find_photos`, or if a file cannot be read.
-    """
+    """Yield (key, RGB photo) of what :func:`find_photos` finds, reading one at a time."""
     for photo in find_photos(paths):
         yield photo.key, photo.read()
 

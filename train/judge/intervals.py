@@ -12,18 +12,19 @@ from asyncdsb.measure.perceptual import FeatureExtractor
 RESAMPLES = 2000
 """Bootstrap resamples behind an interval."""
 
+SET_RESAMPLES = 200
+"""Bootstrap resamples behind the interval of a difference of Frechet distances."""
+
+LARGEST_SET = 600
+"""Sets beyond this size get no such interval: it would take hours."""
+
 
 def clustered_mean(
     values: Sequence[float] | np.ndarray, groups: Sequence[str], seed: int = 0
 ) -> dict:
-    """Mean with a 95 % interval from a bootstrap over groups.
+    """Mean of one number per crop with a 95 % interval from a bootstrap over groups, the photos.
 
     Crops of one photo resemble each other, so whole photos are resampled, not crops.
-
-    Args:
-        values: one number per crop.
-        groups: the photo of each crop.
-        seed: of the resampling.
 
     Returns:
         ``{"mean", "low", "high", "n", "groups"}``; with a single group nothing is known about how
@@ -46,13 +47,6 @@ def clustered_mean(
     }
 
 
-SET_RESAMPLES = 200
-"""Bootstrap resamples behind the interval of a difference of Frechet distances."""
-
-LARGEST_SET = 600
-"""Sets beyond this size get no such interval: it would take hours."""
-
-
 def set_scores(
     found: np.ndarray,
     truth: np.ndarray,
@@ -60,18 +54,10 @@ def set_scores(
     groups: Sequence[str],
     reference: np.ndarray | None = None,
 ) -> dict[str, float | dict | None]:
-    """Distances of a set of restored crops to the true ones, and its Inception score.
+    """Distances of a set of restored crops to the true ones, and its Inception score, by name.
 
-    Args:
-        found: (n, d) features of the restored crops.
-        truth: (n, d) features of the true ones.
-        extractor: whose features they are; gives the names of the results.
-        groups: the photo of each crop.
-        reference: (n, d) features of the same crops by the method to compare with.
-
-    Returns:
-        By name of the score; None where there are fewer than two crops. With a reference, also
-        "NAME difference" of the Frechet distance, see :func:`frechet_difference`.
+    None where there are fewer than two crops. All features are (n, d); with those of the method to
+    compare with as ``reference``, also "NAME difference", see :func:`frechet_difference`.
     """
     frechet, kernel, score = extractor.names
     enough = len(truth) > 1
