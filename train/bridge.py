@@ -33,31 +33,17 @@ from train.presets import BRIDGE_PRESETS, BridgePreset
 
 
 class BridgeBatch(NamedTuple):
-    """What one update needs, on the device.
+    """What one update needs, on the device."""
 
-    Attributes:
-        image: (B, 3, H, W) clean images in [-1, 1].
-        t: (B, 1, 1, 1) times.
-        s: (B, 1, H, W) clocks.
-        z: (B, 3, H, W) noise of the bridge.
-        context: start of the bridge and conditions.
-    """
-
-    image: Tensor
-    t: Tensor
-    s: Tensor
-    z: Tensor
-    context: Context
+    image: Tensor  # (B, 3, H, W) clean images in [-1, 1]
+    t: Tensor  # (B, 1, 1, 1) times
+    s: Tensor  # (B, 1, H, W) clocks
+    z: Tensor  # (B, 3, H, W) noise of the bridge
+    context: Context  # start of the bridge and conditions
 
 
 class BridgeTrainer(Trainer):
-    """Denoising over random times, tau maps and both bridges.
-
-    Args:
-        preset: see :class:`BridgePreset`.
-        args: of the command line; ``args.gradient`` is the folder of the completion's weights.
-        processes: that train together; None for this one alone.
-    """
+    """Denoising over random times, tau maps and both bridges."""
 
     preset: BridgePreset
 
@@ -161,24 +147,20 @@ class BridgeTrainer(Trainer):
         for name in self.config.samplers:
             stochastic = torch.full((len(image),), name != "ode", device=self.device)
             context = model.context(image, mask, gradient, stochastic, noise)
-            rows.append(self._sampled(model, context, tau, name))
+            *_, last = sample(
+                model.bind(context, self.schedule.total_var),
+                context.x1,
+                context.mask,
+                tau,
+                self.schedule,
+                steps=20,
+                sampler=name,
+                start_std=self.config.hole_noise,
+                generators=[torch.Generator().manual_seed(i) for i in range(len(tau))],
+            )
+            rows.append(last.x_t)
         model.train()
         return [*rows, image]
-
-    def _sampled(self, model: BridgeDenoiser, context: Context, tau: Tensor, name: str) -> Tensor:
-        generators = [torch.Generator().manual_seed(i) for i in range(len(tau))]
-        *_, last = sample(
-            model.bind(context, self.schedule.total_var),
-            context.x1,
-            context.mask,
-            tau,
-            self.schedule,
-            steps=20,
-            sampler=name,
-            start_std=self.config.hole_noise,
-            generators=generators,
-        )
-        return last.x_t
 
 
 INPUTS = {"stem.weight": 1, "gain.weight": 0, "gain.bias": 0, "head.weight": 1}
@@ -187,17 +169,10 @@ INPUTS |= {"input_blocks.0.0.weight": 1}
 
 
 def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
-    """A denoiser of another configuration with the same network, started from trained weights.
+    """A denoiser of another configuration with the same ``unet``, started from trained weights.
 
     Channels of the input keep their weights by name. Those that the model did not see change
-    nothing before they are trained.
-
-    Args:
-        model: a trained denoiser.
-        config: with the same ``unet``.
-
-    Returns:
-        The model itself if nothing differs, else a new one.
+    nothing before they are trained. If nothing differs it is the model itself.
     """
     if model.config == config:
         return model
@@ -226,12 +201,7 @@ def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoise
     """Trained weights, made to see and do what a configuration says as far as they can.
 
     A network that is not the configuration's keeps everything of its own, and sees the conditions
-    of both.
-
-    Args:
-        folder: of the weights.
-        config: of the preset.
-        tell: whether to print that the network is another.
+    of both; with ``tell`` this is printed.
     """
     model = load_weights(folder, "bridge")[0].train()
     own = model.config
@@ -246,11 +216,7 @@ def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoise
 
 
 def started_with(out: str | Path) -> BridgeConfig | None:
-    """The configuration of a run that was started with ``--init``; None for any other folder.
-
-    Raises:
-        ValueError: the run has no checkpoint to go on from.
-    """
+    """The configuration of a run that was started with ``--init``; None for any other folder."""
     before = recorded(out)
     if "init" not in before.get("weights", {}):
         return None

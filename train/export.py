@@ -28,7 +28,7 @@ CHOICES = ("best", "last")
 
 
 def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) -> dict:
-    """Write the averaged weights of one run in half precision, with checksum and schema version.
+    """Write the averaged weights of a training run in half precision; return its facts.
 
     Args:
         run: folder of a training run.
@@ -37,12 +37,6 @@ def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) 
         out: weights folder.
         **decided: what a bridge's runs do by default, out of
             :data:`asyncdsb.photo.settings.FROM_WEIGHTS`; None for what its preset says.
-
-    Returns:
-        The facts of the training that were written beside the weights.
-
-    Raises:
-        ValueError: if the run holds no such weights, or damaged ones.
     """
     source = run / ("best" if choice == "best" else "weights")
     module, training = load_weights(source, kind)

@@ -27,13 +27,7 @@ from train.presets import GRADIENT_PRESETS, GradientPreset
 
 
 class GradientTrainer(Trainer):
-    """Generator against patch discriminator.
-
-    Args:
-        preset: see :class:`GradientPreset`.
-        args: of the command line.
-        processes: that train together; None for this one alone.
-    """
+    """Generator against patch discriminator."""
 
     preset: GradientPreset
 

@@ -69,10 +69,6 @@ def import_adm(
 
     Returns:
         What was found and done, line by line.
-
-    Raises:
-        ValueError: if the file cannot be read or holds another network, or on options that do not
-            fit it.
     """
     completion, facts = load_weights(gradient, "gradient")
     state, origin = read(file)
@@ -120,9 +116,6 @@ def peak(beta_max: float) -> float:
 
     sqrt(beta) rises from sqrt(1e-4) towards sqrt(beta_max / 1000) over 1000 steps, of which the
     first 500 are used, and mirrored.
-
-    Args:
-        beta_max: I2SB's option.
     """
     if not beta_max >= BETA_MIN:
         raise ValueError(f"expected a beta_max of at least {BETA_MIN}, got {beta_max}")
@@ -133,14 +126,7 @@ def peak(beta_max: float) -> float:
 def read(file: Path) -> tuple[dict[str, Tensor], str]:
     """Read the network of a file of guided diffusion or I2SB; tensors stay mapped from the file.
 
-    Args:
-        file: written by torch.save.
-
-    Returns:
-        Parameters by their published names, not checked yet, and whose they are, in words.
-
-    Raises:
-        ValueError: if the file cannot be read, or holds something else.
+    Returns parameters by their published names, not checked yet, and whose they are, in words.
     """
     try:
         content = torch.load(

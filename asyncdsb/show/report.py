@@ -39,13 +39,7 @@ def report_figure(
         result: what the pipeline returned, with its trajectory.
         image: the photograph that was restored, RGB or uint8 (H, W, 3).
         mask: bool (H, W), True in the hole.
-        path: PNG file.
-
-    Returns:
-        The path written.
-
-    Raises:
-        ValueError: another suffix, or a result without a trajectory.
+        path: PNG file, which is returned.
     """
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"expected a file name ending in .png, got {Path(path).name!r}")

@@ -35,9 +35,6 @@ def measured_card(
         results: folder that :mod:`train.evaluate` wrote; None leaves the measurements out.
         notes: Markdown on where the weights fail.
         licence: see :func:`asyncdsb.store.card.model_card`.
-
-    Returns:
-        Markdown.
     """
     parts = [
         model_card(facts, licence),
@@ -73,17 +70,7 @@ def _photos(facts: Facts, manifest: Path) -> str:
 
 
 def measured(folder: Path) -> str:
-    """The card's part on an evaluation.
-
-    Args:
-        folder: that :mod:`train.evaluate` wrote.
-
-    Returns:
-        Markdown.
-
-    Raises:
-        ValueError: the bridge alone was not evaluated.
-    """
+    """The card's part on an evaluation; ValueError if the bridge alone was not evaluated."""
     results = json.loads((Path(folder) / "results.json").read_text("utf-8"))
     summary = results["results"]
     names = next(iter(summary.values()))

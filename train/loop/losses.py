@@ -26,16 +26,9 @@ class CompletionLossWeights:
 
 
 def discriminator_loss(discriminator: nn.Module, image: Tensor, real: Tensor, fake: Tensor):
-    """Binary cross-entropy of telling true from completed gradient maps.
+    """Binary cross-entropy of telling true from completed gradient maps, see below.
 
-    Args:
-        discriminator: returns (logits, features).
-        image: (B, 3, H, W) condition.
-        real: (B, 1, H, W) true map.
-        fake: (B, 1, H, W) completed map; no gradient flows into it.
-
-    Returns:
-        Scalar loss.
+    No gradient flows into the completed map.
     """
     # One pass over both, as spectral normalisation advances its power iteration on every call.
     logits, _ = discriminator(_pair(image, real, fake.detach()))
