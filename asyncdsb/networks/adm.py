@@ -130,16 +130,8 @@ class ADMUNet(nn.Module):
     def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
         """Map (B, in_channels, H, W), H and W multiples of the stride, to (B, out_channels, H, W).
 
-        Args:
-            x: the input.
-            scalars: (B, at least 1) in [0, 1]; the first is the time, see :func:`noise_level`, the
-                network does not see the others.
-
-        Returns:
-            float32.
-
-        Raises:
-            ValueError: if the size does not divide.
+        Of the scalars, (B, at least 1) in [0, 1], the first is the time, see :func:`noise_level`;
+        the network does not see the others. The output is float32.
         """
         check_size(x, self.config.stride)
         level = noise_level(scalars[:, 0])
@@ -185,12 +177,7 @@ class ADMResBlock(nn.Module):
     """Residual block; ``resize`` changes the resolution of both branches before they convolve."""
 
     def __init__(
-        self,
-        channels_in: int,
-        channels: int,
-        embedding: int,
-        dropout: float,
-        resize: nn.Module,
+        self, channels_in: int, channels: int, embedding: int, dropout: float, resize: nn.Module
     ):
         super().__init__()
         self.resize = resize
