@@ -37,8 +37,7 @@ from train.loop.options import program
 
 FORMAT, VERSION = "asyncdsb-corpus", 1
 
-INDEX = "index.json"
-"""Name of the file that describes a finished corpus."""
+INDEX = "index.json"  # Name of the file that describes a finished corpus.
 
 _PROGRESS = "progress.jsonl"
 """Settings, then a line for every shard that is done; kept until the index is written."""

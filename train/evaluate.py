@@ -55,8 +55,7 @@ METHODS = "bridge,bridge+patches,patch-fill,telea,navier-stokes,patchmatch"
 """What is compared by default: the bridge alone, what copied patches make of it, what they make
 without it, and the other classical methods."""
 
-CROPS = 4
-"""Crops per photo by default, of photos that are not portraits."""
+CROPS = 4  # Crops per photo by default, of photos that are not portraits.
 
 
 def write_inputs(held_out: HeldOut, folder: Path) -> None:

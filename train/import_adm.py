@@ -46,8 +46,7 @@ from asyncdsb.store.bundled import BUNDLED, BUNDLED_NAMES
 from asyncdsb.store.checkpoint import file_sha256, load_weights, misfits, save_weights
 from train.loop.options import program
 
-PUBLISHED = ADMConfig()
-"""Shape of the network in the files."""
+PUBLISHED = ADMConfig()  # Shape of the network in the files.
 
 STEM = "input_blocks.0.0.weight"
 HEAD = ("out.2.weight", "out.2.bias")

@@ -39,14 +39,12 @@ from train.judge.methods import HeldOut, load_bridges, to_batch
 from train.judge.report import difference, markdown, publish
 from train.loop.options import held_out_parser, program
 
-SIGNALS = {"x_t": "projection", "x0_hat": "ssim"}
-"""What is followed, and by which measure."""
+SIGNALS = {"x_t": "projection", "x0_hat": "ssim"}  # What is followed, and by which measure.
 
 PARTS = ("all", "low", "middle", "high")
 """The whole hole, and its pixels by tercile of the true gradient."""
 
-LEAST_GAIN = 0.01
-"""Gain of a measure over the run below which its course has no speed to speak of."""
+LEAST_GAIN = 0.01  # Gain of a measure over the run below which its course has no speed to speak of.
 
 
 def gradient_parts(gradient: Tensor, hole: Tensor) -> dict[str, np.ndarray]:

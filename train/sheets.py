@@ -27,8 +27,7 @@ from train.loop.options import held_out_parser, program
 
 SEEDS = 3
 
-WIDTH = 2100
-"""Photos stand side by side as long as a sheet is no wider than this, in pixels."""
+WIDTH = 2100  # Photos stand side by side as long as a sheet is no wider than this, in pixels.
 
 HEADS = ["input", *(f"seed {i}" for i in range(SEEDS)), "truth"]
 

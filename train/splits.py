@@ -25,8 +25,7 @@ from asyncdsb.photo.images import write_atomic
 from train.data.sources import pictures_in
 from train.loop.options import program
 
-PARTS = ("train", "val", "test")
-"""Parts by CelebA's numbers 0, 1 and 2."""
+PARTS = ("train", "val", "test")  # Parts by CelebA's numbers 0, 1 and 2.
 
 
 def celeba_hq(images: Path, mapping: Path, partition: Path) -> dict[str, list[Path]]:

@@ -19,8 +19,7 @@ from asyncdsb.photo.fill import fill_hole
 from asyncdsb.photo.images import to_pil, to_tensor
 from asyncdsb.photo.patches import copy_patches
 
-CV2_RADIUS = 3.0
-"""Neighbourhood, in pixels, that cv2's methods look at."""
+CV2_RADIUS = 3.0  # Neighbourhood, in pixels, that cv2's methods look at.
 
 
 def telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

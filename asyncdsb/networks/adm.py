@@ -23,8 +23,7 @@ from asyncdsb.networks.layers import (
     zero_init,
 )
 
-INTERVALS = 1000
-"""Steps into which I2SB divides the time from 0 to 1."""
+INTERVALS = 1000  # Steps into which I2SB divides the time from 0 to 1.
 
 FIRST_LEVEL, LAST_LEVEL = 1e-4, 1.0
 """Inputs of I2SB's network for the first and the last of them, in thousands."""

@@ -23,14 +23,9 @@ from asyncdsb.show import viz
 
 FILM_SUFFIXES = (".webp", ".mp4")
 
-PANEL_SIDE = 384
-"""Longest side in pixels of a picture in the film."""
-
-MARGIN = 1.25
-"""Side of the square that is shown over the longer side of the hole."""
-
-FRAMES_PER_SECOND = 25
-"""Of an MP4. Frames of a run that stay longer are repeated."""
+PANEL_SIDE = 384  # Longest side in pixels of a picture in the film.
+MARGIN = 1.25  # Side of the square that is shown over the longer side of the hole.
+FRAMES_PER_SECOND = 25  # Of an MP4. Frames of a run that stay longer are repeated.
 
 _INK, _QUIET, _GROUND, _LINE, _DONE = "#f1f5f9", "#a3b1c6", "#0f172a", "#334155", "#2dd4bf"
 _GAP, _HEAD, _FOOT, _LEAST_WIDTH = 14, 52, 46, 340

@@ -20,17 +20,10 @@ from train.data.streams import CropStream
 from train.loop.processes import Processes
 from train.presets import BridgePreset, Preset
 
-SAMPLE_STEP = 2**31
-"""Step whose batch is shown in sample pictures; no training reaches it."""
-
-SHOWN = 8
-"""Crops that are shown."""
-
-FOCUS_STD = 1.1
-"""Standard deviation of log sigma_eff of the times that are normal and not even."""
-
-AREA = (0.01, 0.75)
-"""Smallest and largest hole of a training mask, as a share of its window."""
+SAMPLE_STEP = 2**31  # Step whose batch is shown in sample pictures; no training reaches it.
+SHOWN = 8  # Crops that are shown.
+FOCUS_STD = 1.1  # Standard deviation of log sigma_eff of the times that are normal and not even.
+AREA = (0.01, 0.75)  # Smallest and largest hole of a training mask, as a share of its window.
 
 
 class MaskBank:

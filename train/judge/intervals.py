@@ -9,14 +9,9 @@ import numpy as np
 from asyncdsb.measure.metrics import frechet_distance, inception_score, kernel_distance
 from asyncdsb.measure.perceptual import FeatureExtractor
 
-RESAMPLES = 2000
-"""Bootstrap resamples behind an interval."""
-
-SET_RESAMPLES = 200
-"""Bootstrap resamples behind the interval of a difference of Frechet distances."""
-
-LARGEST_SET = 600
-"""Sets beyond this size get no such interval: it would take hours."""
+RESAMPLES = 2000  # Bootstrap resamples behind an interval.
+SET_RESAMPLES = 200  # Bootstrap resamples behind the interval of a difference of Frechet distances.
+LARGEST_SET = 600  # Sets beyond this size get no such interval: it would take hours.
 
 
 def clustered_mean(

@@ -11,11 +11,8 @@ from asyncdsb.measure.perceptual import EfficientNetFeatures
 from asyncdsb.store.card import Facts, model_card
 from train.judge.report import classical, gauge_table, ratio_table
 
-OURS = "bridge"
-"""Name of our method in an evaluation: the bridge alone, without copied patches."""
-
-WORST = "worst.webp"
-"""Picture of the worst cases, beside the card."""
+OURS = "bridge"  # Name of our method in an evaluation: the bridge alone, without copied patches.
+WORST = "worst.webp"  # Picture of the worst cases, beside the card.
 
 
 def measured_card(

@@ -19,8 +19,7 @@ from train.judge.methods import Method
 from train.judge.protocol import Crop
 from train.judge.scores import FIRST_ERROR, SCORES, Judges, Scores, gauges, restore, score, stacked
 
-SCORES_VERSION = 6
-"""Part of the name of kept scores: raise it when a metric changes."""
+SCORES_VERSION = 6  # Part of the name of kept scores: raise it when a metric changes.
 
 
 def restore_and_score(

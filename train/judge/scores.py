@@ -57,14 +57,9 @@ SCORES = {
 }
 """Paired metrics, each one number per restored crop, and what tables call them."""
 
-PSNR_CAP = 100.0
-"""Decibels that a perfect restoration counts."""
-
-GOOD_POWER = (0.6, 1.4)
-"""Ratios of power that count as good."""
-
-FIRST_ERROR = "first_error"
-"""The squared error of the first estimate in the hole, of bridges only."""
+PSNR_CAP = 100.0  # Decibels that a perfect restoration counts.
+GOOD_POWER = (0.6, 1.4)  # Ratios of power that count as good.
+FIRST_ERROR = "first_error"  # The squared error of the first estimate in the hole, of bridges only.
 
 Scores = dict[str, np.ndarray]
 """By name, the value of each crop: :data:`SCORES`, parts of the gauges in units of pictures in

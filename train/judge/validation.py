@@ -20,20 +20,11 @@ from train.judge.protocol import Crop, iter_crops
 from train.judge.scores import GOOD_POWER, Judges, companded_maps, gauges, restore, score, stacked
 from train.loop.jsonl import read_lines
 
-KINDS = ("center", "half", "wide", "narrow")
-"""Masks of the held-out crops."""
-
-PHOTOS = 48
-"""Most photos of a validation; of more, as many are taken at even distances."""
-
-STEPS = 20
-"""Sampling steps of a validation."""
-
-BATCH = 9
-"""Crops restored at once; results do not depend on it."""
-
-DIGITS = 5
-"""Decimal places of the scores that are kept."""
+KINDS = ("center", "half", "wide", "narrow")  # Masks of the held-out crops.
+PHOTOS = 48  # Most photos of a validation; of more, as many are taken at even distances.
+STEPS = 20  # Sampling steps of a validation.
+BATCH = 9  # Crops restored at once; results do not depend on it.
+DIGITS = 5  # Decimal places of the scores that are kept.
 
 
 class RestorationValidator:

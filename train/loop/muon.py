@@ -15,8 +15,7 @@ from torch import Tensor, nn
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration; its fixed points are near 1 for all singular values from 0.01 up."""
 
-LEAST = 8
-"""Rows and columns below which a weight is no matrix worth orthogonalising."""
+LEAST = 8  # Rows and columns below which a weight is no matrix worth orthogonalising.
 
 
 def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:

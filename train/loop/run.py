@@ -27,8 +27,7 @@ from train.loop.processes import Processes
 from train.loop.trainer import Trainer
 from train.presets import AnyPreset, Preset
 
-LOG_EVERY = 50
-"""Steps between records of the log, at most."""
+LOG_EVERY = 50  # Steps between records of the log, at most.
 
 
 def run(
