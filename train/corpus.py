@@ -55,20 +55,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class PackSettings:
-    """What decides the bytes of a corpus, besides the photographs.
+    """What decides the bytes of a corpus, besides the photographs."""
 
-    Attributes:
-        size: short side in pixels; longer ones are scaled down to it, none is enlarged.
-        quality: of the JPEG files, 1 to 100.
-        shard_photos: photographs a shard, with those that cannot be read.
-
-    Raises:
-        ValueError: on values out of range.
-    """
-
-    size: int = 512
-    quality: int = 92
-    shard_photos: int = 1000
+    size: int = 512  # short side in pixels; longer ones are scaled down to it, none is enlarged
+    quality: int = 92  # of the JPEG files, 1 to 100
+    shard_photos: int = 1000  # photographs a shard, with those that cannot be read
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 1 <= self.quality <= 100 or self.shard_photos < 1:

@@ -17,19 +17,12 @@ from asyncdsb.photo.images import read_image
 
 @dataclass(frozen=True)
 class FoundPhoto:
-    """A photo that was found but not read yet.
+    """A photo that was found but not read yet."""
 
-    Attributes:
-        key: the file's stem, the same whether a photo lies in a folder or in a tar; numbered where
-            it comes again.
-        read: returns it as an RGB picture; ValueError with the source if it cannot be read. Other
-            processes can call it too.
-        source: the file's path, or a tar file's path, a slash and the member's name.
-    """
-
-    key: str
+    key: str  # the file's stem, in a folder or in a tar; numbered where it comes again
+    # Returns an RGB picture; ValueError with the source if it cannot be read. Can be pickled.
     read: Callable[[], Image.Image]
-    source: str
+    source: str  # the file's path, or a tar file's path, a slash and the member's name
 
 
 def is_picture_name(name: str) -> bool:

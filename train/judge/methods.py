@@ -64,24 +64,16 @@ RestoreBatch = Callable[
 
 @dataclass(frozen=True)
 class Method:
-    """A way to restore a batch.
+    """A way to restore a batch."""
 
-    Attributes:
-        name: as printed.
-        identity: text that changes whenever the results may change.
-        restore: (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each, and the
-            first estimates (B, 3, S, S) of a bridge, made at t = 1.
-        source: folder of restorations made elsewhere, which ``restore`` is then not asked for.
-        pipe: of a bridge.
-        settings: of a bridge, keyword arguments of its ``trace``.
-    """
-
-    name: str
-    identity: str
+    name: str  # as printed
+    identity: str  # text that changes whenever the results may change
+    # (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each, and the first
+    # estimates (B, 3, S, S) of a bridge, made at t = 1.
     restore: RestoreBatch | None
-    source: Path | None = None
-    pipe: AsyncDSBPipeline | None = None
-    settings: dict | None = None
+    source: Path | None = None  # of restorations made elsewhere, in place of ``restore``
+    pipe: AsyncDSBPipeline | None = None  # of a bridge
+    settings: dict | None = None  # of a bridge, keyword arguments of its ``trace``
 
     @property
     def classical(self) -> bool:

@@ -67,20 +67,13 @@ class MaskFolder:
 
 @dataclass(frozen=True)
 class Crop:
-    """One square cut out of a photo.
+    """One square cut out of a photo."""
 
-    Attributes:
-        key: name of the photo.
-        index: which of its crops.
-        pixels: uint8 (size, size, 3).
-        place: of the crop among all.
-        folders: kinds of mask that come from folders.
-    """
-
-    key: str
-    index: int
-    pixels: np.ndarray
-    place: int = 0
+    key: str  # name of the photo
+    index: int  # which of its crops
+    pixels: np.ndarray  # uint8 (size, size, 3)
+    place: int = 0  # of the crop among all
+    # Kinds of mask that come from folders.
     folders: Mapping[str, MaskFolder] = field(default_factory=dict)
 
     @property

@@ -66,20 +66,14 @@ Scores = dict[str, np.ndarray]
 [-1, 1] ("fill_error", squared error of the smooth fill; "power" and "true_power", per band, of the
 restored and of the true hole; :data:`FIRST_ERROR`), and features (n, d) by extractor."""
 
-Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks that judge restored crops.
+    """The networks that judge restored crops."""
 
-    Attributes:
-        lpips: (images, truths) float32 (B, 3, H, W) in [-1, 1] -> (B,).
-        extractors: feature networks for the distances between sets.
-    """
-
-    lpips: Distances
-    extractors: tuple[FeatureExtractor, ...]
+    # (images, truths) float32 (B, 3, H, W) in [-1, 1] -> (B,)
+    lpips: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    extractors: tuple[FeatureExtractor, ...]  # for the distances between sets
 
     @classmethod
     def load(cls, device: str | torch.device = "cpu", inception: str | None = None) -> Judges:

@@ -11,17 +11,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class CompletionLossWeights:
-    """Weights of the generator's loss terms.
+    """Weights of the generator's loss terms."""
 
-    Attributes:
-        adversarial: lambda_adv of Eq. 10.
-        feature_matching: lambda_FM of Eq. 10.
-        l1: weight of the mean absolute error over the hole. Not in the paper, whose targets are
-            edges; for continuous maps it anchors the magnitude.
-    """
-
-    adversarial: float = 1.0
-    feature_matching: float = 10.0
+    adversarial: float = 1.0  # lambda_adv of Eq. 10
+    feature_matching: float = 10.0  # lambda_FM of Eq. 10
+    # Of the mean absolute error over the hole. Not in the paper, whose targets are edges; for
+    # continuous maps it anchors the magnitude.
     l1: float = 10.0
 
 
