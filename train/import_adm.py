@@ -58,16 +58,7 @@ def import_adm(
 ) -> list[str]:
     """Write the network of a file, and a gradient completion, as a weights folder.
 
-    Args:
-        file: of guided diffusion or I2SB.
-        out: folder to write.
-        gradient: weights folder of the completion.
-        ot_ode: whether the bridge is the one without noise.
-        beta_max: I2SB's option of that name, >= 0.1.
-        dtype: floating type on disk.
-
-    Returns:
-        What was found and done, line by line.
+    Options are those of :func:`parser`. Returns what was found and done, line by line.
     """
     completion, facts = load_weights(gradient, "gradient")
     state, origin = read(file)
@@ -83,10 +74,8 @@ def import_adm(
     variances = _size(state, HEAD[0], 0) == 6
     with torch.device("meta"):
         network = PUBLISHED.build(6 if conditions else 3, 6 if variances else 3, scalars=2)
-    lines = misfits(network, state)
-    if lines:
-        lines = [f"{file} holds another network:", *lines[:10]]
-        raise ValueError("\n".join(lines))
+    if lines := misfits(network, state):
+        raise ValueError("\n".join([f"{file} holds another network:", *lines[:10]]))
     if variances:
         state = state | {name: state[name][:3] for name in HEAD}
         report.append("left out the three outputs for the variance")

@@ -10,6 +10,7 @@ patch-fill       what :mod:`asyncdsb.photo.patches` does without any network, fr
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -22,14 +23,9 @@ from asyncdsb.photo.patches import copy_patches
 CV2_RADIUS = 3.0  # Neighbourhood, in pixels, that cv2's methods look at.
 
 
-def telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Fill by fast marching; see :func:`restore`."""
-    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, cv2.INPAINT_TELEA)
-
-
-def navier_stokes(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Fill by following isophotes; see :func:`restore`."""
-    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, cv2.INPAINT_NS)
+def opencv(flags: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fill by one of OpenCV's methods; see :func:`restore`."""
+    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, flags)
 
 
 def patchmatch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -55,8 +51,8 @@ def patch_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "telea": telea,
-    "navier-stokes": navier_stokes,
+    "telea": partial(opencv, cv2.INPAINT_TELEA),
+    "navier-stokes": partial(opencv, cv2.INPAINT_NS),
     "patchmatch": patchmatch,
     "patch-fill": patch_fill,
 }

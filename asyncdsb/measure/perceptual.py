@@ -164,9 +164,7 @@ class InceptionFeatures(FeatureExtractor):
                 f"{type(error).__name__}: {error}: run `pip install torch-fidelity`"
             ) from None
         if weights is not None and not Path(weights).is_file():
-            raise ValueError(
-                f"expected the Inception weights ({INCEPTION_FILE}) at {weights}; found none"
-            )
+            raise ValueError(f"expected {INCEPTION_FILE} at {weights}; found none")
         try:
             self._network = FeatureExtractorInceptionV3(
                 "inception-v3-compat",
