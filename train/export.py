@@ -100,9 +100,9 @@ def measured(folder: Path) -> str:
         "## Measured\n\n"
         f"Held out: {protocol['photos']} photographs, {each} crop{'s' * (each > 1)} of "
         f"{protocol['size']} pixels each (n = {protocol['photos'] * each}), masks and noise at "
-        f"fixed seeds (`train/judge/protocol.py`); {settings['steps']} {settings['sampler']} steps, "
-        f"tau from {settings['tau_min']} to {settings['tau_max']}. LPIPS (AlexNet) with 95 % "
-        f"intervals from a bootstrap over photographs{distance_text}. "
+        f"fixed seeds (`train/judge/protocol.py`); {settings['steps']} {settings['sampler']} "
+        f"steps, tau from {settings['tau_min']} to {settings['tau_max']}. LPIPS (AlexNet) with "
+        f"95 % intervals from a bootstrap over photographs{distance_text}. "
         f"Lower is better{share_text}.\n\n"
         + ratio_table(summary, OURS, scores)
         + "\n"

@@ -34,6 +34,8 @@ def keys_of(manifest: Path, source: str) -> set[str]:
     """Keys of the photos of a source, of a CSV with the columns key and source."""
     with open(manifest, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    if not rows or not {"key", "source"} <= rows[0].keys():
+        raise ValueError(f"expected the columns key and source in {manifest}")
     known = sorted({line["source"] for line in rows})
     if source not in known:
         raise ValueError(f"expected a source out of {', '.join(known)}, got {source!r}")

@@ -33,19 +33,13 @@ _GAP, _HEAD, _FOOT, _LEAST_WIDTH = 14, 52, 46, 340
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of the film, which changes with time, and its label.
+    """One picture of the film, which changes with time, and its label."""
 
-    Attributes:
-        title: in bold over it, such as the method.
-        caption: below the title: what is seen.
-        pictures: one for each moment, all of one size.
-        times: t in [0, 1] of every picture, falling from 1 (noise) to 0 (the result). Two methods
-            take their steps at slightly different times.
-    """
-
-    title: str
-    caption: str
-    pictures: Sequence[Image.Image]
+    title: str  # in bold over it, such as the method
+    caption: str  # below the title: what is seen
+    pictures: Sequence[Image.Image]  # one for each moment, all of one size
+    # t in [0, 1] of every picture, falling from 1 (noise) to 0 (the result). Two methods take their
+    # steps at slightly different times.
     times: Sequence[float]
 
 
