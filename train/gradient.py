@@ -78,8 +78,12 @@ class GradientTrainer(Trainer):
             if maps is None or self.parts > 1:
                 # Of several parts none is kept: each is completed once for either.
                 with torch.set_grad_enabled(name == "model" or self.parts == 1):
-                    maps = self._drawn(step, part)
-            return self._terms(name, *maps)
+                    _, image, mask = self.batches.draw(step, part)
+                    maps = image, *self._maps(self.joined["model"], image, mask)
+            with self.mixed():
+                if name == "discriminator":
+                    return {name: discriminator_loss(self.joined[name], *maps[:3])}
+                return generator_loss(self.discriminator, *maps, self.preset.loss)
 
         for name, joined in self.joined.items():
             # The generator learns through the discriminator, which does not learn from that.
@@ -87,21 +91,6 @@ class GradientTrainer(Trainer):
             means |= self.update(name, joined, terms)[0]
         self.ema.update_parameters(self.model)
         return means
-
-    def _drawn(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Photos of a part of a step's batch, and their :meth:`_maps`."""
-        _, image, mask = self.batches.draw(step, part)
-        return image, *self._maps(self.joined["model"], image, mask)
-
-    def _terms(
-        self, name: str, image: Tensor, truth: Tensor, fake: Tensor, unknown: Tensor
-    ) -> dict[str, Tensor]:
-        """Terms of the loss of one of the two networks."""
-        with self.mixed():
-            if name == "discriminator":
-                loss = discriminator_loss(self.joined["discriminator"], image, truth, fake)
-                return {"discriminator": loss}
-            return generator_loss(self.discriminator, image, truth, fake, unknown, self.preset.loss)
 
     def _maps(
         self, companded: Callable[..., Tensor], image: Tensor, mask: Tensor
