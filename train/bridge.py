@@ -163,9 +163,9 @@ class BridgeTrainer(Trainer):
         return [*rows, image]
 
 
+# Weights of our network and of ADM's whose last places along an axis are the input's channels.
 INPUTS = {"stem.weight": 1, "gain.weight": 0, "gain.bias": 0, "head.weight": 1}
 INPUTS |= {"input_blocks.0.0.weight": 1}
-"""Weights of our network and of ADM's whose last places along an axis are the input's channels."""
 
 
 def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:

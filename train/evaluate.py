@@ -4,15 +4,11 @@ Crops, masks and seeds follow :mod:`train.judge.protocol`; the methods are those
 :mod:`train.judge.methods`. Unless it is told otherwise, the crops have the side that the weights
 were trained for, one of the whole centred square for weights for portraits, four for others.
 
-Reported for each kind of mask and each method: PSNR and SSIM over the whole crop and over the hole
-alone, LPIPS (AlexNet, v0.1), how much the hole's border stands out
-(:func:`asyncdsb.measure.metrics.seam`, in grey levels), and the Frechet and kernel distances
-between the restored and the true crops and the Inception score of the restored ones, on
-EfficientNet-Lite2 features: not FID, KID and IS, which ``--inception`` adds. Two gauges of what a
-bridge invents by itself stand in a table of their own, see :mod:`train.judge.scores`. Distances
-between sets are comparable only at equal n. Means come with a 95 % interval from a bootstrap over
-photos. PSNR counts at most 100 dB per crop, so that one perfect crop does not make the mean
-infinite.
+Reported for each kind of mask and each method: :data:`train.judge.scores.SCORES`, PSNR counting at
+most 100 dB per crop, and the distances between the restored and the true crops, with the Inception
+score, on EfficientNet-Lite2 features: not FID, KID and IS, which ``--inception`` adds. Distances
+between sets are comparable only at equal n. The gauges of :mod:`train.judge.scores` stand in a
+table of their own. Means come with a 95 % interval from a bootstrap over photos.
 
 Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
 pixels, its mask and everything that decides its restoration, with its scores and features beside

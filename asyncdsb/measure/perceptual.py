@@ -76,7 +76,7 @@ class Lpips:
 
 
 class SetNames(NamedTuple):
-    """How the results of one extractor are printed."""
+    """How distances between sets of features of one network and their score are printed."""
 
     frechet: str
     kernel: str
@@ -84,19 +84,12 @@ class SetNames(NamedTuple):
 
 
 class FeatureExtractor:
-    """A feature network.
+    """A feature network."""
 
-    Attributes:
-        slug: short name, usable in a file name.
-        names: of the Frechet distance, the kernel distance and the Inception score.
-        weight: (classes, d), of the class scores.
-        bias: (classes,), or 0.
-    """
-
-    slug: str
+    slug: str  # short name, usable in a file name
     names: SetNames
-    weight: torch.Tensor
-    bias: torch.Tensor | float = 0.0
+    weight: torch.Tensor  # (classes, d), of the class scores
+    bias: torch.Tensor | float = 0.0  # (classes,)
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """Return float64 (B, d) features of float32 (B, 3, H, W) images in [-1, 1]."""

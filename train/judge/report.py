@@ -13,16 +13,15 @@ from asyncdsb.measure import baselines
 from asyncdsb.photo.images import write_atomic
 from train.judge.scores import GOOD_POWER, SCORES
 
+# What the methods with these names are, as tables say it.
 TITLES = {
     "bridge": "bridge alone",
     "bridge+patches": "bridge, then patches",
     "patch-fill": "patches alone",
 }
-"""What the methods with these names are, as tables say it."""
 
 Summary = Mapping[str, Mapping[str, Mapping]]
-"""Kind of mask -> method -> score -> result of :func:`train.judge.intervals.clustered_mean`, or a
-number (None if unknown) for distances between sets; the same methods for every kind."""
+"""What :func:`train.judge.results.summarise` returns."""
 
 
 def publish(
