@@ -197,14 +197,8 @@ def draw_times(
 
     If the preset names levels, they are even in log sigma_eff of the mean tau over the hole, but
     for a share ``focus`` that is log-normal around sigma_data (as in EDM): there details are
-    decided, and small networks learn those levels slowest. Else they are even in t.
-
-    Args:
-        preset: levels, focus, and the share at the start.
-        tau: (B, 1, H, W) tau maps.
-        mask: (B, 1, H, W) float, 1 = missing.
-        stochastic: (B,) bool, whether the bridge carries noise.
-        draws: for B samples.
+    decided, and small networks learn those levels slowest. Else they are even in t. Tau and mask
+    are (B, 1, H, W); stochastic, (B,) bool, tells whether the bridge carries noise.
     """
     even = to_device(draws.spread().clamp(min=1e-3), mask.device).view(-1, 1, 1, 1)
     start = to_device(draws.rand() < preset.from_start, mask.device).view(-1, 1, 1, 1)

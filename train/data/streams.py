@@ -110,16 +110,10 @@ class CropStream:
         return len(self._places)
 
     def crops(self, first: int, count: int, size: int, step: int = 1) -> Tensor:
-        """Samples number first, first + step, ... of the training, ``count`` of them.
+        """Samples number first, first + step, ... of the training: (count, 3, size, size).
 
         Each is a photo at one of the short sides that hold the crop, all equally likely, cut out at
-        random and mirrored with probability one half.
-
-        Returns:
-            (count, 3, size, size) float32 in [-1, 1] on the stream's device.
-
-        Raises:
-            ValueError: too many photographs that cannot be decoded.
+        random and mirrored with probability one half. float32 in [-1, 1] on the stream's device.
         """
         ahead = max(count, 4 * self.workers)
         wanted = [(n, size) for n in range(first, first + (count + ahead) * step, step)]

@@ -80,16 +80,8 @@ def frechet_difference(
     Whole photos are drawn with replacement, the same for both methods and the truth. Photos that
     are drawn twice leave fewer different ones, and a Frechet distance is biased upwards in small
     sets: the drawn differences are shifted as a whole, by their mean, onto the measured one.
-
-    Args:
-        first: (n, d) features of the crops that the one method restored.
-        second: (n, d) features of the same crops by the other.
-        truth: (n, d) features of the true crops.
-        groups: the photo of each crop, at least two.
-        seed: of the resampling.
-
-    Returns:
-        ``{"mean", "low", "high"}``, mean being the measured difference.
+    All features are (n, d), of the same crops; groups are their photos, at least two different
+    ones. "mean" of the result is the measured difference.
     """
     names, member = np.unique(groups, return_inverse=True)
     rows = [np.flatnonzero(member == index) for index in range(len(names))]

@@ -32,17 +32,9 @@ def restore_and_score(
     share: tuple[int, int] = (0, 1),
     progress: tqdm | None = None,
 ) -> None:
-    """Restore crops with all methods, score them, and keep both on disk.
+    """Restore crops with all methods, batch by batch, score them, and keep both in a folder.
 
-    Args:
-        crops: see :func:`train.judge.protocol.iter_crops`; consumed batch by batch.
-        methods: at least one.
-        kinds: kinds of mask.
-        folder: where everything is kept.
-        batch: crops per batch.
-        judges: see :class:`train.judge.scores.Judges`.
-        share: (i, n): of every n batches, only the i-th is done.
-        progress: counts restored crops.
+    Of a share (i, n) only the i-th of every n batches is done; ``progress`` counts restored crops.
     """
     (index, count), source, number = share, iter(crops), -1
     while chunk := list(islice(source, batch)):

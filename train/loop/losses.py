@@ -49,10 +49,7 @@ def generator_loss(
         real: (B, 1, H, W) true map.
         fake: (B, 1, H, W) completed map.
         mask: (B, 1, H, W) float, 1 = where the map was completed.
-        weights: see :class:`CompletionLossWeights`.
-
-    Returns:
-        The scalar terms by name; their sum is the loss.
+        weights: of the terms, whose sum is the loss.
     """
     logits, features = discriminator(_pair(image, real, fake))
     on_fake = logits.chunk(2)[1]

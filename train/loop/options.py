@@ -12,12 +12,11 @@ import torch
 from asyncdsb.denoiser import FINISHES
 from asyncdsb.networks.device import PRECISIONS
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
-from asyncdsb.samplers import GRIDS, SAMPLERS
-from asyncdsb.schedule import STRATEGIES
+from asyncdsb.samplers import GRIDS
 from asyncdsb.store.bundled import BUNDLED_NAMES
 
 SAMPLING = ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta", *FROM_WEIGHTS)
-"""Fields of :class:`asyncdsb.photo.settings.Settings` that the command line sets."""
+"""Fields of :class:`asyncdsb.photo.settings.Settings` that the methods of an evaluation take."""
 
 
 def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentParser:
@@ -45,19 +44,16 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--device", default=device, help="cpu, cuda, ...")
     add("--precision", default="auto", choices=PRECISIONS, help="in which networks multiply")
     add("--steps", type=int, help="network evaluations per crop")
-    add("--sampler", choices=SAMPLERS, help="step of the bridge")
-    add("--strategy", choices=STRATEGIES, help="layout of tau")
     add("--grid", choices=GRIDS, help="time grid")
     add("--tau-min", type=float, help="tau of the flattest pixels")
     add("--tau-max", type=float, help="tau of the steepest pixels")
-    add("--eta", type=float, help="noise of the implicit sampler")
     add("--finish", choices=FINISHES, help="None: the weights' own")
     parser.set_defaults(**{name: getattr(Settings, name) for name in SAMPLING} | defaults)
     return parser
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    """Return the keyword arguments of ``restore_batch`` that the command line gives."""
+    """Return the settings of bridges that the command line gives."""
     return {name: getattr(args, name) for name in SAMPLING}
 
 

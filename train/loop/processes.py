@@ -60,12 +60,6 @@ class Processes:
             part: which of its parts this process works on.
             parts: in how many parts, one after the other, it does its samples.
             each: samples of a photo, which stay together.
-
-        Returns:
-            (n,) int64.
-
-        Raises:
-            ValueError: the batch does not divide evenly.
         """
         shares = self.count * parts
         if total % (shares * each):
