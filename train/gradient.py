@@ -71,7 +71,7 @@ class GradientTrainer(Trainer):
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""
         means: dict[str, Tensor] = {}
-        maps: tuple[Tensor, ...] | None = None
+        maps: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
         def terms(part: int) -> dict[str, Tensor]:
             nonlocal maps
