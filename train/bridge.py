@@ -216,7 +216,10 @@ def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoise
 
 
 def started_with(out: str | Path) -> BridgeConfig | None:
-    """The configuration of a run that was started with ``--init``; None for any other folder."""
+    """The configuration of a run that was started with ``--init``; None for any other folder.
+
+    ValueError if that run has no checkpoint to go on from.
+    """
     before = recorded(out)
     if "init" not in before.get("weights", {}):
         return None

@@ -32,7 +32,7 @@ WORST = "worst.webp"  # Picture of the worst cases, beside the card.
 
 
 def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) -> None:
-    """Write the averaged weights of a training run in half precision.
+    """Write the averaged weights of a training run in half precision; ValueError on bad ones.
 
     Args:
         run: folder of a training run.

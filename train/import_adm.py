@@ -58,7 +58,8 @@ def import_adm(
 ) -> list[str]:
     """Write the network of a file, and a gradient completion, as a weights folder.
 
-    Options are those of :func:`parser`. Returns what was found and done, line by line.
+    Options are those of :func:`parser`. Returns what was found and done, line by line; ValueError
+    if the file holds another network, or options do not fit it.
     """
     completion, facts = load_weights(gradient, "gradient")
     state, origin = read(file)
@@ -115,6 +116,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], str]:
     """Read the network of a file of guided diffusion or I2SB; tensors stay mapped from the file.
 
     Returns parameters by their published names, not checked yet, and whose they are, in words.
+    ValueError if the file cannot be read, or holds something else.
     """
     try:
         content = torch.load(

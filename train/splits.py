@@ -29,7 +29,7 @@ PARTS = ("train", "val", "test")  # Parts by CelebA's numbers 0, 1 and 2.
 
 
 def celeba_hq(images: Path, mapping: Path, partition: Path) -> dict[str, list[Path]]:
-    """Sort the faces of CelebA-HQ by CelebA's partition: part -> photos by number.
+    """Sort the faces of CelebA-HQ by CelebA's partition: part -> photos by number, or ValueError.
 
     Args:
         images: folder of ``0.jpg``, ``1.jpg``, ..., of any picture format.

@@ -22,7 +22,7 @@ def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
     """Peak signal-to-noise ratio in decibels, 10 log10(255^2 / MSE), of images in [0, 255].
 
     Both have one shape (H, W) or (H, W, C). With a mask, bool (H, W), the mean runs over its True
-    pixels only. Infinite where the images agree exactly.
+    pixels only. Infinite where the images agree exactly; ValueError on two shapes.
     """
     image, truth = _pair(image, truth)
     squared = (image - truth) ** 2
@@ -39,7 +39,8 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
 
     Both images have one shape (H, W) or (H, W, C), values in [0, 255] and sides of at least 11.
     With a mask, bool (H, W), the mean runs over the windows centred on its True pixels, the image
-    being mirrored at its border, else over all windows that lie inside the image. At most 1.
+    being mirrored at its border, else over all windows that lie inside the image. At most 1;
+    ValueError on two shapes, or on smaller images.
     """
     image, truth = _pair(image, truth)
     similarity = ssim_map(image, truth)
@@ -50,7 +51,7 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
 def ssim_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Structural similarity of the window around every pixel, of the images' shape, see above.
 
-    Images are in grey levels of a range of 255, which they may leave.
+    Images are in grey levels of a range of 255, which they may leave. ValueError below 11 pixels.
     """
     # Imported here, because scipy comes with it and takes time to load.
     from skimage.metrics import structural_similarity
@@ -73,7 +74,8 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
         shift = mean over channels |mean (d_image - d_truth)|      a common offset of the colour
 
     Both are 0 for a perfect restoration; a seam makes both larger, a blurred border makes the step
-    negative. Images have one shape (H, W) or (H, W, C), the hole is bool (H, W).
+    negative. Images have one shape (H, W) or (H, W, C), the hole is bool (H, W). ValueError on two
+    shapes, or a hole without a border.
     """
     image, truth = (x.reshape(*hole.shape, -1) for x in _pair(image, truth))
     jumps: list[np.ndarray] = []

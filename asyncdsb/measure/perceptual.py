@@ -41,7 +41,7 @@ class Lpips:
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """Return the distance (B,) of each pair (B, 3, H, W) in [-1, 1], sides of at least 32."""
+        """Return (B,) distances of pairs (B, 3, H, W) in [-1, 1], sides >= 32, else ValueError."""
         if image.shape != truth.shape or image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(
                 f"expected two batches (B, 3, H, W) of one shape;"

@@ -72,6 +72,9 @@ def draw_film(
 
     Returns:
         RGB pictures of one size, both sides even, as H.264 wants them.
+
+    Raises:
+        ValueError: no panels or pictures, or panels with several numbers of pictures or times.
     """
     counts = [len(one) for panel in panels for one in (panel.pictures, panel.times)]
     if len(set(counts)) != 1 or 0 in counts:

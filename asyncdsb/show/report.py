@@ -40,6 +40,9 @@ def report_figure(
         image: the photograph that was restored, RGB or uint8 (H, W, 3).
         mask: bool (H, W), True in the hole.
         path: PNG file, which is returned.
+
+    Raises:
+        ValueError: another suffix, or a result without a trajectory.
     """
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"expected a file name ending in .png, got {Path(path).name!r}")

@@ -72,7 +72,8 @@ class PhotoBank:
     def crops(self, size: int, draws: Draws) -> Tensor:
         """Random crops (B, 3, size, size), each mirrored with probability one half.
 
-        Copies of all sizes are equally likely. float32 in [-1, 1] on the bank's device.
+        Copies of all sizes are equally likely. float32 in [-1, 1] on the bank's device; ValueError
+        if no photo is large enough.
         """
         fits = self.holding(size)
         which = fits[draws.randint(0, len(fits))]

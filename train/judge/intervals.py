@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyncdsb.measure.metrics import frechet_distance, inception_score, kernel_distance
-from asyncdsb.measure.perceptual import FeatureExtractor
+from asyncdsb.measure.metrics import frechet_distance
 
 RESAMPLES = 2000  # Bootstrap resamples behind an interval.
 SET_RESAMPLES = 200  # Bootstrap resamples behind the interval of a difference of Frechet distances.
@@ -40,32 +39,6 @@ def clustered_mean(
         "n": len(values),
         "groups": len(names),
     }
-
-
-def set_scores(
-    found: np.ndarray,
-    truth: np.ndarray,
-    extractor: FeatureExtractor,
-    groups: Sequence[str],
-    reference: np.ndarray | None = None,
-) -> dict[str, float | dict | None]:
-    """Distances of a set of restored crops to the true ones, and its Inception score, by name.
-
-    None where there are fewer than two crops. All features are (n, d); with those of the method to
-    compare with as ``reference``, also "NAME difference", see :func:`frechet_difference`.
-    """
-    frechet, kernel, score = extractor.names
-    enough = len(truth) > 1
-    scores: dict[str, float | dict | None] = {
-        frechet: frechet_distance(found, truth) if enough else None,
-        kernel: kernel_distance(found, truth) if enough else None,
-        score: inception_score(extractor.logits(found)) if enough else None,
-    }
-    several = len(set(groups)) > 1
-    if reference is not None and several and len(truth) <= LARGEST_SET:
-        name = f"{frechet} difference"
-        scores[name] = frechet_difference(found, reference, truth, groups)
-    return scores
 
 
 def frechet_difference(

@@ -13,8 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
+from asyncdsb.measure.metrics import frechet_distance, inception_score, kernel_distance
 from asyncdsb.photo.images import write_atomic
-from train.judge.intervals import clustered_mean, set_scores
+from train.judge.intervals import LARGEST_SET, clustered_mean, frechet_difference
 from train.judge.methods import Method
 from train.judge.protocol import Crop
 from train.judge.scores import FIRST_ERROR, SCORES, Judges, Scores, gauges, restore, score, stacked
@@ -144,10 +145,16 @@ def summarise(
                 difference = values["lpips"] - first["lpips"]
                 scores["lpips_difference"] = clustered_mean(difference, photos)
             for extractor in judges.extractors:
-                slug = extractor.slug
-                ours, wanted = (x[slug].astype(float) for x in (values, truth))
-                reference = first[slug].astype(float) if first else None
-                scores |= set_scores(ours, wanted, extractor, photos, reference)
+                ours, wanted = (x[extractor.slug].astype(float) for x in (values, truth))
+                frechet, kernel, inception = extractor.names
+                enough = len(photos) > 1
+                scores[frechet] = frechet_distance(ours, wanted) if enough else None
+                scores[kernel] = kernel_distance(ours, wanted) if enough else None
+                scores[inception] = inception_score(extractor.logits(ours)) if enough else None
+                if first and len(set(photos)) > 1 and len(photos) <= LARGEST_SET:
+                    theirs = first[extractor.slug].astype(float)
+                    interval = frechet_difference(ours, theirs, wanted, photos)
+                    scores[f"{frechet} difference"] = interval
             scores |= gauges(values, side)
             scores["worst"] = names[int(np.argmax(values["lpips"]))]
             summary[kind][name] = scores

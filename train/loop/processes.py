@@ -53,7 +53,9 @@ class Processes:
             dist.destroy_process_group()
 
     def rows(self, total: int, part: int = 0, parts: int = 1, each: int = 1) -> Tensor:
-        """Photos of a batch that belong to this process: every ``count``-th.
+        """Photos of a batch that belong to this process: every ``count``-th, (n,) int64.
+
+        ValueError if the batch does not divide evenly.
 
         Args:
             total: samples of the whole batch.
