@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parse_args(argv)
     torch.set_num_threads(1)
     sides = BRIDGE_PRESETS["shipped"].short_sides
-    settings = PackSettings(size=512, shard_mib=4)
+    settings = PackSettings(size=512, shard_photos=32)
     count = args.photos - args.photos % args.batch
     packing: Times = {workers: [] for workers in WORKERS}
     streaming: dict[int, Times] = {

@@ -18,8 +18,8 @@ from train.data.sources import find_photos, iter_photos
 
 pytestmark = pytest.mark.slow
 
-KIBS = "0.004"
-"""Shards of about 4 KiB, two or three photographs each."""
+EACH = "3"
+"""Photographs a shard."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,17 @@ def photos(tmp_path_factory):
 
 
 def pack(photos, out, *options):
-    command = ["pack", str(photos), str(out), "--size", "48", "--shard-mib", KIBS, "--workers", "1"]
+    command = [
+        "pack",
+        str(photos),
+        str(out),
+        "--size",
+        "48",
+        "--shard-photos",
+        EACH,
+        "--workers",
+        "1",
+    ]
     return main([*command, *options])
 
 
@@ -151,7 +161,7 @@ def test_an_interrupted_run_ends_with_the_same_files(
 
 
 def test_a_killed_run_with_workers_ends_with_the_same_files(photos, corpus, tmp_path):
-    command = ["pack", str(photos), str(tmp_path), "--size", "48", "--shard-mib", KIBS]
+    command = ["pack", str(photos), str(tmp_path), "--size", "48", "--shard-photos", EACH]
     # Encoding is made slow enough to be killed in the middle.
     program = (
         "import sys, time, train.corpus as c; encoded = c._encoded\n"
@@ -233,7 +243,7 @@ def test_records_are_counted(corpus, tmp_path, capsys):
         ("pack {tmp}/nothing {tmp}/out", "found nothing at"),
         ("pack {photos} {photos}", "to be empty"),
         ("pack {photos} {corpus} --size 32", "other photos or settings"),
-        ("pack {photos}/0.png {corpus} --size 48 --shard-mib 0.004", "other photos or settings"),
+        ("pack {photos}/0.png {corpus} --size 48 --shard-photos 3", "other photos or settings"),
         ("pack {photos} {tmp}/out --quality 0", "quality from 1 to 100"),
         ("pack {photos}/cut.jpg {tmp}/out --workers 1", "none of which can be read"),
     ],

@@ -22,13 +22,12 @@ from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.evaluate import main
 from train.judge.methods import (
+    HeldOut,
     Method,
     bridge_method,
     classical_method,
-    held_out_of,
     load_methods,
     to_batch,
-    trace,
 )
 from train.judge.protocol import iter_crops
 from train.judge.report import (
@@ -38,7 +37,7 @@ from train.judge.report import (
     markdown_table,
     ratio_table,
 )
-from train.judge.results import collect, restore_and_score, summarise
+from train.judge.results import restore_and_score, summarise
 from train.judge.scores import Judges
 from train.judge.validation import KINDS, RestorationValidator, keep_scores
 
@@ -84,7 +83,7 @@ FRECHET_NAME, KERNEL_NAME, SCORE_NAME = FakeFeatures.names
 def run(methods, folder, photos=PHOTOS, batch=4, kinds=("center", "narrow"), crops=2):
     cut = list(iter_crops(photos, crops, 48))
     restore_and_score(cut, methods, kinds, folder, batch, JUDGES)
-    return summarise(collect(cut, methods, kinds, folder, JUDGES), JUDGES)
+    return summarise(cut, methods, kinds, folder, JUDGES)
 
 
 def truth_method() -> Method:
@@ -133,7 +132,11 @@ def test_the_gauges_are_ratios_of_sums_over_crops(tmp_path, tiny_pipe):
     summary = run([method], tmp_path, kinds=["wide"], batch=4)
     errors, fills, found, wanted = [], [], 0.0, 0.0
     for crop in iter_crops(PHOTOS, 2, 48):
-        x0, mask, _, states = trace(method, crop, "wide")
+        x0 = to_batch([crop.pixels])
+        mask = torch.from_numpy(crop.mask("wide"))[None, None].float()
+        seeds, known = [crop.noise_seed("wide")], x0.masked_fill(mask > 0.5, 0)
+        with torch.no_grad():
+            states = list(tiny_pipe.trace(known, mask, seeds, **settings)[1])
         fill = fill_hole(x0, mask, "harmonic")
         errors.append(float(((states[0].x0_hat - x0) ** 2 * mask).sum()))
         fills.append(float(((fill - x0) ** 2 * mask).sum()))
@@ -399,7 +402,7 @@ def test_crops_suit_the_weights(shard, tmp_path, window, extra, expected, method
     pipe.save_pretrained(tmp_path)
     command = ["--data", str(shard), "-o", "y", "--weights", str(tmp_path), *extra.split()]
     args = train.evaluate.parser().parse_args([*command, "--methods", methods])
-    found = list(held_out_of(args, load_methods(args), train.evaluate.CROPS).crops())
+    found = list(HeldOut(args, load_methods(args), train.evaluate.CROPS).crops())
     crops, size = expected
     assert (args.crops, args.size) == expected and len(found) == 3 * crops
     assert found[0].pixels.shape == (size, size, 3)

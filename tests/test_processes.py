@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import photo_folder, refusal
+from conftest import photo_folder
 from safetensors.torch import load_file
 
 import train.bridge
@@ -105,28 +105,6 @@ def test_two_processes_train_like_one(program, alone, together):
     assert (together / program / "weights" / f"{program}.safetensors").exists()
 
 
-def test_sharded_weights_train_like_copies(tmp_path, photos, alone, together):
-    """Spread over two processes, and taken up again so; the files are those of one process."""
-    weights = alone / "gradient" / "weights"
-    options = arguments("bridge", photos, weights, tmp_path, "--shard")
-    for more in (["--val", str(photos), "--max-minutes", "0.0001"], []):
-        process = launched("bridge", *options, *more)
-        output, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, output
-    assert (tmp_path / "best" / "bridge.safetensors").exists()
-    found = {record["step"]: record["loss"] for record in records(tmp_path)}
-    for record in records(together / "bridge")[1:]:  # The first is cut in two here.
-        assert found[record["step"]] == pytest.approx(record["loss"], abs=1e-4)
-    ours, theirs = (load_file(f / "state.safetensors") for f in (tmp_path, together / "bridge"))
-    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
-
-
-def test_sharding_needs_several_processes(tmp_path, photos, alone, capsys):
-    options = arguments("bridge", photos, alone / "gradient" / "weights", tmp_path)
-    said = refusal(train.bridge.main, [*options, "--shard"], capsys)
-    assert "several processes for --shard, got one" in said
-
-
 @pytest.mark.parametrize("kill_at", [3, 12])
 def test_a_killed_process_costs_nothing(kill_at, tmp_path, photos, alone, together):
     """kill -9 of either process; the same command again, on two processes or on one."""
@@ -187,7 +165,7 @@ def test_shares_of_a_batch_are_its_rows():
 def corpus(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("packed")
     photos = photo_folder(root / "photos", 12)
-    command = ["pack", str(photos), str(root / "corpus"), "--shard-mib", "0.02"]
+    command = ["pack", str(photos), str(root / "corpus"), "--shard-photos", "4"]
     assert train.corpus.main([*command, "--workers", "1"]) == 0
     return root / "corpus"
 

@@ -6,7 +6,6 @@ python -m train.bridge --preset cpu --data PHOTOS --gradient runs/gradient/weigh
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 from dataclasses import replace
 from functools import partial
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser, Context
 from asyncdsb.gradient import image_gradient
-from asyncdsb.networks.adm import ADMUNet, Stage
-from asyncdsb.networks.layers import ResBlock, SelfAttention
+from asyncdsb.networks import ADMUNet
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
@@ -28,38 +26,24 @@ from train.data.batches import SAMPLE_STEP, draw_tau, draw_times
 from train.data.draws import Draws, to_device
 from train.judge.validation import RestorationValidator
 from train.loop.options import program
-from train.loop.processes import BoundMethod, Processes, whole
+from train.loop.processes import BoundMethod, Processes
 from train.loop.run import chosen_preset, parser, recorded, run
 from train.loop.trainer import Trainer
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
 
 class BridgeBatch(NamedTuple):
-    """What one update needs, on the device.
+    """What one update needs, on the device."""
 
-    Attributes:
-        image: (B, 3, H, W) clean images in [-1, 1].
-        t: (B, 1, 1, 1) times.
-        s: (B, 1, H, W) clocks.
-        z: (B, 3, H, W) noise of the bridge.
-        context: start of the bridge and conditions.
-    """
-
-    image: Tensor
-    t: Tensor
-    s: Tensor
-    z: Tensor
-    context: Context
+    image: Tensor  # (B, 3, H, W) clean images in [-1, 1]
+    t: Tensor  # (B, 1, 1, 1) times
+    s: Tensor  # (B, 1, H, W) clocks
+    z: Tensor  # (B, 3, H, W) noise of the bridge
+    context: Context  # start of the bridge and conditions
 
 
 class BridgeTrainer(Trainer):
-    """Denoising over random times, tau maps and both bridges.
-
-    Args:
-        preset: see :class:`BridgePreset`.
-        args: of the command line; ``args.gradient`` is the folder of the completion's weights.
-        processes: that train together; None for this one alone.
-    """
+    """Denoising over random times, tau maps and both bridges."""
 
     preset: BridgePreset
 
@@ -78,9 +62,7 @@ class BridgeTrainer(Trainer):
             given["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
         else:
             model = BridgeDenoiser(started_with(args.out) or preset.model)
-        # Weights that are spread must lie in memory as they are counted.
-        layout = torch.contiguous_format if args.shard else torch.channels_last
-        self.model: BridgeDenoiser = model.to(args.device, memory_format=layout)
+        self.model: BridgeDenoiser = model.to(args.device, memory_format=torch.channels_last)
         self.config = self.model.config
         self.schedule = self.config.schedule
         if preset.checkpointing:
@@ -93,19 +75,10 @@ class BridgeTrainer(Trainer):
         preset = replace(preset, model=self.config)
         super().__init__(preset, args, processes, self.model, preset.draws)
         self.weights = given
-        learning = BoundMethod(self.model, "loss")
-        if args.shard:
-            spread = self.averaged
-            self.averaged = copy.deepcopy(spread) if processes.main else None
-            processes.sharded(spread, _blocks(spread))
-            self.loss = processes.sharded(learning, _blocks(self.model))
-        # Sharded weights are no whole matrices.
         adam = partial(torch.optim.AdamW, fused=True)
-        muon = 0.0 if args.shard else preset.muon
-        self.optimise(self.model, adam, muon, weight_decay=preset.weight_decay)
-        if not args.shard:
-            self.compile(self.model.unet)
-            self.loss = processes.joined(learning)
+        self.optimise(self.model, adam, preset.muon, weight_decay=preset.weight_decay)
+        self.compile(self.model.unet)
+        self.loss = processes.joined(BoundMethod(self.model, "loss"))
         if args.val and processes.main:
             networks = self.averaged, self.completion
             pipe = AsyncDSBPipeline(*networks, self.device, precision=self.precision)
@@ -117,7 +90,7 @@ class BridgeTrainer(Trainer):
             "model", self.loss, lambda part: self.terms(self.prepare(step, part))
         )
         self.ema.update_parameters(self.model)
-        return means | {"norm": whole(norm)}
+        return means | {"norm": norm}
 
     @torch.no_grad()
     def prepare(self, step: int, part: int = 0) -> BridgeBatch:
@@ -162,17 +135,6 @@ class BridgeTrainer(Trainer):
             chosen = torch.full((len(draws),), self.config.bridges[0] == "stochastic")
         return to_device(chosen, self.device)
 
-    def gather(self) -> None:
-        """Put the averaged weights together in the main process, if they are spread."""
-        if self.averaged is self.ema.module:
-            return
-        mine = self.averaged.state_dict() if self.processes.main else {}
-        # One at a time: no device need hold all of them whole.
-        for key, value in self.ema.module.state_dict().items():
-            value = whole(value)
-            if self.processes.main:
-                mine[key].copy_(value)
-
     @torch.no_grad()
     def shown(self) -> list[Tensor]:
         """Rows of corrupted photo, tau map, restoration by each bridge, and truth."""
@@ -185,49 +147,32 @@ class BridgeTrainer(Trainer):
         for name in self.config.samplers:
             stochastic = torch.full((len(image),), name != "ode", device=self.device)
             context = model.context(image, mask, gradient, stochastic, noise)
-            rows.append(self._sampled(model, context, tau, name))
+            *_, last = sample(
+                model.bind(context, self.schedule.total_var),
+                context.x1,
+                context.mask,
+                tau,
+                self.schedule,
+                steps=20,
+                sampler=name,
+                start_std=self.config.hole_noise,
+                generators=[torch.Generator().manual_seed(i) for i in range(len(tau))],
+            )
+            rows.append(last.x_t)
         model.train()
         return [*rows, image]
 
-    def _sampled(self, model: BridgeDenoiser, context: Context, tau: Tensor, name: str) -> Tensor:
-        generators = [torch.Generator().manual_seed(i) for i in range(len(tau))]
-        *_, last = sample(
-            model.bind(context, self.schedule.total_var),
-            context.x1,
-            context.mask,
-            tau,
-            self.schedule,
-            steps=20,
-            sampler=name,
-            start_std=self.config.hole_noise,
-            generators=generators,
-        )
-        return last.x_t
 
-
-def _blocks(model: BridgeDenoiser) -> list[nn.Module]:
-    """The parts that hold nearly all weights, in the order of evaluation."""
-    kinds = (ResBlock, SelfAttention, Stage)
-    return [part for part in model.unet.modules() if isinstance(part, kinds)]
-
-
+# Weights of our network and of ADM's whose last places along an axis are the input's channels.
 INPUTS = {"stem.weight": 1, "gain.weight": 0, "gain.bias": 0, "head.weight": 1}
 INPUTS |= {"input_blocks.0.0.weight": 1}
-"""Weights of our network and of ADM's whose last places along an axis are the input's channels."""
 
 
 def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
-    """A denoiser of another configuration with the same network, started from trained weights.
+    """A denoiser of another configuration with the same ``unet``, started from trained weights.
 
     Channels of the input keep their weights by name. Those that the model did not see change
-    nothing before they are trained.
-
-    Args:
-        model: a trained denoiser.
-        config: with the same ``unet``.
-
-    Returns:
-        The model itself if nothing differs, else a new one.
+    nothing before they are trained. If nothing differs it is the model itself.
     """
     if model.config == config:
         return model
@@ -256,12 +201,7 @@ def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoise
     """Trained weights, made to see and do what a configuration says as far as they can.
 
     A network that is not the configuration's keeps everything of its own, and sees the conditions
-    of both.
-
-    Args:
-        folder: of the weights.
-        config: of the preset.
-        tell: whether to print that the network is another.
+    of both; with ``tell`` this is printed.
     """
     model = load_weights(folder, "bridge")[0].train()
     own = model.config
@@ -278,8 +218,7 @@ def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoise
 def started_with(out: str | Path) -> BridgeConfig | None:
     """The configuration of a run that was started with ``--init``; None for any other folder.
 
-    Raises:
-        ValueError: the run has no checkpoint to go on from.
+    ValueError if that run has no checkpoint to go on from.
     """
     before = recorded(out)
     if "init" not in before.get("weights", {}):
@@ -297,8 +236,6 @@ def bridge_parser() -> argparse.ArgumentParser:
     add("--gradient", help=f"weights folder of train.gradient; {others}")
     own = "where its network is not the preset's, its own is trained"
     add("--init", help=f"weights folder of a bridge to start from; {own}")
-    spread = "spread weights and optimiser state over all processes instead of copying them"
-    add("--shard", action="store_true", help=spread)
     return options
 
 

@@ -4,15 +4,11 @@ Crops, masks and seeds follow :mod:`train.judge.protocol`; the methods are those
 :mod:`train.judge.methods`. Unless it is told otherwise, the crops have the side that the weights
 were trained for, one of the whole centred square for weights for portraits, four for others.
 
-Reported for each kind of mask and each method: PSNR and SSIM over the whole crop and over the hole
-alone, LPIPS (AlexNet, v0.1), how much the hole's border stands out
-(:func:`asyncdsb.measure.metrics.seam`, in grey levels), and the Frechet and kernel distances
-between the restored and the true crops and the Inception score of the restored ones, on
-EfficientNet-Lite2 features: not FID, KID and IS, which ``--inception`` adds. Two gauges of what a
-bridge invents by itself stand in a table of their own, see :mod:`train.judge.scores`. Distances
-between sets are comparable only at equal n. Means come with a 95 % interval from a bootstrap over
-photos. PSNR counts at most 100 dB per crop, so that one perfect crop does not make the mean
-infinite.
+Reported for each kind of mask and each method: :data:`train.judge.scores.SCORES`, PSNR counting at
+most 100 dB per crop, and the distances between the restored and the true crops, with the Inception
+score, on EfficientNet-Lite2 features: not FID, KID and IS, which ``--inception`` adds. Distances
+between sets are comparable only at equal n. The gauges of :mod:`train.judge.scores` stand in a
+table of their own. Means come with a 95 % interval from a bootstrap over photos.
 
 Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
 pixels, its mask and everything that decides its restoration, with its scores and features beside
@@ -25,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -36,8 +32,7 @@ from tqdm import tqdm
 
 from asyncdsb.measure.perceptual import INCEPTION_FILE
 from asyncdsb.photo.images import write_atomic
-from train.judge.methods import Method, held_out_of, load_methods
-from train.judge.protocol import Crop
+from train.judge.methods import HeldOut, Method, load_methods
 from train.judge.report import (
     contact_sheet,
     difference_table,
@@ -47,58 +42,28 @@ from train.judge.report import (
     publish,
     ratio_table,
 )
-from train.judge.results import collect, load, restore_and_score, summarise
+from train.judge.results import load, restore_and_score, summarise
 from train.judge.scores import Judges
-from train.loop.options import HeldOut, held_out_parser, program, sampling
+from train.loop.options import held_out_parser, program, sampling
 from train.loop.processes import Processes
 
 METHODS = "bridge,bridge+patches,patch-fill,telea,navier-stokes,patchmatch"
 """What is compared by default: the bridge alone, what copied patches make of it, what they make
 without it, and the other classical methods."""
 
-CROPS = 4
-"""Crops per photo by default, of photos that are not portraits."""
+CROPS = 4  # Crops per photo by default, of photos that are not portraits.
 
 
-def write_inputs(crops: Iterable[Crop], kinds: Sequence[str], folder: Path) -> int:
-    """Write what other programs need: KIND/CROP.png, black in the hole, and masks/KIND/CROP.png.
-
-    Args:
-        crops: see :func:`train.judge.protocol.iter_crops`.
-        kinds: kinds of mask.
-        folder: created if need be.
-
-    Returns:
-        How many crops were written.
-    """
-    count = 0
-    for crop in crops:
-        for kind in kinds:
-            mask = Image.fromarray(crop.mask(kind).astype(np.uint8) * 255)
-            for part, picture in (("", Image.fromarray(crop.corrupted(kind))), ("masks", mask)):
+def write_inputs(held_out: HeldOut, folder: Path) -> None:
+    """Write what other programs need: KIND/CROP.png, black in the hole, and masks/KIND/CROP.png."""
+    for crop in held_out.crops():
+        for kind in held_out.kinds:
+            mask = crop.mask(kind).astype(np.uint8) * 255
+            for part, pixels in (("", crop.corrupted(kind)), ("masks", mask)):
                 path = folder / part / kind / f"{crop.name}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomic(path, picture.save)
-            count += 1
-    return count
-
-
-def draw_sheet(
-    rows: Sequence[tuple[Crop, str]], methods: Sequence[Method], folder: Path
-) -> Image.Image:
-    """Return a contact sheet: input, what every method restored, truth.
-
-    Args:
-        rows: crop and kind of mask of each row.
-        methods: as evaluated; their results are read from ``folder``.
-        folder: where restored crops are kept.
-    """
-    pictures = []
-    for crop, kind in rows:
-        shown = np.where(crop.mask(kind)[..., None], np.uint8(128), crop.pixels)
-        restored = [load(method.cached(folder, crop, kind)) for method in methods]
-        pictures.append([shown, *restored, crop.pixels])
-    return contact_sheet(pictures, ["input", *(method.name for method in methods), "truth"])
+                write_atomic(path, Image.fromarray(pixels).save)
+    print(f"wrote {len(held_out) * len(held_out.kinds)} crops and masks to {folder}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,19 +78,17 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Evaluate, write ``results.json``, ``results.md`` and the pictures, return the results."""
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, write ``results.json``, ``results.md`` and the pictures."""
     if args.sheet < 0:
         raise ValueError(f"expected --sheet of at least 0, got {args.sheet}")
     if args.write_inputs:
-        held_out = held_out_of(args, (), CROPS)
-        count = write_inputs(held_out.crops(), held_out.kinds, args.out)
-        print(f"wrote {count} crops and masks to {args.out}")
-        return {}
+        write_inputs(HeldOut(args, (), CROPS), args.out)
+        return
     processes = Processes.started(args.device)
     args.device = processes.device
     methods = load_methods(args)
-    held_out = held_out_of(args, methods, CROPS)
+    held_out = HeldOut(args, methods, CROPS)
     # What is missing is told before the work, not after some of it.
     elsewhere = [method for method in methods if method.source is not None]
     for crop in held_out.crops() if elsewhere else ():
@@ -142,9 +105,8 @@ def run(args: argparse.Namespace) -> dict:
         )
     processes.wait()
     if not processes.main:
-        return {}
-    found = collect(held_out.crops(), methods, kinds, args.out, judges)
-    summary = summarise(found, judges)
+        return
+    summary = summarise(held_out.crops(), methods, kinds, args.out, judges)
     results = {
         "protocol": {
             "data": [Path(path).name for path in args.data],
@@ -159,40 +121,41 @@ def run(args: argparse.Namespace) -> dict:
     }
     publish(args.out, "results", results, tables_of(summary, methods, judges))
     if args.sheet:
-        _write_sheets(held_out, methods, summary, args)
-    return results
+        write_sheets(held_out, methods, summary, args)
 
 
 def tables_of(summary: dict, methods: Sequence[Method], judges: Judges) -> str:
     """Return all tables of an evaluation, Markdown."""
     set_names = [name for extractor in judges.extractors for name in extractor.names]
-    distances = [name for extractor in judges.extractors for name in extractor.names[:2]]
+    frechet = [extractor.names.frechet for extractor in judges.extractors]
     first = methods[0]
     tables = [legend(summary), markdown_table(summary, set_names), gauge_table(summary)]
     if len(methods) > 1:
-        tables.append(difference_table(summary, first.name, ["lpips", *distances[::2]]))
+        tables.append(difference_table(summary, first.name, ["lpips", *frechet]))
     if first.pipe is not None and any(method.classical for method in methods):
-        enough = all(scores[first.name][distances[0]] is not None for scores in summary.values())
-        tables.append(ratio_table(summary, first.name, ["lpips", *distances[:1]][: 1 + enough]))
+        enough = all(scores[first.name][frechet[0]] is not None for scores in summary.values())
+        tables.append(ratio_table(summary, first.name, ["lpips", *frechet[:1]][: 1 + enough]))
     return "\n".join(tables)
 
 
-def _write_sheets(
+def write_sheets(
     held_out: HeldOut, methods: Sequence[Method], summary: dict, args: argparse.Namespace
 ) -> None:
-    kinds = held_out.kinds
-    worst = {(summary[kind][methods[0].name]["worst"], kind) for kind in kinds}
-    sheets = {
-        "sheet.png": [(crop, kind) for crop in held_out.first(args.sheet) for kind in kinds],
-        "worst.png": [
-            (crop, kind)
-            for crop in held_out.crops()
-            for kind in kinds
-            if (crop.name, kind) in worst
-        ],
-    }
-    for name, rows in sheets.items():
-        write_atomic(args.out / name, draw_sheet(rows, methods, args.out).save)
+    """Write contact sheets (input, methods, truth) of the first photos and of the worst crops."""
+    worst = {(summary[kind][methods[0].name]["worst"], kind) for kind in held_out.kinds}
+    first = [crop.name for crop in held_out.first(args.sheet)]
+    rows: dict[str, list] = {"sheet.png": [], "worst.png": []}
+    for crop in held_out.crops():
+        for kind in held_out.kinds:
+            chosen = {"sheet.png": crop.name in first, "worst.png": (crop.name, kind) in worst}
+            if any(chosen.values()):
+                shown = np.where(crop.mask(kind)[..., None], np.uint8(128), crop.pixels)
+                restored = [load(method.cached(args.out, crop, kind)) for method in methods]
+                for name in filter(chosen.get, rows):
+                    rows[name].append([shown, *restored, crop.pixels])
+    heads = ["input", *(method.name for method in methods), "truth"]
+    for name, pictures in rows.items():
+        write_atomic(args.out / name, contact_sheet(pictures, heads).save)
 
 
 main = program(parser, run)

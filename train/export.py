@@ -7,28 +7,32 @@ python -m train.export --gradient runs/gradient --bridge runs/bridge --out weigh
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from asyncdsb.denoiser import FINISHES, BridgeDenoiser
+from asyncdsb.measure.perceptual import EfficientNetFeatures
 from asyncdsb.photo.images import write_atomic
 from asyncdsb.photo.settings import FROM_WEIGHTS
 from asyncdsb.pipeline import AsyncDSBPipeline
-from asyncdsb.store.card import CARD
+from asyncdsb.store.card import CARD, Facts, model_card
 from asyncdsb.store.checkpoint import load_weights, save_weights
-from train.judge.measured import WORST, measured, measured_card
+from train.judge.report import classical, gauge_table, ratio_table
 from train.loop.options import program
 
-CHOICES = ("best", "last")
+OURS = "bridge"  # Name of our method in an evaluation: the bridge alone, without copied patches.
+WORST = "worst.webp"  # Picture of the worst cases, beside the card.
 
 
-def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) -> dict:
-    """Write the averaged weights of one run in half precision, with checksum and schema version.
+def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) -> None:
+    """Write the averaged weights of a training run in half precision; ValueError on bad ones.
 
     Args:
         run: folder of a training run.
@@ -37,12 +41,6 @@ def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) 
         out: weights folder.
         **decided: what a bridge's runs do by default, out of
             :data:`asyncdsb.photo.settings.FROM_WEIGHTS`; None for what its preset says.
-
-    Returns:
-        The facts of the training that were written beside the weights.
-
-    Raises:
-        ValueError: if the run holds no such weights, or damaged ones.
     """
     source = run / ("best" if choice == "best" else "weights")
     module, training = load_weights(source, kind)
@@ -55,7 +53,61 @@ def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) 
         given: dict[str, Any] = {k: v for k, v in decided.items() if v is not None}
         module.config = dataclasses.replace(module.config, **given)
     save_weights(out, module, training)
-    return training
+
+
+def photographs(facts: Facts, manifest: Path) -> str:
+    """The card's table of photographs, from a CSV with the columns split, source and licence.
+
+    Rows whose split is the stem of a shard's name, less its number, were trained on.
+    """
+    shards = {name for training in facts.training.values() for name in training.get("photos", [])}
+    splits = {Path(name).stem.rsplit("-", 1)[0] for name in shards}
+    with open(manifest, encoding="utf-8", newline="") as file:
+        used = [row for row in csv.DictReader(file) if row["split"] in splits]
+    found = Counter((row["source"], row["licence"]) for row in used)
+    rows = [f"| {source} | {n} | {licence} |\n" for (source, licence), n in found.most_common()]
+    return (
+        f"{sum(found.values())} photographs ({', '.join(sorted(splits))}):\n\n"
+        "| source | photographs | licence |\n| --- | ---: | --- |\n"
+    ) + "".join(rows)
+
+
+def measured(folder: Path) -> str:
+    """The card's part on an evaluation; ValueError if the bridge alone was not evaluated."""
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    summary, protocol, settings = (results[key] for key in ("results", "protocol", "settings"))
+    names = next(iter(summary.values()))
+    if OURS not in names:
+        raise ValueError(
+            f"expected the method {OURS} in {folder}/results.json, got {', '.join(names)}"
+        )
+    each = protocol["crops_per_photo"]
+    # One crop has no distance between sets.
+    distance = EfficientNetFeatures.names.frechet
+    scores, distance_text, share_text = ["lpips"], "", ""
+    if all(methods[OURS][distance] is not None for methods in summary.values()):
+        scores.append(distance)
+        distance_text = (
+            ", and the Frechet distance on EfficientNet-Lite2 features, which is not FID and "
+            "comparable only at the same n"
+        )
+    if others := classical(summary):
+        share_text = (
+            "; the share is that of the bridge alone over the best classical method "
+            f"({', '.join(others)})"
+        )
+    return (
+        "## Measured\n\n"
+        f"Held out: {protocol['photos']} photographs, {each} crop{'s' * (each > 1)} of "
+        f"{protocol['size']} pixels each (n = {protocol['photos'] * each}), masks and noise at "
+        f"fixed seeds (`train/judge/protocol.py`); {settings['steps']} {settings['sampler']} "
+        f"steps, tau from {settings['tau_min']} to {settings['tau_max']}. LPIPS (AlexNet) with "
+        f"95 % intervals from a bootstrap over photographs{distance_text}. "
+        f"Lower is better{share_text}.\n\n"
+        + ratio_table(summary, OURS, scores)
+        + "\n"
+        + gauge_table({kind: {OURS: methods[OURS]} for kind, methods in summary.items()})
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gradient", type=Path, help="run folder of train.gradient")
     add("--bridge", type=Path, help="run folder of train.bridge")
     add("--out", type=Path, required=True, help="weights folder")
-    add("--choice", choices=CHOICES, default="last", help="which weights of a run")
+    add("--choice", choices=("best", "last"), default="last", help="which weights of a run")
     add("--finish", choices=FINISHES, help="what happens to results by default")
     add("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
     add("--results", type=Path, help="folder that train.evaluate wrote")
@@ -76,21 +128,34 @@ def parser() -> argparse.ArgumentParser:
 
 def work(args: argparse.Namespace) -> None:
     """Write weights and card."""
-    if args.results is not None:
-        measured(args.results)  # Refused, if it is, before anything is written.
+    # Refused, if it is, before anything is written.
+    scores = [] if args.results is None else [measured(args.results)]
     for kind in ("gradient", "bridge"):
         run = getattr(args, kind)
         if run is not None:
             decided = {name: getattr(args, name) for name in FROM_WEIGHTS}
             export(run, kind, args.choice, args.out, **decided)
-    pipe = AsyncDSBPipeline.from_pretrained(args.out, device="cpu")
+    facts = AsyncDSBPipeline.from_pretrained(args.out, device="cpu").facts
+    parts = [
+        model_card(facts, args.licence),
+        "All settings: `train/presets.py`; what was tried: `train/LOG.md`.\n",
+    ]
+    if args.manifest is not None:
+        parts.append(photographs(facts, args.manifest))
+    parts += scores
+    if args.notes or args.results:
+        parts.append("## Where it fails\n")
+    if args.notes is not None:
+        parts.append(args.notes.read_text("utf-8").strip() + "\n")
     worst = None if args.results is None else args.results / "worst.png"
     if worst is not None and worst.exists():
         sheet = Image.open(worst)
         write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
-    notes = "" if args.notes is None else args.notes.read_text("utf-8")
-    card = measured_card(pipe.facts, args.manifest, args.results, notes, args.licence)
-    write_atomic(args.out / CARD, lambda p: Path(p).write_text(card, "utf-8"))
+        parts.append(
+            "For each kind of mask the held-out crop with the largest LPIPS, from the input on the "
+            f"left to the truth on the right.\n![The worst held-out crop of each mask]({WORST})\n"
+        )
+    write_atomic(args.out / CARD, lambda p: Path(p).write_text("\n".join(parts), "utf-8"))
     print(f"wrote {args.out}")
 
 

@@ -27,13 +27,7 @@ from train.presets import GRADIENT_PRESETS, GradientPreset
 
 
 class GradientTrainer(Trainer):
-    """Generator against patch discriminator.
-
-    Args:
-        preset: see :class:`GradientPreset`.
-        args: of the command line.
-        processes: that train together; None for this one alone.
-    """
+    """Generator against patch discriminator."""
 
     preset: GradientPreset
 
@@ -77,15 +71,19 @@ class GradientTrainer(Trainer):
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""
         means: dict[str, Tensor] = {}
-        maps: tuple[Tensor, ...] | None = None
+        maps: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
         def terms(part: int) -> dict[str, Tensor]:
             nonlocal maps
             if maps is None or self.parts > 1:
                 # Of several parts none is kept: each is completed once for either.
                 with torch.set_grad_enabled(name == "model" or self.parts == 1):
-                    maps = self._drawn(step, part)
-            return self._terms(name, *maps)
+                    _, image, mask = self.batches.draw(step, part)
+                    maps = image, *self._maps(self.joined["model"], image, mask)
+            with self.mixed():
+                if name == "discriminator":
+                    return {name: discriminator_loss(self.joined[name], *maps[:3])}
+                return generator_loss(self.discriminator, *maps, self.preset.loss)
 
         for name, joined in self.joined.items():
             # The generator learns through the discriminator, which does not learn from that.
@@ -93,21 +91,6 @@ class GradientTrainer(Trainer):
             means |= self.update(name, joined, terms)[0]
         self.ema.update_parameters(self.model)
         return means
-
-    def _drawn(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Photos of a part of a step's batch, and their :meth:`_maps`."""
-        _, image, mask = self.batches.draw(step, part)
-        return image, *self._maps(self.joined["model"], image, mask)
-
-    def _terms(
-        self, name: str, image: Tensor, truth: Tensor, fake: Tensor, unknown: Tensor
-    ) -> dict[str, Tensor]:
-        """Terms of the loss of one of the two networks."""
-        with self.mixed():
-            if name == "discriminator":
-                loss = discriminator_loss(self.joined["discriminator"], image, truth, fake)
-                return {"discriminator": loss}
-            return generator_loss(self.discriminator, image, truth, fake, unknown, self.preset.loss)
 
     def _maps(
         self, companded: Callable[..., Tensor], image: Tensor, mask: Tensor

@@ -46,8 +46,7 @@ from asyncdsb.store.bundled import BUNDLED, BUNDLED_NAMES
 from asyncdsb.store.checkpoint import file_sha256, load_weights, misfits, save_weights
 from train.loop.options import program
 
-PUBLISHED = ADMConfig()
-"""Shape of the network in the files."""
+PUBLISHED = ADMConfig()  # Shape of the network in the files.
 
 STEM = "input_blocks.0.0.weight"
 HEAD = ("out.2.weight", "out.2.bias")
@@ -59,20 +58,8 @@ def import_adm(
 ) -> list[str]:
     """Write the network of a file, and a gradient completion, as a weights folder.
 
-    Args:
-        file: of guided diffusion or I2SB.
-        out: folder to write.
-        gradient: weights folder of the completion.
-        ot_ode: whether the bridge is the one without noise.
-        beta_max: I2SB's option of that name, >= 0.1.
-        dtype: floating type on disk.
-
-    Returns:
-        What was found and done, line by line.
-
-    Raises:
-        ValueError: if the file cannot be read or holds another network, or on options that do not
-            fit it.
+    Options are those of :func:`parser`. Returns what was found and done, line by line; ValueError
+    if the file holds another network, or options do not fit it.
     """
     completion, facts = load_weights(gradient, "gradient")
     state, origin = read(file)
@@ -88,10 +75,8 @@ def import_adm(
     variances = _size(state, HEAD[0], 0) == 6
     with torch.device("meta"):
         network = PUBLISHED.build(6 if conditions else 3, 6 if variances else 3, scalars=2)
-    lines = misfits(network, state)
-    if lines:
-        lines = [f"{file} holds another network:", *lines[:10]]
-        raise ValueError("\n".join(lines))
+    if lines := misfits(network, state):
+        raise ValueError("\n".join([f"{file} holds another network:", *lines[:10]]))
     if variances:
         state = state | {name: state[name][:3] for name in HEAD}
         report.append("left out the three outputs for the variance")
@@ -120,9 +105,6 @@ def peak(beta_max: float) -> float:
 
     sqrt(beta) rises from sqrt(1e-4) towards sqrt(beta_max / 1000) over 1000 steps, of which the
     first 500 are used, and mirrored.
-
-    Args:
-        beta_max: I2SB's option.
     """
     if not beta_max >= BETA_MIN:
         raise ValueError(f"expected a beta_max of at least {BETA_MIN}, got {beta_max}")
@@ -133,14 +115,8 @@ def peak(beta_max: float) -> float:
 def read(file: Path) -> tuple[dict[str, Tensor], str]:
     """Read the network of a file of guided diffusion or I2SB; tensors stay mapped from the file.
 
-    Args:
-        file: written by torch.save.
-
-    Returns:
-        Parameters by their published names, not checked yet, and whose they are, in words.
-
-    Raises:
-        ValueError: if the file cannot be read, or holds something else.
+    Returns parameters by their published names, not checked yet, and whose they are, in words.
+    ValueError if the file cannot be read, or holds something else.
     """
     try:
         content = torch.load(

@@ -26,7 +26,7 @@ from asyncdsb.denoiser import COLOUR_AXES
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.schedule import tau_map
-from train.judge.methods import held_out_of, load_bridges, to_batch
+from train.judge.methods import HeldOut, load_bridges, to_batch
 from train.judge.protocol import Crop
 from train.judge.report import markdown, publish
 from train.judge.scores import companded_maps
@@ -46,6 +46,7 @@ def denoiser_errors(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, batch:
     own seed.
     """
     model, schedule = pipe.denoiser, pipe.denoiser.config.schedule
+    total_var = schedule.total_var
     axes = torch.tensor(COLOUR_AXES, device=pipe.device)
     sums: dict[str, Tensor] = {}
     area = 0.0
@@ -60,19 +61,14 @@ def denoiser_errors(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, batch:
         stochastic = torch.full((len(chunk),), "stochastic" in model.config.bridges)
         gradient = pipe.completion(image, mask)
         context = model.context(image, mask, gradient, stochastic.to(pipe.device), noise.to(image))
-        total_var = schedule.total_var
+        noise_var, z = total_var * context.stochastic, z.to(image) * context.stochastic
         estimates = {"membrane": fill_hole(image, mask, "harmonic")}
         for level in LEVELS:
-            s = bridge.clock_at_level(
-                torch.full((len(chunk), 1, 1, 1), level).to(image),
-                total_var * context.stochastic,
-                model.config.hole_noise,
-            )
+            sigma = torch.full((len(chunk), 1, 1, 1), level).to(image)
+            s = bridge.clock_at_level(sigma, noise_var, model.config.hole_noise)
             time = schedule.inverse_clock(s, torch.full_like(s, 0.5))
             s = s.expand_as(mask)
-            state = bridge.marginal(
-                image, context.x1, s, total_var, z.to(image) * context.stochastic
-            )
+            state = bridge.marginal(image, context.x1, s, total_var, z)
             estimates[f"{level:g}"] = model.x0_hat(state, time, s, context, total_var)
         for name, estimate in estimates.items():
             error = torch.einsum("ij,bjhw->bihw", axes, estimate - image)
@@ -84,43 +80,24 @@ def denoiser_errors(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, batch:
 @torch.no_grad()
 def completion_scores(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, ends: tuple) -> dict:
     """Correlation and mean in the hole, averages over crops, and the share of tau's range."""
-    correlations, ratios, spreads = [], [], []
+    rows = []
     low, high = ends
     for crop in crops:
         found, truth, correlation = companded_maps(pipe.completion, crop, kind, pipe.device)
-        correlations.append(correlation)
-        ratios.append(float(found.mean() / truth.mean()))
         image, mask = _tensors([crop], kind, pipe.device)
         completed = pipe.completion(image, mask)
         tau = tau_map(completed, low, high, pipe.config.blur_sigma, mask)[mask > 0.5]
         first, last = torch.quantile(tau, torch.tensor([0.1, 0.9]).to(tau))
-        spreads.append(float((last - first) / (high - low)) if high > low else math.nan)
-    return {
-        "correlation": float(np.nanmean(correlations)),
-        "mean": float(np.nanmean(ratios)),
-        "spread": float(np.nanmean(spreads)),
-    }
+        spread = float((last - first) / (high - low)) if high > low else math.nan
+        rows.append([correlation, float(found.mean() / truth.mean()), spread])
+    means = np.nanmean(rows, axis=0).tolist()
+    return dict(zip(("correlation", "mean", "spread"), means, strict=True))
 
 
 def _tensors(chunk: list[Crop], kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Pictures (B, 3, S, S) and masks (B, 1, S, S)."""
     masks = torch.from_numpy(np.stack([crop.mask(kind) for crop in chunk]))
     return to_batch([crop.pixels for crop in chunk]).to(device), masks[:, None].float().to(device)
-
-
-def measure(args: argparse.Namespace) -> dict:
-    """Both tables, for each kind of mask."""
-    (chosen,) = load_bridges(args, 1)
-    held_out = held_out_of(args, [chosen])
-    pipe, crops = chosen.pipe, list(held_out.crops())
-    if pipe.config.parametrisation != "edm":
-        raise ValueError("expected weights of the edm form, whose only input is the level")
-    ends = (args.tau_min, args.tau_max)
-    return {
-        "crops": len(crops),
-        "errors": {k: denoiser_errors(pipe, crops, k, args.batch) for k in held_out.kinds},
-        "completion": {k: completion_scores(pipe, crops, k, ends) for k in held_out.kinds},
-    }
 
 
 def table(results: dict) -> str:
@@ -140,8 +117,18 @@ def table(results: dict) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure, write ``levels.json`` and ``levels.md``."""
-    results = measure(args)
+    """Measure both tables, for each kind of mask; write ``levels.json`` and ``levels.md``."""
+    (chosen,) = load_bridges(args, 1)
+    held_out = HeldOut(args, [chosen])
+    pipe, crops = chosen.pipe, list(held_out.crops())
+    if pipe.config.parametrisation != "edm":
+        raise ValueError("expected weights of the edm form, whose only input is the level")
+    ends = (args.tau_min, args.tau_max)
+    results = {
+        "crops": len(crops),
+        "errors": {k: denoiser_errors(pipe, crops, k, args.batch) for k in held_out.kinds},
+        "completion": {k: completion_scores(pipe, crops, k, ends) for k in held_out.kinds},
+    }
     publish(args.out, "levels", results, table(results))
 
 

@@ -2,9 +2,13 @@
 
 The paper's Figures 2, 3 and 7 on held-out photos: the speed of the restoration against
 beta(t; tau), for the hole and the terciles of its true gradient, by default with one schedule for
-all pixels (I2SB) and with the schedule of the pixel's gradient. x_t is measured by its projection,
-which is on time exactly if the states follow the bridge; x0_hat by SSIM, as in the paper, which is
-late or early in itself (:mod:`asyncdsb.measure.analysis`), so that only methods can be compared.
+all pixels (I2SB) and with the schedule of the pixel's gradient. Two signals are followed:
+
+x_t        the projection ``<x1 - x, x1 - x0> / |x1 - x0|^2``, the share of the way from x1 to x0.
+           For states of the bridge its mean is 1 - s, hence its slope is beta(t; tau) / M.
+x0_hat     SSIM, the mean similarity to the truth over the pixels, as in the paper. It answers what
+           a person sees, but even a run whose states follow the bridge exactly has not the slope
+           beta(t), so that only methods can be compared.
 
 The curves of all photos are averaged first and then differentiated, so that a photo whose
 similarity hardly changes, and whose own centroid would be anywhere, does not rule the mean.
@@ -17,24 +21,109 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from asyncdsb.gradient import image_gradient
-from asyncdsb.measure.analysis import PARTS, centroids, gradient_parts, progress, speeds
+from asyncdsb.measure.metrics import ssim_map
+from asyncdsb.samplers import SamplerState
+from asyncdsb.schedule import NoiseSchedule
 from train.judge.intervals import RESAMPLES
-from train.judge.methods import held_out_of, load_bridges, trace
+from train.judge.methods import HeldOut, load_bridges, to_batch
 from train.judge.report import difference, markdown, publish
 from train.loop.options import held_out_parser, program
 
-SIGNALS = {"x_t": "projection", "x0_hat": "ssim"}
-"""What is followed, and by which measure."""
+SIGNALS = {"x_t": "projection", "x0_hat": "ssim"}  # What is followed, and by which measure.
 
-LEAST_GAIN = 0.01
-"""Gain of a measure over the run below which its course has no speed to speak of."""
+PARTS = ("all", "low", "middle", "high")
+"""The whole hole, and its pixels by tercile of the true gradient."""
+
+LEAST_GAIN = 0.01  # Gain of a measure over the run below which its course has no speed to speak of.
+
+
+def gradient_parts(gradient: Tensor, hole: Tensor) -> dict[str, np.ndarray]:
+    """Split a hole (1, 1, H, W) into terciles of a gradient map, each part bool (H, W).
+
+    Low, middle and high are disjoint, of nearly equal size, and make up "all". Equal gradients are
+    told apart by position. ValueError if the hole has fewer than three pixels.
+    """
+    inside = (hole[0, 0] > 0.5).cpu().numpy()
+    places = np.flatnonzero(inside)
+    if len(places) < 3:
+        raise ValueError(f"expected a hole of at least 3 pixels, got {len(places)}")
+    order = places[np.argsort(gradient[0, 0].cpu().numpy().ravel()[places], kind="stable")]
+    parts = {"all": inside}
+    for name, chosen in zip(PARTS[1:], np.array_split(order, 3), strict=True):
+        parts[name] = np.isin(np.arange(inside.size), chosen).reshape(inside.shape)
+    return parts
+
+
+def progress(
+    states: Sequence[SamplerState],
+    x0: Tensor,
+    tau: Tensor,
+    schedule: NoiseSchedule,
+    parts: dict[str, np.ndarray],
+    signal: str = "x_t",
+) -> dict[str, np.ndarray]:
+    """Follow the states of a run of one picture.
+
+    Args:
+        states: of :func:`asyncdsb.samplers.sample`, first to last, of a batch of one.
+        x0: (1, 3, H, W) truth in [-1, 1].
+        tau: (1, 1, H, W) peak times of the run.
+        schedule: noise schedule of the run.
+        parts: of :func:`gradient_parts`.
+        signal: one of :data:`SIGNALS`.
+
+    Returns:
+        Part of the hole -> (2, N + 1): its progress at every state, and what the schedule says, the
+        integral of the part's mean beta(t; tau) / M so far, which rises from 0 to 1.
+    """
+    way = (states[0].x_t - x0)[0].double()
+    pictures = [getattr(state, signal) for state in states]
+    # The progress of a part is the mean of that of its pixels, with these weights.
+    if SIGNALS[signal] == "ssim":
+        truth = _levels(x0)
+        found = np.stack([ssim_map(_levels(x), truth).mean(2) for x in pictures])
+        weight = np.ones(found.shape[1:])
+    else:
+        length = way.square().sum(0) + 1e-12
+        gone = [((states[0].x_t - x)[0].double() * way).sum(0) / length for x in pictures]
+        found, weight = torch.stack(gone).cpu().numpy(), length.cpu().numpy()
+    # The mean clock of a part, whose differences are the exact integrals of beta / M.
+    clocks = [schedule.clock(state.t.double()[0], tau.double().cpu()) for state in states]
+    due = 1 - torch.cat(clocks)[:, 0].numpy()
+    return {
+        name: np.stack([np.average(x[:, part], 1, weight[part]) for x in (found, due)])
+        for name, part in parts.items()
+    }
+
+
+def _levels(x: Tensor) -> np.ndarray:
+    """A picture (1, 3, H, W) in grey levels, (H, W, 3) float64; states may leave [0, 255]."""
+    return ((x[0].double() + 1) * 127.5).permute(1, 2, 0).cpu().numpy()
+
+
+def speeds(values: np.ndarray, least: float = 1e-12) -> np.ndarray:
+    """Share of the progress (..., N + 1) made in each step, (v[n + 1] - v[n]) / (v[N] - v[0]).
+
+    The N shares sum to 1; they are NaN where the gain |v[N] - v[0]| is at most ``least``.
+    """
+    steps = np.diff(values, axis=-1)
+    gain = steps.sum(-1, keepdims=True)
+    return steps / np.where(np.abs(gain) > least, gain, np.nan)
+
+
+def centroids(t: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Mean time of shares (..., N), each at the middle of its step, of the times t (N + 1,)."""
+    return shares @ ((t[1:] + t[:-1]) / 2) / shares.sum(-1)
 
 
 def summary(t: np.ndarray, curves: np.ndarray, photos: list[str]) -> dict:
@@ -72,6 +161,7 @@ def _interval(draws: np.ndarray) -> dict[str, float] | None:
     return {"mean": float(draws[0]), "low": float(low), "high": float(high)}
 
 
+@torch.no_grad()
 def measure(args: argparse.Namespace) -> dict:
     """Restore everything and summarise.
 
@@ -83,7 +173,7 @@ def measure(args: argparse.Namespace) -> dict:
         ValueError: methods that are no bridges, or whose runs have not the same times.
     """
     methods = load_bridges(args)
-    held_out = held_out_of(args, methods)
+    held_out = HeldOut(args, methods)
     if len({(method.settings["steps"], method.settings["grid"]) for method in methods}) > 1:
         raise ValueError("expected the same steps and grid for all methods")
     photos: list[str] = []
@@ -98,11 +188,15 @@ def measure(args: argparse.Namespace) -> dict:
             for kind in held_out.kinds:
                 photos.append(crop.key)
                 for method in methods:
-                    x0, mask, tau, states = trace(method, crop, kind)
+                    x0 = to_batch([crop.pixels]).to(method.pipe.device)
+                    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(x0.device)
+                    known, seeds = x0.masked_fill(mask > 0.5, 0), [crop.noise_seed(kind)]
+                    tau, stream = method.pipe.trace(known, mask, seeds, **method.settings)
+                    states = list(stream)
                     parts = gradient_parts(image_gradient(x0), mask)
                     schedule = method.pipe.config.schedule
-                    for signal, kept in SIGNALS.items():
-                        course = progress(states, x0, tau, schedule, parts, kept, signal)
+                    for signal in SIGNALS:
+                        course = progress(states, x0, tau, schedule, parts, signal)
                         for part in PARTS:
                             found[signal, part, method.name].append(course[part])
                     bar.update()

@@ -25,58 +25,37 @@ from train.loop.losses import CompletionLossWeights
 
 @dataclass(frozen=True)
 class Preset:
-    """What both trainers share.
+    """What both trainers share."""
 
-    Attributes:
-        size: side of the training crops in pixels.
-        short_sides: sizes at which each photo is kept, see :class:`train.data.photos.PhotoBank`.
-        mask_canvases: sides of the squares on which masks are drawn, at least that of the crop;
-            from a larger one a random window is cut, which keeps the width of strokes.
-        mask_weights: relative frequency of each of :data:`asyncdsb.masks.MASK_KINDS`.
-        masks: how many masks are drawn in advance.
-        augment: strength of the augmentation of colours and orientation, 0 to 1, see
-            :func:`train.data.augment.augmented`.
-        upright: whether the augmentation leaves the orientation and the order of colours alone.
-        batch: samples per step.
-        large_every: every so many steps, crops have twice the side and the batch is a quarter,
-            which costs the same and shows what lies further away; 0 for never.
-        steps: length of the training.
-        lr: peak learning rate.
-        muon: learning rate of Muon as a multiple of ``lr``, for the weights of the trained
-            network's layers, see :mod:`train.loop.muon`; 0 leaves them to Adam, which takes all
-            others.
-        warmup: steps of linear warm-up; the rate then falls along a cosine to ``lr_end * lr``.
-        lr_end: see ``warmup``.
-        ema: decay of the weight average, itself warmed up.
-        clip: largest gradient norm.
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the device multiplies it.
-        compile: whether the network runs through torch.compile, where that works.
-        checkpoint_every: steps between checkpoints.
-        samples_every: steps between pictures.
-        validate_every: steps between looks at the held-out photos.
-    """
-
-    size: int = 256
+    size: int = 256  # side of the training crops in pixels
+    # Sizes at which each photo is kept, see train.data.photos.PhotoBank.
     short_sides: tuple[int, ...] = (256, 320, 400, 512)
+    # Sides of the squares on which masks are drawn, at least that of the crop; from a larger one a
+    # random window is cut, which keeps the width of strokes.
     mask_canvases: tuple[int, ...] = (256,)
+    # Relative frequency of each of asyncdsb.masks.MASK_KINDS.
     mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)
-    masks: int = 20_000
-    augment: float = 0.0
-    upright: bool = False
-    batch: int = 32
+    masks: int = 20_000  # how many are drawn in advance
+    augment: float = 0.0  # strength, 0 to 1, see train.data.augment.augmented
+    upright: bool = False  # whether that leaves the orientation and the order of colours alone
+    batch: int = 32  # samples per step
+    # Every so many steps, crops have twice the side and the batch is a quarter, which costs the
+    # same and shows what lies further away; 0 for never.
     large_every: int = 0
-    steps: int = 20_000
-    lr: float = 2e-4
+    steps: int = 20_000  # length of the training
+    lr: float = 2e-4  # peak learning rate
+    # Learning rate of Muon as a multiple of lr, for the weights of the trained network's layers,
+    # see train.loop.muon; 0 leaves them to Adam, which takes all others.
     muon: float = 0.0
-    warmup: int = 500
-    lr_end: float = 0.02
-    ema: float = 0.999
-    clip: float = 1.0
-    precision: str = "bf16"
-    compile: bool = True
-    checkpoint_every: int = 1_000
-    samples_every: int = 1_000
-    validate_every: int = 1_000
+    warmup: int = 500  # steps of linear warm-up; the rate then falls along a cosine
+    lr_end: float = 0.02  # to this share of lr
+    ema: float = 0.999  # decay of the weight average, itself warmed up
+    clip: float = 1.0  # largest gradient norm
+    precision: str = "bf16"  # "fp32", "bf16" (autocast), or "auto": bf16 where that is faster
+    compile: bool = True  # whether the network runs through torch.compile, where that works
+    checkpoint_every: int = 1_000  # steps
+    samples_every: int = 1_000  # steps between pictures
+    validate_every: int = 1_000  # steps between looks at the held-out photos
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -101,54 +80,37 @@ AnyPreset = TypeVar("AnyPreset", bound=Preset)
 
 @dataclass(frozen=True)
 class GradientPreset(Preset):
-    """Preset of the gradient-completion trainer.
-
-    Attributes:
-        model: the generator's configuration.
-        discriminator_width: channels of the discriminator's first layer.
-        loss: weights of the loss terms.
-        discriminator_lr: learning rate of the discriminator as a multiple of ``lr``.
-    """
+    """Preset of the gradient-completion trainer."""
 
     model: GradientConfig = field(default_factory=GradientConfig)
-    discriminator_width: int = 64
+    discriminator_width: int = 64  # channels of the discriminator's first layer
     loss: CompletionLossWeights = field(default_factory=CompletionLossWeights)
-    discriminator_lr: float = 0.1
+    discriminator_lr: float = 0.1  # learning rate of the discriminator as a multiple of lr
 
 
 @dataclass(frozen=True)
 class BridgePreset(Preset):
-    """Preset of the bridge trainer.
-
-    Attributes:
-        model: the bridge's configuration.
-        weight_decay: of both optimisers.
-        synchronous: share of samples with tau = 0.5 everywhere (I2SB).
-        smooth_tau: share of samples whose tau map is a smooth random field instead of following
-            the gradient; it covers inward and painted maps.
-        free_tau: whether every pixel draws its tau by itself, even in [0, 1], and nothing above
-            matters.
-        tau_range: (tau_min, tau_max) of the other samples; None draws a range for each.
-        levels: (least, largest) sigma_eff of the training times, which are even in its logarithm;
-            None for times that are even in t.
-        focus: share of times whose sigma_eff is log-normal around ``model.sigma_data`` instead.
-        from_start: share of samples at t = 1 exactly, where every run takes its first step.
-        draws: samples of a batch that share a photo and its mask, at different times and noises;
-            ``batch``, and with ``large_every`` a quarter of it, must be a multiple of it.
-        checkpointing: whether the backward pass computes features once more instead of keeping
-            them, which only ADM networks can, see :class:`asyncdsb.networks.adm.ADMUNet`.
-    """
+    """Preset of the bridge trainer."""
 
     model: BridgeConfig = field(default_factory=BridgeConfig)
-    weight_decay: float = 0.01
-    synchronous: float = 0.15
+    weight_decay: float = 0.01  # of both optimisers
+    synchronous: float = 0.15  # share of samples with tau = 0.5 everywhere (I2SB)
+    # Share of samples whose tau map is a smooth random field instead of following the gradient; it
+    # covers inward and painted maps.
     smooth_tau: float = 0.2
+    # Whether every pixel draws its tau by itself, even in [0, 1], and nothing above matters.
     free_tau: bool = False
+    # (tau_min, tau_max) of the other samples; None draws a range for each.
     tau_range: tuple[float, float] | None = None
+    # (least, largest) sigma_eff of the training times, which are even in its logarithm; None for
+    # times that are even in t.
     levels: tuple[float, float] | None = (0.015, 100.0)
-    focus: float = 0.0
-    from_start: float = 0.05
+    focus: float = 0.0  # share of times whose sigma_eff is log-normal around model.sigma_data
+    from_start: float = 0.05  # share at t = 1 exactly, where every run takes its first step
+    # Samples that share a photo and its mask, at different times and noises; the batch, and with
+    # large_every a quarter of it, must be a multiple of it.
     draws: int = 1
+    # Whether the backward pass computes features once more instead of keeping them (ADM only).
     checkpointing: bool = False
 
     def __post_init__(self) -> None:

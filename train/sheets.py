@@ -20,47 +20,26 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.photo.images import write_atomic
-from train.judge.methods import Method, held_out_of, load_bridges
-from train.judge.protocol import Crop, derived_seed
+from train.judge.methods import HeldOut, load_bridges
+from train.judge.protocol import derived_seed
 from train.judge.report import contact_sheet
 from train.loop.options import held_out_parser, program
 
 SEEDS = 3
-
-WIDTH = 2100
-"""Photos stand side by side as long as a sheet is no wider than this, in pixels."""
-
+WIDTH = 2100  # Photos stand side by side as long as a sheet is no wider than this, in pixels.
 HEADS = ["input", *(f"seed {i}" for i in range(SEEDS)), "truth"]
 
 
-def row(method: Method, crop: Crop, kind: str) -> list[np.ndarray]:
-    """Pictures of one photo, uint8 (S, S, 3) each."""
-    mask = crop.mask(kind)
-    corrupted = np.where(mask[..., None], np.uint8(128), crop.pixels)
-    seeds = [derived_seed(crop.key, crop.index, kind, "noise", i) for i in range(SEEDS)]
-    restored = method.restore([corrupted] * SEEDS, [mask] * SEEDS, seeds)[0]
-    return [corrupted, *restored, crop.pixels]
-
-
 def keys_of(manifest: Path, source: str) -> set[str]:
-    """Keys of the photos of a source.
-
-    Args:
-        manifest: CSV with the columns key and source.
-        source: as the column has it.
-
-    Raises:
-        ValueError: no such column, or no photo of the source.
-    """
+    """Keys of the photos of a source, of a CSV with the columns key and source."""
     with open(manifest, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"key", "source"} <= rows[0].keys():
         raise ValueError(f"expected the columns key and source in {manifest}")
-    found = {line["key"] for line in rows if line["source"] == source}
-    if not found:
-        known = sorted({line["source"] for line in rows})
+    known = sorted({line["source"] for line in rows})
+    if source not in known:
         raise ValueError(f"expected a source out of {', '.join(known)}, got {source!r}")
-    return found
+    return {line["key"] for line in rows if line["source"] == source}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     if (args.manifest is None) != (args.source is None):
         raise ValueError("expected --manifest and --source together, got one of them")
     (method,) = load_bridges(args, 1)
-    held_out = held_out_of(args, [method])
+    held_out = HeldOut(args, [method])
     if args.manifest is not None:
         wanted = keys_of(args.manifest, args.source)
         held_out.photos = [photo for photo in held_out.photos if photo.key in wanted]
@@ -77,7 +56,11 @@ def run(args: argparse.Namespace) -> None:
     rows: dict[str, list] = {kind: [] for kind in held_out.kinds}
     for index, crop in enumerate(held_out.first(args.photos)):
         kind = held_out.kinds[index % len(held_out.kinds)]
-        rows[kind].append(row(method, crop, kind))
+        mask = crop.mask(kind)
+        corrupted = np.where(mask[..., None], np.uint8(128), crop.pixels)
+        seeds = [derived_seed(crop.key, crop.index, kind, "noise", i) for i in range(SEEDS)]
+        restored = method.restore([corrupted] * SEEDS, [mask] * SEEDS, seeds)[0]
+        rows[kind].append([corrupted, *restored, crop.pixels])
     args.out.mkdir(parents=True, exist_ok=True)
     for kind, pictures in rows.items():
         if pictures:
@@ -86,13 +69,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def sheet(photos: list[list[np.ndarray]]) -> Image.Image:
-    """Lay out the pictures of photos, as many photos side by side as fit into :data:`WIDTH`.
+    """Lay out photos, a picture for each of :data:`HEADS`, as many in a row as :data:`WIDTH` holds.
 
-    Args:
-        photos: for each photo one picture for each of :data:`HEADS`, uint8 (S, S, 3).
-
-    Returns:
-        The sheet; what is left over of its last row is white.
+    What is left over of the last row is white.
     """
     side = len(photos[0][0])
     across = max(1, min(len(photos), WIDTH // (len(HEADS) * (side + 6))))

@@ -18,7 +18,6 @@ import argparse
 import os
 import random
 import sys
-from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -26,26 +25,16 @@ from asyncdsb.photo.images import write_atomic
 from train.data.sources import pictures_in
 from train.loop.options import program
 
-PARTS = ("train", "val", "test")
-"""Parts by CelebA's numbers 0, 1 and 2."""
-
-TEST_PHOTOS = 6000
-"""Photos of Places2's test set in the paper."""
+PARTS = ("train", "val", "test")  # Parts by CelebA's numbers 0, 1 and 2.
 
 
 def celeba_hq(images: Path, mapping: Path, partition: Path) -> dict[str, list[Path]]:
-    """Sort the faces of CelebA-HQ by CelebA's partition.
+    """Sort the faces of CelebA-HQ by CelebA's partition: part -> photos by number, or ValueError.
 
     Args:
         images: folder of ``0.jpg``, ``1.jpg``, ..., of any picture format.
         mapping: lines "index in CelebA-HQ, index in CelebA, file in CelebA", under a head line.
         partition: lines "file in CelebA, 0 | 1 | 2".
-
-    Returns:
-        Part -> photos by number.
-
-    Raises:
-        ValueError: missing or malformed files, faces without a part, or no face at all.
     """
     parts = {}
     for number, (name, part) in enumerate(_columns(partition, 2), 1):
@@ -66,44 +55,13 @@ def celeba_hq(images: Path, mapping: Path, partition: Path) -> dict[str, list[Pa
 
 
 def places2(train: Path, val: Path, test_photos: int, seed: int) -> dict[str, list[Path]]:
-    """Draw the test set from Places2's validation photos.
-
-    Args:
-        train: folder of the training photos, in folders of its own.
-        val: folder of the validation photos.
-        test_photos: size of the test set.
-        seed: of the draw.
-
-    Returns:
-        Part -> photos by path; "val" holds the validation photos that were not drawn.
-
-    Raises:
-        ValueError: missing folders, or too few photos.
-    """
+    """Draw the test set from Places2's validation photos; "val" holds those that were not drawn."""
     photos = _pictures(val)
     if not 1 <= test_photos <= len(photos):
         raise ValueError(f"expected {test_photos} photos or more in {val}, found {len(photos)}")
     drawn = set(random.Random(seed).sample(photos, test_photos))
-    found = {
-        "train": _pictures(train),
-        "val": [path for path in photos if path not in drawn],
-        "test": sorted(drawn),
-    }
-    if not found["train"]:
-        raise ValueError(f"expected photos in {train}, found none")
-    return found
-
-
-def write_lists(found: Mapping[str, Iterable[Path]], folder: Path) -> dict[str, int]:
-    """Write ``PART.txt`` for every part; return how many photos each has."""
-    folder.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    for part, photos in found.items():
-        lines = [f"{os.path.relpath(photo, folder)}\n" for photo in photos]
-        text = "".join(lines)
-        write_atomic(folder / f"{part}.txt", partial(Path.write_text, data=text, encoding="utf-8"))
-        counts[part] = len(lines)
-    return counts
+    rest = [path for path in photos if path not in drawn]
+    return {"train": _pictures(train), "val": rest, "test": sorted(drawn)}
 
 
 def _columns(path: Path, count: int) -> list[list[str]]:
@@ -116,19 +74,25 @@ def _columns(path: Path, count: int) -> list[list[str]]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    found = pictures_in(folder) if folder.is_dir() else []
+    if not found:
         raise ValueError(f"expected a folder of photos, found none at {folder}")
-    return pictures_in(folder)
+    return found
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the lists and say how long they are."""
+    """Write ``PART.txt`` for every part and say how long they are."""
     if args.dataset == "celeba-hq":
         found = celeba_hq(args.images, args.mapping, args.partition)
     else:
         found = places2(args.train, args.val, args.test_photos, args.seed)
-    counts = write_lists(found, args.out)
-    print(", ".join(f"{part}: {count}" for part, count in counts.items()))
+    args.out.mkdir(parents=True, exist_ok=True)
+    for part, photos in found.items():
+        text = "".join(f"{os.path.relpath(photo, args.out)}\n" for photo in photos)
+        write_atomic(
+            args.out / f"{part}.txt", partial(Path.write_text, data=text, encoding="utf-8")
+        )
+    print(", ".join(f"{part}: {len(photos)}" for part, photos in found.items()))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -142,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
         faces.add_argument(f"--{name}", type=Path, required=True)
     places.add_argument("--train", type=Path, required=True)
     places.add_argument("--val", type=Path, required=True)
-    places.add_argument("--test-photos", type=int, default=TEST_PHOTOS)
+    test_photos = "photos of the test set, by default as many as in the paper"
+    places.add_argument("--test-photos", type=int, default=6000, help=test_photos)
     places.add_argument("--seed", type=int, default=0)
     for one in (faces, places):
         one.add_argument("-o", "--out", type=Path, required=True, help="folder of the lists")

@@ -10,6 +10,7 @@ patch-fill       what :mod:`asyncdsb.photo.patches` does without any network, fr
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -19,21 +20,12 @@ from asyncdsb.photo.fill import fill_hole
 from asyncdsb.photo.images import to_pil, to_tensor
 from asyncdsb.photo.patches import copy_patches
 
-CV2_RADIUS = 3.0
-"""Neighbourhood, in pixels, that cv2's methods look at."""
-
-PATCHMATCH_INSTALL = "pip install patchmatch-cython"
-"""Installs PatchMatch."""
+CV2_RADIUS = 3.0  # Neighbourhood, in pixels, that cv2's methods look at.
 
 
-def telea(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Fill by fast marching; see :func:`restore` for arguments and result."""
-    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, cv2.INPAINT_TELEA)
-
-
-def navier_stokes(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Fill by following isophotes; see :func:`restore` for arguments and result."""
-    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, cv2.INPAINT_NS)
+def opencv(flags: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Fill by one of OpenCV's methods; see :func:`restore`."""
+    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, flags)
 
 
 def patchmatch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -45,9 +37,7 @@ def patchmatch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     try:
         from patchmatch_cython import CythonSolver, inpaint_pyramid, inpaint_single
     except ImportError as error:
-        raise ValueError(
-            f"expected the package patchmatch-cython; got {error}: run `{PATCHMATCH_INSTALL}`"
-        ) from None
+        raise ValueError(f"got {error}: run `pip install patchmatch-cython`") from None
     try:
         return inpaint_pyramid(image, mask, solver_class=CythonSolver, seed=0)
     except ValueError:
@@ -61,8 +51,8 @@ def patch_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "telea": telea,
-    "navier-stokes": navier_stokes,
+    "telea": partial(opencv, cv2.INPAINT_TELEA),
+    "navier-stokes": partial(opencv, cv2.INPAINT_NS),
     "patchmatch": patchmatch,
     "patch-fill": patch_fill,
 }
@@ -70,20 +60,11 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def restore(method: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Restore one image with a classical method.
+    """Restore one image, uint8 (H, W, 3), with a method out of :data:`METHODS`.
 
-    The same arguments give the same result. What the hole of the input shows has no influence.
-
-    Args:
-        method: a key of :data:`METHODS`.
-        image: uint8 (H, W, 3) in [0, 255].
-        mask: bool (H, W), True = missing; some pixels missing and some known.
-
-    Returns:
-        uint8 (H, W, 3); known pixels are those of the input.
-
-    Raises:
-        ValueError: a package that is not installed.
+    The mask is bool (H, W), True = missing; known pixels of the result are those of the input. The
+    same arguments give the same result, and what the hole shows has no influence. ValueError if a
+    package is not installed.
     """
     blanked = np.where(mask[..., None], np.uint8(0), image)
     filled = METHODS[method](blanked, mask)

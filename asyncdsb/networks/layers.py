@@ -47,13 +47,7 @@ def zero_init(module: nn.Module) -> nn.Module:
 def sinusoidal_embedding(x: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
     """Cosines and sines of ``1000 x`` at geometrically spaced periods up to ``max_period``.
 
-    Args:
-        x: (B,) values in [0, 1].
-        channels: even number of features.
-        max_period: longest period, in units of 1000 x.
-
-    Returns:
-        (B, channels) in [-1, 1].
+    Maps (B,) values in [0, 1] to (B, channels) in [-1, 1], channels being even.
     """
     half = channels // 2
     steps = torch.arange(half, device=x.device, dtype=torch.float32) / half

@@ -137,15 +137,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, scalars: Tensor) -> Tensor:
         """Map (B, in_channels, H, W), H and W multiples of the stride, to (B, out_channels, H, W).
 
-        Args:
-            x: the input.
-            scalars: (B, scalars) in [0, 1].
-
-        Returns:
-            float32.
-
-        Raises:
-            ValueError: if the size does not divide.
+        Scalars are (B, scalars) in [0, 1], the output is float32.
         """
         check_size(x, self.config.stride)
         embedding = self.embed(

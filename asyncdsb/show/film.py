@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,9 @@ from asyncdsb.show import viz
 
 FILM_SUFFIXES = (".webp", ".mp4")
 
-PANEL_SIDE = 384
-"""Longest side in pixels of a picture in the film."""
-
-MARGIN = 1.25
-"""Side of the square that is shown over the longer side of the hole."""
-
-FRAMES_PER_SECOND = 25
-"""Of an MP4. Frames of a run that stay longer are repeated."""
+PANEL_SIDE = 384  # Longest side in pixels of a picture in the film.
+MARGIN = 1.25  # Side of the square that is shown over the longer side of the hole.
+FRAMES_PER_SECOND = 25  # Of an MP4. Frames of a run that stay longer are repeated.
 
 _INK, _QUIET, _GROUND, _LINE, _DONE = "#f1f5f9", "#a3b1c6", "#0f172a", "#334155", "#2dd4bf"
 _GAP, _HEAD, _FOOT, _LEAST_WIDTH = 14, 52, 46, 340
@@ -38,30 +33,20 @@ _GAP, _HEAD, _FOOT, _LEAST_WIDTH = 14, 52, 46, 340
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of the film, which changes with time, and its label.
+    """One picture of the film, which changes with time, and its label."""
 
-    Attributes:
-        title: in bold over it, such as the method.
-        caption: below the title: what is seen.
-        pictures: one for each moment, all of one size.
-        times: t in [0, 1] of every picture, falling from 1 (noise) to 0 (the result). Two methods
-            take their steps at slightly different times.
-    """
-
-    title: str
-    caption: str
-    pictures: Sequence[Image.Image]
+    title: str  # in bold over it, such as the method
+    caption: str  # below the title: what is seen
+    pictures: Sequence[Image.Image]  # one for each moment, all of one size
+    # t in [0, 1] of every picture, falling from 1 (noise) to 0 (the result). Two methods take their
+    # steps at slightly different times.
     times: Sequence[float]
 
 
 def crop_around(mask: np.ndarray) -> tuple[float, float, float, float]:
-    """The part of a picture that shows its hole with a margin, a square where there is room.
+    """The part of a picture that shows its hole, bool (H, W), with a margin: a square if it fits.
 
-    Args:
-        mask: bool (H, W), True = missing, not empty.
-
-    Returns:
-        Left, top, right and bottom in [0, 1], as shares of the picture's sides.
+    Returns left, top, right and bottom in [0, 1], as shares of the picture's sides.
     """
     sides = mask.shape[::-1]
     places = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
@@ -89,7 +74,7 @@ def draw_film(
         RGB pictures of one size, both sides even, as H.264 wants them.
 
     Raises:
-        ValueError: no panels, no pictures, or panels with several numbers of pictures or times.
+        ValueError: no panels or pictures, or panels with several numbers of pictures or times.
     """
     counts = [len(one) for panel in panels for one in (panel.pictures, panel.times)]
     if len(set(counts)) != 1 or 0 in counts:
@@ -137,17 +122,10 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def save_film(pictures: Sequence[Image.Image], path: str | os.PathLike) -> Path:
-    """Write the frames of a film; the first and the last stay longer.
+    """Write the frames of a film, of one size; the first and the last stay longer.
 
-    Args:
-        pictures: of one size, of even sides for MP4.
-        path: file ending in ``.webp`` (loops in a browser) or ``.mp4`` (H.264).
-
-    Returns:
-        The path written.
-
-    Raises:
-        ValueError: another suffix, no pictures, pictures of several sizes, or no encoder for MP4.
+    The path, which is returned, ends in ``.webp`` (loops in a browser) or ``.mp4`` (H.264, for even
+    sides). ValueError on anything else, and if there is no encoder for MP4.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in FILM_SUFFIXES:
@@ -194,33 +172,15 @@ def _encode(encoder: str, pictures: Sequence[Image.Image], path: Path) -> None:
         # Players know this one alone; the index comes first, so that a browser can begin at once.
         "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path),
     ]  # fmt: skip
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
-        )
-        assert process.stdin is not None
-        try:
-            for data in _repeated(pictures):
-                process.stdin.write(data)
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # It ended early, and says why.
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            code = process.wait()
-        if code:
-            said.seek(0)
-            raise ValueError(f"the film could not be encoded: {' '.join(said.read().split())}")
-
-
-def _repeated(pictures: Sequence[Image.Image]) -> Iterator[bytes]:
-    """Pixels of every picture as often as its time on the screen asks for."""
-    shown, sent = 0, 0
-    for picture, duration in zip(pictures, viz.durations(len(pictures)), strict=True):
-        shown += duration
-        data = picture.tobytes()
-        while sent * 1000 < shown * FRAMES_PER_SECOND:
-            yield data
-            sent += 1
+    with tempfile.TemporaryFile() as raw:
+        shown, sent = 0, 0
+        for picture, duration in zip(pictures, viz.durations(len(pictures)), strict=True):
+            shown += duration
+            # As often as its time on the screen asks for.
+            while sent * 1000 < shown * FRAMES_PER_SECOND:
+                raw.write(picture.tobytes())
+                sent += 1
+        raw.seek(0)
+        done = subprocess.run(command, stdin=raw, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"the film could not be encoded: {' '.join(done.stderr.split())}")

@@ -39,10 +39,7 @@ def report_figure(
         result: what the pipeline returned, with its trajectory.
         image: the photograph that was restored, RGB or uint8 (H, W, 3).
         mask: bool (H, W), True in the hole.
-        path: PNG file.
-
-    Returns:
-        The path written.
+        path: PNG file, which is returned.
 
     Raises:
         ValueError: another suffix, or a result without a trajectory.

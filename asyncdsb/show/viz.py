@@ -37,16 +37,10 @@ def colour_table(name: str) -> np.ndarray:
 
 
 def heatmap(values: np.ndarray, colours: str = TAU_COLOURS, compand: bool = False) -> Image.Image:
-    """Colour a map on the fixed scale [0, 1]: table[round(255 v)].
+    """Colour a map (H, W) on the fixed scale [0, 1], beyond which it is cut: table[round(255 v)].
 
-    Args:
-        values: float (H, W); values outside [0, 1] take the colour of the nearer end.
-        colours: see :func:`colour_table`.
-        compand: colour sqrt(v) instead of v. Gradients of photographs are mostly below 0.1, and
-            would all be black otherwise.
-
-    Returns:
-        RGB picture of size (W, H).
+    With ``compand`` sqrt(v) is coloured instead of v, because gradients of photographs are mostly
+    below 0.1 and would all be black otherwise.
     """
     values = np.asarray(values, np.float32).clip(0, 1)
     if compand:
@@ -75,15 +69,8 @@ def paint_hole(image: Image.Image | np.ndarray, mask: np.ndarray) -> Image.Image
 def save_trajectory(frames: Sequence[Any], path: str | os.PathLike) -> Path:
     """Write the bridge states x_t as a looping animation that holds its first and last frame.
 
-    Args:
-        frames: of a result, or anything with a picture ``x_t``, t falling from 1 to 0.
-        path: file ending in ``.webp`` (small, fast) or ``.gif`` (256 colours, for old viewers).
-
-    Returns:
-        The path written.
-
-    Raises:
-        ValueError: no frames, frames of several sizes, or another suffix.
+    The path, which is returned, ends in ``.webp`` (small, fast) or ``.gif`` (256 colours, for old
+    viewers); ValueError on anything else, no frames, or frames of several sizes.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in ANIMATION_SUFFIXES:

@@ -10,20 +10,11 @@ from train.data.draws import Draws, to_device
 
 
 def augmented(images: Tensor, strength: float, draws: Draws, upright: bool = False) -> Tensor:
-    """Turn crops and change their exposure and colours, each crop on its own.
+    """Turn crops (B, 3, H, H) and change their exposure and colours, each crop on its own.
 
-    Gamma, contrast, brightness and saturation change as far as ``strength`` allows; with a
-    probability of half of it the colour channels change places, and with that probability the crop
-    is turned by a multiple of 90 degrees.
-
-    Args:
-        images: (B, 3, H, H) in [-1, 1].
-        strength: 0 for none, to 1.
-        draws: random numbers of B crops.
-        upright: whether crops are not turned and their channels keep their places.
-
-    Returns:
-        (B, 3, H, H) in [-1, 1].
+    Gamma, contrast, brightness and saturation change as far as ``strength``, from 0 to 1, allows.
+    With a probability of half of it the colour channels change places, and with that probability
+    the crop is turned by a multiple of 90 degrees, both unless ``upright``.
     """
     if not strength:
         return images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,36 +20,23 @@ from train.data.streams import CropStream
 from train.loop.processes import Processes
 from train.presets import BridgePreset, Preset
 
-SAMPLE_STEP = 2**31
-"""Step whose batch is shown in sample pictures; no training reaches it."""
-
-SHOWN = 8
-"""Crops that are shown."""
-
-FOCUS_STD = 1.1
-"""Standard deviation of log sigma_eff of the times that are normal and not even."""
-
-AREA = (0.01, 0.75)
-"""Smallest and largest hole of a training mask, as a share of its window."""
+SAMPLE_STEP = 2**31  # Step whose batch is shown in sample pictures; no training reaches it.
+SHOWN = 8  # Crops that are shown.
+FOCUS_STD = 1.1  # Standard deviation of log sigma_eff of the times that are normal and not even.
+AREA = (0.01, 0.75)  # Smallest and largest hole of a training mask, as a share of its window.
 
 
 class MaskBank:
-    """Masks drawn in advance and kept packed, one bit a pixel, on one device.
+    """Masks of ``size`` drawn in advance and kept packed, one bit a pixel, on one device.
 
-    Args:
-        size: side of the masks.
-        canvases: sides of the squares on which they are drawn, see :class:`train.presets.Preset`.
-        weights: relative frequency of each kind.
-        count: how many.
-        seed: of the drawing.
-        device: where they live.
+    See :class:`train.presets.Preset` for canvases, weights of the kinds, and count.
     """
 
     def __init__(
         self,
         size: int,
-        canvases: tuple[int, ...],
-        weights: tuple[float, ...],
+        canvases: Sequence[int],
+        weights: Sequence[float],
         count: int,
         seed: int,
         device: torch.device | str = "cpu",
@@ -59,10 +47,8 @@ class MaskBank:
         self.packed = torch.from_numpy(np.stack(packed)).to(device)
         self.shifts = torch.arange(7, -1, -1, device=device)
 
-    def _draw(
-        self, canvases: tuple[int, ...], share: np.ndarray, seed: int, index: int
-    ) -> np.ndarray:
-        rng = np.random.default_rng([seed, index])
+    def _draw(self, canvases: Sequence[int], share: np.ndarray, *seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
         while True:
             kind = MASK_KINDS[rng.choice(len(MASK_KINDS), p=share)]
             canvas = int(rng.choice(canvases))
@@ -73,14 +59,7 @@ class MaskBank:
                 return window
 
     def draw(self, draws: Draws) -> Tensor:
-        """Random masks, turned by multiples of 90 degrees and mirrored at random.
-
-        Args:
-            draws: random numbers of B masks.
-
-        Returns:
-            (B, 1, size, size) float32, 1 = missing, on the bank's device.
-        """
+        """Random masks (B, 1, size, size), float32, 1 = missing, turned and mirrored at random."""
         which = draws.randint(0, len(self.packed))
         turn = draws.one(8)
         packed = self.packed[to_device(which, self.packed.device)]
@@ -93,15 +72,10 @@ class MaskBank:
 class Batches:
     """Source of training batches; the same seed and step always give the same batch.
 
-    Args:
-        preset: sizes and counts.
-        args: of the command line.
-        processes: that share every batch.
-        draws: samples that share a photo and its mask.
+    ``draws`` samples share a photo and its mask.
 
     Raises:
-        ValueError: a batch that does not divide, crops too large for the photos, or photos as
-            :class:`train.data.photos.PhotoBank` and :class:`train.data.streams.CropStream`.
+        ValueError: a batch that does not divide, crops too large for the photos, or bad photos.
     """
 
     def __init__(
@@ -149,10 +123,9 @@ class Batches:
         return self._seeded(torch.Generator(), step, 0)
 
     def noise(self, step: int, rows: Tensor, *shape: int) -> Tensor:
-        """Standard normal noise of some samples of a step, (len(rows), *shape).
+        """Standard normal noise of some samples of a step, (len(rows), *shape), on the device.
 
-        It is drawn on the device, as the bus would be too slow, and for each sample from a seed of
-        its own, so that nothing of the others needs to be drawn.
+        Each sample has a seed of its own, so that nothing of the others needs to be drawn.
         """
         noise = torch.empty(len(rows), *shape, device=self.device)
         generator = torch.Generator(self.device)
@@ -166,11 +139,9 @@ class Batches:
         return generator.manual_seed(int(high) << 31 | int(low) >> 1)
 
     def draw(self, step: int, part: int) -> tuple[Draws, Tensor, Tensor]:
-        """This process's share of the batch of a step, or a part of that share.
+        """Random numbers for a part of this process's share of a step's batch, of B samples.
 
-        Returns:
-            Random numbers for its B samples; photos (B / draws, 3, H, H) in [-1, 1] and masks
-            (B / draws, 1, H, H).
+        With them photos (B / draws, 3, H, H) in [-1, 1] and masks (B / draws, 1, H, H).
         """
         count, side = self.preset.shape(step)
         rows = self.processes.rows(count, part, self.parts, self.each)
@@ -226,14 +197,8 @@ def draw_times(
 
     If the preset names levels, they are even in log sigma_eff of the mean tau over the hole, but
     for a share ``focus`` that is log-normal around sigma_data (as in EDM): there details are
-    decided, and small networks learn those levels slowest. Else they are even in t.
-
-    Args:
-        preset: levels, focus, and the share at the start.
-        tau: (B, 1, H, W) tau maps.
-        mask: (B, 1, H, W) float, 1 = missing.
-        stochastic: (B,) bool, whether the bridge carries noise.
-        draws: random numbers of B samples.
+    decided, and small networks learn those levels slowest. Else they are even in t. Tau and mask
+    are (B, 1, H, W); stochastic, (B,) bool, tells whether the bridge carries noise.
     """
     even = to_device(draws.spread().clamp(min=1e-3), mask.device).view(-1, 1, 1, 1)
     start = to_device(draws.rand() < preset.from_start, mask.device).view(-1, 1, 1, 1)
@@ -254,19 +219,10 @@ def draw_times(
 
 
 def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws) -> Tensor:
-    """Random tau maps, so that one network serves every slider position.
+    """Random tau maps in [0, 1], so that one network serves every slider position.
 
     Ranges tau_min <= tau_max are uniform over the triangle; see :class:`BridgePreset` for the
-    shares of synchronous and smooth random maps.
-
-    Args:
-        preset: shares and the width of the Gaussian filter.
-        gradient: (B, 1, H, W) completed gradient maps.
-        mask: (B, 1, H, W) masks.
-        draws: random numbers of B samples.
-
-    Returns:
-        (B, 1, H, W) tau in [0, 1].
+    shares of synchronous and smooth random maps. Gradient, mask and tau are (B, 1, H, W).
     """
     count, device = len(mask), mask.device
     if preset.free_tau:

@@ -14,16 +14,11 @@ class Draws:
 
     Every process draws the numbers of all samples, which are few, and keeps those of its own. A
     batch is therefore the same, whatever the number of processes or parts that share it.
-
-    Attributes:
-        generator: CPU generator in the same state in every process.
-        count: samples of the whole batch.
-        rows: which samples are kept, (kept,) of int64.
     """
 
-    generator: torch.Generator
-    count: int
-    rows: Tensor
+    generator: torch.Generator  # on the CPU, in the same state in every process
+    count: int  # samples of the whole batch
+    rows: Tensor  # which samples are kept, (kept,) of int64
 
     @classmethod
     def whole(cls, generator: torch.Generator, count: int) -> Draws:

@@ -23,13 +23,10 @@ class PhotoBank:
     one another in one (N, 3) tensor, in which a batch of crops is a single gather.
 
     Args:
-        paths: see :func:`train.data.sources.iter_photos`.
+        paths: see :func:`train.data.sources.find_photos`.
         short_sides: sizes to keep, by length of the short side in pixels. A photo is never
             enlarged, except to the smallest of them.
         device: where the pixels live.
-
-    Raises:
-        ValueError: on no photo.
     """
 
     def __init__(
@@ -73,19 +70,10 @@ class PhotoBank:
         return fits
 
     def crops(self, size: int, draws: Draws) -> Tensor:
-        """Random square crops, each mirrored with probability one half.
+        """Random crops (B, 3, size, size), each mirrored with probability one half.
 
-        Copies of all sizes are equally likely.
-
-        Args:
-            size: side in pixels.
-            draws: random numbers of B crops.
-
-        Returns:
-            (B, 3, size, size) float32 in [-1, 1] on the bank's device.
-
-        Raises:
-            ValueError: if no photo is large enough.
+        Copies of all sizes are equally likely. float32 in [-1, 1] on the bank's device; ValueError
+        if no photo is large enough.
         """
         fits = self.holding(size)
         which = fits[draws.randint(0, len(fits))]

@@ -17,19 +17,12 @@ from asyncdsb.photo.images import read_image
 
 @dataclass(frozen=True)
 class FoundPhoto:
-    """A photo that was found but not read yet.
+    """A photo that was found but not read yet."""
 
-    Attributes:
-        key: the file's stem, the same whether a photo lies in a folder or in a tar; numbered where
-            it comes again.
-        read: returns it as an RGB picture; ValueError with the source if it cannot be read. Other
-            processes can call it too.
-        source: the file's path, or a tar file's path, a slash and the member's name.
-    """
-
-    key: str
+    key: str  # the file's stem, in a folder or in a tar; numbered where it comes again
+    # Returns an RGB picture; ValueError with the source if it cannot be read. Can be pickled.
     read: Callable[[], Image.Image]
-    source: str
+    source: str  # the file's path, or a tar file's path, a slash and the member's name
 
 
 def is_picture_name(name: str) -> bool:
@@ -38,8 +31,8 @@ def is_picture_name(name: str) -> bool:
     Kinds that cannot be read are among them, so that they are told of as what cannot be read.
     """
     path = PurePath(name)
-    suffix = path.suffix.lower()
-    return suffix in readable_suffixes() | NOT_READ and not path.name.startswith(".")
+    known = readable_suffixes() | NOT_READ
+    return path.suffix.lower() in known and not path.name.startswith(".")
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -54,9 +47,6 @@ def find_photos(paths: Iterable[str | Path]) -> list[FoundPhoto]:
         paths: folders (searched recursively; one without pictures for the tar files in it),
             ``.tar`` files, ``.txt`` files that name one photo a line, relative to their own folder
             and kept in their order, or picture files.
-
-    Returns:
-        At least one photo.
 
     Raises:
         ValueError: if a path does not exist, or there is no photo at all.
@@ -85,11 +75,7 @@ def find_photos(paths: Iterable[str | Path]) -> list[FoundPhoto]:
 
 
 def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]]:
-    """Yield (key, RGB photo) of what :func:`find_photos` finds, reading one at a time.
-
-    Raises:
-        ValueError: as :func:`find_photos`, or if a file cannot be read.
-    """
+    """Yield (key, RGB photo) of what :func:`find_photos` finds, reading one at a time."""
     for photo in find_photos(paths):
         yield photo.key, photo.read()
 

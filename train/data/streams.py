@@ -25,21 +25,13 @@ from train.corpus import read_index
 from train.data.draws import to_device
 from train.data.sources import read_range, scaled_size, tar_members
 
-WARNINGS = 5
-"""How many photographs that cannot be decoded are told of."""
-
-BROKEN_IN_A_ROW = 1000
-"""So many that cannot be decoded, one after another, end the training."""
-
+WARNINGS = 5  # Photographs that cannot be decoded, of which a training tells.
+BROKEN_IN_A_ROW = 1000  # So many of them, one after another, end it.
 _ORDER, _CROP = 1, 2  # Kinds of random numbers; without them epoch 3 would share sample 3's.
 
 
 def find_shards(paths: Iterable[str | Path]) -> list[tuple[Path, int | None]]:
-    """List the tar files of corpora, or tar files, each with how many photographs it should hold.
-
-    Raises:
-        ValueError: if there is none, or something is neither.
-    """
+    """The tar files of corpora, or tar files, each with how many photographs it should hold."""
     shards: list[tuple[Path, int | None]] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -54,13 +46,9 @@ def find_shards(paths: Iterable[str | Path]) -> list[tuple[Path, int | None]]:
 
 
 def window(photo: Image.Image, side: int, corner: Sequence[float], size: int) -> Image.Image:
-    """Cut a square out of the scaled photo, without scaling what lies around it.
+    """Cut a square out of the photo scaled to ``side``, without scaling what lies around it.
 
-    Args:
-        photo: RGB.
-        side: short side of the scaled photo.
-        corner: x and y of the square's corner, as shares of what is possible, in [0, 1).
-        size: side of the square, at most ``side``.
+    The square's corner is x and y, as shares of what is possible, in [0, 1).
     """
     edges = scaled_size(photo.size, side)
     left, top = (int(share * (edge - size + 1)) for share, edge in zip(corner, edges, strict=True))
@@ -83,8 +71,8 @@ class CropStream:
             photo is never enlarged, except to the smallest of them that holds the crop.
         seed: of everything drawn.
         device: where the crops go.
-        workers: threads that read, decode and scale (Pillow leaves Python free meanwhile). They
-            are ahead by as many samples as were asked for last, at least four each.
+        workers: threads that read, decode and scale, ahead by as many samples as were asked for
+            last, at least four each.
 
     Raises:
         ValueError: no photograph, or a tar file that holds another number than its index says.
@@ -122,16 +110,10 @@ class CropStream:
         return len(self._places)
 
     def crops(self, first: int, count: int, size: int, step: int = 1) -> Tensor:
-        """Samples number first, first + step, ... of the training, ``count`` of them.
+        """Samples number first, first + step, ... of the training: (count, 3, size, size).
 
         Each is a photo at one of the short sides that hold the crop, all equally likely, cut out at
-        random and mirrored with probability one half.
-
-        Returns:
-            (count, 3, size, size) float32 in [-1, 1] on the stream's device.
-
-        Raises:
-            ValueError: too many photographs that cannot be decoded.
+        random and mirrored with probability one half. float32 in [-1, 1] on the stream's device.
         """
         ahead = max(count, 4 * self.workers)
         wanted = [(n, size) for n in range(first, first + (count + ahead) * step, step)]
@@ -146,8 +128,8 @@ class CropStream:
 
     def read(self, index: int) -> bytes:
         """The file of a photograph, from 0 in the order of the tar files."""
-        shard, offset, length = self._places[index].tolist()
-        return read_range(self.shards[shard], offset, length)
+        shard, *place = self._places[index].tolist()
+        return read_range(self.shards[shard], *place)
 
     def close(self) -> None:
         """End the threads; the stream cannot be used any more."""

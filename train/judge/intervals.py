@@ -6,24 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyncdsb.measure.metrics import frechet_distance, inception_score, kernel_distance
-from asyncdsb.measure.perceptual import FeatureExtractor
+from asyncdsb.measure.metrics import frechet_distance
 
-RESAMPLES = 2000
-"""Bootstrap resamples behind an interval."""
+RESAMPLES = 2000  # Bootstrap resamples behind an interval.
+SET_RESAMPLES = 200  # Bootstrap resamples behind the interval of a difference of Frechet distances.
+LARGEST_SET = 600  # Sets beyond this size get no such interval: it would take hours.
 
 
 def clustered_mean(
     values: Sequence[float] | np.ndarray, groups: Sequence[str], seed: int = 0
 ) -> dict:
-    """Mean with a 95 % interval from a bootstrap over groups.
+    """Mean of one number per crop with a 95 % interval from a bootstrap over groups, the photos.
 
     Crops of one photo resemble each other, so whole photos are resampled, not crops.
-
-    Args:
-        values: one number per crop.
-        groups: the photo of each crop.
-        seed: of the resampling.
 
     Returns:
         ``{"mean", "low", "high", "n", "groups"}``; with a single group nothing is known about how
@@ -46,47 +41,6 @@ def clustered_mean(
     }
 
 
-SET_RESAMPLES = 200
-"""Bootstrap resamples behind the interval of a difference of Frechet distances."""
-
-LARGEST_SET = 600
-"""Sets beyond this size get no such interval: it would take hours."""
-
-
-def set_scores(
-    found: np.ndarray,
-    truth: np.ndarray,
-    extractor: FeatureExtractor,
-    groups: Sequence[str],
-    reference: np.ndarray | None = None,
-) -> dict[str, float | dict | None]:
-    """Distances of a set of restored crops to the true ones, and its Inception score.
-
-    Args:
-        found: (n, d) features of the restored crops.
-        truth: (n, d) features of the true ones.
-        extractor: whose features they are; gives the names of the results.
-        groups: the photo of each crop.
-        reference: (n, d) features of the same crops by the method to compare with.
-
-    Returns:
-        By name of the score; None where there are fewer than two crops. With a reference, also
-        "NAME difference" of the Frechet distance, see :func:`frechet_difference`.
-    """
-    frechet, kernel, score = extractor.names
-    enough = len(truth) > 1
-    scores: dict[str, float | dict | None] = {
-        frechet: frechet_distance(found, truth) if enough else None,
-        kernel: kernel_distance(found, truth) if enough else None,
-        score: inception_score(extractor.logits(found)) if enough else None,
-    }
-    several = len(set(groups)) > 1
-    if reference is not None and several and len(truth) <= LARGEST_SET:
-        name = f"{frechet} difference"
-        scores[name] = frechet_difference(found, reference, truth, groups)
-    return scores
-
-
 def frechet_difference(
     first: np.ndarray,
     second: np.ndarray,
@@ -99,16 +53,8 @@ def frechet_difference(
     Whole photos are drawn with replacement, the same for both methods and the truth. Photos that
     are drawn twice leave fewer different ones, and a Frechet distance is biased upwards in small
     sets: the drawn differences are shifted as a whole, by their mean, onto the measured one.
-
-    Args:
-        first: (n, d) features of the crops that the one method restored.
-        second: (n, d) features of the same crops by the other.
-        truth: (n, d) features of the true crops.
-        groups: the photo of each crop, at least two.
-        seed: of the resampling.
-
-    Returns:
-        ``{"mean", "low", "high"}``, mean being the measured difference.
+    All features are (n, d), of the same crops; groups are their photos, at least two different
+    ones. "mean" of the result is the measured difference.
     """
     names, member = np.unique(groups, return_inverse=True)
     rows = [np.flatnonzero(member == index) for index in range(len(names))]

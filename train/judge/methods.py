@@ -23,9 +23,10 @@ import argparse
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +34,19 @@ import torch
 
 from asyncdsb import __version__
 from asyncdsb.measure import baselines
+from asyncdsb.photo.images import read_image
 from asyncdsb.photo.settings import Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
-from asyncdsb.samplers import SamplerState
 from asyncdsb.store.checkpoint import load_weights
-from train.judge.protocol import Crop
-from train.loop.options import SAMPLING, HeldOut, sampling
-
-SYNCHRONOUS = {"strategy": "uniform", "tau_min": 0.5, "tau_max": 0.5}
-"""Settings with which every pixel runs the same schedule, as in I2SB."""
+from train.data.sources import find_photos
+from train.judge.protocol import Crop, iter_crops, parse_kinds
+from train.loop.options import SAMPLING, sampling
 
 NAMED_BRIDGES: dict[str, dict] = {
     "bridge": {"finish": "none"},
     "bridge+patches": {"finish": "patches"},
     "asyncdsb": {},
-    "synchronous": SYNCHRONOUS,
+    "synchronous": {"strategy": "uniform", "tau_min": 0.5, "tau_max": 0.5},
 }
 """Bridges that need no folder, and their settings."""
 
@@ -55,33 +54,26 @@ RESTORE_VERSION = 3
 """Part of every identity, as the package's version is: raise it when the same weights, settings
 and seeds come to give other pixels within a version."""
 
+ELSEWHERE = (".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG", ".WEBP")
+"""Suffixes of restorations that other programs made; the first that is there is read."""
+
 RestoreBatch = Callable[
     [list[np.ndarray], list[np.ndarray], list[int]], tuple[list[np.ndarray], torch.Tensor | None]
 ]
-ELSEWHERE = (".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG", ".WEBP")
-"""Suffixes of restorations that other programs made; the first that is there is read."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to restore a batch.
+    """A way to restore a batch."""
 
-    Attributes:
-        name: as printed.
-        identity: text that changes whenever the results may change.
-        restore: (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each, and the
-            first estimates (B, 3, S, S) of a bridge, made at t = 1.
-        source: folder of restorations made elsewhere, which ``restore`` is then not asked for.
-        pipe: of a bridge.
-        settings: of a bridge, keyword arguments of its ``trace``.
-    """
-
-    name: str
-    identity: str
+    name: str  # as printed
+    identity: str  # text that changes whenever the results may change
+    # (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each, and the first
+    # estimates (B, 3, S, S) of a bridge, made at t = 1.
     restore: RestoreBatch | None
-    source: Path | None = None
-    pipe: AsyncDSBPipeline | None = None
-    settings: dict | None = None
+    source: Path | None = None  # of restorations made elsewhere, in place of ``restore``
+    pipe: AsyncDSBPipeline | None = None  # of a bridge
+    settings: dict | None = None  # of a bridge, keyword arguments of its ``trace``
 
     @property
     def classical(self) -> bool:
@@ -99,6 +91,14 @@ class Method:
             f" (nor ending in {', '.join(ELSEWHERE[1:4])})"
         )
 
+    def read_elsewhere(self, crop: Crop, kind: str) -> np.ndarray:
+        """Return a restoration made elsewhere; its known pixels are the crop's."""
+        path = self.made_elsewhere(crop, kind)
+        found = np.array(read_image(path))
+        if found.shape != crop.pixels.shape:
+            raise ValueError(f"expected {path} of {crop.pixels.shape[:2]}, got {found.shape[:2]}")
+        return np.where(crop.mask(kind)[..., None], found, crop.pixels)
+
     def cached(self, folder: Path, crop: Crop, kind: str) -> Path:
         """Return where the restored crop is kept."""
         digest = hashlib.sha256(self.identity.encode())
@@ -114,30 +114,21 @@ class Method:
 def classical_method(name: str) -> Method:
     """Return a method of :mod:`asyncdsb.measure.baselines`."""
 
-    def restore(
-        crops: list[np.ndarray], masks: list[np.ndarray], _seeds: list[int]
-    ) -> tuple[list[np.ndarray], None]:
+    def restore(crops: list[np.ndarray], masks: list[np.ndarray], _seeds: list[int]) -> tuple:
         return [baselines.restore(name, c, m) for c, m in zip(crops, masks, strict=True)], None
 
     return Method(name, _identity(name), restore)
 
 
 def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: dict) -> Method:
-    """Return a method that runs a pipeline.
+    """Return a method that runs a pipeline's ``trace`` with these settings.
 
-    Args:
-        name: as printed.
-        pipe: runs its ``trace``.
-        checksum: of its weights, see :func:`weights_checksum`.
-        settings: keyword arguments of ``trace``.
-
-    Known pixels of its results are those of the crops, whatever the pipeline returns.
+    Known pixels of its results are those of the crops, whatever the pipeline returns. ``checksum``
+    is that of its weights, see :func:`weights_checksum`.
     """
 
     @torch.no_grad()
-    def restore(
-        crops: list[np.ndarray], masks: list[np.ndarray], seeds: list[int]
-    ) -> tuple[list[np.ndarray], torch.Tensor]:
+    def restore(crops: list[np.ndarray], masks: list[np.ndarray], seeds: list[int]) -> tuple:
         images = to_batch(crops)
         holes = torch.from_numpy(np.stack(masks)[:, None].astype(np.float32))
         _, states = pipe.trace(images, holes, seeds, **settings)
@@ -159,33 +150,13 @@ def _identity(*parts: str | dict) -> str:
     return json.dumps([*parts, __version__, RESTORE_VERSION], sort_keys=True)
 
 
-@torch.no_grad()
-def trace(
-    method: Method, crop: Crop, kind: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[SamplerState]]:
-    """Restore one crop with a bridge, at the crop's own seed, and keep every state.
-
-    Returns:
-        x0 (1, 3, S, S) in [-1, 1], the truth; the mask (1, 1, S, S), 1 = missing; the tau map
-        (1, 1, S, S); and the states, all on the bridge's device.
-    """
-    x0 = to_batch([crop.pixels]).to(method.pipe.device)
-    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(x0.device)
-    known = x0.masked_fill(mask > 0.5, 0)
-    tau, states = method.pipe.trace(known, mask, [crop.noise_seed(kind)], **method.settings)
-    return x0, mask, tau, list(states)
-
-
 def to_batch(crops: Sequence[np.ndarray]) -> torch.Tensor:
     """Return float32 (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def load_methods(args: argparse.Namespace) -> list[Method]:
-    """Return the methods asked for.
-
-    Args:
-        args: of :func:`train.loop.options.held_out_parser`.
+    """Return the methods that :func:`train.loop.options.held_out_parser` read.
 
     Raises:
         ValueError: no or an unknown method, a name that is taken, an unknown or bad setting, or
@@ -195,7 +166,12 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
     known = (*NAMED_BRIDGES, *baselines.METHODS)
     if not specs:
         raise ValueError(f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got none")
-    variations = _variations(getattr(args, "vary", None) or [])
+    axes = []
+    for text in getattr(args, "vary", None) or []:
+        setting, _, values = text.partition("=")
+        axes.append([f"{setting}={value}" for value in values.split(",")])
+    # All combinations, as "steps=10&..." each; one "" if nothing is varied.
+    variations = ["&".join(combination) for combination in itertools.product(*axes)]
 
     @cache
     def pipeline(folder: str) -> tuple[AsyncDSBPipeline, str]:
@@ -240,37 +216,6 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
     return methods
 
 
-def _variations(vary: Sequence[str]) -> list[str]:
-    """All combinations of ``steps=10,20`` and so on, as ``steps=10&...`` each; one "" of none."""
-    axes = []
-    for text in vary:
-        name, _, values = text.partition("=")
-        axes.append([f"{name}={value}" for value in values.split(",")])
-    return ["&".join(combination) for combination in itertools.product(*axes)]
-
-
-def held_out_of(args: argparse.Namespace, methods: Sequence[Method], crops: int = 1) -> HeldOut:
-    """Return the crops that the command line asks for, by default those that the weights suit.
-
-    Weights for portraits (``config.window`` "head") take the whole centred square of each photo;
-    the side of a crop is the resolution the weights were trained for.
-
-    Args:
-        args: of :func:`train.loop.options.held_out_parser`; ``size`` and ``crops`` are set where
-            they are None, by the weights of the first bridge, or ``--weights`` without any.
-        methods: what is to be evaluated.
-        crops: per photo, for weights that are not for portraits.
-    """
-    if args.size is None or args.crops is None:
-        pipes = (method.pipe for method in methods if method.pipe is not None)
-        pipe = next(pipes, None) or AsyncDSBPipeline.from_pretrained(args.weights, device="cpu")
-        if args.size is None:
-            args.size = pipe.config.resolution
-        if args.crops is None:
-            args.crops = 1 if pipe.config.window == "head" else crops
-    return HeldOut(args)
-
-
 def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Method]:
     """Like :func:`load_methods`, where only bridges make sense, ``most`` of them if it is given."""
     methods = load_methods(args)
@@ -280,6 +225,47 @@ def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Meth
     if most is not None and len(methods) > most:
         raise ValueError(f"expected at most {most} bridge, got {len(methods)}")
     return methods
+
+
+class HeldOut:
+    """The crops and kinds of mask that the command line asks for.
+
+    Size and number of crops are by default those that suit the weights of the first bridge, or of
+    ``--weights`` without any: the resolution that they were trained for, and of each photo one crop
+    (the whole centred square) for portraits (``config.window`` "head"), else ``crops``.
+
+    Raises:
+        ValueError: kinds of mask, photos or numbers that do not exist.
+    """
+
+    def __init__(self, args: argparse.Namespace, methods: Sequence[Method], crops: int = 1):
+        if args.size is None or args.crops is None:
+            pipes = (method.pipe for method in methods if method.pipe is not None)
+            pipe = next(pipes, None) or AsyncDSBPipeline.from_pretrained(args.weights, device="cpu")
+            if args.size is None:
+                args.size = pipe.config.resolution
+            if args.crops is None:
+                args.crops = 1 if pipe.config.window == "head" else crops
+        for name in ("batch", "limit"):
+            value = getattr(args, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected --{name} of at least 1, got {value}")
+        self.kinds, self.folders = parse_kinds(args.masks, args.invert_masks)
+        self.photos = find_photos(args.data)[: args.limit]
+        self._crops, self._size = args.crops, args.size
+
+    def __len__(self) -> int:
+        """Number of crops."""
+        return len(self.photos) * self._crops
+
+    def crops(self) -> Iterator[Crop]:
+        """Cut the crops, the photos being read one at a time."""
+        photos = ((photo.key, photo.read()) for photo in self.photos)
+        return iter_crops(photos, self._crops, self._size, self.folders)
+
+    def first(self, count: int) -> list[Crop]:
+        """The first crop of each of the first photos."""
+        return list(islice((crop for crop in self.crops() if crop.index == 0), count))
 
 
 def _settings(text: str) -> dict:

@@ -39,14 +39,8 @@ class MaskFolder:
 
     A crop takes the mask whose file is called like the crop or like its photo; if the folder has
     none of that name, the mask at the crop's place in the sorted list, from the start again after
-    the last. A mask of another size is stretched, without values in between.
-
-    Args:
-        folder: pictures, white = hole.
-        inverted: whether white is what is known instead.
-
-    Raises:
-        ValueError: no such folder, or no picture in it.
+    the last. A mask of another size is stretched, without values in between. White is the hole, or
+    what is known if ``inverted``. ValueError if there is no such folder, or no picture in it.
     """
 
     def __init__(self, folder: Path, inverted: bool = False):
@@ -73,20 +67,13 @@ class MaskFolder:
 
 @dataclass(frozen=True)
 class Crop:
-    """One square cut out of a photo.
+    """One square cut out of a photo."""
 
-    Attributes:
-        key: name of the photo.
-        index: which of its crops.
-        pixels: uint8 (size, size, 3).
-        place: of the crop among all.
-        folders: kinds of mask that come from folders.
-    """
-
-    key: str
-    index: int
-    pixels: np.ndarray
-    place: int = 0
+    key: str  # name of the photo
+    index: int  # which of its crops
+    pixels: np.ndarray  # uint8 (size, size, 3)
+    place: int = 0  # of the crop among all
+    # Kinds of mask that come from folders.
     folders: Mapping[str, MaskFolder] = field(default_factory=dict)
 
     @property
@@ -124,19 +111,10 @@ def iter_crops(
     size: int,
     folders: Mapping[str, MaskFolder] | None = None,
 ) -> Iterator[Crop]:
-    """Cut the crops of all photos.
+    """Cut so many crops of a side in pixels out of each photo (key, RGB), keys all different.
 
-    Args:
-        photos: (key, RGB photo), keys all different.
-        crops: how many per photo.
-        size: side in pixels.
-        folders: kinds of mask that come from folders, if any.
-
-    Yields:
-        The crops, photo by photo.
-
-    Raises:
-        ValueError: a key that appears twice, or a count or size out of range.
+    ``folders`` has kinds of mask that come from folders. ValueError on a key that appears twice, or
+    a count or size out of range.
     """
     if crops < 1:
         raise ValueError(f"expected at least 1 crop per photo, got {crops}")
@@ -167,17 +145,10 @@ def _cut(photo: Image.Image, key: str, index: int, size: int) -> np.ndarray:
 
 
 def parse_kinds(text: str, inverted: bool = False) -> tuple[tuple[str, ...], dict[str, MaskFolder]]:
-    """Read a comma-separated list of kinds of mask, each a name or NAME=FOLDER.
+    """Read a comma-separated list of kinds of mask; return them, and the folders among them.
 
-    Args:
-        text: names out of :data:`asyncdsb.masks.MASK_KINDS` and :data:`AREA_KINDS`, or folders.
-        inverted: whether white is what is known in the folders' masks.
-
-    Returns:
-        The kinds, and the folders among them.
-
-    Raises:
-        ValueError: no kind, an unknown one, a folder without masks, or a name that is taken.
+    Each is a name out of :data:`asyncdsb.masks.MASK_KINDS` and :data:`AREA_KINDS`, or NAME=FOLDER.
+    ValueError on no kind, an unknown one, a folder without masks, or a name that is taken.
     """
     kinds, folders = [], {}
     for part in dict.fromkeys(part.strip() for part in text.split(",") if part.strip()):

@@ -13,16 +13,15 @@ from asyncdsb.measure import baselines
 from asyncdsb.photo.images import write_atomic
 from train.judge.scores import GOOD_POWER, SCORES
 
+# What the methods with these names are, as tables say it.
 TITLES = {
     "bridge": "bridge alone",
     "bridge+patches": "bridge, then patches",
     "patch-fill": "patches alone",
 }
-"""What the methods with these names are, as tables say it."""
 
 Summary = Mapping[str, Mapping[str, Mapping]]
-"""Kind of mask -> method -> score -> result of :func:`train.judge.intervals.clustered_mean`, or a
-number (None if unknown) for distances between sets; the same methods for every kind."""
+"""What :func:`train.judge.results.summarise` returns."""
 
 
 def publish(
@@ -49,12 +48,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int) ->
 
 
 def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
-    """Return one row per mask and method.
-
-    Args:
-        summary: see :data:`Summary`.
-        set_names: names of the distances between sets.
-    """
+    """Return one row per mask and method; ``set_names`` are the distances between sets."""
     rows = []
     for kind, methods in summary.items():
         for method, scores in methods.items():
@@ -67,15 +61,11 @@ def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
 
 
 def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
-    """Return our scores beside those of the best classical method, and their ratio.
+    """Return our scores beside those of the best classical method, if any, and their ratio.
 
     Where they were evaluated, the two columns with copied patches stand between them: after the
-    bridge, and without it. The latter is a classical method and may be the best of them.
-
-    Args:
-        summary: see :data:`Summary`; without a classical method there is no ratio.
-        ours: name of our method.
-        scores: scores for which lower is better, none of them None.
+    bridge, and without it. The latter is a classical method and may be the best of them. For all
+    ``scores`` lower is better, and none is None.
     """
     names, others = next(iter(summary.values())), classical(summary)
     beside = [name for name in TITLES if name in names and name != ours]
@@ -142,10 +132,7 @@ def _with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> s
 def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str:
     """Return scores of each method minus those of ``first`` on the same crops, with intervals.
 
-    Args:
-        summary: see :data:`Summary`.
-        first: name of the method to compare with.
-        scores: "lpips", or the name of a Frechet distance; those without an interval are left out.
+    Scores are "lpips" or the name of a Frechet distance; those without an interval are left out.
     """
     others = [method for method in next(iter(summary.values())) if method != first]
     rows = []
@@ -174,15 +161,7 @@ def _plain(number: float | None) -> str:
 
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) -> Image.Image:
-    """Lay pictures out in rows under column heads.
-
-    Args:
-        rows: uint8 (size, size, 3) pictures, as many in each row as there are heads.
-        heads: text over each column.
-
-    Returns:
-        The sheet, white gaps of 6 pixels.
-    """
+    """Lay pictures, uint8 (size, size, 3), out in rows under column heads, 6 pixels apart."""
     size, gap, top = rows[0][0].shape[0], 6, 24
     width, height = len(heads) * (size + gap) + gap, top + len(rows) * (size + gap)
     sheet = Image.new("RGB", (width, height), "white")

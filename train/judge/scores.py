@@ -17,7 +17,7 @@ rule them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from asyncdsb.measure.perceptual import (
     Lpips,
 )
 from asyncdsb.photo.fill import fill_hole
-from train.judge.methods import to_batch
+from train.judge.methods import Method, to_batch
 from train.judge.protocol import Crop
 
 SCORES = {
@@ -57,38 +57,29 @@ SCORES = {
 }
 """Paired metrics, each one number per restored crop, and what tables call them."""
 
-PSNR_CAP = 100.0
-"""Decibels that a perfect restoration counts."""
+PSNR_CAP = 100.0  # Decibels that a perfect restoration counts.
+GOOD_POWER = (0.6, 1.4)  # Ratios of power that count as good.
+FIRST_ERROR = "first_error"  # The squared error of the first estimate in the hole, of bridges only.
 
-GOOD_POWER = (0.6, 1.4)
-"""Ratios of power that count as good."""
-
-Distances = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Scores = dict[str, np.ndarray]
+"""By name, the value of each crop: :data:`SCORES`, parts of the gauges in units of pictures in
+[-1, 1] ("fill_error", squared error of the smooth fill; "power" and "true_power", per band, of the
+restored and of the true hole; :data:`FIRST_ERROR`), and features (n, d) by extractor."""
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The networks that judge restored crops.
+    """The networks that judge restored crops."""
 
-    Attributes:
-        lpips: (images, truths) float32 (B, 3, H, W) in [-1, 1] -> (B,).
-        extractors: feature networks for the distances between sets.
-    """
-
-    lpips: Distances
-    extractors: tuple[FeatureExtractor, ...]
+    # (images, truths) float32 (B, 3, H, W) in [-1, 1] -> (B,)
+    lpips: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    extractors: tuple[FeatureExtractor, ...]  # for the distances between sets
 
     @classmethod
     def load(cls, device: str | torch.device = "cpu", inception: str | None = None) -> Judges:
-        """LPIPS and the stand-in features, and those of FID if they are asked for.
+        """LPIPS and the stand-in features, and those of FID if ``inception`` names their weights.
 
-        Args:
-            device: where the networks run.
-            inception: file of the Inception weights; "download" to have them fetched; None for no
-                FID.
-
-        Raises:
-            ValueError: packages or weights are missing; the message says what to do.
+        That is a file, or "download". ValueError if packages or weights are missing.
         """
         extractors: list[FeatureExtractor] = [EfficientNetFeatures(device)]
         if inception is not None:
@@ -96,90 +87,86 @@ class Judges:
             extractors.append(InceptionFeatures(file, device))
         return cls(Lpips(device), tuple(extractors))
 
-    @property
-    def slugs(self) -> list[str]:
-        """Short names of the extractors."""
-        return [extractor.slug for extractor in self.extractors]
+    def features(self, pictures: Sequence[np.ndarray]) -> list[dict]:
+        """Features of each picture by the extractor's slug."""
+        found = {x.slug: x(to_batch(pictures)).astype(np.float32) for x in self.extractors}
+        return [{slug: rows[n] for slug, rows in found.items()} for n in range(len(pictures))]
 
 
-def crop_scores(
-    restored: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
-    holes: Sequence[np.ndarray],
-    lpips: Distances,
-) -> list[dict[str, Any]]:
-    """Score restored crops of one size against the truth.
+def restore(crops: Sequence[Crop], kind: str, method: Method) -> tuple[list[np.ndarray], list]:
+    """Crops restored by a method, or as another program left them, uint8 (S, S, 3) each.
 
-    Args:
-        restored: uint8 (S, S, 3) each.
-        truths: uint8 (S, S, 3) each.
-        holes: bool (S, S) each, True = was missing.
-        lpips: see :class:`Judges`.
-
-    Returns:
-        For each crop a number for each of :data:`SCORES`, and its part in the gauges, in units of
-        pictures in [-1, 1]: "fill_error", squared error of the smooth fill, and "power" and
-        "true_power", per band, of the restored and of the true hole.
+    With them the squared errors in the hole of the first estimates; None but for bridges.
     """
-    distances = lpips(to_batch(restored), to_batch(truths)).tolist()
-    rows = []
-    for image, truth, hole, distance in zip(restored, truths, holes, distances, strict=True):
+    masks = [crop.mask(kind) for crop in crops]
+    first = None
+    if method.source is None:
+        # What the hole shows must have no influence, so no method gets to see it.
+        inputs = [crop.corrupted(kind) for crop in crops]
+        seeds = [crop.noise_seed(kind) for crop in crops]
+        restored, first = method.restore(inputs, masks, seeds)
+    else:
+        restored = [method.read_elsewhere(crop, kind) for crop in crops]
+    if first is None:
+        return restored, [None] * len(crops)
+    truths = to_batch([crop.pixels for crop in crops])
+    triples = zip(first.float().cpu(), truths, masks, strict=True)
+    return restored, [squared_error(_picture(x), _picture(truth), m) for x, truth, m in triples]
+
+
+def score(
+    restored: Sequence[np.ndarray],
+    errors: Sequence[float | None],
+    crops: Sequence[Crop],
+    kind: str,
+    judges: Judges,
+) -> list[dict[str, Any]]:
+    """Score what :func:`restore` returned; each crop's part of :data:`Scores`."""
+    distances = judges.lpips(to_batch(restored), to_batch([c.pixels for c in crops])).tolist()
+    rows = judges.features(restored)
+    for row, image, crop, distance, error in zip(
+        rows, restored, crops, distances, errors, strict=True
+    ):
+        truth, hole = crop.pixels, crop.mask(kind)
         step, shift = seam(image, truth, hole)
         # Crop by crop: what is kept of one must not depend on its batch.
         inside = torch.from_numpy(hole)[None, None]
         fill = _picture(fill_hole(to_batch([truth]), inside, "harmonic")[0])
         found, wanted = (_picture(to_batch([x])[0]) for x in (image, truth))
-        rows.append(
-            {
-                "psnr": min(psnr(image, truth), PSNR_CAP),
-                "psnr_hole": min(psnr(image, truth, hole), PSNR_CAP),
-                "ssim": ssim(image, truth),
-                "ssim_hole": ssim(image, truth, hole),
-                "lpips": distance,
-                "seam_step": step,
-                "seam_shift": shift,
-                "colour_excess": colour_excess(image, hole),
-                "fill_error": squared_error(fill, wanted, hole),
-                "power": band_power(found, fill, hole),
-                "true_power": band_power(wanted, fill, hole),
-            }
-        )
+        row |= {
+            "psnr": min(psnr(image, truth), PSNR_CAP),
+            "psnr_hole": min(psnr(image, truth, hole), PSNR_CAP),
+            "ssim": ssim(image, truth),
+            "ssim_hole": ssim(image, truth, hole),
+            "lpips": distance,
+            "seam_step": step,
+            "seam_shift": shift,
+            "colour_excess": colour_excess(image, hole),
+            "fill_error": squared_error(fill, wanted, hole),
+            "power": band_power(found, fill, hole),
+            "true_power": band_power(wanted, fill, hole),
+        }
+        if error is not None:
+            row[FIRST_ERROR] = error
     return rows
 
 
-def first_errors(
-    estimates: torch.Tensor, truths: Sequence[np.ndarray], holes: Sequence[np.ndarray]
-) -> list[float]:
-    """Squared error in the hole of each first estimate.
+def stacked(rows: Sequence[dict]) -> Scores:
+    """The values of all crops, by name."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
-    Args:
-        estimates: (B, 3, S, S), of pictures in [-1, 1].
-        truths: uint8 (S, S, 3) each.
-        holes: bool (S, S) each, True = was missing.
+
+def gauges(scores: Scores, side: int) -> dict[str, Any]:
+    """The gauges ``{"first_error", "power"}`` of crops of one size, the latter by band.
+
+    None where a sum is missing or has nothing to be compared with.
     """
-    triples = zip(estimates.float().cpu(), to_batch(truths), holes, strict=True)
-    return [squared_error(_picture(found), _picture(truth), hole) for found, truth, hole in triples]
-
-
-def gauges(sums: Mapping[str, Any], side: int) -> dict[str, Any]:
-    """Ratios of what crops of one size add up to.
-
-    Args:
-        sums: for each part of a gauge of :func:`crop_scores`, and "first_error" if there are first
-            estimates, the values of all crops.
-        side: of the crops in pixels.
-
-    Returns:
-        ``{"first_error", "power"}``, the latter by band; None where a sum is missing or has nothing
-        to be compared with.
-    """
-    found, wanted = (np.sum(sums[name], 0) for name in ("power", "true_power"))
-    first = sums.get("first_error")
+    found, wanted = (scores[name].sum(0) for name in ("power", "true_power"))
+    first = scores.get(FIRST_ERROR)
+    bands = zip(octaves(side), found, wanted, strict=True)
     return {
-        "first_error": None if first is None else _ratio(np.sum(first), np.sum(sums["fill_error"])),
-        "power": {
-            name: _ratio(a, b) for name, a, b in zip(octaves(side), found, wanted, strict=True)
-        },
+        "first_error": None if first is None else _ratio(first.sum(), scores["fill_error"].sum()),
+        "power": {name: _ratio(a, b) for name, a, b in bands},
     }
 
 

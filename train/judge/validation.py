@@ -17,33 +17,20 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from train.data.sources import find_photos
 from train.judge.methods import bridge_method, to_batch
 from train.judge.protocol import Crop, iter_crops
-from train.judge.results import restore, score, stacked
-from train.judge.scores import GOOD_POWER, Judges, companded_maps, gauges
+from train.judge.scores import GOOD_POWER, Judges, companded_maps, gauges, restore, score, stacked
 from train.loop.jsonl import read_lines
 
-KINDS = ("center", "half", "wide", "narrow")
-"""Masks of the held-out crops."""
-
-PHOTOS = 48
-"""Most photos of a validation; of more, as many are taken at even distances."""
-
-STEPS = 20
-"""Sampling steps of a validation."""
-
-BATCH = 9
-"""Crops restored at once; results do not depend on it."""
-
-DIGITS = 5
-"""Decimal places of the scores that are kept."""
+KINDS = ("center", "half", "wide", "narrow")  # Masks of the held-out crops.
+PHOTOS = 48  # Most photos of a validation; of more, as many are taken at even distances.
+STEPS = 20  # Sampling steps of a validation.
+BATCH = 9  # Crops restored at once; results do not depend on it.
+DIGITS = 5  # Decimal places of the scores that are kept.
 
 
 class RestorationValidator:
     """Restores one crop of held-out photos with every mask, always at the same seeds.
 
-    Args:
-        pipe: wraps the averaged weights, which may change between calls.
-        paths: held-out photos, see :func:`train.data.sources.find_photos`; :data:`PHOTOS` are
-            taken.
+    The pipeline wraps the averaged weights, which may change between calls.
     """
 
     def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
@@ -85,10 +72,7 @@ class RestorationValidator:
 class GradientValidator:
     """Completes the gradient map of one crop of held-out photos with every mask.
 
-    Args:
-        model: the averaged completion, which may change between calls.
-        paths: held-out photos; :data:`PHOTOS` are taken.
-        device: where the model is.
+    The model is the averaged completion, which may change between calls.
     """
 
     def __init__(self, model: GradientCompletion, paths: Sequence[str], device: torch.device | str):
@@ -126,13 +110,7 @@ def is_best(out: Path, step: int, scores: dict[str, float]) -> bool:
 
 
 def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:
-    """Add a record to ``validation.json`` and redraw ``curves.png``.
-
-    Args:
-        out: run folder.
-        step: after which the scores were taken; records of this step and later ones are replaced.
-        scores: with "score", the lower the better.
-    """
+    """Replace the records from this step on in ``validation.json`` and redraw ``curves.png``."""
     records = [record for record in held_out_records(out) if record["step"] < step]
     records.append({"step": step} | {name: round(value, DIGITS) for name, value in scores.items()})
     text = json.dumps(records, indent=1) + "\n"
@@ -148,36 +126,27 @@ def _curves(records: list[dict], out: Path, path: Path) -> None:
     log = read_lines(out / "log.jsonl")
     figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(names))
-    for panel in (first, *panels):
-        panel.set_xlabel("step")
     loss = next((k for k in ("loss", "l1") if log and k in log[0]), None)
     if loss:
         first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
-    first.set_title(f"training {loss}")
+    first.set(title=f"training {loss}", xlabel="step")
     for panel, name in zip(panels, names, strict=True):
-        if name == "power":
-            _power_panel(panel, records[-1])
-            continue
         for kind in KINDS:
-            found = [(r["step"], r[f"{kind}/{name}"]) for r in records if f"{kind}/{name}" in r]
-            if found:
-                panel.plot(*zip(*found, strict=True), marker=".", label=kind)
-        panel.set_title(f"held-out {name}")
+            start = f"{kind}/{name}"
+            lines: dict[Any, float] = {r["step"]: r[start] for r in records if start in r}
+            if name == "power":
+                last = records[-1].items()
+                lines = {k.split("/")[2]: v for k, v in last if k.startswith(f"{start}/")}
+            if lines:
+                panel.plot(list(lines), list(lines.values()), marker=".", label=kind)
+        panel.set(title=f"held-out {name}", xlabel="step")
+        if name == "power":
+            # Over the range that counts as good.
+            panel.axhspan(*GOOD_POWER, alpha=0.15)
+            step = records[-1]["step"]
+            panel.set(title=f"held-out power, step {step}", xlabel="cycles per picture")
         panel.legend(fontsize=7)
     figure.savefig(path, dpi=90)
-
-
-def _power_panel(panel: Any, record: dict) -> None:
-    """Power over the bands, a line a mask, over the range that counts as good."""
-    for kind in KINDS:
-        start = f"{kind}/power/"
-        found = {key.removeprefix(start): v for key, v in record.items() if key.startswith(start)}
-        if found:
-            panel.plot(list(found), list(found.values()), marker=".", label=kind)
-    panel.axhspan(*GOOD_POWER, alpha=0.15)
-    panel.set_title(f"held-out power, step {record['step']}")
-    panel.set_xlabel("cycles per picture")
-    panel.legend(fontsize=7)
 
 
 def _crops(paths: Sequence[str], size: int) -> list[Crop]:

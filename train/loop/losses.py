@@ -11,31 +11,19 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class CompletionLossWeights:
-    """Weights of the generator's loss terms.
+    """Weights of the generator's loss terms."""
 
-    Attributes:
-        adversarial: lambda_adv of Eq. 10.
-        feature_matching: lambda_FM of Eq. 10.
-        l1: weight of the mean absolute error over the hole. Not in the paper, whose targets are
-            edges; for continuous maps it anchors the magnitude.
-    """
-
-    adversarial: float = 1.0
-    feature_matching: float = 10.0
+    adversarial: float = 1.0  # lambda_adv of Eq. 10
+    feature_matching: float = 10.0  # lambda_FM of Eq. 10
+    # Of the mean absolute error over the hole. Not in the paper, whose targets are edges; for
+    # continuous maps it anchors the magnitude.
     l1: float = 10.0
 
 
 def discriminator_loss(discriminator: nn.Module, image: Tensor, real: Tensor, fake: Tensor):
-    """Binary cross-entropy of telling true from completed gradient maps.
+    """Binary cross-entropy of telling true from completed gradient maps, see below.
 
-    Args:
-        discriminator: returns (logits, features).
-        image: (B, 3, H, W) condition.
-        real: (B, 1, H, W) true map.
-        fake: (B, 1, H, W) completed map; no gradient flows into it.
-
-    Returns:
-        Scalar loss.
+    No gradient flows into the completed map.
     """
     # One pass over both, as spectral normalisation advances its power iteration on every call.
     logits, _ = discriminator(_pair(image, real, fake.detach()))
@@ -61,10 +49,7 @@ def generator_loss(
         real: (B, 1, H, W) true map.
         fake: (B, 1, H, W) completed map.
         mask: (B, 1, H, W) float, 1 = where the map was completed.
-        weights: see :class:`CompletionLossWeights`.
-
-    Returns:
-        The scalar terms by name; their sum is the loss.
+        weights: of the terms, whose sum is the loss.
     """
     logits, features = discriminator(_pair(image, real, fake))
     on_fake = logits.chunk(2)[1]

@@ -15,19 +15,13 @@ from torch import Tensor, nn
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration; its fixed points are near 1 for all singular values from 0.01 up."""
 
-LEAST = 8
-"""Rows and columns below which a weight is no matrix worth orthogonalising."""
+LEAST = 8  # Rows and columns below which a weight is no matrix worth orthogonalising.
 
 
 def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     """The nearest matrix with all singular values about 1, by Newton-Schulz iterations.
 
-    Args:
-        matrix: (rows, columns).
-        iterations: how many; after five, singular values lie between 0.7 and 1.2.
-
-    Returns:
-        (rows, columns).
+    After five, singular values lie between 0.7 and 1.2.
     """
     a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
@@ -68,11 +62,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self,
-        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
-        lr: float = 0.03,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
+        self, parameters: Any, lr: float = 0.03, momentum: float = 0.9, weight_decay: float = 0.0
     ):
         super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 

@@ -1,11 +1,10 @@
-"""Options that the programs for evaluation share, and how they end."""
+"""Options that the programs for evaluation share, and how all programs end."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,23 +12,17 @@ import torch
 from asyncdsb.denoiser import FINISHES
 from asyncdsb.networks.device import PRECISIONS
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
-from asyncdsb.samplers import GRIDS, SAMPLERS
-from asyncdsb.schedule import STRATEGIES
+from asyncdsb.samplers import GRIDS
 from asyncdsb.store.bundled import BUNDLED_NAMES
-from train.data.sources import find_photos
-from train.judge.protocol import Crop, MaskFolder, iter_crops, parse_kinds
 
 SAMPLING = ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta", *FROM_WEIGHTS)
-"""Fields of :class:`asyncdsb.photo.settings.Settings` that the command line sets."""
+"""Fields of :class:`asyncdsb.photo.settings.Settings` that the methods of an evaluation take."""
 
 
 def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentParser:
     """Options of a program that restores crops of held-out photos.
 
-    Args:
-        program: module name.
-        doc: the module's docstring; its first paragraph is shown.
-        **defaults: of options, by name, where the program has its own.
+    The first paragraph of ``doc`` is shown; ``defaults`` are those that the program has of its own.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}",
@@ -50,78 +43,38 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     device = "cuda" if torch.cuda.is_available() else "cpu"
     add("--device", default=device, help="cpu, cuda, ...")
     add("--precision", default="auto", choices=PRECISIONS, help="in which networks multiply")
-    default = Settings()
-    add("--steps", type=int, default=default.steps, help="network evaluations per crop")
-    add("--sampler", default=default.sampler, choices=SAMPLERS, help="step of the bridge")
-    add("--strategy", default=default.strategy, choices=STRATEGIES, help="layout of tau")
-    add("--grid", default=default.grid, choices=GRIDS, help="time grid")
-    add("--tau-min", type=float, default=default.tau_min, help="tau of the flattest pixels")
-    add("--tau-max", type=float, default=default.tau_max, help="tau of the steepest pixels")
-    add("--eta", type=float, default=default.eta, help="noise of the implicit sampler")
-    add("--finish", choices=FINISHES, help="instead of the weights' own")
-    parser.set_defaults(**defaults)
+    add("--steps", type=int, help="network evaluations per crop")
+    add("--grid", choices=GRIDS, help="time grid")
+    add("--tau-min", type=float, help="tau of the flattest pixels")
+    add("--tau-max", type=float, help="tau of the steepest pixels")
+    add("--finish", choices=FINISHES, help="None: the weights' own")
+    parser.set_defaults(**{name: getattr(Settings, name) for name in SAMPLING} | defaults)
     return parser
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    """Return the keyword arguments of ``restore_batch`` that the command line gives."""
+    """Return the settings of bridges that the command line gives."""
     return {name: getattr(args, name) for name in SAMPLING}
-
-
-class HeldOut:
-    """The crops and kinds of mask that the command line asks for.
-
-    Args:
-        args: of :func:`held_out_parser`.
-
-    Raises:
-        ValueError: kinds of mask, photos or numbers that do not exist.
-    """
-
-    kinds: tuple[str, ...]
-    folders: dict[str, MaskFolder]
-
-    def __init__(self, args: argparse.Namespace):
-        for name in ("batch", "limit"):
-            value = getattr(args, name)
-            if value is not None and value < 1:
-                raise ValueError(f"expected --{name} of at least 1, got {value}")
-        self.kinds, self.folders = parse_kinds(args.masks, args.invert_masks)
-        self.photos = find_photos(args.data)[: args.limit]
-        self._crops, self._size = args.crops, args.size
-
-    def __len__(self) -> int:
-        """Number of crops."""
-        return len(self.photos) * self._crops
-
-    def crops(self) -> Iterator[Crop]:
-        """Cut the crops, the photos being read one at a time."""
-        photos = ((photo.key, photo.read()) for photo in self.photos)
-        return iter_crops(photos, self._crops, self._size, self.folders)
-
-    def first(self, count: int) -> list[Crop]:
-        """The first crop of each of the first photos."""
-        return list(islice((crop for crop in self.crops() if crop.index == 0), count))
 
 
 def program(
     parser: Callable[[], argparse.ArgumentParser], work: Callable[[argparse.Namespace], object]
 ) -> Callable[..., int]:
-    """Return the ``main`` of a program: it reads ``argv`` and works, see :func:`guarded`."""
+    """Return the ``main`` of a program, which reads ``argv``, works, and returns the exit code.
+
+    That is 2, with one line on stderr, if something was refused, else what ``work`` returns if it
+    is a number, else 0.
+    """
 
     def main(argv: Sequence[str] | None = None) -> int:
         options = parser()
         args = options.parse_args(argv)
-        return guarded(options.prog.removeprefix("python -m "), lambda: work(args))
+        try:
+            code = work(args)
+        except (ValueError, OSError) as error:
+            name = options.prog.removeprefix("python -m ")
+            print(f"{name}: error: {error}", file=sys.stderr)
+            return 2
+        return code if isinstance(code, int) else 0
 
     return main
-
-
-def guarded(program: str, work: Callable[[], object]) -> int:
-    """Do the work; return 0, or 2 with one line on stderr if something was refused."""
-    try:
-        work()
-    except (ValueError, OSError) as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
-        return 2
-    return 0

@@ -1,16 +1,17 @@
-"""Several processes that share one piece of work, started with ``accelerate launch``."""
+"""Several processes that share one piece of work, started by torchrun or ``accelerate launch``."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for another, which may have many batches left or be validating."""
@@ -18,51 +19,23 @@ PATIENCE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all.
-
-    Attributes:
-        index: which it is, from 0.
-        count: how many there are.
-        device: where it computes.
-        accelerator: accelerate's handle on the others; None where there are none.
-    """
+    """This process among all: which it is, from 0, how many there are, and where it computes."""
 
     index: int = 0
     count: int = 1
     device: str = "cpu"
-    accelerator: Any = None
 
     @classmethod
     def started(cls, device: str) -> Processes:
-        """Find out how the program was started.
-
-        Args:
-            device: of the command line; "cuda" becomes each process's own GPU.
-
-        Raises:
-            ValueError: several processes without accelerate.
-        """
+        """Find out how the program was started; the device "cuda" becomes each process's own."""
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(device=device)
-        try:
-            from accelerate import Accelerator
-            from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-        except ImportError:
-            raise ValueError(
-                "expected accelerate for several processes; run `pip install accelerate`"
-            ) from None
-        accelerator = Accelerator(
-            cpu=device == "cpu",
-            # The trainers choose their precision themselves, as they do alone.
-            mixed_precision="no",
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=PATIENCE),
-                # Buffers are the same everywhere: all processes start and update them alike.
-                DistributedDataParallelKwargs(broadcast_buffers=False),
-            ],
-        )
-        chosen = str(accelerator.device) if device == "cuda" else device
-        return cls(accelerator.process_index, accelerator.num_processes, chosen, accelerator)
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        backend = "nccl" if device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
+        return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
     def main(self) -> bool:
@@ -71,28 +44,24 @@ class Processes:
 
     def wait(self) -> None:
         """Return once every process has come here."""
-        if self.accelerator:
-            self.accelerator.wait_for_everyone()
+        if self.count > 1:
+            dist.barrier()
 
     def end(self) -> None:
-        """Part from the others; there is nothing to be said after it."""
-        if self.accelerator:
-            self.accelerator.end_training()
+        """Part from the others."""
+        if self.count > 1:
+            dist.destroy_process_group()
 
     def rows(self, total: int, part: int = 0, parts: int = 1, each: int = 1) -> Tensor:
-        """Photos of a batch that belong to this process: every ``count``-th.
+        """Photos of a batch that belong to this process: every ``count``-th, (n,) int64.
+
+        ValueError if the batch does not divide evenly.
 
         Args:
             total: samples of the whole batch.
             part: which of its parts this process works on.
             parts: in how many parts, one after the other, it does its samples.
             each: samples of a photo, which stay together.
-
-        Returns:
-            (n,) int64.
-
-        Raises:
-            ValueError: the batch does not divide evenly.
         """
         shares = self.count * parts
         if total % (shares * each):
@@ -105,74 +74,36 @@ class Processes:
 
     def joined(self, module: nn.Module) -> nn.Module:
         """The module with its gradients averaged over all processes after every backward pass."""
-        return self.accelerator.prepare_model(module) if self.accelerator else module
-
-    def sharded(self, module: nn.Module, parts: Iterable[nn.Module]) -> nn.Module:
-        """The module with its weights, gradients and optimiser state spread over all processes.
-
-        Each process holds a part of every weight; whole weights exist only while they are used.
-
-        Args:
-            module: changed in place; its gradients are then averaged as by :meth:`joined`.
-            parts: of the module, each of which is put together on its own.
-
-        Raises:
-            ValueError: there are no other processes.
-        """
-        if self.accelerator is None:
-            raise ValueError("expected several processes for --shard, got one")
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(torch.device(self.device).type, (self.count,))
-        for one in (*parts, module):
-            fully_shard(one, mesh=mesh)
-        return module
+        if self.count == 1:
+            return module
+        # Buffers are the same everywhere: all processes start and update them alike.
+        return DistributedDataParallel(module, broadcast_buffers=False)
 
     def alone(self, module: nn.Module, alone: bool = True) -> contextlib.AbstractContextManager:
         """Keep gradients to this process while more of a batch is to come."""
-        if not alone or not isinstance(module, nn.parallel.DistributedDataParallel):
-            return contextlib.nullcontext()
-        return module.no_sync()
+        if alone and isinstance(module, DistributedDataParallel):
+            return module.no_sync()
+        return contextlib.nullcontext()
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each value over all processes."""
-        if self.accelerator is None or not values:
+        if self.count == 1 or not values:
             return values
-        mine = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
-        found = self.accelerator.reduce(mine, "mean").tolist()
-        return dict(zip(values, found, strict=True))
+        sums = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return dict(zip(values, (sums / self.count).tolist(), strict=True))
 
     def agreed(self, flag: bool) -> bool:
         """What the main process says, in every process."""
-        if self.accelerator is None:
+        if self.count == 1:
             return flag
-        from accelerate.utils import broadcast
-
-        return bool(broadcast(torch.tensor(float(flag), device=self.device)))
-
-
-def whole(value: Tensor) -> Tensor:
-    """A tensor that may be spread over all processes, put together in each of them."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
-
-
-def spread(value: Tensor, like: Any) -> Tensor:
-    """The inverse of :func:`whole`: ``value`` spread as ``like`` is."""
-    if not hasattr(like, "full_tensor"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+        said = torch.tensor(float(flag), device=self.device)
+        dist.broadcast(said, 0)
+        return bool(said)
 
 
 class BoundMethod(nn.Module):
-    """A module whose forward is a method of another: wrappers for several processes see no other.
-
-    Args:
-        module: the other module.
-        name: of its method.
-    """
+    """A module whose forward is a method of another, because DDP wraps nothing but a forward."""
 
     def __init__(self, module: nn.Module, name: str):
         super().__init__()

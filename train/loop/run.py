@@ -23,12 +23,11 @@ from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.photo.images import write_atomic
 from train.judge.validation import held_out_records, is_best, keep_scores
 from train.loop.jsonl import add_line
-from train.loop.processes import Processes, spread, whole
+from train.loop.processes import Processes
 from train.loop.trainer import Trainer
 from train.presets import AnyPreset, Preset
 
-LOG_EVERY = 50
-"""Steps between records of the log, at most."""
+LOG_EVERY = 50  # Steps between records of the log, at most.
 
 
 def run(
@@ -42,11 +41,6 @@ def run(
     folder then holds ``state.*`` (the checkpoint), ``log.jsonl``, ``starts.jsonl`` (when, by what
     and how it was run), ``samples/`` and ``weights/`` (the averaged weights); with held-out photos
     also ``validation.json``, ``curves.png`` and ``best/`` (the weights with the best score).
-
-    Args:
-        make: the trainer's class.
-        preset: lengths and intervals.
-        args: of :func:`parser`.
     """
     keep_freed()
     processes = Processes.started(args.device)
@@ -65,31 +59,23 @@ def run(
 
 def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: Processes) -> None:
     """Train, and look at the training at intervals; see :func:`run`."""
-    out = Path(args.out)
-    step, seconds = load_state(out, trainer)
-    if step:
+    out, main = Path(args.out), processes.main
+    step, before = load_state(out, trainer)
+    if step and main:
         # A run that was stopped after its checkpoint may not have come to weights and scores.
-        trainer.gather()
-        if processes.main:
-            missing = all(record["step"] < step for record in held_out_records(out))
-            due = step % preset.validate_every == 0 or step >= preset.steps
-            show(out, trainer, facts(preset, args, step, seconds), missing and due)
+        missing = all(record["step"] < step for record in held_out_records(out))
+        due = step % preset.validate_every == 0 or step >= preset.steps
+        show(out, trainer, facts(preset, args, step, before), missing and due)
     first, saved, started = step, step, time.monotonic()
-    last = started
+    logged, last, checked = step, started, False
     sums: dict[str, Tensor] = {}
-    since, checked = 0, False
-    bar = tqdm(
-        total=preset.samples(preset.steps),
-        initial=preset.samples(step),
-        unit="sample",
-        disable=not processes.main,
-    )
-    with bar:
+    total, done = preset.samples(preset.steps), preset.samples(step)
+    with tqdm(total=total, initial=done, unit="sample", disable=not main) as bar:
         while step < preset.steps:
             set_lr(trainer, preset, step)
             for name, value in trainer.step(step).items():
                 sums[name] = sums.get(name, 0) + value.detach()
-            step, since = step + 1, since + 1
+            step += 1
             bar.update(preset.samples(step) - preset.samples(step - 1))
             elapsed = time.monotonic() - started
             ended = step == preset.steps
@@ -97,31 +83,28 @@ def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: 
                 ended |= processes.agreed(elapsed > 60 * args.max_minutes)
             judging = step % preset.validate_every == 0 or ended
             saving = step % preset.checkpoint_every == 0 or judging
-            if since == LOG_EVERY or saving:
+            if step - logged == LOG_EVERY or saving:
                 now = time.monotonic()
-                means = {name: float(value) / since for name, value in sums.items()}
+                means = {name: float(value) / (step - logged) for name, value in sums.items()}
                 means = {name: round(value, 6) for name, value in processes.mean(means).items()}
                 check_finite(means, step, saved)
                 if not checked and step - first >= LOG_EVERY:
                     check_learning(trainer)
                     checked = True
-                drawn = preset.samples(step) - preset.samples(step - since)
-                rate = round(drawn / (now - last), 2)
                 bar.set_postfix(means)
-                record = {"step": step, "samples_per_s": rate, "seconds": round(seconds + elapsed)}
-                if processes.main:
+                if main:
+                    drawn = preset.samples(step) - preset.samples(logged)
+                    rate, seconds = round(drawn / (now - last), 2), round(before + elapsed)
+                    record = {"step": step, "samples_per_s": rate, "seconds": seconds}
                     add_line(out / "log.jsonl", record | means)
-                sums, since, last = {}, 0, now
-            drawing = step % preset.samples_every == 0 or step == preset.steps
-            if drawing or saving:
-                trainer.gather()
-            if drawing and processes.main:
+                sums, logged, last = {}, step, now
+            if main and (step % preset.samples_every == 0 or step == preset.steps):
                 trainer.samples(out / "samples" / f"{step:07d}.png")
             if saving:
-                save_state(out, trainer, step, seconds + elapsed, processes)
                 saved = step
-                if processes.main:
-                    show(out, trainer, facts(preset, args, step, seconds + elapsed), judging)
+                if main:
+                    save_state(out, trainer, step, before + elapsed)
+                    show(out, trainer, facts(preset, args, step, before + elapsed), judging)
                     last = time.monotonic() if judging else last
             if ended:
                 break
@@ -129,15 +112,9 @@ def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: 
 
 
 def check_finite(means: dict[str, float], step: int, saved: int) -> None:
-    """Stop a training that diverged, before it is written over its last checkpoint.
+    """Raise ValueError where a training diverged, before it is written over its last checkpoint.
 
-    Args:
-        means: of what is logged, the same in all processes.
-        step: that was reached.
-        saved: step of the last checkpoint; 0 for none.
-
-    Raises:
-        ValueError: a mean is not finite.
+    That is of the step ``saved``; 0 for none.
     """
     bad = [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]
     if bad:
@@ -149,25 +126,16 @@ def check_finite(means: dict[str, float], step: int, saved: int) -> None:
 
 
 def check_learning(trainer: Trainer) -> None:
-    """Stop a training in which a part of the weights does not learn, called by all processes.
+    """Raise ValueError where the gradient of a weight is zero everywhere, in the step just made.
 
     A compiler may do it: the backward pass of a layer that gives zeros stops all before it from
     learning, and the loss still falls.
-
-    Raises:
-        ValueError: the gradient of a weight is zero everywhere, in the step just made.
     """
-    names = {
-        id(p): f"{name}.{key}"
+    idle = [
+        f"{name}.{key}"
         for name, module in trainer.modules.items()
         for key, p in module.named_parameters()
-    }
-    idle = [
-        names[id(p)]
-        for optimizer in trainer.optimizers.values()
-        for group in optimizer.param_groups
-        for p in group["params"]
-        if p.grad is None or not whole(p.grad.detach().abs().sum())
+        if name in trainer.optimizers and (p.grad is None or not p.grad.abs().sum())
     ]
     if idle:
         raise ValueError(
@@ -177,14 +145,7 @@ def check_learning(trainer: Trainer) -> None:
 
 
 def show(out: Path, trainer: Trainer, trained: dict, judging: bool) -> None:
-    """Write the averaged weights; score them, if there are held-out photos, and keep the best.
-
-    Args:
-        out: run folder.
-        trainer: of the run.
-        trained: see :func:`facts`.
-        judging: whether to score them.
-    """
+    """Write the averaged weights; score them, if there are held-out photos, and keep the best."""
     trainer.export(out / "weights", trained)
     if judging and (scores := trainer.validate()) is not None:
         # The record comes last: as long as it is not there, the next start does this again.
@@ -253,12 +214,7 @@ def recorded(out: str | Path) -> dict:
 
 
 def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
-    """Write the configuration once; refuse to resume a run with another one.
-
-    Args:
-        out: run folder.
-        trainer: made from the command line.
-        args: of the command line.
+    """Write the configuration once.
 
     Raises:
         ValueError: if the folder holds a run of another configuration, or from other weights.
@@ -269,31 +225,34 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         "data": args.data,
         "seed": args.seed,
         "contents": trainer.batches.contents,
-        **({"order": order} if order else {}),
-        **({"weights": trainer.weights} if trainer.weights else {}),
     }
-    if "weights" in before:
-        for name, checksum in trainer.weights.items():
-            if name not in before["weights"]:
-                raise ValueError(
-                    f"expected no --{name} for the run in {out}, which started without, "
-                    f"got {getattr(args, name)}"
-                )
-            if checksum != before["weights"][name]:
-                raise ValueError(
-                    f"expected the same --{name} as when the run in {out} was started, "
-                    f"got others in {getattr(args, name)}"
-                )
-        # A run goes on from its checkpoint: what it started from need not be given again.
-        config["weights"] = before["weights"]
-    # The length may be changed when a run is taken up again, and what the machine at hand can do
-    # is left to it; all else would make it another run.
+    # A run goes on from its checkpoint: what it started from need not be given again.
+    weights = before.get("weights", trainer.weights)
+    config |= {k: v for k, v in (("order", order), ("weights", weights)) if v}
+    for name, checksum in trainer.weights.items():
+        given = getattr(args, name)
+        if name not in weights:
+            raise ValueError(
+                f"expected no --{name} for the run in {out}, which started without, got {given}"
+            )
+        if checksum != weights[name]:
+            raise ValueError(
+                f"expected the same --{name} as when the run in {out} was started, "
+                f"got others in {given}"
+            )
     text = json.dumps(config, indent=2, sort_keys=True)
     if before:
         now = json.loads(text)
         for one in (before, now):
+            # The length may be changed when a run is taken up again, and what the machine at hand
+            # can do is left to it; all else would make it another run.
             one["preset"].pop("steps")
             one["preset"].pop("compile")
+            one.pop("weights", None)
+        # A run of an earlier version lacks what came later, which changes nothing at its default.
+        defaults = {f.name: f.default for f in dataclasses.fields(trainer.preset)}
+        for name in now["preset"].keys() - before["preset"].keys():
+            before["preset"][name] = defaults[name]
         # Photos may have moved; what they are called tells whether they are others.
         old, new = (sorted(Path(path).name for path in one.pop("data")) for one in (before, now))
         if old != new:
@@ -303,8 +262,6 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         if old and old != new and "photographs" in new:
             counts = f"{old['photographs']}, now {new['photographs']}"
             print(f"resuming {out} with other photographs in its data: {counts}")
-        for one in (before, now):
-            one.pop("weights", None)
         if found := differences(before, now):
             raise ValueError(
                 f"expected {out} to be empty or a run of the same configuration, got other "
@@ -349,13 +306,8 @@ def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
             group["lr"] = preset.lr * factor * group.get("lr_scale", 1.0)
 
 
-def save_state(
-    out: Path, trainer: Trainer, step: int, seconds: float, processes: Processes
-) -> None:
-    """Write the checkpoint: modules and optimisers as safetensors, counters in its metadata.
-
-    Called by all processes, as each may hold a part of the weights; the main one writes.
-    """
+def save_state(out: Path, trainer: Trainer, step: int, seconds: float) -> None:
+    """Write the checkpoint: modules, optimisers and counters as safetensors."""
     tensors = {}
     for name, module in trainer.modules.items():
         for key, value in module.state_dict().items():
@@ -364,12 +316,9 @@ def save_state(
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer/{name}/{index}/{key}"] = value
-    for key, value in tensors.items():
-        value = whole(value.detach())
-        tensors[key] = value.cpu().contiguous() if processes.main else torch.empty(0)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     tensors["step"], tensors["seconds"] = torch.tensor(step), torch.tensor(float(seconds))
-    if processes.main:
-        write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
+    write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
 
 
 def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
@@ -380,9 +329,9 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
     tensors = load_file(path)
     for name, module in trainer.modules.items():
         prefix = f"module/{name}/"
-        own = module.state_dict()
-        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        module.load_state_dict({k: spread(v, own[k]) if k in own else v for k, v in state.items()})
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
     for name, optimizer in trainer.optimizers.items():
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         found: dict[int, dict[str, Tensor]] = {}
@@ -394,7 +343,7 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
                     # Files hold contiguous tensors, fused optimisers walk memory in step with the
                     # parameter: the state must have its strides.
                     like = torch.empty_like(parameter, requires_grad=False)
-                    value = like.copy_(spread(value, parameter))
+                    value = like.copy_(value)
                 found.setdefault(int(index), {})[entry] = value
         optimizer.load_state_dict(optimizer.state_dict() | {"state": found})
     return int(tensors["step"]), float(tensors["seconds"])

@@ -23,9 +23,7 @@ from train.presets import Preset
 class Average(AveragedModel):
     """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``.
 
-    Args:
-        module: what is averaged; the average is a copy of it, buffers as they last were.
-        decay: largest, in [0, 1).
+    Buffers are as they last were.
     """
 
     def __init__(self, module: nn.Module, decay: float):
@@ -46,13 +44,6 @@ class Average(AveragedModel):
 
 class Trainer:
     """A network that learns, and its average, as :func:`train.loop.run.run` needs them.
-
-    Args:
-        preset: of the run.
-        args: of the command line.
-        processes: that train together.
-        model: what is trained, on the device.
-        draws: samples of a batch that share a photo.
 
     Attributes:
         batches: where samples come from.
@@ -100,10 +91,7 @@ class Trainer:
     def optimise(
         self, model: nn.Module, others: Callable[..., torch.optim.Optimizer], muon: float, **options
     ) -> None:
-        """Muon for the weights of layers, at ``muon`` times the rate, ``others`` for the rest.
-
-        ``options`` go to both.
-        """
+        """Muon for the weights of layers, at ``muon`` times the rate, ``others`` for the rest."""
         matrices, rest = split(model.parameters()) if muon else ([], list(model.parameters()))
         self.optimizers["model"] = others(rest, **options)
         if matrices:
@@ -113,15 +101,12 @@ class Trainer:
     def update(
         self, name: str, joined: nn.Module, terms: Callable[[int], dict[str, Tensor]]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """One update of a network.
+        """One update of a network; return the means of the loss's terms and the gradient's norm.
 
         Args:
             name: of the network in ``modules`` and of its optimiser.
             joined: the network as it learns together with other processes.
             terms: the loss of a part of the batch, as terms of which the sum is minimised.
-
-        Returns:
-            The means of the terms, and the norm of the gradient.
         """
         names = [name, "matrices"] if name == "model" else [name]
         optimizers = [self.optimizers[one] for one in names if one in self.optimizers]
@@ -152,9 +137,6 @@ class Trainer:
     def shown(self) -> Sequence[Tensor]:
         """The rows of that picture, (B, 1 or 3, H, W) in [-1, 1] each."""
         raise NotImplementedError
-
-    def gather(self) -> None:
-        """Bring the averaged weights to the main process; called by all, before what follows."""
 
     def validate(self) -> dict[str, float] | None:
         """Score the averaged weights on held-out photos; "score", the lower the better, decides."""

@@ -4,15 +4,9 @@ import scipy.integrate
 import torch
 
 from asyncdsb.gradient import image_gradient
-from asyncdsb.measure.analysis import (
-    PARTS,
-    centroids,
-    gradient_parts,
-    progress,
-    speeds,
-)
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule, inward_tau, tau_map
+from train.mismatch import PARTS, centroids, gradient_parts, progress, speeds
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +35,7 @@ def tau_of(name, x0, mask):
     return tau_map(image_gradient(x0), 0.0, 1.0, 2.0, mask)
 
 
-def follow(denoise, tau, steps=50, sampler="ode", measure="projection"):
+def follow(denoise, tau, steps=50, sampler="ode"):
     """Progress of x_t over a run of :func:`scene`."""
     x0, mask, x1 = scene()
     parts = gradient_parts(image_gradient(x0), mask)
@@ -52,7 +46,7 @@ def follow(denoise, tau, steps=50, sampler="ode", measure="projection"):
     )
     kept = list(states)
     times = np.array([float(state.t[0]) for state in kept])
-    return times, progress(kept, x0, tau, SCHEDULE, parts, measure)
+    return times, progress(kept, x0, tau, SCHEDULE, parts)
 
 
 def found_centroids(found, part):
