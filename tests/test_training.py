@@ -364,6 +364,31 @@ def test_other_photographs_under_the_same_name_are_told(tmp_path, capsys):
     assert "with other photographs in its data: 2, now 3" in capsys.readouterr().out
 
 
+def test_a_run_of_an_earlier_version_resumes(tmp_path):
+    """It lacks an option that came later."""
+    folder = photo_folder(tmp_path / "photos", 2)
+    command = ["--preset", "debug", "--data", str(folder), "--device", "cpu", "--max-minutes", "0"]
+    command += ["--out", str(tmp_path / "run")]
+    assert train.gradient.main(command) == 0
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    del config["preset"]["upright"]
+    path.write_text(json.dumps(config), "utf-8")
+    assert train.gradient.main(command) == 0
+
+
+def test_a_completion_starts_from_weights(runs, photos, tmp_path, capsys):
+    weights = runs / "at_once" / "gradient" / "weights"
+    command = ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--lr", "0"]
+    command += ["--init", str(weights), "--max-minutes", "0"]
+    assert train.gradient.main([*command, "--out", str(tmp_path / "run")]) == 0
+    files = (f / "gradient.safetensors" for f in (weights, tmp_path / "run" / "weights"))
+    before, after = map(load_file, files)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    other = [*command, "--out", str(tmp_path / "other"), "--preset", "claims", "--size", "32"]
+    assert "expected weights of the preset's network" in refusal(train.gradient.main, other, capsys)
+
+
 def test_starting_from_weights_keeps_them(runs, photos, tmp_path):
     weights = runs / "at_once" / "bridge" / "weights"
     command = ["--preset", "debug", "--data", str(photos), "--device", "cpu", "--lr", "0"]
