@@ -603,41 +603,24 @@ def test_tau_ranges_cover_the_triangle_and_i2sb():
 
 
 @pytest.mark.parametrize(
-    "name, conditions, low, high",
-    [("i2sb", 1, 0.5, 0.5), ("i2sb-gradient", 3, 0.5, 0.5), ("asyncdsb", 3, 0.2, 0.5)],
+    "name, least, most", [("synchronous", 0.5, 0.5), ("gradient", 0.2, 0.5), ("free-tau", 0, 1)]
 )
-def test_the_matched_presets_differ_in_schedule_and_condition_alone(name, conditions, low, high):
-    preset = BRIDGE_PRESETS[name]
+def test_networks_that_are_compared_differ_in_one_thing(name, least, most):
+    preset, plain = BRIDGE_PRESETS[f"claims-{name}"], BRIDGE_PRESETS["claims-any"]
     g = torch.Generator().manual_seed(0)
-    gradient, mask = torch.rand(20, 1, 16, 16, generator=g), torch.ones(20, 1, 16, 16)
+    gradient, mask = torch.rand(20, 1, 32, 32, generator=g), torch.ones(20, 1, 32, 32)
     tau = draw_tau(preset, gradient, mask, draws(len(mask), 1))
-    assert tau.amin() == pytest.approx(low) and tau.amax() == pytest.approx(high)
-    assert len(preset.model.conditions) == conditions
-    parameters = sum(p.numel() for p in BridgeDenoiser(preset.model).parameters())
-    assert parameters < 2_000_000
-    plain = dataclasses.replace(
-        preset,
-        synchronous=0,
-        tau_range=None,
-        model=dataclasses.replace(preset.model, conditions=()),
-    )
-    first = BRIDGE_PRESETS["i2sb"]
-    first = dataclasses.replace(
-        first, synchronous=0, model=dataclasses.replace(first.model, conditions=())
-    )
-    assert plain == first
+    assert tau.amin() == pytest.approx(least, abs=0.01)
+    assert tau.amax() == pytest.approx(most, abs=0.01)
+    names = ("synchronous", "smooth_tau", "tau_range", "free_tau")
+    drawn = {name: getattr(plain, name) for name in names}
+    assert dataclasses.replace(preset, **drawn) == plain
 
 
-def test_the_bbdm_preset_has_a_constant_schedule_and_no_noise_in_its_start():
-    first, other = BRIDGE_PRESETS["i2sb"], BRIDGE_PRESETS["bbdm"]
-    schedule = other.model.schedule
-    assert schedule.total_var == pytest.approx(2)
-    assert float(schedule.clock(0.3, 0.5)) == pytest.approx(0.3)
-    assert (other.model.fill, other.model.hole_noise) == ("zero", 0)
-    plain = dataclasses.replace(
-        other.model, beta_min=first.model.beta_min, beta_max=first.model.beta_max, hole_noise=1.0
-    )
-    assert dataclasses.replace(other, model=plain) == first
+def test_contrast_of_beta_leaves_the_noise_of_the_bridge():
+    low, high = (BRIDGE_PRESETS[f"claims-{name}"].model for name in ("low-contrast", "any"))
+    assert low.schedule.total_var == pytest.approx(high.schedule.total_var, rel=2e-3)
+    assert low.beta_max / low.beta_min < 5 and high.beta_max / high.beta_min == pytest.approx(30)
 
 
 @pytest.mark.parametrize(

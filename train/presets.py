@@ -5,7 +5,6 @@ portraits, scenes   the bundled weights, trained for as long as a processor is f
 shipped             one large GPU, less than an hour
 workstation         a GPU with 24 GB, a day
 cpu                 a desktop processor, an hour or two
-i2sb, bbdm, ...     schedules compared with everything else equal
 paper               the setting of the paper, of which one GPU holds a part of a batch only
 claims-...          many small networks, see :mod:`train.claims`
 debug               the tests
@@ -129,7 +128,6 @@ _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_chann
 # Seven times the parameters of _SMALL; wide rather than deep, as features are what memory goes to.
 _WIDE = UNetConfig(128, (1, 2, 3, 4), 1, (False, False, False, True), head_channels=64)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
-_TRIO = UNetConfig(32, (1, 2, 3), 1, (False, False, True))
 # Cheap on a processor: the finest level thin, with nothing but the stem on its way down.
 _LEAN = UNetConfig(16, (2, 3, 6, 10), (0, 1, 1, 1), (False, False, True, True))
 _LEANER = UNetConfig(16, (1, 2, 4, 8), (0, 1, 1, 1), (False, False, True, True))
@@ -163,34 +161,6 @@ _PORTRAITS: dict[str, Any] = dict(
     samples_every=1_000,
     validate_every=10_000,
 )
-# Trainings that differ in the schedule and in whether the network sees the gradient, and in nothing
-# else: the paper's Tables 1 and 3. Network, target and start of the bridge are I2SB's.
-_MATCHED: dict[str, Any] = dict(
-    size=128,
-    short_sides=(128, 160, 208, 256),
-    mask_canvases=(128,),
-    mask_weights=(1, 1, 1, 1, 0),
-    batch=64,
-    steps=20_000,
-    lr=3e-4,
-    precision="auto",
-    smooth_tau=0.0,
-    levels=None,
-)
-_I2SB = BridgeConfig(
-    unet=_TRIO,
-    fill="zero",
-    hole_noise=1.0,
-    conditions=("mask",),
-    parametrisation="score",
-    bridges=("stochastic",),
-    resolution=128,
-)
-# The clock tells the network the noise of every pixel; with one schedule for all, t alone says it.
-_I2SB_GRADIENT = replace(_I2SB, conditions=("mask", "gradient", "clock"))
-# BBDM's bridge: beta is constant, M = 2, and the start is the corrupted picture itself.
-_BBDM = replace(_I2SB, beta_min=2.0, beta_max=2.0, hole_noise=0.0)
-
 # Many small networks that differ in one thing each: :mod:`train.claims`.
 _CLAIMS: dict[str, Any] = dict(
     size=32,
@@ -342,12 +312,6 @@ BRIDGE_PRESETS = {
         warmup=100,
         ema=0.999,
     ),
-    "i2sb": BridgePreset(**_MATCHED, model=_I2SB, synchronous=1.0),
-    "i2sb-gradient": BridgePreset(**_MATCHED, model=_I2SB_GRADIENT, synchronous=1.0),
-    "asyncdsb": BridgePreset(
-        **_MATCHED, model=_I2SB_GRADIENT, synchronous=0.0, tau_range=(0.2, 0.5)
-    ),
-    "bbdm": BridgePreset(**_MATCHED, model=_BBDM, synchronous=1.0),
     "paper": BridgePreset(
         size=256,
         short_sides=(256,),
@@ -364,7 +328,13 @@ BRIDGE_PRESETS = {
         levels=None,
         from_start=0.0,
         checkpointing=True,
-        model=replace(_I2SB_GRADIENT, unet=ADMConfig(), resolution=256),
+        # The clock tells the network the noise of every pixel.
+        model=BridgeConfig(
+            unet=ADMConfig(),
+            conditions=("mask", "gradient", "clock"),
+            parametrisation="score",
+            bridges=("stochastic",),
+        ),
     ),
     "claims-any": _ANY,
     "claims-synchronous": replace(_ANY, synchronous=1.0),
