@@ -79,7 +79,7 @@ class AsyncDSBPipeline:
         # The completion stays: instance normalisation returns plain tensors, and layers would copy.
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser, self.completion = denoiser, completion
-        self.framing = Framing(denoiser, completion)
+        self.framing = Framing(denoiser, completion, self.device)
         self.runner = Runner(denoiser, self.device, self.precision)
         self.training, self.card = training or {}, card
 
@@ -292,7 +292,7 @@ class AsyncDSBPipeline:
 
     def _prepared(self, image, mask, chosen: Settings) -> Prepared:
         photo, hole = read_pair(image, mask)
-        return self.framing.prepare(photo, hole, chosen.tiles, chosen.box, self.device)
+        return self.framing.prepare(photo, hole, chosen.tiles, chosen.box)
 
     def _completed(self, image: Tensor, mask: Tensor) -> Tensor:
         with multiplying(self.precision, self.device):

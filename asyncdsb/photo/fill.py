@@ -16,13 +16,7 @@ def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:
     Args:
         image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
         mask: (B, 1, H, W), non-zero = missing.
-        kind: one of :data:`FILLS`.
-
-    Returns:
-        (B, 3, H, W).
-
-    Raises:
-        ValueError: on another kind.
+        kind: one of :data:`FILLS`, else ValueError.
     """
     if kind not in FILLS:
         raise ValueError(f"expected a hole fill out of {', '.join(FILLS)}, got {kind!r}")
@@ -42,8 +36,7 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
     Args:
         image: (B, C, H, W); zero in the hole.
         hole: (B, 1, H, W) bool.
-        sweeps: relaxations at the finest level; three times as many at the others, where they cost
-            little and reach far.
+        sweeps: relaxations at the finest level; three times as many, which reach far, at others.
 
     Returns:
         (B, C, H, W), known pixels unchanged; zero for a picture with nothing known.

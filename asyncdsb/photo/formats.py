@@ -27,9 +27,7 @@ LONGEST_SEGMENT = 65_000
 """Most bytes of Exif or of XMP in a JPEG file; the format's own limit is slightly larger."""
 
 HOLDS: dict[str, set[str]] = {
-    "PNG": {
-        "icc_profile", "exif", "dpi", "xmp", "text", "comment", "gamma", "alpha", "16 bits",
-    },
+    "PNG": {"icc_profile", "exif", "dpi", "xmp", "text", "comment", "gamma", "alpha", "16 bits"},
     "TIFF": {"icc_profile", "exif", "dpi", "xmp", "alpha", "16 bits"},
     "WEBP": {"icc_profile", "exif", "dpi", "xmp", "alpha"},
     "JPEG": {"icc_profile", "exif", "dpi", "xmp", "comment"},

@@ -40,27 +40,16 @@ def read_pair(
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A photo, the windows over its hole, and the networks' inputs.
+    """A photo, the windows over its hole, and the networks' inputs."""
 
-    Attributes:
-        original: the photo as it was given.
-        photo: (H, W, 3) uint8; with a smooth fill in its hole, if the window is that of a head.
-        hole: (H, W) bool.
-        windows: of :func:`asyncdsb.photo.regions.windows_over`, or the one of a head.
-        images: (1, 3, h, w) in [-1, 1] for each window, with a smooth fill in its hole.
-        masks: (1, 1, h, w) float for each window, 1 = missing.
-        rest: (H, W) bool, the part of the hole beyond a head's window; None without such a part.
-        box: (left, top, side) of a head's window; None for windows around holes.
-    """
-
-    original: Photograph
-    photo: np.ndarray
-    hole: np.ndarray
-    windows: tuple[Window, ...]
-    images: tuple[Tensor, ...]
-    masks: tuple[Tensor, ...]
-    rest: np.ndarray | None = None
-    box: Box | None = None
+    original: Photograph  # as it was given
+    photo: np.ndarray  # (H, W, 3) uint8; with a smooth fill in its hole for the window of a head
+    hole: np.ndarray  # (H, W) bool
+    windows: tuple[Window, ...]  # of asyncdsb.photo.regions.windows_over, or the one of a head
+    images: tuple[Tensor, ...]  # (1, 3, h, w) in [-1, 1] each, with a smooth fill in its hole
+    masks: tuple[Tensor, ...]  # (1, 1, h, w) float each, 1 = missing
+    rest: np.ndarray | None = None  # (H, W) bool, the hole beyond a head's window if there is any
+    box: Box | None = None  # (left, top, side) of a head's window
 
     def batches(self) -> list[list[int]]:
         """Numbers of the windows that the networks can take together: of one size, not tiled."""
@@ -77,8 +66,8 @@ class Prepared:
     @cached_property
     def _grey(self) -> bool:
         """Whether what is known of the photo has no colour."""
-        red, green, blue = (self.original.rgb[..., channel] for channel in range(3))
-        alike = (red == green) & (green == blue) | self.hole
+        known = self.original.rgb
+        alike = (known[..., 1:] == known[..., :1]).all(-1) | self.hole
         return self.original.colours == 1 or bool(alike.all())
 
     def toned(self, picture: Image.Image) -> Image.Image:
@@ -119,8 +108,10 @@ class Prepared:
 class Framing:
     """How weights look at photos: in windows around holes, or in a square around a head."""
 
-    def __init__(self, denoiser: BridgeDenoiser, completion: GradientCompletion):
-        self._denoiser = denoiser
+    def __init__(
+        self, denoiser: BridgeDenoiser, completion: GradientCompletion, device: torch.device
+    ):
+        self._denoiser, self._device = denoiser, device
         self.stride = math.lcm(denoiser.config.unet.stride, completion.config.generator.stride)
         self._last: tuple[tuple | None, tuple[Window, ...]] = (None, ())
 
@@ -132,27 +123,19 @@ class Framing:
     def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
         """Choose the windows over a hole (H, W) bool; the last ones are kept for the next call.
 
-        ``tiles`` is the most fields of the networks, ``box`` the square around a head (None for the
-        largest square).
+        ``tiles`` is the most fields of the networks, ``box`` a head's (None: the largest square).
         """
         resolution = self._denoiser.config.resolution
         if self.head:
             chosen = largest_square(hole) if box is None else box
             return (Window.at(hole, chosen, resolution, self.stride),)
         key = hole.shape, tiles, resolution, hashlib.blake2b(np.packbits(hole).tobytes()).digest()
-        known, windows = self._last
-        if key != known:
-            windows = windows_over(hole, resolution, self.stride, tiles)
-            self._last = key, windows
-        return windows
+        if key != self._last[0]:
+            self._last = key, windows_over(hole, resolution, self.stride, tiles)
+        return self._last[1]
 
     def prepare(
-        self,
-        original: Photograph,
-        hole: np.ndarray,
-        tiles: int,
-        box: Box | None,
-        device: torch.device,
+        self, original: Photograph, hole: np.ndarray, tiles: int, box: Box | None
     ) -> Prepared:
         """Cut the networks' inputs out of a photo; without a ``box`` heads are looked for.
 
@@ -173,5 +156,7 @@ class Framing:
             raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
         windows = self.windows(hole, tiles, box)
         cuts = [window.cut(photo, hole) for window in windows]
-        images, masks = (tuple(x.to(device) for x in part) for part in zip(*cuts, strict=True))
+        images, masks = (
+            tuple(x.to(self._device) for x in part) for part in zip(*cuts, strict=True)
+        )
         return Prepared(original, photo, hole, windows, images, masks, rest, box)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from asyncdsb.photo.fill import harmonic_fill
-from asyncdsb.photo.images import bounds, to_tensor
+from asyncdsb.photo.images import bounds, to_bytes, to_tensor
 
 Box = tuple[int, int, int]
 """Left edge, top edge and side of a square, in photo pixels."""
@@ -41,16 +41,11 @@ def check_box(box: Box, hole: np.ndarray) -> None:
     least = min(MIN_SIDE, height, width)
     if side < least:
         raise ValueError(f"expected a box with a side of at least {least} pixels, got {side}")
+    got = f"left {left}, top {top}, side {side}"
     if left < 0 or top < 0 or left + side > width or top + side > height:
-        raise ValueError(
-            f"expected a box within the photo of {width}x{height} pixels,"
-            f" got left {left}, top {top}, side {side}"
-        )
+        raise ValueError(f"expected a box within the photo of {width}x{height} pixels, got {got}")
     if not _held(hole, box):
-        raise ValueError(
-            "expected a box that holds a part of the hole,"
-            f" got none in left {left}, top {top}, side {side}"
-        )
+        raise ValueError(f"expected a box that holds a part of the hole, got none in {got}")
 
 
 def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
@@ -65,12 +60,7 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
     it is :func:`largest_square`. A square around the hole would be worse: weights for portraits
     paint a part of a face into its middle, whatever the photo shows there.
 
-    Args:
-        photo: (H, W, 3) uint8.
-        hole: (H, W) bool, with at least one pixel missing.
-
-    Returns:
-        The box; it holds at least one pixel of the hole.
+    ``photo`` is (H, W, 3) uint8, ``hole`` (H, W) bool. The box holds at least a pixel of the hole.
     """
     heads = []
     # The first count is stricter, because a smooth fill looks a little like a face.
@@ -106,10 +96,8 @@ def largest_square(hole: np.ndarray) -> Box:
 def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> list[Box]:
     """Find frontal faces, and for each the largest square around its head that the photo holds.
 
-    Args:
-        picture: (h, w, 3) uint8, the photo at a size of :data:`SEARCHED`.
-        shape: (H, W) of the photo.
-        count: in how many neighbouring places and sizes a face must be seen.
+    ``picture`` is the photo, of ``shape`` (H, W), at a size of :data:`SEARCHED`: (h, w, 3) uint8.
+    A face must be seen in ``count`` neighbouring places and sizes.
     """
     # Imported here, because it takes half a second that other weights need not wait for.
     from skimage.data import lbp_frontal_face_cascade_filename
@@ -119,25 +107,18 @@ def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> l
     most, least = min(grey.shape), 24  # the cascade's own size
     if most < least:
         return []
-    cascade = Cascade(lbp_frontal_face_cascade_filename())
-    found = cascade.detect_multi_scale(
-        img=grey,
-        scale_factor=1.15,
-        step_ratio=1.5,
-        min_size=(least, least),
-        max_size=(most, most),
-        min_neighbor_number=count,
+    sizes = {"min_size": (least, least), "max_size": (most, most)}
+    found = Cascade(lbp_frontal_face_cascade_filename()).detect_multi_scale(
+        img=grey, scale_factor=1.15, step_ratio=1.5, min_neighbor_number=count, **sizes
     )
-    height, width = shape
-    ratio = max(height, width) / max(grey.shape)
+    ratio = max(shape) / max(grey.shape)
     boxes = []
     for face in found:
         side = ratio * face["width"]
         x = ratio * (face["c"] + face["width"] / 2)
         y = ratio * (face["r"] + face["width"] / 2) - RISE * side
         side *= HEAD
-        if side >= WHOLE * min(shape):
-            side = min(shape)
+        side = min(shape) if side >= WHOLE * min(shape) else side
         boxes.append(_placed(x - side / 2, y - side / 2, round(side), shape))
     return boxes
 
@@ -184,4 +165,4 @@ def _without(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
     # The same filter, so that what holds any of a missing pixel is missing.
     where = torch.from_numpy(_reduced(hole.astype(np.float32)) > 0)[None, None]
     filled = harmonic_fill(to_tensor(small).masked_fill_(where, 0), where)[0]
-    return ((filled.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    return np.ascontiguousarray(to_bytes(filled).transpose(1, 2, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
@@ -42,6 +43,11 @@ def read_image(source: ImageSource) -> Image.Image:
     return rgb
 
 
+def to_bytes(x: torch.Tensor) -> np.ndarray:
+    """Turn values in [-1, 1] into uint8: round((x + 1) * 127.5); values beyond are clipped."""
+    return (x + 1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).numpy()
+
+
 def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
     """Raise ValueError unless a mask (H, W) fits a photograph and has missing and known pixels."""
     size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
@@ -64,8 +70,7 @@ def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
 def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
     """Turn 8-bit RGB, PIL or uint8 (H, W, 3), into x / 127.5 - 1: float32 (1, 3, H, W) in [-1, 1].
 
-    Raises:
-        ValueError: an array of another shape or type.
+    Another array raises ValueError.
     """
     if isinstance(image, Image.Image):
         image = np.asarray(image if image.mode == "RGB" else read_image(image))
@@ -78,9 +83,9 @@ def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
 
 
 def to_pil(tensor: torch.Tensor) -> Image.Image:
-    """Turn a tensor (3, H, W) or (1, 3, H, W) in [-1, 1] into 8-bit RGB: round((x + 1) * 127.5).
+    """Turn a tensor (3, H, W) or (1, 3, H, W) in [-1, 1] into 8-bit RGB, see :func:`to_bytes`.
 
-    The exact inverse of ``to_tensor`` for all 256 values; values beyond are clipped.
+    The exact inverse of ``to_tensor`` for all 256 values.
 
     Raises:
         ValueError: a tensor of another shape, or one that is not finite.
@@ -95,8 +100,7 @@ def to_pil(tensor: torch.Tensor) -> Image.Image:
     # NaN and infinity reach the extremes, which take a tenth of the time of looking at all values.
     if not torch.isfinite(torch.stack(values.aminmax())).all():
         raise ValueError("expected finite values in [-1, 1], got NaN or infinity")
-    pixels = (values + 1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(np.ascontiguousarray(to_bytes(values).transpose(1, 2, 0)))
 
 
 def bounds(hole: np.ndarray) -> tuple[int, int, int, int]:
@@ -114,11 +118,8 @@ def shortened(stem: str, most: int) -> str:
 
 
 def encoded(picture: Image.Image, **options: Any) -> bytes:
-    """The bytes of a picture's file, with Pillow's options.
-
-    On a full disk Pillow leaves half a JPEG, BMP or GIF file without an error, so these are not
-    saved to their place at once.
-    """
+    """The bytes of a picture's file, with Pillow's options."""
+    # On a full disk Pillow leaves half a JPEG, BMP or GIF file without an error.
     buffer = io.BytesIO()
     picture.save(buffer, **options)
     return buffer.getvalue()
@@ -129,11 +130,7 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
 
     Args:
         path: the file to write. An existing file is replaced, a symbolic link is followed.
-        write: called once with the temporary path, which has the same folder and suffix; it must
-            create that file.
-
-    Returns:
-        The path.
+        write: called once with the temporary path, of the same suffix, to create that file.
 
     Raises:
         ValueError: the folder does not exist or cannot be written to, the disk is full, or
@@ -141,31 +138,31 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     """
     asked = Path(path)
     target = Path(os.path.realpath(asked))
+    why = None
     if not target.parent.is_dir():
-        raise ValueError(f"cannot write {asked}: there is no folder {target.parent}")
-    if target.is_dir():
-        raise ValueError(f"cannot write {asked}: expected a file name, got a folder")
-    if target.exists() and not target.is_file():
-        raise ValueError(f"cannot write {asked}: expected a regular file, got a device or pipe")
+        why = f"there is no folder {target.parent}"
+    elif target.is_dir():
+        why = "expected a file name, got a folder"
+    elif target.exists() and not target.is_file():
+        why = "expected a regular file, got a device or pipe"
+    if why:
+        raise ValueError(f"cannot write {asked}: {why}")
     stem = f".{shortened(target.stem, 80)}-{secrets.token_hex(4)}"
     temporary = target.with_name(f"{stem}{target.suffix}")
     try:
         # The mode of a new file in this folder; some libraries make private files.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise ValueError(f"cannot write {asked}: {error.strerror}") from error
-    try:
         mode = temporary.stat().st_mode
         temporary.unlink()
-        try:
-            write(temporary)
-        except OSError as error:
-            if error.errno is None:
-                raise
-            raise ValueError(f"cannot write {asked}: {error.strerror}") from error
+        write(temporary)
         if temporary.stat().st_mode != mode:
             temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise ValueError(f"cannot write {asked}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return asked

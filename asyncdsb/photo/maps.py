@@ -25,15 +25,11 @@ def named_tau(settings: Settings, blur_sigma: float, gradient: Tensor, hole: Ten
 
     ``blur_sigma`` is the width of the filter over the gradient, in pixels.
     """
-    if settings.strategy == "uniform":
-        return uniform_tau(hole, settings.tau_min, settings.tau_max)
-    if settings.strategy == "inward":
-        return inward_tau(hole, settings.tau_min, settings.tau_max)
-    ranked = settings.strategy == "ranked"
-    tau = tau_map(gradient, settings.tau_min, settings.tau_max, blur_sigma, hole, ranked)
-    if settings.strategy == "flat-first":
-        return settings.tau_min + settings.tau_max - tau
-    return tau
+    low, high, strategy = settings.tau_min, settings.tau_max, settings.strategy
+    if strategy in ("uniform", "inward"):
+        return (uniform_tau if strategy == "uniform" else inward_tau)(hole, low, high)
+    tau = tau_map(gradient, low, high, blur_sigma, hole, strategy == "ranked")
+    return low + high - tau if strategy == "flat-first" else tau
 
 
 def completed_gradient(prepared: Prepared, complete: Complete) -> np.ndarray:
@@ -94,7 +90,7 @@ def gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:
         # One more row at either side, which Sobel's operator looks at.
         top, bottom = max(first - 1, 0), min(last + 1, height)
         strip = image_gradient(to_tensor(np.ascontiguousarray(photo[top:bottom])))
-        found[first:last] = strip[0, 0, first - top : first - top + last - first].numpy()
+        found[first:last] = strip[0, 0, first - top : last - top].numpy()
     return found
 
 

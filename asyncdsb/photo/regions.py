@@ -28,20 +28,13 @@ Edges = tuple[int, int, int, int]
 def windows_over(
     hole: np.ndarray, resolution: int, stride: int, tiles: int = 1
 ) -> tuple[Window, ...]:
-    """Choose the windows in which a hole is restored.
+    """Choose the windows in which a hole is restored; each of its pixels is one's ``own``.
 
     One is enough where it works pixel by pixel, where only one field of the networks is allowed, or
     where several windows would not bring the coarsest part of the hole to a finer scale. Otherwise
     each group of holes gets a field, and the remaining fields go to the coarsest groups.
 
-    Args:
-        hole: (H, W) bool, with at least one pixel missing.
-        resolution: side in pixels that the networks were trained for.
-        stride: multiple of sizes that the networks need.
-        tiles: most fields in all, >= 1.
-
-    Returns:
-        Windows whose ``own`` pixels are the hole, each pixel in one of them.
+    ``tiles`` is the most fields in all, >= 1; the rest is as for :meth:`Window.around`.
     """
     whole = Window.around(hole, resolution, stride, tiles)
     if whole.native or tiles == 1:
@@ -69,9 +62,8 @@ def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
     Holes are one group where the known margins of their windows would overlap. Where that leaves
     too many groups, those that fit into the smallest square together are joined first.
 
-    Returns:
-        For each group a function that makes its (H, W) bool array, because all arrays at once
-        would take a large photo's memory many times.
+    A group is a function that makes its (H, W) bool array, because all arrays at once would take a
+    large photo's memory many times.
     """
     reach = MIN_MARGIN
     labels, boxes = _components(hole, reach)
@@ -79,9 +71,13 @@ def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
         reach *= 2
         labels, boxes = _components(hole, reach)
     groups = [([number], box) for number, box in enumerate(boxes, 1)]
+
+    def side(pair: tuple[int, int]) -> int:
+        top, left, bottom, right = _around(*(groups[k][1] for k in pair))
+        return max(bottom - top, right - left)
+
     while len(groups) > most:
-        pairs = combinations(range(len(groups)), 2)
-        i, j = min(pairs, key=lambda ij: _side(_around(*(groups[k][1] for k in ij))))
+        i, j = min(combinations(range(len(groups)), 2), key=side)
         numbers, box = groups.pop(j)  # j > i, whose place stays
         groups[i] = groups[i][0] + numbers, _around(groups[i][1], box)
 
@@ -109,8 +105,3 @@ def _components(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Edges]]:
 def _around(one: Edges, other: Edges) -> Edges:
     (top, left), (bottom, right) = map(min, one[:2], other[:2]), map(max, one[2:], other[2:])
     return top, left, bottom, right
-
-
-def _side(edges: Edges) -> int:
-    top, left, bottom, right = edges
-    return max(bottom - top, right - left)

@@ -32,8 +32,7 @@ class Frame:
         steps: steps of the run.
         states: (1, 3, h, w) state of the bridge in each window of the photo.
         estimates: (1, 3, h, w) estimate of the clean image in each.
-        patches: whether known patches were copied into the estimates, which is the last step of
-            the finish "patches".
+        patches: whether known patches were copied into the estimates.
     """
 
     prepared: Prepared = field(repr=False)
@@ -103,15 +102,12 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the restored photo with what its file held, 16 bits and metadata included.
 
-        A Python warning names what the format cannot hold, see
+        A warning names what the format cannot hold, see
         :meth:`asyncdsb.photo.original.Photograph.not_kept`.
 
         Args:
             path: PNG, TIFF, WebP, BMP or JPEG, by its suffix. The first two can hold all but texts,
                 PNG those too, and the settings.
-
-        Returns:
-            The path.
 
         Raises:
             ValueError: another suffix, or a place that cannot be written to.

@@ -21,11 +21,7 @@ from asyncdsb.samplers import SamplerState, sample, time_grid
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """The denoiser on its device, multiplying in a precision.
-
-    The settings that its methods take have a value for each of
-    :data:`asyncdsb.photo.settings.FROM_WEIGHTS`.
-    """
+    """The denoiser on its device, multiplying in a precision; its settings are resolved."""
 
     denoiser: BridgeDenoiser
     device: torch.device
@@ -53,40 +49,27 @@ class Runner:
             0.0 if settings.sampler == "ode" else None,
         )
 
-        def together(parts: Sequence[Tensor], numbers: list[int]) -> Tensor:
-            return torch.cat([parts[number] for number in numbers])
-
-        batches = prepared.batches()
-        runs = [
-            self.states(
-                together(prepared.images, numbers),
-                together(prepared.masks, numbers),
-                together(gradients, numbers),
-                together(taus, numbers),
-                [window_seed(settings.seed, number) for number in numbers],
-                settings,
-                times,
-                prepared.windows[numbers[0]].tiles,
-            )
-            for numbers in batches
-        ]
+        batches, runs = prepared.batches(), []
+        for numbers in batches:
+            inputs = (prepared.images, prepared.masks, gradients, taus)
+            together = [torch.cat([part[number] for number in numbers]) for part in inputs]
+            seeds = [window_seed(settings.seed, number) for number in numbers]
+            tiles = prepared.windows[numbers[0]].tiles
+            runs.append(self.states(*together, seeds, settings, times, tiles))
+        order = np.argsort(np.concatenate(batches))
         for now in zip(*runs, strict=True):
-            states: dict[int, Tensor] = {}
-            estimates: dict[int, Tensor] = {}
-            for numbers, state in zip(batches, now, strict=True):
-                states |= dict(zip(numbers, state.x_t.split(1), strict=True))
-                estimates |= dict(zip(numbers, state.x0_hat.split(1), strict=True))
-            first, ordered = now[0], sorted(states)
+            states = [part for state in now for part in state.x_t.split(1)]
+            estimates = [part for state in now for part in state.x0_hat.split(1)]
             yield Frame(
                 prepared,
                 gradient,
                 tau,
-                float(first.t[0]),
-                first.step,
-                first.steps,
-                [states[number] for number in ordered],
-                [estimates[number] for number in ordered],
-                patches=settings.finish == "patches" and first.step == first.steps,
+                float(now[0].t[0]),
+                now[0].step,
+                now[0].steps,
+                [states[place] for place in order],
+                [estimates[place] for place in order],
+                patches=settings.finish == "patches" and now[0].step == now[0].steps,
             )
 
     def states(
@@ -102,15 +85,8 @@ class Runner:
     ) -> Iterator[SamplerState]:
         """The sampler's states for a batch at the networks' resolution, with their finish.
 
-        Args:
-            image: (B, 3, H, W) in [-1, 1].
-            mask: (B, 1, H, W), 1 = missing.
-            gradient: (B, 1, H, W) completed map in [0, 1].
-            tau: (B, 1, H, W) peak times.
-            seeds: one per sample, of all its noise.
-            settings: of the run.
-            grid: name of the time grid, or its times.
-            tiles: evaluate the network on these and blend.
+        ``image`` is (B, 3, H, W) in [-1, 1], the other maps (B, 1, H, W). Each sample has a seed of
+        all its noise; ``grid`` is a name or times; ``tiles`` are evaluated apart and blended.
         """
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])

@@ -54,11 +54,7 @@ class Settings:
     box: tuple[int, int, int] | None = None
 
     def check(self, samplers: Sequence[str]) -> None:
-        """Check all values; ``samplers`` are those that the weights were trained for.
-
-        Raises:
-            ValueError: with what was expected and what came.
-        """
+        """Raise ValueError on a bad value; ``samplers`` are what the weights were trained for."""
         for name in ("tau_min", "tau_max", "eta"):
             value = getattr(self, name)
             real = isinstance(value, int | float | np.integer | np.floating)
@@ -71,16 +67,15 @@ class Settings:
             value = getattr(self, name)
             if not _whole(value) or not least <= value < 2**63:
                 raise ValueError(f"expected a whole number for {name} >= {least}, got {value!r}")
-        kinds = {"sampler": samplers, "strategy": STRATEGIES, "finish": FINISHES, "grid": GRIDS}
-        for name, kind in kinds.items():
-            value = getattr(self, name)
-            if name == "strategy" and not isinstance(value, str):
-                continue
-            if value not in kind and not (name in FROM_WEIGHTS and value is None):
-                trained = "sampler that the weights were trained for,"
-                words = {"sampler": trained, "grid": "time grid"}
-                known = f"{words.get(name, name)} out of {', '.join(kind)}"
-                raise ValueError(f"expected a {known}, got {value!r}")
+        painted, unset = not isinstance(self.strategy, str), self.finish is None
+        for what, value, known in (
+            ("sampler that the weights were trained for,", self.sampler, samplers),
+            ("strategy", STRATEGIES[0] if painted else self.strategy, STRATEGIES),
+            ("finish", FINISHES[0] if unset else self.finish, FINISHES),
+            ("time grid", self.grid, GRIDS),
+        ):
+            if value not in known:
+                raise ValueError(f"expected a {what} out of {', '.join(known)}, got {value!r}")
         box = self.box
         if box is not None and not (
             isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))

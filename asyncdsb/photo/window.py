@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.photo.fill import harmonic_fill, joined
-from asyncdsb.photo.images import bounds
+from asyncdsb.photo.images import bounds, to_bytes
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.tiles import Tiles
 
@@ -40,30 +40,18 @@ SWEEPS = 2  # relaxations of fills at the photo's own size, which may be large
 
 @dataclass(frozen=True)
 class Window:
-    """Part of a photo and the size at which it is worked on.
+    """Part of a photo and the size at which it is worked on."""
 
-    Attributes:
-        photo: (H, W) of the photo.
-        top: first row of the window.
-        left: first column.
-        height: rows, in photo pixels.
-        width: columns, in photo pixels.
-        work: (h, w) at the networks' resolution, before padding.
-        stride: padded sizes are multiples of this.
-        own: (height, width) bool, the pixels that are restored here; other windows may restore
-            others.
-        tiles: over the padded canvas; None where the networks take all of it at once.
-    """
-
-    photo: tuple[int, int]
-    top: int
-    left: int
-    height: int
+    photo: tuple[int, int]  # (H, W) in pixels
+    top: int  # first row of the window
+    left: int  # first column
+    height: int  # in photo pixels
     width: int
-    work: tuple[int, int]
-    stride: int
+    work: tuple[int, int]  # (h, w) at the networks' resolution, before padding
+    stride: int  # padded sizes are multiples of this
+    # (height, width) bool, the pixels that are restored here; other windows may restore others.
     own: np.ndarray = field(compare=False, repr=False)
-    tiles: Tiles | None = None
+    tiles: Tiles | None = None  # over the padded canvas; None where the networks take all at once
 
     @classmethod
     def around(cls, hole: np.ndarray, resolution: int, stride: int, tiles: int = 1) -> Window:
@@ -88,32 +76,28 @@ class Window:
         # A copy, because a view would keep the whole photo's mask alive.
         own = hole[top : top + height, left : left + width].copy()
         part = own.astype(np.uint8)
-        scale = 1.0
+        scale, chosen = least, None
         if tiles > 1 and least < 1:
             depth = float(cv2.distanceTransform(part, cv2.DIST_C, 3).max())
-            scale = min(scale, MAX_DEPTH * resolution / depth)
-        while tiles > 1 and scale > least:
-            work = max(1, round(height * scale)), max(1, round(width * scale))
+            scale = min(1.0, MAX_DEPTH * resolution / depth)
+        while scale > least:
+            work = _scaled((height, width), scale)
             if math.prod(work) <= MAX_CANVAS:
                 chosen = _tiled(part, work, resolution, stride)
                 if len(chosen) <= tiles:
-                    return cls(hole.shape, top, left, height, width, work, stride, own, chosen)
-            scale /= FINER
-        work = max(1, round(height * least)), max(1, round(width * least))
-        return cls(hole.shape, top, left, height, width, work, stride, own)
+                    break
+            scale, chosen = scale / FINER, None
+        work = _scaled((height, width), max(scale, least))
+        return cls(hole.shape, top, left, height, width, work, stride, own, chosen)
 
     @classmethod
     def at(
         cls, hole: np.ndarray, box: tuple[int, int, int], resolution: int, stride: int
     ) -> Window:
-        """The square ``box`` (left, top, side) within the photo, scaled to ``resolution``.
-
-        It owns what is missing in it.
-        """
+        """The square ``box`` (left, top, side) within the photo, scaled to ``resolution``."""
         left, top, side = box
         own = hole[top : top + side, left : left + side].copy()
-        work = resolution, resolution
-        return cls(hole.shape, top, left, side, side, work, stride, own)
+        return cls(hole.shape, top, left, side, side, (resolution, resolution), stride, own)
 
     @property
     def fields(self) -> int:
@@ -140,10 +124,8 @@ class Window:
     @property
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns of the window in an array of the photo's size."""
-        return (
-            slice(self.top, self.top + self.height),
-            slice(self.left, self.left + self.width),
-        )
+        top, left = self.top, self.left
+        return slice(top, top + self.height), slice(left, left + self.width)
 
     def others(self, hole: np.ndarray) -> np.ndarray:
         """Where gradients depend on what another window restores: (height, width) bool."""
@@ -156,10 +138,7 @@ class Window:
 
     def photo_at_work_scale(self) -> tuple[int, int]:
         """(h, w) of the whole photo at the window's scale, never more than its own."""
-        if self.scale >= 1:
-            return self.photo
-        height, width = (max(1, round(edge * self.scale)) for edge in self.photo)
-        return height, width
+        return self.photo if self.scale >= 1 else _scaled(self.photo, self.scale)
 
     def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
         """The window of a photo (H, W, 3) uint8, padded, with a smooth fill in its hole.
@@ -168,7 +147,7 @@ class Window:
             Image (1, 3, h, w) in [-1, 1] and mask (1, 1, h, w) float; a working pixel is missing if
             any photo pixel under it is.
         """
-        original, missing = image[self.slices], self._missing(hole)
+        original, missing = image[self.slices], _map(hole[self.slices])
         if self.native:
             picture = torch.cat([_known(original, missing, channel) for channel in range(3)], 1)
             return self.pad(picture), self.pad(missing.float())
@@ -178,8 +157,7 @@ class Window:
 
     def shrink(self, values: np.ndarray) -> Tensor:
         """A map (H, W) of the photo, cut and scaled like :meth:`cut`: (1, 1, h, w) float32."""
-        part = torch.from_numpy(np.ascontiguousarray(values[self.slices], np.float32))[None, None]
-        return self.pad(resize(part, self.work))
+        return self.pad(resize(_map(values[self.slices]).float(), self.work))
 
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the last row and column up to a multiple of the stride."""
@@ -211,24 +189,18 @@ class Window:
             patches: whether to copy patches of the known part at each finer size.
         """
         part = self.crop(restored.float().cpu())
-        original, missing = image[self.slices], self._missing(hole)
+        original, missing = image[self.slices], _map(hole[self.slices])
         if patches and not self.native:
             part = self._detailed(part, original, missing)
         for channel, plane in enumerate(part.split(1, 1)):
             if not self.native:
                 whole = resize(plane, (self.height, self.width))
                 plane = joined(whole, _known(original, missing, channel), missing, SWEEPS)
-            pixels = ((plane[0, 0] + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-            original[..., channel][self.own] = pixels[self.own]
-
-    def _missing(self, hole: np.ndarray) -> Tensor:
-        """A hole (H, W) within the window: (1, 1, height, width) bool."""
-        return torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
+            original[..., channel][self.own] = to_bytes(plane[0, 0])[self.own]
 
     def _detailed(self, part: Tensor, original: np.ndarray, missing: Tensor) -> Tensor:
         """A working-size picture (1, 3, h, w) with known patches copied in at each larger size."""
-        sizes = self._sizes()
-        if not sizes:
+        if not (sizes := self._sizes()):
             return part
         # At these sizes, because a window at the photo's own size may be large.
         filled = _shrunk(original, missing, sizes[-1])
@@ -245,7 +217,7 @@ class Window:
         ratio, sizes = self.scale, []
         while ratio < most:
             ratio = min(2 * ratio, most)
-            sizes.append((max(1, round(ratio * self.height)), max(1, round(ratio * self.width))))
+            sizes.append(_scaled((self.height, self.width), ratio))
         return sizes
 
 
@@ -257,25 +229,30 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
     # Only the pixels around the hole decide, not those further away.
     place = slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
     part, inside = image[place], hole[place]
-    missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
+    missing = _map(inside)
     for channel in range(3):
         plane = harmonic_fill(_known(part, missing, channel), missing)[0, 0]
-        pixels = ((plane + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-        part[..., channel][inside] = pixels[inside]
+        part[..., channel][inside] = to_bytes(plane)[inside]
 
 
 def _known(original: np.ndarray, missing: Tensor, channel: int) -> Tensor:
     """One channel of a window's pixels, zero where it is missing: (1, 1, height, width)."""
-    values = torch.from_numpy(np.array(original[..., channel]))[None, None]
-    return (values.to(torch.float32) / 127.5 - 1.0).masked_fill_(missing, 0)
+    return (_map(original[..., channel]).float() / 127.5 - 1.0).masked_fill_(missing, 0)
+
+
+def _map(values: np.ndarray) -> Tensor:
+    """(1, 1, H, W) of (H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(values))[None, None]
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Tensor:
-    """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole.
-
-    One channel after the other, because a window may be large.
-    """
-    # Filled first: the filter must not mix a black hole into the known border.
+    """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole."""
+    # Filled first: the filter must not mix a black hole into the known border. One channel after
+    # the other, because a window may be large.
     planes = (harmonic_fill(_known(original, missing, c), missing, SWEEPS) for c in range(3))
     return torch.cat([resize(plane, size) for plane in planes], 1)
 
