@@ -26,7 +26,7 @@ from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
 from asyncdsb.store import hub
 from asyncdsb.store.bundled import untrained_pair, weights_folder
-from asyncdsb.store.card import Facts, facts_of, model_card, read_card, write_card
+from asyncdsb.store.card import Facts, model_card, read_card, write_card
 from asyncdsb.store.checkpoint import load_pair, save_weights
 
 OnFrame = Callable[[Frame], object]
@@ -92,15 +92,11 @@ class AsyncDSBPipeline:
         precision: str = "auto",
         compiled: bool = False,
     ) -> AsyncDSBPipeline:
-        """Load trained weights.
+        """Load weights; ``device``, ``precision`` and ``compiled`` are those of the class.
 
-        Args:
-            source: one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
-                on the Hugging Face Hub; None for the first of the bundled weights.
-            revision: branch, tag or commit on the Hub.
-            device: see the class.
-            precision: see the class.
-            compiled: see the class.
+        ``source`` is one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
+        on the Hugging Face Hub, there at ``revision``: a branch, tag or commit. None is the first
+        of the bundled weights.
 
         Raises:
             ValueError: if there are no such weights, or they are damaged or of another version.
@@ -126,12 +122,8 @@ class AsyncDSBPipeline:
     ) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub; return the commit's address.
 
-        A card that lay beside the weights goes with them. A new one names no licence.
-
-        Args:
-            repo: "user/repo", made if need be.
-            private: whether a new repository is private.
-            commit_message: of the commit.
+        "user/repo" is made if need be. A card that lay beside the weights goes with them; a new one
+        names no licence.
 
         Raises:
             ValueError: if the Hub cannot be reached or does not allow it.
@@ -148,7 +140,9 @@ class AsyncDSBPipeline:
     @property
     def facts(self) -> Facts:
         """Facts about the weights, for their card."""
-        return facts_of(self.denoiser, self.completion, self.training)
+        networks = {"gradient": self.completion, "bridge": self.denoiser}
+        sizes = {kind: sum(p.numel() for p in one.parameters()) for kind, one in networks.items()}
+        return Facts(sizes, self.config, self.training)
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -265,10 +259,10 @@ class AsyncDSBPipeline:
         tiles: int = Settings.tiles,
         box: Box | None = None,
     ) -> np.ndarray:
-        """Per-pixel peak time for a completed gradient map, (H, W) float32; runs no network.
+        """Per-pixel peak time (H, W) float32 for a gradient of :meth:`predict_gradient`, at once.
 
-        ``gradient`` is of :meth:`predict_gradient`, ``box`` of :meth:`head_box`. Without it,
-        weights for portraits take the largest square. The rest are settings.
+        ``box`` is of :meth:`head_box`; without it, weights for portraits take the largest square.
+        The rest are settings.
 
         Raises:
             ValueError: if sizes differ or the range or strategy is not valid.

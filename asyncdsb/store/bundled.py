@@ -22,16 +22,7 @@ BUNDLED_NAMES = ("scenes", "portraits")
 
 
 def weights_folder(source: str | Path | None, revision: str | None = None) -> Path:
-    """Find a folder of weights, and fetch it if need be.
-
-    Args:
-        source: one of :data:`BUNDLED_NAMES`, a folder, or "user/repo" on the Hugging Face Hub; None
-            for the first of the bundled weights.
-        revision: branch, tag or commit on the Hub.
-
-    Raises:
-        ValueError: if there are no such weights.
-    """
+    """Find the weights of :meth:`asyncdsb.AsyncDSBPipeline.from_pretrained`, fetch if need be."""
     source = BUNDLED_NAMES[0] if source is None else source
     bundled = source in BUNDLED_NAMES
     folder = BUNDLED / source if bundled else Path(source)

@@ -37,11 +37,8 @@ def save_weights(
 ) -> None:
     """Write one network into a weights folder, with spectral normalisation folded in.
 
-    Args:
-        folder: created if need be.
-        module: either network of the pair.
-        training: facts for the JSON (steps, samples, data, hardware, ...), JSON-serialisable.
-        dtype: floating type on disk.
+    The folder is created if need be. ``training`` are facts for the JSON (steps, samples, data,
+    hardware, ...), ``dtype`` the floating type on disk.
     """
     kind = next(name for name, (_, cls) in KINDS.items() if isinstance(module, cls))
     state = folded_state(module)
@@ -63,11 +60,7 @@ def save_weights(
 
 
 def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
-    """Read one network of the pair, in float32 on the CPU and in evaluation mode.
-
-    Args:
-        folder: weights folder.
-        kind: "bridge" or "gradient".
+    """Read one network, "bridge" or "gradient", in float32 on the CPU and in evaluation mode.
 
     Returns:
         The module and its ``training`` facts.
@@ -103,11 +96,10 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         module = module_class(config_from_dict(config_class, config))
     except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
-    parts: list[Any] = list(module.modules())
+    parts: list[Any] = [part for part in module.modules() if parametrize.is_parametrized(part)]
     for part in parts:
-        if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):
-                parametrize.remove_parametrizations(part, name)
+        for name in list(part.parametrizations):
+            parametrize.remove_parametrizations(part, name)
     if problems := misfits(module, tensors):
         raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
     module.load_state_dict(tensors)
@@ -146,11 +138,9 @@ def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
     own = module.state_dict()
     lines = [f"missing {name}" for name in own if name not in state]
     lines += [f"unexpected {name}" for name in state if name not in own]
-    lines += [
-        f"{name}: expected {tuple(own[name].shape)}, got {tuple(state[name].shape)}"
-        for name in own
-        if name in state and own[name].shape != state[name].shape
-    ]
+    for name in filter(state.__contains__, own):
+        wanted, got = tuple(own[name].shape), tuple(state[name].shape)
+        lines += [f"{name}: expected {wanted}, got {got}"] if wanted != got else []
     return lines
 
 
