@@ -13,12 +13,11 @@ from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
-from asyncdsb.networks.device import chosen_precision, compile_for, multiplying, usable
+from asyncdsb.networks.device import chosen_precision, compile_for, usable
 from asyncdsb.networks.layers import check_size
 from asyncdsb.photo.framing import Framing, Prepared, read_pair
 from asyncdsb.photo.heads import Box, head_box
 from asyncdsb.photo.images import check_pair
-from asyncdsb.photo.maps import completed_gradient, named_tau, tau_over
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.result import Frame, Result
 from asyncdsb.photo.run import Runner
@@ -80,7 +79,7 @@ class AsyncDSBPipeline:
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser, self.completion = denoiser, completion
         self.framing = Framing(denoiser, completion, self.device)
-        self.runner = Runner(denoiser, self.device, self.precision)
+        self.runner = Runner(denoiser, completion, self.device, self.precision)
         self.training, self.card = training or {}, card
 
     @classmethod
@@ -186,30 +185,22 @@ class AsyncDSBPipeline:
         chosen = self._checked(settings)
         prepared = self._prepared(image, mask, chosen)
         check_painted(chosen.strategy, prepared.hole.shape)
-        return self._frames(prepared, chosen)
-
-    @torch.no_grad()
-    def _frames(self, prepared: Prepared, chosen: Settings) -> Iterator[Frame]:
-        gradient = completed_gradient(prepared, self._completed)
-        tau = tau_over(prepared.hole, prepared.windows, gradient, chosen, self.config.blur_sigma)
-        yield from self.runner.frames(prepared, gradient, tau, chosen)
+        return self.runner.frames(prepared, chosen)
 
     @torch.no_grad()
     def restore_batch(
         self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
     ) -> Tensor:
-        """Restore a batch of equally large pictures at the networks' own resolution.
+        """Restore pictures of one size, (B, 3, H, W) in [-1, 1], at the networks' own resolution.
 
-        Each sample depends on its picture, mask and seed alone.
+        Each sample depends on its picture, mask and seed alone. Known pixels stay; the result is
+        on the CPU.
 
         Args:
             images: (B, 3, H, W) in [-1, 1], H and W multiples of the network's stride.
             masks: (B, 1, H, W), 1 = missing.
             seeds: one per sample.
             **settings: see :meth:`__call__`; no ``seed`` nor box, and a named strategy.
-
-        Returns:
-            (B, 3, H, W) in [-1, 1] on the CPU, known pixels equal to the input's.
 
         Raises:
             ValueError: on other sides, seeds or settings.
@@ -229,8 +220,8 @@ class AsyncDSBPipeline:
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
         check_size(images, self.framing.stride)
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
-        gradient = self._completed(images, masks)
-        tau = named_tau(chosen, self.config.blur_sigma, gradient, masks)
+        gradient = self.runner.complete(images, masks)
+        tau = self.runner.named_tau(chosen, gradient, masks)
         states = self.runner.states(images, masks, gradient, tau, seeds, chosen, chosen.grid)
         return tau, states
 
@@ -241,7 +232,7 @@ class AsyncDSBPipeline:
         """Complete the gradient map of a photo (step 1 alone): (H, W) float32 in [0, 1]."""
         chosen = Settings(tiles=tiles, box=box)
         chosen.check(SAMPLERS)
-        return completed_gradient(self._prepared(image, mask, chosen), self._completed)
+        return self.runner.gradient(self._prepared(image, mask, chosen))
 
     def head_box(self, image, mask) -> Box | None:
         """The box in which weights for portraits work unless they are given one, else None."""
@@ -273,7 +264,7 @@ class AsyncDSBPipeline:
         check_painted(strategy, hole.shape)
         check_pair(gradient, hole)
         windows = self.framing.windows(hole, tiles, box)
-        return tau_over(hole, windows, gradient, chosen, self.config.blur_sigma)
+        return self.runner.tau(hole, windows, gradient, chosen)
 
     def work(self, mask, tiles: int = Settings.tiles, box: Box | None = None) -> int:
         """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo."""
@@ -287,7 +278,3 @@ class AsyncDSBPipeline:
     def _prepared(self, image, mask, chosen: Settings) -> Prepared:
         photo, hole = read_pair(image, mask)
         return self.framing.prepare(photo, hole, chosen.tiles, chosen.box)
-
-    def _completed(self, image: Tensor, mask: Tensor) -> Tensor:
-        with multiplying(self.precision, self.device):
-            return self.completion(image, mask)

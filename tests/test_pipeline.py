@@ -17,8 +17,8 @@ from asyncdsb.gradient import image_gradient
 from asyncdsb.masks import make_mask
 from asyncdsb.networks.device import compiles
 from asyncdsb.photo.images import to_tensor
-from asyncdsb.photo.maps import gradient_of
 from asyncdsb.photo.patches import copy_patches
+from asyncdsb.photo.run import gradient_of
 from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.window import Window
 from asyncdsb.pipeline import AsyncDSBPipeline

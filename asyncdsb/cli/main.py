@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add(run, "--strategy", "NAME")
     add(run, "--eta", "ETA", type=float, help="noise of the implicit sampler, 0 to 1 (0)")
     add(run, "--finish", choices=FINISHES)
-    add(run, "--patches", type=_finish, dest="finish", help=argparse.SUPPRESS)
+    add(run, "--patches", type=share, dest="finish", help=argparse.SUPPRESS)
     add(run, "--grid", choices=GRIDS, help="spacing of the steps (log)")
     add(run, "--seed", "SEED", type=int, help="the same seed, the same file (0)")
     add(run, "--tiles", "N", type=int)
@@ -148,9 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _finish(share: str) -> str:
-    """What ``--patches``, as the option was called before it had names, is taken as."""
-    finish = "patches" if float(share) else "none"
+def share(text: str) -> str:
+    """What ``--patches SHARE``, as ``--finish`` was called before it had names, is taken as."""
+    finish = "patches" if float(text) else "none"
     _say("warning", f"--patches is now --finish: taken as --finish {finish}")
     return finish
 

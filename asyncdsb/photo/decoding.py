@@ -1,7 +1,4 @@
-"""Reading picture files: pixels of every kind, and metadata.
-
-A file that cannot be read raises a ``ValueError`` of one sentence.
-"""
+"""Reading picture files: pixels of every kind, and metadata."""
 
 from __future__ import annotations
 
@@ -34,11 +31,7 @@ ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
 
 
 def flatten(picture: Image.Image, name: str) -> Image.Image:
-    """Composite on white and convert to 8-bit RGB; always a new picture.
-
-    Raises:
-        ValueError: it has more than 16 bits, or Pillow cannot convert it.
-    """
+    """Composite on white and convert to 8-bit RGB; a new picture, or ValueError."""
     try:
         picture = eight_bit_grey(picture, name)
         if picture.has_transparency_data:
@@ -59,8 +52,8 @@ def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
 @cache
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the pictures that Pillow can read here, in lower case."""
-    known_kinds()
-    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in known_kinds())
+    kinds = known_kinds()
+    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in kinds)
 
 
 @cache
@@ -80,7 +73,7 @@ class Decoded:
 
     picture: Image.Image  # of any mode
     name: str  # for messages
-    # See asyncdsb.photo.formats.CALLED: icc_profile, exif (bytes, without rotation and preview),
+    # See asyncdsb.photo.formats.PARTS: icc_profile, exif (bytes, without rotation and preview),
     # dpi, xmp (bytes), text (a dictionary), comment (bytes), gamma (a PNG's gamma, and its eight
     # chromaticities or None).
     info: dict[str, Any] = field(default_factory=dict)
@@ -98,18 +91,17 @@ def decode(source: ImageSource) -> Decoded:
     name = _name(source)
     if isinstance(source, Image.Image):
         return _load(source, name)
-    path = isinstance(source, str | os.PathLike)
-    if hasattr(source, "read"):
-        # Copied, so that the caller's position and a stream that cannot seek do not matter.
-        source = source.read()
-    if not path and not isinstance(source, bytes | bytearray | memoryview):
-        kind = type(source).__name__
+    path = source if isinstance(source, str | os.PathLike) else None
+    # Copied, so that the caller's position and a stream that cannot seek do not matter.
+    data: Any = source.read() if hasattr(source, "read") else source
+    if path is None and not isinstance(data, bytes | bytearray | memoryview):
+        kind = type(data).__name__
         raise ValueError(f"expected a path, bytes, a binary file or a PIL picture, got {kind}")
     try:
-        with Path(source).open("rb") if path else io.BytesIO(source) as file:
+        with io.BytesIO(data) if path is None else Path(path).open("rb") as file:
             return _load(_open(file, name), name, file)
     except FileNotFoundError as error:
-        raise ValueError(f"{name}: there is no such file ({source})") from error
+        raise ValueError(f"{name}: there is no such file ({path!s})") from error
     except IsADirectoryError as error:
         raise ValueError(f"{name}: expected a picture, got a folder") from error
     except OSError as error:
@@ -218,13 +210,6 @@ def _not_read(picture: Image.Image, data: bytes) -> list[str]:
     return found
 
 
-def _resolution(exif: bytes | None) -> tuple[float, float]:
-    """Pixels per inch by Exif data, the only place in WebP files."""
-    tags = exif_tags(exif)
-    inches = 2.54 if tags.get(296) == 3 else 1.0
-    return float(tags[282]) * inches, float(tags[283]) * inches
-
-
 def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> dict[str, Any]:
     """Metadata of a file of any format."""
     found, info = upright.info, dict[str, Any]()
@@ -236,7 +221,11 @@ def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> 
     # Pillow says 72 of JPEG files whose Exif data have no resolution.
     stated = "dpi" in found and (picture.format != "JPEG" or found.get("jfif_unit"))
     with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-        across, down = map(float, found["dpi"] if stated else _resolution(exif))
+        # By Exif data, the only place in WebP files, in pixels per inch or centimetre.
+        tags = exif_tags(None if stated else exif)
+        inches = 2.54 if tags.get(296) == 3 else 1.0
+        told = found["dpi"] if stated else (float(tags[one]) * inches for one in (282, 283))
+        across, down = map(float, told)
         if 0 < across < 1e6 and 0 < down < 1e6:
             info["dpi"] = across, down
     if xmp := found.get("xmp") or found.get("XML:com.adobe.xmp"):
@@ -307,11 +296,7 @@ def _guess(head: bytes) -> str:
 
 
 def deep_grey(picture: Image.Image, name: str) -> np.ndarray:
-    """Values of a 16-bit grey picture, (H, W, C) uint16, C = 2 where one of them is transparent.
-
-    Raises:
-        ValueError: values outside [0, 65535].
-    """
+    """Values of a 16-bit grey picture, (H, W, C) uint16, C = 2 if one of them is transparent."""
     values = np.asarray(picture)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
@@ -344,9 +329,10 @@ def with_alpha(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGBA" else picture.convert("RGBA")
 
 
-def sizes_differ(size: tuple[int, int], mask: np.ndarray) -> str:
-    """The message for a photo of ``size`` (width, height) and a mask (H, W) of another size."""
-    return (
-        "the photo and the mask must have the same size: the photo is "
-        f"{size[0]}x{size[1]}, the mask {mask.shape[1]}x{mask.shape[0]} (width x height)"
-    )
+def check_size(mask: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise ValueError unless a mask (H, W) has the ``size`` (width, height) of its photo."""
+    if (mask.shape[1], mask.shape[0]) != tuple(size):
+        raise ValueError(
+            f"the photo and the mask must have the same size: the photo is {size[0]}x{size[1]}, "
+            f"the mask {mask.shape[1]}x{mask.shape[0]} (width x height)"
+        )

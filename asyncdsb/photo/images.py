@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asyncdsb.photo.decoding import ImageSource, decode, fitting, flatten, sizes_differ
+from asyncdsb.photo.decoding import ImageSource, check_size, decode, fitting, flatten
 from asyncdsb.photo.mask_files import read_mask as read_mask  # Documented under this module.
 
 
@@ -29,9 +29,6 @@ def read_image(source: ImageSource) -> Image.Image:
 
     Args:
         source: path, file contents, binary file object, or PIL picture of any mode.
-
-    Returns:
-        Picture of mode RGB, at most ``MAX_PIXELS`` pixels; always a new object.
 
     Raises:
         ValueError: missing, unreadable, truncated, empty or oversized file.
@@ -54,17 +51,14 @@ def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
     mask = np.asarray(mask)
     if mask.ndim != 2:
         raise ValueError(f"expected a mask of shape (H, W), got shape {mask.shape}")
-    if (mask.shape[1], mask.shape[0]) != size:
-        raise ValueError(sizes_differ(size, mask))
+    check_size(mask, size)
+    expected = "expected at least one"
     if not mask.any():
-        raise ValueError(
-            "the mask is empty: expected at least one white pixel (white marks the hole), got none"
-        )
+        hole = f"{expected} white pixel (white marks the hole), got none"
+        raise ValueError(f"the mask is empty: {hole}")
     if mask.all():
-        raise ValueError(
-            "the mask leaves nothing known: expected at least one black pixel (black is kept), "
-            "got only white"
-        )
+        known = f"{expected} black pixel (black is kept), got only white"
+        raise ValueError(f"the mask leaves nothing known: {known}")
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
@@ -75,9 +69,8 @@ def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
     if isinstance(image, Image.Image):
         image = np.asarray(image if image.mode == "RGB" else read_image(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"expected a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
-        )
+        got = f"{image.dtype} {image.shape}"
+        raise ValueError(f"expected a uint8 array of shape (H, W, 3), got {got}")
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     return pixels.to(torch.float32).contiguous() / 127.5 - 1.0
 
@@ -87,15 +80,13 @@ def to_pil(tensor: torch.Tensor) -> Image.Image:
 
     The exact inverse of ``to_tensor`` for all 256 values.
 
-    Raises:
-        ValueError: a tensor of another shape, or one that is not finite.
+    Another shape, NaN and infinity raise ValueError.
     """
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(
-            f"expected a tensor of shape (3, H, W) or (1, 3, H, W), got {tuple(tensor.shape)}"
-        )
+        got = tuple(tensor.shape)
+        raise ValueError(f"expected a tensor of shape (3, H, W) or (1, 3, H, W), got {got}")
     values = tensor.detach().to("cpu", torch.float32)
     # NaN and infinity reach the extremes, which take a tenth of the time of looking at all values.
     if not torch.isfinite(torch.stack(values.aminmax())).all():

@@ -9,12 +9,12 @@ from PIL import Image
 from asyncdsb.photo.decoding import (
     SIXTEEN_BIT,
     ImageSource,
+    check_size,
     decode,
     deep_grey,
     eight_bit,
     eight_bit_grey,
     flatten,
-    sizes_differ,
     with_alpha,
 )
 
@@ -25,7 +25,7 @@ MASK_THRESHOLD = 127
 def read_mask(
     source: ImageSource | np.ndarray | torch.Tensor, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Read a mask; white marks the hole.
+    """Read a mask, bool (H, W), True in the hole, which is white.
 
     Grey values above ``MASK_THRESHOLD`` are the hole; so are labels of 1, and values of 16-bit
     files above half of 65535, or of 255 if they stay below that. If the opaque parts of a picture
@@ -38,9 +38,6 @@ def read_mask(
             (H, W, 3) or (H, W, 4); colour arrays must be uint8, others bool, integers in {0, 1},
             [0, 255] or, if they are uint16, [0, 65535], or floats in [0, 1].
         size: (width, height) in pixels that the mask must have; None accepts any size.
-
-    Returns:
-        Bool array (H, W), True in the hole.
 
     Raises:
         ValueError: unreadable file, array of a wrong shape, type or range, a picture in many
@@ -59,8 +56,8 @@ def read_mask(
     else:
         found = decode(source)
         mask = _mask_from_picture(found.picture, found.deep, found.name)
-    if size is not None and (mask.shape[1], mask.shape[0]) != tuple(size):
-        raise ValueError(sizes_differ(size, mask))
+    if size is not None:
+        check_size(mask, size)
     return mask
 
 
@@ -156,10 +153,8 @@ def _white(values: np.ndarray, name: str) -> np.ndarray:
 
 def _mask_from_array(values: np.ndarray) -> np.ndarray:
     if values.ndim != 2:
-        raise ValueError(
-            "expected a mask array of shape (H, W), or uint8 (H, W, 3) or (H, W, 4), "
-            f"got {values.dtype} {values.shape}"
-        )
+        expected = "expected a mask array of shape (H, W), or uint8 (H, W, 3) or (H, W, 4)"
+        raise ValueError(f"{expected}, got {values.dtype} {values.shape}")
     if 0 in values.shape:
         raise ValueError(f"expected a mask of at least 1x1 pixel, got shape {values.shape}")
     if values.dtype == bool:

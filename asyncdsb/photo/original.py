@@ -1,8 +1,4 @@
-"""A photograph with everything that its file holds, on the way in and on the way out.
-
-The networks see 8-bit RGB. 16 bits per channel, transparency, grey, the colour profile, Exif data,
-XMP, resolution and texts stay with the photograph.
-"""
+"""A photograph with everything that its file holds beyond the 8-bit RGB that networks see."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ from asyncdsb.photo.decoding import (
 )
 from asyncdsb.photo.exif import STRUCTURE, exif_tags, tags_of
 from asyncdsb.photo.fill import harmonic_fill
-from asyncdsb.photo.formats import CALLED, FIELD, HOLDS, LONGEST_SEGMENT, SAVE_OPTIONS
+from asyncdsb.photo.formats import FIELD, LONGEST_SEGMENT, PARTS, SAVE_OPTIONS
 from asyncdsb.photo.images import encoded
 
 Settings = Mapping[str, object] | None
@@ -87,40 +83,47 @@ class Photograph:
         scale = 257 if pixels.dtype == np.uint16 else 1
         pixels[..., : self.colours][hole] = values.astype(pixels.dtype) * scale
         if pixels.shape[2] > self.colours:
-            pixels[..., -1] = _continued(pixels[..., -1], hole)
+            # Known values of alpha continued smoothly.
+            alpha, top = pixels[..., -1], int(np.iinfo(pixels.dtype).max)
+            missing = torch.from_numpy(hole)[None, None]
+            known = torch.from_numpy(alpha.astype(np.float32))[None, None] / top
+            filled = harmonic_fill(known.masked_fill_(missing, 0), missing)[0, 0].numpy()
+            alpha[hole] = np.rint(filled.clip(0, 1) * top).astype(alpha.dtype)[hole]
         return replace(self, pixels=pixels)
 
     def not_kept(self, suffix: str) -> list[str]:
         """Parts of the photograph that a file with this suffix cannot hold, in words."""
-        kind = SAVE_OPTIONS[suffix.lower()]["format"]
+        lost = self._lost(SAVE_OPTIONS[suffix.lower()]["format"])
+        return [words for name, (words, _) in PARTS.items() if name in lost] + list(self.lost)
+
+    def _lost(self, kind: str) -> set[str]:
         present = set(self.info)
         present |= {"16 bits"} if self.pixels.dtype == np.uint16 else set()
         present |= {"alpha"} if self.pixels.shape[2] > self.colours else set()
-        missing = present - HOLDS[kind]
+        lost = {name for name in present if kind not in PARTS[name][1]}
         if kind == "JPEG":
             sizes = {name: len(self.info.get(name, b"")) for name in ("exif", "xmp")}
-            missing |= {name for name, size in sizes.items() if size > LONGEST_SEGMENT}
+            lost |= {name for name, size in sizes.items() if size > LONGEST_SEGMENT}
         # Pillow writes grey WebP files in RGB.
         space = "GRAY" if self.colours == 1 and kind != "WEBP" else "RGB"
-        missing |= self.info.keys() - fitting(self.info, space).keys()
-        return [words for name, words in CALLED.items() if name in missing] + list(self.lost)
+        return lost | (self.info.keys() - fitting(self.info, space).keys())
 
     def save(self, path: Path, settings: Settings = None) -> Path:
         """Write all that the format can hold of it, a PNG the settings too; returns the path."""
         options = SAVE_OPTIONS[path.suffix.lower()]
         kind = options["format"]
-        lost = {name for name, words in CALLED.items() if words in self.not_kept(path.suffix)}
+        lost = self._lost(kind)
         info = {name: value for name, value in self.info.items() if name not in lost}
         if kind == "PNG":
             self._save_png(path, info, settings)
         elif kind == "TIFF":
             self._save_tiff(path, info)
         else:
-            told = {name: info[name] for name in HOLDS[kind] & info.keys()}
-            if kind == "WEBP" and told.pop("dpi", None):
-                told["exif"] = _with_dpi(info)
+            if kind == "WEBP" and "dpi" in info:
+                info["exif"] = _with_dpi(info)
+                del info["dpi"]
             picture = Image.fromarray(self.rgb) if "alpha" in lost else _picture(self._eight)
-            path.write_bytes(encoded(picture, **options, **told))
+            path.write_bytes(encoded(picture, **options, **info))
         return path
 
     def _save_png(self, path: Path, info: dict[str, Any], settings: Settings) -> None:
@@ -210,8 +213,7 @@ def _with_dpi(info: dict[str, Any]) -> bytes:
     if 282 in found and 283 in found:
         return info["exif"]
     exif = Image.Exif()
-    for tag, value in tags_of(found):
-        exif[tag] = value
+    exif.update(tags_of(found))
     (exif[282], exif[283]), exif[296] = info["dpi"], 2
     return exif.tobytes()
 
@@ -219,16 +221,6 @@ def _with_dpi(info: dict[str, Any]) -> bytes:
 def _picture(pixels: np.ndarray) -> Image.Image:
     channels = pixels.shape[2]
     return Image.fromarray(pixels[..., 0] if channels == 1 else np.ascontiguousarray(pixels))
-
-
-def _continued(alpha: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Alpha with its known values continued smoothly into the hole."""
-    top = int(np.iinfo(alpha.dtype).max)
-    missing = torch.from_numpy(hole)[None, None]
-    known = torch.from_numpy(alpha.astype(np.float32))[None, None] / top
-    filled = harmonic_fill(known.masked_fill_(missing, 0), missing)[0, 0].numpy()
-    inside = np.rint(filled.clip(0, 1) * top).astype(alpha.dtype)
-    return np.where(hole, inside, alpha)
 
 
 def read_photograph(source: ImageSource | np.ndarray | Photograph) -> Photograph:
@@ -251,10 +243,8 @@ def read_photograph(source: ImageSource | np.ndarray | Photograph) -> Photograph
         pixels = source[..., None] if source.ndim == 2 else source
         shaped = pixels.ndim == 3 and pixels.shape[2] in (1, 2, 3, 4) and 0 not in pixels.shape
         if not shaped or source.dtype not in (np.uint8, np.uint16):
-            raise ValueError(
-                "expected a uint8 or uint16 array of shape (H, W), (H, W, 3) or (H, W, 4), "
-                f"got {source.dtype} {source.shape}"
-            )
+            expected = "expected a uint8 or uint16 array of shape (H, W), (H, W, 3) or (H, W, 4)"
+            raise ValueError(f"{expected}, got {source.dtype} {source.shape}")
     else:
         found = decode(source)
         if found.deep is None and found.picture.mode == "CMYK":

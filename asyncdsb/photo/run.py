@@ -1,40 +1,101 @@
-"""The bridge on a photo: all windows in one run, each with noise of its own."""
+"""A run on a photo: its gradient, its peak times, and the bridge in all windows at once."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from asyncdsb.denoiser import BridgeDenoiser
+from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.networks.device import multiplying
 from asyncdsb.photo.framing import Prepared
+from asyncdsb.photo.images import to_tensor
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.result import Frame
 from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.tiles import Tiles
+from asyncdsb.photo.window import Window, resize
 from asyncdsb.samplers import SamplerState, sample, time_grid
+from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """The denoiser on its device, multiplying in a precision; its settings are resolved."""
+    """Both networks on their device, multiplying in a precision; settings are resolved."""
 
     denoiser: BridgeDenoiser
+    completion: GradientCompletion
     device: torch.device
     precision: str
 
-    @torch.no_grad()
-    def frames(
-        self, prepared: Prepared, gradient: np.ndarray, tau: np.ndarray, settings: Settings
-    ) -> Iterator[Frame]:
-        """Restore all windows of a photo in step, yielding a frame per state.
+    def complete(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Gradient maps (B, 1, H, W) in [0, 1] of pictures (B, 3, H, W) and masks (B, 1, H, W)."""
+        with multiplying(self.precision, self.device):
+            return self.completion(image, mask)
 
-        ``gradient`` and ``tau`` are (H, W) float32 in [0, 1].
+    def gradient(self, prepared: Prepared) -> np.ndarray:
+        """Gradient map (H, W) float32 in [0, 1] of a photo, completed in each of its windows.
+
+        Windows of another scale keep their values, because the gradients of photographs are
+        distributed nearly alike at every scale.
         """
+        photo, finest = prepared.photo, _finest(prepared.windows)
+        if finest.scale < 1:
+            height, width = finest.photo_at_work_scale()
+            photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
+        around = resize(torch.from_numpy(gradient_of(photo))[None, None], finest.photo)
+        around = around[0, 0].numpy()
+        parts = zip(prepared.windows, prepared.images, prepared.masks, strict=True)
+        # Where windows overlap the finer one is written last.
+        for window, image, mask in sorted(parts, key=lambda part: part[0].scale):
+            found = self._completed(window, image, mask)
+            settled = window.own | ~window.others(prepared.hole)
+            part = window.enlarge(found)[0, 0].cpu().numpy()
+            np.copyto(around[window.slices], part, where=settled)
+        return around.clip(0, 1)
+
+    def _completed(self, window: Window, image: Tensor, mask: Tensor) -> Tensor:
+        if window.tiles is None:
+            return self.complete(image, mask)
+        found = window.tiles.blend(lambda some: self.complete(some.cut(image), some.cut(mask)))
+        known, unknown = known_gradient(image, mask)
+        return torch.where(unknown > 0.5, found, known)
+
+    def tau(
+        self, hole: np.ndarray, windows: Sequence[Window], gradient: np.ndarray, settings: Settings
+    ) -> np.ndarray:
+        """Peak times (H, W) float32 in [0, 1] of a photo: as painted, or of a named strategy.
+
+        The latter works at the scale of the finest window, on a gradient (H, W) float32 in [0, 1].
+        """
+        if not isinstance(settings.strategy, str):
+            return np.asarray(settings.strategy, np.float32)
+        size = _finest(windows).photo_at_work_scale()
+        small = (resize(torch.from_numpy(hole)[None, None].float(), size) > 1e-3).float()
+        values = resize(torch.from_numpy(gradient)[None, None], size)
+        tau = resize(self.named_tau(settings, values, small), hole.shape)
+        return tau[0, 0].clamp(settings.tau_min, settings.tau_max).numpy()
+
+    def named_tau(self, settings: Settings, gradient: Tensor, hole: Tensor) -> Tensor:
+        """Peak times (B, 1, H, W) of a named strategy, for a gradient and a hole of that shape."""
+        low, high, strategy = settings.tau_min, settings.tau_max, settings.strategy
+        if strategy in ("uniform", "inward"):
+            return (uniform_tau if strategy == "uniform" else inward_tau)(hole, low, high)
+        blur_sigma = self.denoiser.config.blur_sigma
+        tau = tau_map(gradient, low, high, blur_sigma, hole, strategy == "ranked")
+        return low + high - tau if strategy == "flat-first" else tau
+
+    @torch.no_grad()
+    def frames(self, prepared: Prepared, settings: Settings) -> Iterator[Frame]:
+        """Restore all windows of a photo in step, yielding a frame per state."""
+        gradient = self.gradient(prepared)
+        tau = self.tau(prepared.hole, prepared.windows, gradient, settings)
         config = self.denoiser.config
         gradients = [window.shrink(gradient).to(self.device) for window in prepared.windows]
         taus = [window.shrink(tau).to(self.device).clamp(0, 1) for window in prepared.windows]
@@ -48,11 +109,10 @@ class Runner:
             config.hole_noise,
             0.0 if settings.sampler == "ode" else None,
         )
-
         batches, runs = prepared.batches(), []
         for numbers in batches:
             inputs = (prepared.images, prepared.masks, gradients, taus)
-            together = [torch.cat([part[number] for number in numbers]) for part in inputs]
+            together: Any = [torch.cat([part[number] for number in numbers]) for part in inputs]
             seeds = [window_seed(settings.seed, number) for number in numbers]
             tiles = prepared.windows[numbers[0]].tiles
             runs.append(self.states(*together, seeds, settings, times, tiles))
@@ -60,17 +120,10 @@ class Runner:
         for now in zip(*runs, strict=True):
             states = [part for state in now for part in state.x_t.split(1)]
             estimates = [part for state in now for part in state.x0_hat.split(1)]
-            yield Frame(
-                prepared,
-                gradient,
-                tau,
-                float(now[0].t[0]),
-                now[0].step,
-                now[0].steps,
-                [states[place] for place in order],
-                [estimates[place] for place in order],
-                patches=settings.finish == "patches" and now[0].step == now[0].steps,
-            )
+            t, step, steps = float(now[0].t[0]), now[0].step, now[0].steps
+            states, estimates = ([x[place] for place in order] for x in (states, estimates))
+            patches = settings.finish == "patches" and step == steps
+            yield Frame(prepared, gradient, tau, t, step, steps, states, estimates, patches)
 
     def states(
         self,
@@ -99,27 +152,29 @@ class Runner:
             with multiplying(self.precision, self.device):
                 return bound(x_t, t, s)
 
-        states = sample(
-            denoise,
-            context.x1,
-            mask,
-            tau,
-            schedule,
-            steps=settings.steps,
-            sampler=settings.sampler,
-            eta=settings.eta,
-            grid=grid,
-            start_std=self.denoiser.config.hole_noise,
-            generators=generators,
-        )
-
         def finish(state: SamplerState) -> SamplerState:
             if settings.finish != "patches" or state.step < state.steps:
                 return state
             copied = copy_patches(state.x_t, mask)
             return dataclasses.replace(state, x_t=copied, x0_hat=copied)
 
-        return map(finish, states)
+        options = {name: getattr(settings, name) for name in ("steps", "sampler", "eta")}
+        options |= {"grid": grid, "start_std": self.denoiser.config.hole_noise}
+        inputs = (context.x1, mask, tau, schedule)
+        return map(finish, sample(denoise, *inputs, **options, generators=generators))
+
+
+def gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:
+    """Gradient map (H, W) float32 of a whole photo, strip by strip to save memory."""
+    height = len(photo)
+    found = np.empty(photo.shape[:2], np.float32)
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        # One more row at either side, which Sobel's operator looks at.
+        top, bottom = max(first - 1, 0), min(last + 1, height)
+        strip = image_gradient(to_tensor(np.ascontiguousarray(photo[top:bottom])))
+        found[first:last] = strip[0, 0, first - top : last - top].numpy()
+    return found
 
 
 def window_seed(seed: int, number: int) -> int:
@@ -127,3 +182,7 @@ def window_seed(seed: int, number: int) -> int:
     if number == 0:
         return seed
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _finest(windows: Sequence[Window]) -> Window:
+    return max(windows, key=lambda window: window.scale)
