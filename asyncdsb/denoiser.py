@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -161,29 +161,21 @@ class BridgeConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """What stays fixed during a run or a training step.
+    """What stays fixed during a run or a training step."""
 
-    Attributes:
-        mask: (B, 1, H, W) float, 1 = missing.
-        gradient: (B, 1, H, W) gradient map in [0, 1].
-        fill: (B, 3, H, W) deterministic fill, known pixels as in the photo.
-        membrane: (B, 3, H, W) harmonic fill if the network sees it, else the fill.
-        x1: (B, 3, H, W) start of the bridge.
-        stochastic: (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without.
-    """
-
-    mask: Tensor
-    gradient: Tensor
-    fill: Tensor
-    membrane: Tensor
-    x1: Tensor
-    stochastic: Tensor
+    mask: Tensor  # (B, 1, H, W) float, 1 = missing
+    gradient: Tensor  # (B, 1, H, W) gradient map in [0, 1]
+    fill: Tensor  # (B, 3, H, W) deterministic fill, known pixels as in the photo
+    membrane: Tensor  # (B, 3, H, W) harmonic fill if the network sees it, else the fill
+    x1: Tensor  # (B, 3, H, W) start of the bridge
+    stochastic: Tensor  # (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
-        maps = [f.name for f in fields(self) if f.name != "stochastic"]
-        cuts = {name: tiles.cut(getattr(self, name)) for name in maps}
-        return Context(**cuts, stochastic=self.stochastic.expand(len(tiles), 1, 1, 1))
+        maps = self.mask, self.gradient, self.fill, self.membrane, self.x1
+        mask, gradient, fill, membrane, x1 = map(tiles.cut, maps)
+        stochastic = self.stochastic.expand(len(tiles), 1, 1, 1)
+        return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
 class Score:
@@ -298,7 +290,12 @@ class Edm:
 
 
 class BridgeDenoiser(nn.Module):
-    """Network and parametrisation of one trained bridge."""
+    """Network and parametrisation of one trained bridge.
+
+    In its methods, pictures are (B, 3, H, W): the state x_t, the clean x0 in [-1, 1], and standard
+    normal noise z; t is the time, (B, 1, 1, 1); s the clock there and mask and gradient in [0, 1],
+    (B, 1, H, W); total_var is M of the schedule in use.
+    """
 
     def __init__(self, config: BridgeConfig):
         super().__init__()
@@ -317,12 +314,8 @@ class BridgeDenoiser(nn.Module):
     ) -> Context:
         """Build x1 and all that conditions the network.
 
-        Args:
-            image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
-            mask: (B, 1, H, W) float, 1 = missing.
-            gradient: (B, 1, H, W) completed gradient map.
-            stochastic: (B,) bool, whether the bridge carries noise.
-            noise: (B, 3, H, W) standard normal, the noise of x1 in the hole.
+        What ``image`` holds in the hole does not matter. ``stochastic`` (B,) bool says whether the
+        bridge carries noise; ``noise`` is that of x1 in the hole, standard normal.
         """
         membrane = fill = fill_hole(image, mask, self.config.fill)
         if "membrane" in self.config.conditions:
@@ -334,31 +327,14 @@ class BridgeDenoiser(nn.Module):
     def x0_hat(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """Estimate the clean image, (B, 3, H, W), of use inside the hole.
-
-        Args:
-            x_t: (B, 3, H, W) state.
-            t: (B, 1, 1, 1) time.
-            s: (B, 1, H, W) clock.
-            context: of the run.
-            total_var: M of the schedule in use.
-        """
+        """Estimate the clean image, (B, 3, H, W), of use inside the hole."""
         output = self._output(x_t, t, s, context, total_var)
         return self.form.x0_hat(x_t, output, s, context, total_var)
 
     def loss(
         self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """Weighted mean squared error of the network's output over the hole, (B,).
-
-        Args:
-            x0: (B, 3, H, W) clean image in [-1, 1].
-            t: (B, 1, 1, 1) time, > 0.
-            s: (B, 1, H, W) clock at t.
-            z: (B, 3, H, W) standard normal noise of the bridge.
-            context: see :class:`Context`.
-            total_var: M > 0.
-        """
+        """Weighted mean squared error (B,) of the network's output over the hole; t, M > 0."""
         z = z * context.stochastic
         x_t = bridge.marginal(x0, context.x1, s, total_var, z)
         output = self._output(x_t, t, s, context, total_var)

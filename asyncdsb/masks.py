@@ -53,15 +53,12 @@ NARROW = StrokeStyle(strokes=(4, 50), width=10, length=40)
 
 
 def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndarray:
-    """Draw one mask, never empty and never full; the same arguments give the same mask.
+    """Draw one mask, bool (H, W), True = missing, never empty nor full, the same for the same seed.
 
     Args:
         kind: one of :data:`MASK_KINDS`; ``center`` and ``half`` ignore the seed.
         size: side of a square, or (height, width), in pixels, each at least :data:`MIN_SIDE`.
         seed: non-negative integer, sequence of such integers, or a numpy generator (advanced).
-
-    Returns:
-        bool (H, W), True = missing.
 
     Raises:
         ValueError: unknown kind, or a size below :data:`MIN_SIDE`.
@@ -96,15 +93,8 @@ def make_mask_in_bin(
 
     A share is drawn uniformly from the bin, then thick, thin and curved strokes are added until it
     is reached. A stroke that would pass the bin's upper end is taken back, and the next ones are
-    smaller.
-
-    Args:
-        area_bin: lowest and highest missing share, 0 < low < high < 1, as in :data:`AREA_BINS`.
-        size: as for :func:`make_mask`.
-        seed: likewise.
-
-    Returns:
-        bool (H, W), True = missing, with ``low <= mask.mean() <= high``.
+    smaller. ``area_bin`` is the lowest and highest missing share, 0 < low < high < 1, as in
+    :data:`AREA_BINS`, both included; the rest is as for :func:`make_mask`.
 
     Raises:
         ValueError: shares out of order or range, a bin narrower than one pixel, or a bad size.
@@ -119,9 +109,8 @@ def make_mask_in_bin(
     area = height * width
     least, most = math.ceil(low * area), math.floor(high * area)
     if least > most:
-        raise ValueError(
-            f"expected a bin that holds a whole number of the {area} pixels; got ({low}, {high})"
-        )
+        whole = f"a whole number of the {area} pixels"
+        raise ValueError(f"expected a bin that holds {whole}; got ({low}, {high})")
     rng = np.random.default_rng(seed)
     target = int(rng.integers(least, most + 1))
     canvas = np.zeros((height, width), np.uint8)
@@ -151,10 +140,8 @@ def _check_size(size: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         whole = False
     if not whole or min(height, width) < MIN_SIDE:
-        raise ValueError(
-            f"expected size as an integer or (height, width), each at least {MIN_SIDE};"
-            f" got {size!r}"
-        )
+        expected = f"expected size as an integer or (height, width), each at least {MIN_SIDE}"
+        raise ValueError(f"{expected}; got {size!r}")
     return int(height), int(width)
 
 

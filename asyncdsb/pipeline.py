@@ -15,18 +15,17 @@ from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks.device import chosen_precision, compile_for, usable
 from asyncdsb.networks.layers import check_size
-from asyncdsb.photo.framing import Framing, Prepared, read_pair
 from asyncdsb.photo.heads import Box, head_box
 from asyncdsb.photo.images import check_pair
 from asyncdsb.photo.mask_files import read_mask
-from asyncdsb.photo.result import Frame, Result
-from asyncdsb.photo.run import Runner
+from asyncdsb.photo.result import Frame, Prepared, Result
+from asyncdsb.photo.run import Runner, read_pair
 from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
 from asyncdsb.store import hub
 from asyncdsb.store.bundled import untrained_pair, weights_folder
 from asyncdsb.store.card import Facts, model_card, read_card, write_card
-from asyncdsb.store.checkpoint import load_pair, save_weights
+from asyncdsb.store.checkpoint import KINDS, load_weights, save_weights
 
 OnFrame = Callable[[Frame], object]
 
@@ -78,7 +77,6 @@ class AsyncDSBPipeline:
         # The completion stays: instance normalisation returns plain tensors, and layers would copy.
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser, self.completion = denoiser, completion
-        self.framing = Framing(denoiser, completion, self.device)
         self.runner = Runner(denoiser, completion, self.device, self.precision)
         self.training, self.card = training or {}, card
 
@@ -102,8 +100,9 @@ class AsyncDSBPipeline:
         """
         chosen_precision(precision, "cpu")  # Refuses another one before anything is fetched.
         folder = weights_folder(source, revision)
-        denoiser, completion, training = load_pair(folder)
-        return cls(denoiser, completion, device, training, read_card(folder), precision, compiled)
+        (denoiser, bridge), (completion, gradient) = (load_weights(folder, kind) for kind in KINDS)
+        training, card = {"bridge": bridge, "gradient": gradient}, read_card(folder)
+        return cls(denoiser, completion, device, training, card, precision, compiled)
 
     @classmethod
     def random(cls, seed: int = 0, device: str | torch.device = "cpu") -> AsyncDSBPipeline:
@@ -218,7 +217,7 @@ class AsyncDSBPipeline:
             raise ValueError("expected a named strategy and no box for a batch")
         if len(seeds) != len(images):
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
-        check_size(images, self.framing.stride)
+        check_size(images, self.runner.stride)
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
         gradient = self.runner.complete(images, masks)
         tau = self.runner.named_tau(chosen, gradient, masks)
@@ -237,7 +236,7 @@ class AsyncDSBPipeline:
     def head_box(self, image, mask) -> Box | None:
         """The box in which weights for portraits work unless they are given one, else None."""
         original, hole = read_pair(image, mask)
-        return head_box(original.rgb, hole) if self.framing.head else None
+        return head_box(original.rgb, hole) if self.runner.head else None
 
     @torch.no_grad()
     def tau_map(
@@ -263,12 +262,12 @@ class AsyncDSBPipeline:
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         check_painted(strategy, hole.shape)
         check_pair(gradient, hole)
-        windows = self.framing.windows(hole, tiles, box)
+        windows = self.runner.windows(hole, tiles, box)
         return self.runner.tau(hole, windows, gradient, chosen)
 
     def work(self, mask, tiles: int = Settings.tiles, box: Box | None = None) -> int:
         """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo."""
-        return sum(w.evaluated for w in self.framing.windows(read_mask(mask), tiles, box))
+        return sum(w.evaluated for w in self.runner.windows(read_mask(mask), tiles, box))
 
     def _checked(self, settings: dict) -> Settings:
         chosen = Settings(**settings)
@@ -277,4 +276,4 @@ class AsyncDSBPipeline:
 
     def _prepared(self, image, mask, chosen: Settings) -> Prepared:
         photo, hole = read_pair(image, mask)
-        return self.framing.prepare(photo, hole, chosen.tiles, chosen.box)
+        return self.runner.prepare(photo, hole, chosen.tiles, chosen.box)

@@ -180,10 +180,9 @@ def check_size(out: Path, size: tuple[int, int]) -> None:
     kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
     most = LARGEST_SIDE.get(kind, max(size))
     if max(size) > most:
-        raise ValueError(
-            f"{out.name}: {kind} holds at most {most} pixels a side, the photo is "
-            f"{size[0]}x{size[1]}: choose .png or .tif"
-        )
+        held = f"{kind} holds at most {most} pixels a side"
+        got = f"the photo is {size[0]}x{size[1]}: choose .png or .tif"
+        raise ValueError(f"{out.name}: {held}, {got}")
 
 
 def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
@@ -213,8 +212,13 @@ def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -
         (job.out, lambda path: result.photograph.save(path, result.settings)),
     )
     files = [(path, write) for path, write in writers if path]
-    made = _make_folders(path.parent for path, _ in files)
+    made: list[Path] = []
     try:
+        for place, _ in files:
+            for folder in reversed(place.parents):
+                if not folder.exists():
+                    folder.mkdir()
+                    made.append(folder)
         _write_together(files)
     except BaseException:
         for folder in reversed(made):
@@ -234,14 +238,3 @@ def _write_together(files: Sequence[tuple[Path, Writer]]) -> None:
             _write_together(others)
 
     write_atomic(path, write_this_and_others)
-
-
-def _make_folders(folders: Iterable[Path]) -> list[Path]:
-    """Create the folders that are missing, and return those, outermost first."""
-    made = []
-    for folder in folders:
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        for path in reversed(missing):
-            path.mkdir()
-            made.append(path)
-    return made

@@ -241,8 +241,15 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             continue
         if lost := photo.not_kept(job.out.suffix):
             _say("warning", f"{job.photo.name}: not kept in {job.out.name}: {', '.join(lost)}")
-        # Not guarded: without weights no photograph of the folder can be restored.
-        pipe = pipe or _load(arguments, precision)
+        if pipe is None:
+            # Not guarded: without weights no photograph of the folder can be restored.
+            from asyncdsb.networks.malloc import keep_freed
+            from asyncdsb.pipeline import AsyncDSBPipeline
+
+            keep_freed()
+            given = {"device": arguments.device, "compiled": arguments.compile}
+            named = arguments.weights
+            pipe = AsyncDSBPipeline.from_pretrained(named, precision=precision, **given)
         label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
         bar = {"desc": label, "unit": "step", "file": sys.stderr, "disable": arguments.quiet}
         try:
@@ -283,21 +290,11 @@ def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:
         return {"strategy": strategy} if strategy else {}
     path = Path(strategy)
     if not path.suffix and not path.exists():
-        raise ValueError(
-            f"--strategy: expected {', '.join(STRATEGIES)} or a picture file, got {strategy!r}"
-        )
+        names = ", ".join(STRATEGIES)
+        raise ValueError(f"--strategy: expected {names} or a picture file, got {strategy!r}")
     from asyncdsb.photo.record import load_map
 
     try:
         return {"strategy": load_map(path, size)}
     except ValueError as error:
         raise ValueError(f"--strategy: {error}") from None
-
-
-def _load(arguments: argparse.Namespace, precision: str) -> AsyncDSBPipeline:
-    from asyncdsb.networks.malloc import keep_freed
-    from asyncdsb.pipeline import AsyncDSBPipeline
-
-    keep_freed()
-    given = {"device": arguments.device, "compiled": arguments.compile}
-    return AsyncDSBPipeline.from_pretrained(arguments.weights, precision=precision, **given)

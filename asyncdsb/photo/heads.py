@@ -48,19 +48,22 @@ def check_box(box: Box, hole: np.ndarray) -> None:
         raise ValueError(f"expected a box that holds a part of the hole, got none in {got}")
 
 
+def _held(hole: np.ndarray, box: Box) -> int:
+    """How many pixels of a hole a box holds."""
+    left, top, side = box
+    return int(np.count_nonzero(hole[top : top + side, left : left + side]))
+
+
 def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
-    """Choose the square in which a portrait is restored.
+    """Choose the square of a photo (H, W, 3) uint8 that is restored; some of the hole is in it.
 
     Of all heads found, it follows the one with most of the hole. Heads are looked for first in the
     photo with a smooth fill in its hole; if none there holds a part of the hole, in the photo as it
-    is. Pixels under the mask may therefore decide where the window lies. They never reach its
-    content.
+    is. Pixels under the mask may therefore decide where the window lies, not its content.
 
     The window grows up to :data:`REACH` times to hold all of the hole. Without a head near the hole
     it is :func:`largest_square`. A square around the hole would be worse: weights for portraits
     paint a part of a face into its middle, whatever the photo shows there.
-
-    ``photo`` is (H, W, 3) uint8, ``hole`` (H, W) bool. The box holds at least a pixel of the hole.
     """
     heads = []
     # The first count is stricter, because a smooth fill looks a little like a face.
@@ -70,8 +73,7 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
             break
     if not heads:
         return largest_square(hole)
-    head = max(heads, key=lambda head: (_held(hole, head), head[2]))
-    grown = _grown(head, hole)
+    grown = _grown(max(heads, key=lambda head: (_held(hole, head), head[2])), hole)
     return grown if _held(hole, grown) else largest_square(hole)
 
 
@@ -121,12 +123,6 @@ def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> l
         side = min(shape) if side >= WHOLE * min(shape) else side
         boxes.append(_placed(x - side / 2, y - side / 2, round(side), shape))
     return boxes
-
-
-def _held(hole: np.ndarray, box: Box) -> int:
-    """How many pixels of a hole a box holds."""
-    left, top, side = box
-    return int(np.count_nonzero(hole[top : top + side, left : left + side]))
 
 
 def _placed(left: float, top: float, side: int, shape: tuple[int, int]) -> Box:

@@ -95,7 +95,7 @@ def to_pil(tensor: torch.Tensor) -> Image.Image:
 
 
 def bounds(hole: np.ndarray) -> tuple[int, int, int, int]:
-    """First row and column of a hole (H, W) bool, and those behind the last; all 0 without one."""
+    """First row and column of a hole (H, W), and those behind the last; all 0 without one."""
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     if not len(rows):
         return 0, 0, 0, 0

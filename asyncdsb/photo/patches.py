@@ -106,10 +106,7 @@ def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
 
 
 def nearest(wanted: Tensor, offered: Tensor, length: Tensor) -> Tensor:
-    """Index (N,) of the nearest out of offered rows o (M, D) for each row w: least length - 2 w o.
-
-    ``length`` (M,) are the squared lengths ``|o|^2``, or others in their place.
-    """
+    """Index (N,) of the nearest of rows o (M, D) for each row w: least length - 2 w o."""
     # Padded by rows at an infinite distance, to a whole number of groups.
     more = -len(offered) % GROUP
     length = F.pad(length, (0, more), value=torch.inf)
@@ -141,10 +138,9 @@ def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
 
 
 def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small: bool) -> Tensor:
-    """:func:`copy_patches` for the five channels C (1, 5, H, W) of one picture.
+    """:func:`copy_patches` for the channels C (1, 5, H, W) of a picture, at full or ``small`` size.
 
-    ``reach`` is :data:`REACH` at this size, ``coarse`` whether to begin at smaller sizes, ``small``
-    whether this is such a size.
+    ``reach`` is :data:`REACH` at this size.
     """
     if min(estimate.shape[2:]) < SIDE:
         return estimate
@@ -193,7 +189,7 @@ def _thin(hole: Tensor) -> Tensor:
     """Where a hole (1, 1, H, W) bool is thin, see :data:`THIN`."""
 
     def largest(x: Tensor) -> Tensor:
-        """Within a square around each pixel: along columns, then along rows."""
+        # Within a square around each pixel: along columns, then along rows.
         columns = F.max_pool2d(x, (2 * THIN + 1, 1), 1, (THIN, 0))
         return F.max_pool2d(columns, (1, 2 * THIN + 1), 1, (0, THIN))
 
@@ -248,19 +244,12 @@ class _Grid:
 
     The rim is as wide as the step between neighbouring patches of the hole. Adding numbers
     therefore tells where a neighbour's offset, a difference of numbers, leads: what would leave a
-    row ends in the rim.
-
-    Attributes:
-        shape: (h, w) of the places of a patch's first pixel.
-        width: of the numbering, w and twice the rim.
-        forbidden: (cells,) added to the cost of a patch: infinity unless it is known.
-        sources: (M,) cells of known patches, not too many.
-        targets: (N,) cells of the patches that reach into the hole, of every second row and column,
-            and the last ones.
-        count: (H * W,) float, how many of the targets each pixel of the picture is in.
+    row ends in the rim. ``targets`` (N,) are the cells of the patches that reach into the hole, of
+    every second row and column and the last ones; ``sources`` (M,) those of the known patches.
     """
 
     def __init__(self, touched: Tensor):
+        # (h, w) places of a patch's first pixel.
         self.shape, device = touched.shape, touched.device
         self.width = touched.shape[1] + 2 * STRIDE
         known = F.pad(~touched, 4 * (STRIDE,)).flatten()
@@ -286,6 +275,7 @@ class _Grid:
         mine = torch.zeros(touched.shape, device=device)
         mine[rows[:, None], columns] = there.float()
         mine = F.pad(mine, 4 * (SIDE - 1,))[None]
+        # How many of the targets each pixel of the picture is in.
         self.count = (SIDE**2 * F.avg_pool2d(mine, SIDE, 1)).round().flatten()
         # No two of a colour are neighbours, so that all of them choose at once.
         colour = 2 * (on[:, 0] % 2) + on[:, 1] % 2
@@ -302,7 +292,7 @@ class _Grid:
         return (rows - STRIDE) * width + cells - rows * self.width - STRIDE
 
     def agreed(self, offsets: Tensor, rows: Tensor) -> Tensor:
-        """Let each patch take the best of its own offset and its neighbours'; offsets are (N,)."""
+        """Let each patch take the best of its own offset (N,) and its neighbours'."""
         # Beyond the lattice the offset leads to the last cell, in the rim, which equals no other.
         last = len(rows) - 1
         offsets = F.pad(offsets, (0, 1), value=last)

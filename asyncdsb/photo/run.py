@@ -1,10 +1,11 @@
-"""A run on a photo: its gradient, its peak times, and the bridge in all windows at once."""
+"""A run on a photo: windows, gradient, peak times, and the bridge in all windows at once."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +15,87 @@ from torch import Tensor
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.networks.device import multiplying
-from asyncdsb.photo.framing import Prepared
-from asyncdsb.photo.images import to_tensor
+from asyncdsb.photo.decoding import ImageSource
+from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
+from asyncdsb.photo.images import check_pair, to_tensor
+from asyncdsb.photo.mask_files import read_mask
+from asyncdsb.photo.original import Photograph, read_photograph
 from asyncdsb.photo.patches import copy_patches
-from asyncdsb.photo.result import Frame
+from asyncdsb.photo.result import Frame, Prepared
 from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.tiles import Tiles
-from asyncdsb.photo.window import Window, resize
+from asyncdsb.photo.window import Window, fill_smoothly, resize, windows_over
 from asyncdsb.samplers import SamplerState, sample, time_grid
 from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 
 
-@dataclasses.dataclass(frozen=True)
-class Runner:
-    """Both networks on their device, multiplying in a precision; settings are resolved."""
+def read_pair(
+    image: ImageSource | np.ndarray | Photograph, mask: ImageSource
+) -> tuple[Photograph, np.ndarray]:
+    """A photo and its hole (H, W) bool; raise ValueError if they cannot be restored."""
+    original = read_photograph(image)
+    hole = read_mask(mask)
+    check_pair(original.rgb, hole)
+    return original, hole
 
-    denoiser: BridgeDenoiser
-    completion: GradientCompletion
-    device: torch.device
-    precision: str
+
+class Runner:
+    """Both networks on their device, multiplying in a precision; settings are resolved.
+
+    They look at photos in windows around holes, or, if ``head``, in a square around a head.
+    """
+
+    def __init__(
+        self,
+        denoiser: BridgeDenoiser,
+        completion: GradientCompletion,
+        device: torch.device,
+        precision: str,
+    ):
+        self.denoiser, self.completion = denoiser, completion
+        self.device, self.precision = device, precision
+        self.head = denoiser.config.window == "head"
+        self.stride = math.lcm(denoiser.config.unet.stride, completion.config.generator.stride)
+        self._last: tuple[tuple | None, tuple[Window, ...]] = (None, ())
+
+    def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
+        """Choose the windows over a hole (H, W) bool; the last ones are kept for the next call.
+
+        ``tiles`` is the most fields of the networks, ``box`` a head's (None: the largest square).
+        """
+        resolution = self.denoiser.config.resolution
+        if self.head:
+            chosen = largest_square(hole) if box is None else box
+            return (Window.at(hole, chosen, resolution, self.stride),)
+        key = hole.shape, tiles, resolution, hashlib.blake2b(np.packbits(hole).tobytes()).digest()
+        if key != self._last[0]:
+            self._last = key, windows_over(hole, resolution, self.stride, tiles)
+        return self._last[1]
+
+    def prepare(
+        self, original: Photograph, hole: np.ndarray, tiles: int, box: Box | None
+    ) -> Prepared:
+        """Cut the networks' inputs out of a photo; without a ``box`` heads are looked for.
+
+        Raises:
+            ValueError: on a box that does not fit, or with weights that take none.
+        """
+        photo, rest = original.rgb, None
+        if self.head:
+            left, top, side = box = head_box(photo, hole) if box is None else box
+            check_box(box, hole)
+            outside = hole.copy()
+            outside[top : top + side, left : left + side] = False
+            rest = outside if outside.any() else None
+            # Nothing hidden may show beyond the window, nor in the gradients along its edge.
+            photo = photo.copy()
+            fill_smoothly(photo, hole)
+        elif box is not None:
+            raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
+        windows = self.windows(hole, tiles, box)
+        cuts = zip(*(window.cut(photo, hole) for window in windows), strict=True)
+        images, masks = (tuple(x.to(self.device) for x in part) for part in cuts)
+        return Prepared(original, photo, hole, windows, images, masks, rest, box)
 
     def complete(self, image: Tensor, mask: Tensor) -> Tensor:
         """Gradient maps (B, 1, H, W) in [0, 1] of pictures (B, 3, H, W) and masks (B, 1, H, W)."""
@@ -49,8 +112,8 @@ class Runner:
         if finest.scale < 1:
             height, width = finest.photo_at_work_scale()
             photo = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BOX))
-        around = resize(torch.from_numpy(gradient_of(photo))[None, None], finest.photo)
-        around = around[0, 0].numpy()
+        whole = resize(torch.from_numpy(gradient_of(photo))[None, None], finest.photo)
+        around = whole[0, 0].numpy()
         parts = zip(prepared.windows, prepared.images, prepared.masks, strict=True)
         # Where windows overlap the finer one is written last.
         for window, image, mask in sorted(parts, key=lambda part: part[0].scale):
@@ -112,16 +175,16 @@ class Runner:
         batches, runs = prepared.batches(), []
         for numbers in batches:
             inputs = (prepared.images, prepared.masks, gradients, taus)
-            together: Any = [torch.cat([part[number] for number in numbers]) for part in inputs]
+            x, mask, edges, peaks = (torch.cat([part[n] for n in numbers]) for part in inputs)
             seeds = [window_seed(settings.seed, number) for number in numbers]
             tiles = prepared.windows[numbers[0]].tiles
-            runs.append(self.states(*together, seeds, settings, times, tiles))
-        order = np.argsort(np.concatenate(batches))
+            runs.append(self.states(x, mask, edges, peaks, seeds, settings, times, tiles))
+        places = np.argsort(np.concatenate(batches))
         for now in zip(*runs, strict=True):
             states = [part for state in now for part in state.x_t.split(1)]
             estimates = [part for state in now for part in state.x0_hat.split(1)]
             t, step, steps = float(now[0].t[0]), now[0].step, now[0].steps
-            states, estimates = ([x[place] for place in order] for x in (states, estimates))
+            states, estimates = ([x[place] for place in places] for x in (states, estimates))
             patches = settings.finish == "patches" and step == steps
             yield Frame(prepared, gradient, tau, t, step, steps, states, estimates, patches)
 

@@ -105,10 +105,8 @@ def check_painted(strategy: str | np.ndarray, shape: tuple[int, ...]) -> None:
     if tau.shape != shape:
         raise ValueError(f"expected a painted tau map of shape {shape}, got {tau.shape}")
     if not np.issubdtype(tau.dtype, np.floating) or not ((tau >= 0) & (tau <= 1)).all():
-        raise ValueError(
-            f"expected a painted tau map of floats in [0, 1], got {tau.dtype} "
-            f"from {tau.min()} to {tau.max()}"
-        )
+        got = f"{tau.dtype} from {tau.min()} to {tau.max()}"
+        raise ValueError(f"expected a painted tau map of floats in [0, 1], got {got}")
 
 
 def _whole(value: object) -> bool:

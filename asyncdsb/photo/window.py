@@ -5,6 +5,11 @@ than their field, tiles cover it (:mod:`asyncdsb.photo.tiles`), and it is scaled
 tiles are needed than allowed, and until no part of the hole is further from what is known than a
 network can see. The result is enlarged and set into the hole alone.
 
+Holes that lie far apart get a window each where one around all would have to be scaled down: specks
+at both ends of a large photo would come back blurred. The cost then depends on the holes, not the
+photo. Untiled windows of one size are evaluated in batches; all are part of one run with the same
+times.
+
 Weights for portraits work in a square around a head instead (:mod:`asyncdsb.photo.heads`), scaled
 to their resolution. The hole beyond it is filled smoothly.
 
@@ -14,7 +19,10 @@ Nothing that the photo holds under the mask reaches the networks or the result.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
 
 import cv2
 import numpy as np
@@ -36,6 +44,12 @@ MAX_CANVAS = 2_000_000  # most pixels that are worked on at once, which bounds t
 MAX_COPIED = 2**19  # most pixels of the size at which patches are copied into a window
 FINER = 2**0.25  # ratio of the scales that are tried, from the finest down
 SWEEPS = 2  # relaxations of fills at the photo's own size, which may be large
+# Most groups of holes, which bounds the memory. Twice as many are compared with one another; more
+# are first joined with their neighbours, by a distance that doubles.
+MANY = 32
+
+Edges = tuple[int, int, int, int]
+"""First row and column, and those behind the last."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +157,8 @@ class Window:
     def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
         """The window of a photo (H, W, 3) uint8, padded, with a smooth fill in its hole.
 
-        Returns:
-            Image (1, 3, h, w) in [-1, 1] and mask (1, 1, h, w) float; a working pixel is missing if
-            any photo pixel under it is.
+        The image is (1, 3, h, w) in [-1, 1], the mask (1, 1, h, w) float; a working pixel is
+        missing if any photo pixel under it is.
         """
         original, missing = image[self.slices], _map(hole[self.slices])
         if self.native:
@@ -175,18 +188,12 @@ class Window:
     def paste(
         self, image: np.ndarray, hole: np.ndarray, restored: Tensor, patches: bool = False
     ) -> None:
-        """Set what a window restores into the photo, in place.
+        """Set what a window restores, (1, 3, h, w) in [-1, 1], padded, into the photo, in place.
 
         A window that was scaled comes back without the photo's finest detail, and its colour may
         miss the border's by a little. The difference on the known side is therefore continued
-        smoothly into the hole and added, which leaves no step. Known patches add the detail, if the
-        estimate already shows patches.
-
-        Args:
-            image: (H, W, 3) uint8 photo, changed in the window's own pixels alone.
-            hole: (H, W) bool; what ``image`` holds in it does not matter.
-            restored: (1, 3, h, w) padded working-size picture in [-1, 1].
-            patches: whether to copy patches of the known part at each finer size.
+        smoothly into the hole and added, which leaves no step. ``patches`` of the known part add
+        the detail at each finer size, if the estimate already shows patches.
         """
         part = self.crop(restored.float().cpu())
         original, missing = image[self.slices], _map(hole[self.slices])
@@ -219,6 +226,88 @@ class Window:
             ratio = min(2 * ratio, most)
             sizes.append(_scaled((self.height, self.width), ratio))
         return sizes
+
+
+def windows_over(
+    hole: np.ndarray, resolution: int, stride: int, tiles: int = 1
+) -> tuple[Window, ...]:
+    """Choose the windows in which a hole is restored; each of its pixels is one's ``own``.
+
+    One is enough where it works pixel by pixel, where only one field of the networks is allowed, or
+    where several windows would not bring the coarsest part of the hole to a finer scale. Otherwise
+    each group of holes gets a field, and the remaining fields go to the coarsest groups.
+
+    ``tiles`` is the most fields in all, >= 1; the rest is as for :meth:`Window.around`.
+    """
+    whole = Window.around(hole, resolution, stride, tiles)
+    if whole.native or tiles == 1:
+        return (whole,)
+    groups = separate(hole, min(tiles, MANY))
+    if len(groups) == 1:
+        return (whole,)
+    windows = [Window.around(group(), resolution, stride) for group in groups]
+    left = tiles - len(windows)
+    room = MAX_CANVAS - sum(math.prod(window.work) for window in windows)
+    for i in sorted(range(len(windows)), key=lambda i: windows[i].scale):
+        if not left:
+            break
+        finer = Window.around(groups[i](), resolution, stride, 1 + left)
+        grown = math.prod(finer.work) - math.prod(windows[i].work)
+        if grown <= room:
+            left, room = left - (finer.fields - 1), room - grown
+            windows[i] = finer
+    return tuple(windows) if min(w.scale for w in windows) > whole.scale else (whole,)
+
+
+def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
+    """Split a hole (H, W) into at most ``most`` groups of pixels that lie apart.
+
+    Holes are one group where the known margins of their windows would overlap. Where that leaves
+    too many groups, those that fit into the smallest square together are joined first.
+
+    A group is a function that makes its (H, W) bool array, because all arrays at once would take a
+    large photo's memory many times.
+    """
+    reach = MIN_MARGIN
+    labels, boxes = _components(hole, reach)
+    while len(boxes) > 2 * MANY:
+        reach *= 2
+        labels, boxes = _components(hole, reach)
+    groups = [([number], box) for number, box in enumerate(boxes, 1)]
+
+    def side(pair: tuple[int, int]) -> int:
+        top, left, bottom, right = _around(*(groups[k][1] for k in pair))
+        return max(bottom - top, right - left)
+
+    while len(groups) > most:
+        i, j = min(combinations(range(len(groups)), 2), key=side)
+        numbers, box = groups.pop(j)  # j > i, whose place stays
+        groups[i] = groups[i][0] + numbers, _around(groups[i][1], box)
+
+    def pixels(numbers: list[int], box: Edges) -> np.ndarray:
+        top, left, bottom, right = box
+        member = np.zeros(len(boxes) + 1, bool)
+        member[numbers] = True
+        found = np.zeros_like(hole)
+        inside = slice(top, bottom), slice(left, right)
+        found[inside] = member[labels[inside]] & hole[inside]
+        return found
+
+    return [partial(pixels, *group) for group in groups]
+
+
+def _components(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Edges]]:
+    """Groups of holes less than twice ``reach`` pixels apart: numbers from 1, and their boxes."""
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    grown = cv2.dilate(hole.astype(np.uint8), kernel)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(grown)
+    boxes = [(top, left, top + height, left + width) for left, top, width, height, _ in stats[1:]]
+    return labels, boxes
+
+
+def _around(one: Edges, other: Edges) -> Edges:
+    (top, left), (bottom, right) = map(min, one[:2], other[:2]), map(max, one[2:], other[2:])
+    return top, left, bottom, right
 
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:

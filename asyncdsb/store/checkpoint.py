@@ -78,19 +78,15 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         found = (description["format"], description["version"])
         checksum, config = description["sha256"], description["config"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"expected {json_path} to describe weights as JSON, got {error!r}"
-        ) from error
+        expected = f"expected {json_path} to describe weights as JSON"
+        raise ValueError(f"{expected}, got {error!r}") from error
     if found != (f"asyncdsb-{kind}", VERSION):
-        raise ValueError(
-            f"expected {json_path} to be of format asyncdsb-{kind} version {VERSION}, "
-            f"got {found[0]} version {found[1]}"
-        )
+        expected = f"expected {json_path} to be of format asyncdsb-{kind} version {VERSION}"
+        raise ValueError(f"{expected}, got {found[0]} version {found[1]}")
     if file_sha256(tensor_path) != checksum:
-        raise ValueError(
-            f"expected {tensor_path} to have the checksum in {json_path.name}, got another: "
-            "the file is damaged or belongs to other weights"
-        )
+        expected = f"expected {tensor_path} to have the checksum in {json_path.name}"
+        other = "got another: the file is damaged or belongs to other weights"
+        raise ValueError(f"{expected}, {other}")
     try:
         tensors = load_file(tensor_path)
         module = module_class(config_from_dict(config_class, config))
@@ -104,15 +100,6 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
     module.load_state_dict(tensors)
     return module.eval(), description.get("training", {})
-
-
-def load_pair(
-    folder: str | Path,
-) -> tuple[BridgeDenoiser, GradientCompletion, dict[str, dict[str, Any]]]:
-    """Both networks, and the facts of both trainings by kind; raises as :func:`load_weights`."""
-    denoiser, bridge_training = load_weights(folder, "bridge")
-    completion, gradient_training = load_weights(folder, "gradient")
-    return denoiser, completion, {"bridge": bridge_training, "gradient": gradient_training}
 
 
 def file_sha256(path: str | Path) -> str:
