@@ -89,8 +89,8 @@ class BridgeConfig:
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
             along each of :data:`COLOUR_AXES`.
-        bridges: which bridges it was trained on; "stochastic" serves the posterior sampler, and the
-            implicit one if the network sees x1; "deterministic" serves the ODE.
+        bridges: "stochastic" serves the posterior sampler, and the implicit one if the network
+            sees x1; "deterministic" serves the ODE.
         finish: of a result by default, see :class:`asyncdsb.photo.settings.Settings`.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
@@ -178,7 +178,7 @@ class Context:
         return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
-class Score:
+class _Score:
     """``x0_hat = x_t - sqrt(M s) F`` (Eq. 4), F being told the time and which bridge it is.
 
     The methods take the arguments of :meth:`BridgeDenoiser.x0_hat`, and pictures (B, 3, H, W).
@@ -214,8 +214,8 @@ class Score:
         return bridge.target(x0, context.x1, s, total_var, z)
 
 
-class Edm:
-    """``x0_hat = f + c_skip d + c_out F(c_in d)``, see the module; methods as of :class:`Score`."""
+class _Edm:
+    """``x0_hat = f + c_skip d + c_out F(c_in d)``, see the module. The methods are those above."""
 
     channels: ClassVar[dict[str, int]] = {"d": 3, "level": 1}
 
@@ -243,11 +243,8 @@ class Edm:
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> tuple[list[Tensor], Tensor]:
-        """What the network sees: c_in d in the hole with the photograph around it, log sigma_eff.
-
-        Its scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so
-        that :data:`LEVELS` are 0 and 1; a known pixel has 0.
-        """
+        # c_in d in the hole with the photograph around it, and log sigma_eff; its mean and the
+        # share of the hole. Levels are scaled so that LEVELS are 0 and 1; a known pixel has 0.
         hole = context.mask
         n, d_var, _ = self._variances(s, context, total_var)
         scaled = self._along_axes(x_t - context.fill) * d_var.rsqrt()
@@ -262,13 +259,11 @@ class Edm:
     def x0_hat(
         self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """The estimate that an output F of the network stands for."""
         n, d_var, sigma = self._variances(s, context, total_var)
         c_out = sigma * (n / d_var).sqrt()
         return self.skip(x_t, s, context, total_var) + self._along_axes(c_out * output, back=True)
 
     def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
-        """The part of the estimate that does not pass the network: f + c_skip d."""
         _, d_var, sigma = self._variances(s, context, total_var)
         c_skip = (1 - s) * sigma**2 / d_var
         d = self._along_axes(x_t - context.fill)
@@ -277,12 +272,8 @@ class Edm:
     def target(
         self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """The output F that stands for x0 itself.
-
-        (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0::
-
-            F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D))
-        """
+        # (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0:
+        # F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D)).
         n, d_var, sigma = self._variances(s, context, total_var)
         e, d = self._along_axes(x0 - context.fill), self._along_axes(x_t - context.fill)
         unit = (d - (1 - s) * e) / n.sqrt()
@@ -300,7 +291,7 @@ class BridgeDenoiser(nn.Module):
     def __init__(self, config: BridgeConfig):
         super().__init__()
         self.config = config
-        self.form = Score(config) if config.parametrisation == "score" else Edm(config)
+        self.form = _Score(config) if config.parametrisation == "score" else _Edm(config)
         self.unet = config.unet.build(len(self.channels), 3, scalars=2)
 
     @property

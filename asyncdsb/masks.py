@@ -29,11 +29,8 @@ MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
 AREA_BINS = ((0.01, 0.10), (0.11, 0.20), (0.21, 0.30), (0.31, 0.40), (0.41, 0.50), (0.51, 0.60))
 """Shares of missing area (lowest, highest), both included, as used to study hole sizes."""
 
-MIN_SIDE = 8
-"""Shortest side, in pixels, for which masks are drawn."""
-
-MAX_RANDOM_AREA = 0.5
-"""Largest missing share of the random kinds."""
+MIN_SIDE = 8  # shortest side, in pixels, for which masks are drawn
+MAX_RANDOM_AREA = 0.5  # largest missing share of the random kinds
 
 Random = np.random.Generator
 Seed = int | Sequence[int] | Random

@@ -19,9 +19,7 @@ from PIL import Image, ImageOps
 from asyncdsb.photo.exif import exif_tags, kept_exif, kept_xmp, read_directories
 from asyncdsb.photo.formats import FIELD, READ
 
-MAX_PIXELS = 64_000_000
-"""Largest photograph that is decoded, in pixels (width times height)."""
-
+MAX_PIXELS = 64_000_000  # width times height of the largest photograph that is decoded
 _READABLE = "a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"
 _TOO_LARGE = f"expected a picture of at most {MAX_PIXELS // 1_000_000} megapixels"
 
@@ -137,7 +135,13 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
     if width * height > MAX_PIXELS:
         raise ValueError(f"{name}: {_TOO_LARGE}, got {width}x{height}")
     # Before the pixels are loaded: what says so is gone afterwards.
-    data, lost = _file_of(picture, file), []
+    data, lost = b"", []
+    if file := file or getattr(picture, "fp", None):
+        with contextlib.suppress(OSError, ValueError):
+            place = file.tell()
+            file.seek(0)
+            data = file.read()
+            file.seek(place)
     deep = _more_than_eight_bits(picture, data)
     if getattr(picture, "is_animated", False):
         # The further pictures of cameras and telephones are previews, depth maps and gain maps.
@@ -160,18 +164,6 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
     lost += [] if readable else ["Exif data that cannot be read"]
     lost += _not_read(picture, data)
     return Decoded(upright, name, _carried(picture, upright, exif), values, tuple(lost))
-
-
-def _file_of(picture: Image.Image, file: BinaryIO | None) -> bytes:
-    """The bytes of the file of a picture that was not loaded yet; none if there is no file."""
-    file, data = file or getattr(picture, "fp", None), b""
-    with contextlib.suppress(OSError, ValueError):
-        if file is not None:
-            place = file.tell()
-            file.seek(0)
-            data = file.read()
-            file.seek(place)
-    return data
 
 
 def _more_than_eight_bits(picture: Image.Image, data: bytes) -> bool:

@@ -13,20 +13,14 @@ from typing import Any
 
 from PIL import Image
 
-EXIF_PARTS = (0x8769, 0x8825)
-"""Tags of exposure and of GPS position, directories of their own within Exif data."""
-
-PREFIX = b"Exif\0\0"
-"""What Exif data begin with, which some formats leave out."""
-
-_SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}
-"""Tags of the width (0) and the height (1) of the picture."""
-
+EXIF_PARTS = (0x8769, 0x8825)  # exposure and GPS position, directories of their own
+PREFIX = b"Exif\0\0"  # what Exif data begin with, which some formats leave out
+_SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}  # tags of the width (0) and the height (1)
+# Tags of TIFF files that belong to the file, not to the picture, or are kept elsewhere.
 STRUCTURE = {
     *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
     317, *range(320, 326), *range(330, 333), *range(338, 348), *range(512, 533), 700, 34377, 34675,
 }  # fmt: skip
-"""Tags of TIFF files that belong to the file, not to the picture, or are kept elsewhere."""
 
 
 def read_directories(picture: Image.Image) -> None:

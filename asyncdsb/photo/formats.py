@@ -18,11 +18,8 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 
 LOSSY = (".jpg", ".jpeg")
 
-LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
-"""Longest side in pixels that a format can hold."""
-
-LONGEST_SEGMENT = 65_000
-"""Most bytes of Exif or of XMP in a JPEG file; the format's own limit is slightly larger."""
+LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels, that a format can hold
+LONGEST_SEGMENT = 65_000  # bytes of Exif or of XMP in a JPEG file, slightly below the limit
 
 PARTS = {
     "icc_profile": ("the colour profile", "PNG TIFF WEBP JPEG"),
@@ -37,8 +34,7 @@ PARTS = {
 }
 """Parts of a photograph beside 8-bit colours: their names in messages, and what can hold them."""
 
-FIELD = "asyncdsb"
-"""Text field of a restored PNG that holds its settings."""
+FIELD = "asyncdsb"  # text of a restored PNG that holds its settings
 
 READ = (
     "PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "AVIF", "JPEG2000",

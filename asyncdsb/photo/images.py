@@ -62,10 +62,7 @@ def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
-    """Turn 8-bit RGB, PIL or uint8 (H, W, 3), into x / 127.5 - 1: float32 (1, 3, H, W) in [-1, 1].
-
-    Another array raises ValueError.
-    """
+    """Turn 8-bit RGB, PIL or uint8 (H, W, 3), into x / 127.5 - 1, float32 (1, 3, H, W)."""
     if isinstance(image, Image.Image):
         image = np.asarray(image if image.mode == "RGB" else read_image(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -78,9 +75,7 @@ def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
 def to_pil(tensor: torch.Tensor) -> Image.Image:
     """Turn a tensor (3, H, W) or (1, 3, H, W) in [-1, 1] into 8-bit RGB, see :func:`to_bytes`.
 
-    The exact inverse of ``to_tensor`` for all 256 values.
-
-    Another shape, NaN and infinity raise ValueError.
+    The exact inverse of ``to_tensor`` for all 256 values. ValueError: another shape, NaN, infinity.
     """
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]

@@ -6,24 +6,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asyncdsb.photo.decoding import (
-    SIXTEEN_BIT,
-    ImageSource,
-    check_size,
-    decode,
-    deep_grey,
-    eight_bit,
-    eight_bit_grey,
-    flatten,
-    with_alpha,
-)
+from asyncdsb.photo import decoding
 
-MASK_THRESHOLD = 127
-"""Grey values above it are the hole."""
+MASK_THRESHOLD = 127  # grey values above it are the hole
+_LIGHT = 223  # grey value from which even few pixels are white
+_LOSSY = 2  # levels by which lossy compression changes one colour
+_SHARE = 0.003  # of the pixels makes a colour count; flecks of JPEG files are fewer
+_HUES = 4  # most shades between a mask's two colours, distinguished by thirds of their channels
+_EDGES = 0.05  # of the pixels are often the soft edges of JPEG files
+_FLAT = 4  # most colours of which a layer is mostly made
 
 
 def read_mask(
-    source: ImageSource | np.ndarray | torch.Tensor, size: tuple[int, int] | None = None
+    source: decoding.ImageSource | np.ndarray | torch.Tensor, size: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Read a mask, bool (H, W), True in the hole, which is white.
 
@@ -43,8 +38,7 @@ def read_mask(
         ValueError: unreadable file, array of a wrong shape, type or range, a picture in many
             colours or of grey values that are all dark, or a size other than ``size``.
     """
-    if isinstance(source, torch.Tensor):
-        # Numpy has no bfloat16.
+    if isinstance(source, torch.Tensor):  # Numpy has no bfloat16.
         source = (source.float() if source.is_floating_point() else source).detach().cpu().numpy()
     if isinstance(source, np.ndarray) and source.ndim == 3:
         if source.shape[2] == 1:
@@ -54,10 +48,10 @@ def read_mask(
     if isinstance(source, np.ndarray):
         mask = _mask_from_array(source)
     else:
-        found = decode(source)
+        found = decoding.decode(source)
         mask = _mask_from_picture(found.picture, found.deep, found.name)
     if size is not None:
-        check_size(mask, size)
+        decoding.check_size(mask, size)
     return mask
 
 
@@ -65,14 +59,14 @@ def _mask_from_picture(picture: Image.Image, deep: np.ndarray | None, name: str)
     if deep is not None:
         colours, alpha = deep[..., :3], deep[..., 3:]
         # 255 is white if nothing is above it.
-        colours = colours.astype(np.uint8) if colours.max() <= 255 else eight_bit(colours)
-        picture = Image.fromarray(np.concatenate([colours, eight_bit(alpha)], 2))
-    if picture.mode in SIXTEEN_BIT and not picture.has_transparency_data:
-        return _white(deep_grey(picture, name)[..., 0], name)
-    picture = eight_bit_grey(picture, name)
-    layer = np.asarray(with_alpha(picture)) if picture.has_transparency_data else None
+        colours = colours.astype(np.uint8) if colours.max() <= 255 else decoding.eight_bit(colours)
+        picture = Image.fromarray(np.concatenate([colours, decoding.eight_bit(alpha)], 2))
+    if picture.mode in decoding.SIXTEEN_BIT and not picture.has_transparency_data:
+        return _white(decoding.deep_grey(picture, name)[..., 0], name)
+    picture = decoding.eight_bit_grey(picture, name)
+    layer = np.asarray(decoding.with_alpha(picture)) if picture.has_transparency_data else None
     if layer is None or layer[..., 3].min() == 255:
-        shown = flatten(picture, name)
+        shown = decoding.flatten(picture, name)
         _refuse_photograph(np.asarray(shown), name)
         return _white(np.asarray(shown.convert("L")), name)
     alpha = layer[..., 3]
@@ -92,14 +86,6 @@ def _mask_from_picture(picture: Image.Image, deep: np.ndarray | None, name: str)
         if grey.max() - grey.min() > _LOSSY:
             _white(grey, name)  # Refuses it: a mask without white, or paint in two dark colours.
     return half
-
-
-_LIGHT = 223  # grey value from which even few pixels are white
-_LOSSY = 2  # levels by which lossy compression changes one colour
-_SHARE = 0.003  # of the pixels makes a colour count; flecks of JPEG files are fewer
-_HUES = 4  # most shades between a mask's two colours, distinguished by thirds of their channels
-_EDGES = 0.05  # of the pixels are often the soft edges of JPEG files
-_FLAT = 4  # most colours of which a layer is mostly made
 
 
 def _refuse_photograph(pixels: np.ndarray, name: str, layer: bool = False) -> None:

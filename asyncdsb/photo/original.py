@@ -18,16 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from asyncdsb.photo.decoding import (
-    Decoded,
-    ImageSource,
-    decode,
-    deep_grey,
-    eight_bit,
-    fitting,
-    flatten,
-    with_alpha,
-)
+from asyncdsb.photo import decoding
 from asyncdsb.photo.exif import STRUCTURE, exif_tags, tags_of
 from asyncdsb.photo.fill import harmonic_fill
 from asyncdsb.photo.formats import FIELD, LONGEST_SEGMENT, PARTS, SAVE_OPTIONS
@@ -52,19 +43,19 @@ class Photograph:
         """(H, W, 3) uint8, as a viewer shows it on white."""
         if self.pixels.dtype == np.uint8 and self.pixels.shape[2] == 3:
             return self.pixels
-        return np.asarray(flatten(_picture(self._eight), "the photo"))
+        return np.asarray(decoding.flatten(_picture(self._eight), "the photo"))
 
     @property
     def picture(self) -> Image.Image:
         """As a picture of Pillow's, with ``info``: L, LA, RGB or RGBA, or I;16 for 16-bit grey."""
-        deep_grey = self.pixels.dtype == np.uint16 and self.pixels.shape[2] == 1
-        found = _picture(self.pixels if deep_grey else self._eight)
-        found.info.update(**fitting(self.info, "GRAY" if self.colours == 1 else "RGB"))
+        deep = self.pixels.dtype == np.uint16 and self.pixels.shape[2] == 1
+        found = _picture(self.pixels if deep else self._eight)
+        found.info.update(**decoding.fitting(self.info, "GRAY" if self.colours == 1 else "RGB"))
         return found
 
     @property
     def _eight(self) -> np.ndarray:
-        return self.pixels if self.pixels.dtype == np.uint8 else eight_bit(self.pixels)
+        return self.pixels if self.pixels.dtype == np.uint8 else decoding.eight_bit(self.pixels)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,7 +97,7 @@ class Photograph:
             lost |= {name for name, size in sizes.items() if size > LONGEST_SEGMENT}
         # Pillow writes grey WebP files in RGB.
         space = "GRAY" if self.colours == 1 and kind != "WEBP" else "RGB"
-        return lost | (self.info.keys() - fitting(self.info, space).keys())
+        return lost | (self.info.keys() - decoding.fitting(self.info, space).keys())
 
     def save(self, path: Path, settings: Settings = None) -> Path:
         """Write all that the format can hold of it, a PNG the settings too; returns the path."""
@@ -119,9 +110,13 @@ class Photograph:
         elif kind == "TIFF":
             self._save_tiff(path, info)
         else:
-            if kind == "WEBP" and "dpi" in info:
-                info["exif"] = _with_dpi(info)
-                del info["dpi"]
+            if kind == "WEBP" and (dpi := info.pop("dpi", None)):
+                # Exif data are the only place for it.
+                found, exif = exif_tags(info.get("exif")), Image.Exif()
+                if not (282 in found and 283 in found):
+                    exif.update(tags_of(found))
+                    (exif[282], exif[283]), exif[296] = dpi, 2
+                    info["exif"] = exif.tobytes()
             picture = Image.fromarray(self.rgb) if "alpha" in lost else _picture(self._eight)
             path.write_bytes(encoded(picture, **options, **info))
         return path
@@ -154,7 +149,7 @@ class Photograph:
         # Pillow writes no colours of 16 bits, OpenCV writes no metadata: the file is joined from
         # the chunks of both.
         pixels = self.pixels
-        head = encoded(_picture(eight_bit(pixels[:1, :1])), **told)
+        head = encoded(_picture(decoding.eight_bit(pixels[:1, :1])), **told)
         if pixels.shape[2] == 2:
             pixels = pixels[..., [0, 0, 0, 1]]
         swapped = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.shape[2] > 2 else pixels
@@ -174,12 +169,10 @@ class Photograph:
         for tag, value in tags_of(exif, STRUCTURE):
             tags.tagtype |= {tag: 2} if isinstance(exif[tag], str) else {}
             tags[tag] = value
-        tags[256], tags[257] = width, height
-        tags[258] = (8 * self.pixels.itemsize,) * channels
-        tags[259], tags[317] = 8, 2  # deflate, differences along a row
-        tags[262] = 1 if self.colours == 1 else 2
-        tags[273], tags[277], tags[278], tags[279] = 0, channels, height, len(data)
-        tags[284] = 1
+        depth, grey = (8 * self.pixels.itemsize,) * channels, self.colours == 1
+        tags.update({256: width, 257: height, 258: depth, 262: 1 if grey else 2, 284: 1})
+        tags.update({273: 0, 277: channels, 278: height, 279: len(data)})
+        tags.update({259: 8, 317: 2})  # deflate, differences along a row
         if channels > self.colours:
             tags[338] = 2
         if "dpi" in info:
@@ -207,23 +200,12 @@ def _chunks(file: bytes, critical: bool) -> list[bytes]:
     return found
 
 
-def _with_dpi(info: dict[str, Any]) -> bytes:
-    """Exif data with the resolution in them, for formats that have no other place for it."""
-    found = exif_tags(info.get("exif"))
-    if 282 in found and 283 in found:
-        return info["exif"]
-    exif = Image.Exif()
-    exif.update(tags_of(found))
-    (exif[282], exif[283]), exif[296] = info["dpi"], 2
-    return exif.tobytes()
-
-
 def _picture(pixels: np.ndarray) -> Image.Image:
     channels = pixels.shape[2]
     return Image.fromarray(pixels[..., 0] if channels == 1 else np.ascontiguousarray(pixels))
 
 
-def read_photograph(source: ImageSource | np.ndarray | Photograph) -> Photograph:
+def read_photograph(source: decoding.ImageSource | np.ndarray | Photograph) -> Photograph:
     """Read a photograph with everything that it holds.
 
     Grey stays grey; transparency stays unless all is opaque; 16 bits stay where Pillow or OpenCV
@@ -246,7 +228,7 @@ def read_photograph(source: ImageSource | np.ndarray | Photograph) -> Photograph
             expected = "expected a uint8 or uint16 array of shape (H, W), (H, W, 3) or (H, W, 4)"
             raise ValueError(f"{expected}, got {source.dtype} {source.shape}")
     else:
-        found = decode(source)
+        found = decoding.decode(source)
         if found.deep is None and found.picture.mode == "CMYK":
             found = _from_inks(found)
         info, lost = found.info, found.lost
@@ -260,17 +242,17 @@ def read_photograph(source: ImageSource | np.ndarray | Photograph) -> Photograph
 def _pixels(picture: Image.Image, name: str) -> np.ndarray:
     """What a picture of Pillow's holds, as in :class:`Photograph`."""
     if picture.mode.startswith("I"):
-        return deep_grey(picture, name)
+        return decoding.deep_grey(picture, name)
     grey = picture.mode in ("1", "L", "LA", "La")
     if picture.has_transparency_data and picture.mode != "F":
-        layer = np.asarray(with_alpha(picture))
+        layer = np.asarray(decoding.with_alpha(picture))
         return layer[..., [0, 3]] if grey else layer
     if grey:
         return np.asarray(picture.convert("L"))[..., None]
-    return np.asarray(flatten(picture, name))  # Refuses mode F.
+    return np.asarray(decoding.flatten(picture, name))  # Refuses mode F.
 
 
-def _from_inks(found: Decoded) -> Decoded:
+def _from_inks(found: decoding.Decoded) -> decoding.Decoded:
     """A CMYK picture in RGB, through its profile if it has one."""
     profile = found.info.get("icc_profile", b"")
     info = {name: value for name, value in found.info.items() if name != "icc_profile"}
@@ -280,5 +262,5 @@ def _from_inks(found: Decoded) -> Decoded:
             ours = ImageCms.createProfile("sRGB")
             inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             rgb = ImageCms.profileToProfile(found.picture, inks, ours, outputMode="RGB")
-    rgb = rgb or flatten(found.picture, found.name)
+    rgb = rgb or decoding.flatten(found.picture, found.name)
     return replace(found, picture=rgb, info=info, lost=(*found.lost, "CMYK (converted to RGB)"))

@@ -19,8 +19,7 @@ from asyncdsb.photo.original import Photograph
 from asyncdsb.photo.tiles import TOGETHER
 from asyncdsb.photo.window import Window, fill_smoothly
 
-PREVIEW = 512
-"""Longest side in pixels of the frames of a trajectory."""
+PREVIEW = 512  # longest side in pixels of the frames of a trajectory
 
 
 @dataclass(frozen=True, eq=False)

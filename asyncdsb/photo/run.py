@@ -176,7 +176,7 @@ class Runner:
         for numbers in batches:
             inputs = (prepared.images, prepared.masks, gradients, taus)
             x, mask, edges, peaks = (torch.cat([part[n] for n in numbers]) for part in inputs)
-            seeds = [window_seed(settings.seed, number) for number in numbers]
+            seeds = [_seed(settings.seed, number) for number in numbers]
             tiles = prepared.windows[numbers[0]].tiles
             runs.append(self.states(x, mask, edges, peaks, seeds, settings, times, tiles))
         places = np.argsort(np.concatenate(batches))
@@ -240,11 +240,10 @@ def gradient_of(photo: np.ndarray, rows: int = 512) -> np.ndarray:
     return found
 
 
-def window_seed(seed: int, number: int) -> int:
-    """Seed of a window's noise: the run's for the first, one derived from it for each other."""
-    if number == 0:
-        return seed
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
+def _seed(seed: int, number: int) -> int:
+    """Of a window's noise: the run's for the first window, one derived from it for each other."""
+    derived = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+    return int(derived[0] >> 1) if number else seed
 
 
 def _finest(windows: Sequence[Window]) -> Window:

@@ -3,17 +3,12 @@
 A window is cut around the hole and padded to a multiple of the networks' stride. Where it is larger
 than their field, tiles cover it (:mod:`asyncdsb.photo.tiles`), and it is scaled down until no more
 tiles are needed than allowed, and until no part of the hole is further from what is known than a
-network can see. The result is enlarged and set into the hole alone.
-
-Holes that lie far apart get a window each where one around all would have to be scaled down: specks
-at both ends of a large photo would come back blurred. The cost then depends on the holes, not the
-photo. Untiled windows of one size are evaluated in batches; all are part of one run with the same
-times.
+network can see. Holes that lie far apart get a window each where one around all would have to be
+scaled down: specks at both ends of a large photo would come back blurred.
 
 Weights for portraits work in a square around a head instead (:mod:`asyncdsb.photo.heads`), scaled
-to their resolution. The hole beyond it is filled smoothly.
-
-Nothing that the photo holds under the mask reaches the networks or the result.
+to their resolution. The hole beyond it is filled smoothly. The result is enlarged and set into the
+hole alone; nothing that the photo holds under the mask reaches the networks or the result.
 """
 
 from __future__ import annotations
@@ -48,8 +43,7 @@ SWEEPS = 2  # relaxations of fills at the photo's own size, which may be large
 # are first joined with their neighbours, by a distance that doubles.
 MANY = 32
 
-Edges = tuple[int, int, int, int]
-"""First row and column, and those behind the last."""
+Edges = tuple[int, int, int, int]  # first row and column, and those behind the last
 
 
 @dataclass(frozen=True)
@@ -69,17 +63,12 @@ class Window:
 
     @classmethod
     def around(cls, hole: np.ndarray, resolution: int, stride: int, tiles: int = 1) -> Window:
-        """Choose the window for a hole.
+        """Choose the window for a hole (H, W) bool, with at least one pixel missing.
 
         It is a square around the hole's bounding box with a margin, at least ``resolution`` wide,
-        as far as the photo reaches. A larger one is scaled down to ``resolution``, or, where tiles
-        may be used and the hole is not too deep, less or not at all.
-
-        Args:
-            hole: (H, W) bool, with at least one pixel missing.
-            resolution: side in pixels that the networks were trained for.
-            stride: multiple of sizes that the networks need.
-            tiles: most tiles.
+        for which the networks were trained, as far as the photo reaches. A larger one is scaled
+        down to ``resolution``, or, where several ``tiles`` may be used and the hole is not too
+        deep, less or not at all. Sizes are padded to a multiple of ``stride``.
         """
         top, left, bottom, right = bounds(hole)
         longest = max(bottom - top, right - left)
@@ -197,26 +186,19 @@ class Window:
         """
         part = self.crop(restored.float().cpu())
         original, missing = image[self.slices], _map(hole[self.slices])
-        if patches and not self.native:
-            part = self._detailed(part, original, missing)
+        if patches and (sizes := self._sizes()):
+            # At these sizes, because a window at the photo's own size may be large.
+            filled = _shrunk(original, missing, sizes[-1])
+            covered = resize(missing.float(), sizes[-1])
+            for size in sizes:
+                inside = resize(covered, size) > 1e-3
+                part = joined(resize(part, size), resize(filled, size), inside, SWEEPS)
+                part = copy_patches(part, inside, coarse=False)
         for channel, plane in enumerate(part.split(1, 1)):
             if not self.native:
                 whole = resize(plane, (self.height, self.width))
                 plane = joined(whole, _known(original, missing, channel), missing, SWEEPS)
             original[..., channel][self.own] = to_bytes(plane[0, 0])[self.own]
-
-    def _detailed(self, part: Tensor, original: np.ndarray, missing: Tensor) -> Tensor:
-        """A working-size picture (1, 3, h, w) with known patches copied in at each larger size."""
-        if not (sizes := self._sizes()):
-            return part
-        # At these sizes, because a window at the photo's own size may be large.
-        filled = _shrunk(original, missing, sizes[-1])
-        covered = resize(missing.float(), sizes[-1])
-        for size in sizes:
-            hole = resize(covered, size) > 1e-3
-            part = joined(resize(part, size), resize(filled, size), hole, SWEEPS)
-            part = copy_patches(part, hole, coarse=False)
-        return part
 
     def _sizes(self) -> list[tuple[int, int]]:
         """Heights and widths, each twice the one before, at which patches are copied."""

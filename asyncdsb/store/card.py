@@ -11,8 +11,7 @@ from typing import Any
 from asyncdsb.denoiser import BridgeConfig
 from asyncdsb.photo.images import write_atomic
 
-CARD = "README.md"
-"""Name of the card in a folder of weights."""
+CARD = "README.md"  # its name in a folder of weights
 
 FRONT_MATTER = """---
 library_name: asyncdsb
@@ -67,7 +66,18 @@ def model_card(facts: Facts, licence: str | None = None) -> str:
     ``licence`` is the Hub's name of it ("apache-2.0"); None leaves it open, because it depends on
     what the weights were trained on and started from.
     """
-    parts = ["# Model card\n", _networks(facts), USE, INTENDED[facts.config.window]]
+    sizes, config = {kind: n / 1e6 for kind, n in facts.parameters.items()}, facts.config
+    what = "upright heads in squares" if config.window == "head" else "holes in pictures"
+    networks = (
+        "Two networks: `gradient.*` completes the gradient map of the hole "
+        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
+        f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
+        f"{config.resolution} x {config.resolution} pixels. Safetensors, each with a JSON "
+        "description: configuration, schema version, checksum, facts of its training. Samplers it "
+        f"was trained for: {', '.join(config.samplers)}. By default the finish is "
+        f"`{config.finish}`.\n"
+    )
+    parts = ["# Model card\n", networks, USE, INTENDED[config.window]]
     if any(facts.training.values()):
         parts += ["## Training\n", _training(facts)]
     front = FRONT_MATTER
@@ -89,20 +99,6 @@ def write_card(folder: Path, card: str) -> None:
         kept = [text for text in paragraphs if not re.search(r"!\[[^\]]*\]\((?!https?:)", text)]
         card = "\n\n".join(kept).rstrip("\n") + "\n"
     write_atomic(folder / CARD, lambda path: Path(path).write_text(card, "utf-8"))
-
-
-def _networks(facts: Facts) -> str:
-    sizes, config = {kind: n / 1e6 for kind, n in facts.parameters.items()}, facts.config
-    what = "upright heads in squares" if config.window == "head" else "holes in pictures"
-    return (
-        "Two networks: `gradient.*` completes the gradient map of the hole "
-        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
-        f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
-        f"{config.resolution} x {config.resolution} pixels. Safetensors, each with a JSON "
-        "description: configuration, schema version, checksum, facts of its training. Samplers it "
-        f"was trained for: {', '.join(config.samplers)}. By default the finish is "
-        f"`{config.finish}`.\n"
-    )
 
 
 def _training(facts: Facts) -> str:

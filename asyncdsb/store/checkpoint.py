@@ -41,7 +41,12 @@ def save_weights(
     hardware, ...), ``dtype`` the floating type on disk.
     """
     kind = next(name for name, (_, cls) in KINDS.items() if isinstance(module, cls))
-    state = folded_state(module)
+    state = {name: value.detach() for name, value in module.state_dict().items()}
+    for prefix, part in module.named_modules():
+        for name in part.parametrizations if parametrize.is_parametrized(part) else ():
+            parts = f"{prefix}.parametrizations.{name}."
+            state = {key: value for key, value in state.items() if not key.startswith(parts)}
+            state[f"{prefix}.{name}"] = getattr(part, name).detach()
     tensors = {name: value.to("cpu", dtype).contiguous() for name, value in state.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,18 +113,6 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folded_state(module: nn.Module) -> dict[str, Tensor]:
-    """State of a module with every parametrisation (spectral normalisation) folded in."""
-    state = {name: value.detach() for name, value in module.state_dict().items()}
-    for prefix, part in module.named_modules():
-        if parametrize.is_parametrized(part):
-            for name in part.parametrizations:
-                parts = f"{prefix}.parametrizations.{name}."
-                state = {key: value for key, value in state.items() if not key.startswith(parts)}
-                state[f"{prefix}.{name}"] = getattr(part, name).detach()
-    return state
-
-
 def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
     """One line for each tensor of a state that is missing, unexpected or of another shape."""
     own = module.state_dict()
@@ -135,7 +128,7 @@ def config_from_dict(cls: type, data: dict) -> Any:
     """Rebuild a frozen configuration dataclass from its ``dataclasses.asdict``, read from JSON.
 
     Raises:
-        ValueError: a key that it does not have, or a value that it refuses.
+        ValueError: a key or a value that it does not take.
         TypeError: a key that it needs is missing.
     """
     types = typing.get_type_hints(cls)
