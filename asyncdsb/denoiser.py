@@ -56,9 +56,8 @@ CONDITIONS = {
 
 "membrane" is the harmonic fill, whatever the bridge starts from: it carries the colours of the
 border across a thin hole. "skip" is the part of the estimate that does not pass the network:
-f + c_skip d has the scale of the photograph around the hole at every level and fades into the fill
-where noise rules, which c_in d does not. "position" is where in the picture a pixel lies, of use
-where all pictures show the same thing in the same place.
+f + c_skip d has the photograph's scale at every level and fades into the fill where noise rules.
+"position" is where in the picture a pixel lies, for pictures that show the same in the same place.
 """
 
 PARAMETRISATIONS = ("score", "edm")
@@ -69,9 +68,9 @@ BRIDGES = ("stochastic", "deterministic")
 COLOUR_AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 """Orthonormal opponent axes of RGB: brightness, red against blue, green against magenta."""
 
+# Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
+# bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels.
 LEVELS = (0.005, 200.0)
-"""Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
-bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels."""
 
 
 @dataclass(frozen=True)

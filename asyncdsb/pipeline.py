@@ -18,7 +18,7 @@ from asyncdsb.networks.layers import check_size
 from asyncdsb.photo.heads import Box, head_box
 from asyncdsb.photo.images import check_pair
 from asyncdsb.photo.mask_files import read_mask
-from asyncdsb.photo.result import Frame, Prepared, Result
+from asyncdsb.photo.result import Frame, Result
 from asyncdsb.photo.run import Runner, read_pair
 from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
@@ -182,7 +182,7 @@ class AsyncDSBPipeline:
         Raises the errors of :meth:`__call__` at once. The last frame's ``image`` is the result.
         """
         chosen = self._checked(settings)
-        prepared = self._prepared(image, mask, chosen)
+        prepared = self.runner.prepare(image, mask, chosen.tiles, chosen.box)
         check_painted(chosen.strategy, prepared.hole.shape)
         return self.runner.frames(prepared, chosen)
 
@@ -190,16 +190,11 @@ class AsyncDSBPipeline:
     def restore_batch(
         self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
     ) -> Tensor:
-        """Restore pictures of one size, (B, 3, H, W) in [-1, 1], at the networks' own resolution.
+        """Restore pictures (B, 3, H, W) in [-1, 1] at the networks' own resolution, on the CPU.
 
-        Each sample depends on its picture, mask and seed alone. Known pixels stay; the result is
-        on the CPU.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1], H and W multiples of the network's stride.
-            masks: (B, 1, H, W), 1 = missing.
-            seeds: one per sample.
-            **settings: see :meth:`__call__`; no ``seed`` nor box, and a named strategy.
+        H and W are multiples of the network's stride, masks (B, 1, H, W), 1 = missing. Each sample
+        depends on its picture, mask and seed alone; known pixels stay. The settings are those of
+        :meth:`__call__` without ``seed`` and box, and with a named strategy.
 
         Raises:
             ValueError: on other sides, seeds or settings.
@@ -229,9 +224,8 @@ class AsyncDSBPipeline:
         self, image, mask, tiles: int = Settings.tiles, box: Box | None = None
     ) -> np.ndarray:
         """Complete the gradient map of a photo (step 1 alone): (H, W) float32 in [0, 1]."""
-        chosen = Settings(tiles=tiles, box=box)
-        chosen.check(SAMPLERS)
-        return self.runner.gradient(self._prepared(image, mask, chosen))
+        Settings(tiles=tiles, box=box).check(SAMPLERS)
+        return self.runner.gradient(self.runner.prepare(image, mask, tiles, box))
 
     def head_box(self, image, mask) -> Box | None:
         """The box in which weights for portraits work unless they are given one, else None."""
@@ -273,7 +267,3 @@ class AsyncDSBPipeline:
         chosen = Settings(**settings)
         chosen.check(self.samplers)
         return chosen.resolved(self.config)
-
-    def _prepared(self, image, mask, chosen: Settings) -> Prepared:
-        photo, hole = read_pair(image, mask)
-        return self.runner.prepare(photo, hole, chosen.tiles, chosen.box)

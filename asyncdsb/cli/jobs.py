@@ -151,9 +151,8 @@ def output_file(out: Path) -> Path:
 
 def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
     if path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f"{option}: expected a file ending in {' '.join(suffixes)}, got {path.name}"
-        )
+        known = " ".join(suffixes)
+        raise ValueError(f"{option}: expected a file ending in {known}, got {path.name}")
     if not path.parent.is_dir():
         raise ValueError(f"{option}: there is no folder {path.parent}")
     return path

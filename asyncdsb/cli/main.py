@@ -170,9 +170,8 @@ def _size(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"expected 256 or 640x480, got {text!r}")
     height, width = int(parts[-1]), int(parts[0])
     if height * width > MAX_PIXELS:
-        raise argparse.ArgumentTypeError(
-            f"expected at most {MAX_PIXELS // 1_000_000} megapixels, got {text}"
-        )
+        most = f"expected at most {MAX_PIXELS // 1_000_000} megapixels"
+        raise argparse.ArgumentTypeError(f"{most}, got {text}")
     return height, width
 
 

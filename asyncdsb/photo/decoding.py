@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from asyncdsb.photo.exif import exif_tags, kept_exif, kept_xmp, read_directories
+from asyncdsb.photo.exif import EXIF_PARTS, exif_tags, kept_exif, kept_xmp
 from asyncdsb.photo.formats import FIELD, READ
 
 MAX_PIXELS = 64_000_000  # width times height of the largest photograph that is decoded
@@ -146,8 +146,11 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
     if getattr(picture, "is_animated", False):
         # The further pictures of cameras and telephones are previews, depth maps and gain maps.
         lost.append("further pictures" if picture.format == "MPO" else "frames after the first")
+    if hasattr(picture, "tag_v2"):  # Pillow closes a TIFF file with the pixels.
+        with contextlib.suppress(Exception):  # Damaged data make the parser raise nearly anything.
+            for tag in (*EXIF_PARTS, 0xA005):
+                picture.getexif().get_ifd(tag)
     try:
-        read_directories(picture)
         picture.load()
     except Exception as error:  # As above: what a decoder raises on damaged data is not defined.
         raise ValueError(f"{name}: damaged or truncated picture ({_one_line(error)})") from error

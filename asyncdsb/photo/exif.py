@@ -5,7 +5,6 @@ The pixels are stored upright, and what the hole covers must not show in a previ
 
 from __future__ import annotations
 
-import contextlib
 import re
 import struct
 from collections.abc import Container, Iterator
@@ -21,14 +20,6 @@ STRUCTURE = {
     *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
     317, *range(320, 326), *range(330, 333), *range(338, 348), *range(512, 533), 700, 34377, 34675,
 }  # fmt: skip
-
-
-def read_directories(picture: Image.Image) -> None:
-    """Let Pillow read the directories within a TIFF file, which it closes with the pixels."""
-    if hasattr(picture, "tag_v2"):
-        with contextlib.suppress(Exception):  # Damaged data make the parser raise nearly anything.
-            for tag in (*EXIF_PARTS, 0xA005):
-                picture.getexif().get_ifd(tag)
 
 
 def kept_exif(picture: Image.Image, size: tuple[int, int]) -> tuple[bytes | None, bool]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from asyncdsb.photo.fill import harmonic_fill
-from asyncdsb.photo.images import bounds, to_bytes, to_tensor
+from asyncdsb.photo.images import bounds, to_pil, to_tensor
 
 Box = tuple[int, int, int]
 """Left edge, top edge and side of a square, in photo pixels."""
@@ -65,9 +65,12 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
     it is :func:`largest_square`. A square around the hole would be worse: weights for portraits
     paint a part of a face into its middle, whatever the photo shows there.
     """
-    heads = []
+    heads, small = [], np.ascontiguousarray(_reduced(photo))
+    # The same filter, so that what holds any of a missing pixel is missing.
+    where = torch.from_numpy(_reduced(hole.astype(np.float32)) > 0)[None, None]
+    filled = to_pil(harmonic_fill(to_tensor(small).masked_fill_(where, 0), where))
     # The first count is stricter, because a smooth fill looks a little like a face.
-    for picture, count in ((_without(photo, hole), 6), (_reduced(photo), 3)):
+    for picture, count in ((np.asarray(filled), 6), (small, 3)):
         heads += find_heads(picture, hole.shape, count)
         if any(_held(hole, head) for head in heads):
             break
@@ -153,12 +156,3 @@ def _reduced(photo: np.ndarray) -> np.ndarray:
     ratio = SEARCHED / max(height, width)
     size = max(1, round(width * ratio)), max(1, round(height * ratio))
     return cv2.resize(photo, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
-
-
-def _without(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The same with a smooth fill in its hole."""
-    small = np.ascontiguousarray(_reduced(photo))
-    # The same filter, so that what holds any of a missing pixel is missing.
-    where = torch.from_numpy(_reduced(hole.astype(np.float32)) > 0)[None, None]
-    filled = harmonic_fill(to_tensor(small).masked_fill_(where, 0), where)[0]
-    return np.ascontiguousarray(to_bytes(filled).transpose(1, 2, 0))

@@ -1,24 +1,21 @@
 """Known patches copied into the hole, coarse to fine.
 
-A network of few parameters knows where a hole is dark or bright, smooth or rough, but paints it
-with colours and textures that the photo does not have. The photo itself has them. Every patch p of
-the hole gets an offset o, to a known patch p + o that resembles it (texture synthesis, Efros and
-Leung 1999). All offsets together make ::
+A small network knows where a hole is dark or bright, smooth or rough, but not the photo's colours
+and textures. Every patch p of the hole gets an offset o, to a known patch p + o that resembles it
+(texture synthesis, Efros and Leung 1999). All offsets together make ::
 
     sum over p  D(p, p + o_p)  -  0.003 |pairs of neighbours p, q with o_p = o_q|
 
     D(p, q) = mean |C_p - C_q|^2 / 3 + (distance / 1000)^2
 
 small, the distance in pixels. C are five channels: the colours in [-1, 1] and, times 4, the mean
-absolute difference of brightness between neighbouring pixels of a row and of a column at full size.
-The last two tell rough places from smooth ones at small sizes, where the picture itself is smooth
-(Newson et al. 2014). The second term is coherence (Ashikhmin 2001): neighbours with equal offsets
-copy whole pieces of the photo instead of a mixture.
+absolute difference of brightness between neighbouring pixels of a row and of a column at full size,
+which tells rough places from smooth ones at small sizes (Newson et al. 2014). The second term is
+coherence (Ashikhmin 2001): neighbours with equal offsets copy whole pieces of the photo.
 
 Every patch starts at its nearest known one. Then each takes the best of its own offset and those of
-its eight neighbours, which never makes the sum larger (iterated conditional modes, Besag 1986). The
-copies of a pixel are averaged, D is measured against that picture, and so on (Wexler, Shechtman and
-Irani 2007).
+its eight neighbours (iterated conditional modes, Besag 1986). The copies of a pixel are averaged, D
+is measured against that picture, and so on (Wexler, Shechtman and Irani 2007).
 
 Where copies differ, their mean is too smooth, and the next round's nearest patches are smoother
 still. The detail of the mean, what a Gaussian filter G removes, is therefore amplified by ::
@@ -88,14 +85,12 @@ COPIED = 2**14  # patches that are copied at once: few enough for a processor's 
 def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
     """Replace what an estimate shows in the hole by patches of what is known; deterministic.
 
+    Known pixels stay, and so does everything if hardly any patch of a sample is known.
+
     Args:
         estimate: (B, 3, H, W) in [-1, 1], the photo outside the hole.
         mask: (B, 1, H, W), non-zero = missing.
         coarse: whether to begin at smaller sizes; not where the estimate is an enlarged result.
-
-    Returns:
-        (B, 3, H, W): known pixels are those of ``estimate``, and so is everything if hardly any
-        patch of a sample is known.
     """
     found = []
     for one, hole in zip(estimate.split(1), (mask > 0.5).split(1), strict=True):
@@ -164,8 +159,7 @@ def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small
         for _ in range(SWEEPS):
             offsets = grid.agreed(offsets, rows)
         share = CONTRAST if number == ROUNDS - 1 else 1.0
-        mean, spread = grid.mean(offsets, estimate)
-        copied = torch.cat([_with_contrast(mean[:, :3], spread, share), mean[:, 3:]], 1)
+        copied = grid.copied(offsets, estimate, share)
         picture = torch.where(hole, copied, estimate)
     ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
     return torch.where(hole, joined(copied, estimate, ~ring, RELAXATIONS), estimate)
@@ -307,26 +301,24 @@ class _Grid:
             offsets[turn] = offered.gather(1, cost.argmin(1, keepdim=True))[:, 0]
         return offsets[:-1]
 
-    def mean(self, offsets: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (1, C, H, W) of what offsets (N,) copy from a photo, or the photo where they do not.
-
-        The second value is the variance of the copies' colours, (1, 1, H, W).
-        """
+    def copied(self, offsets: Tensor, photo: Tensor, share: float) -> Tensor:
+        """Mean (1, C, H, W) of what offsets (N,) copy, else the photo, its detail amplified."""
         cells, size = (self.targets, self.targets + offsets), photo.shape[2:]
         squares = photo[0, :3].square().sum(0, keepdim=True)
         places = (self.pixels(part, size[1]) for part in cells)
         sums = _summed(torch.cat([photo[0], squares]), *places)
         means = (sums / self.count.view(size).clamp(min=1))[None]
         mean = torch.where(self.count.view(size) > 0, means[:, :-1], photo)
-        spread = means[:, -1:] - means[:, :3].square().sum(1, keepdim=True)
-        return mean, spread.clamp(min=0)
+        spread = (means[:, -1:] - means[:, :3].square().sum(1, keepdim=True)).clamp(min=0)
+        slow = gaussian_blur(mean[:, :3].transpose(0, 1), FINE).transpose(0, 1)
+        detail = mean[:, :3] - slow
+        kept = gaussian_blur(detail.square().sum(1, keepdim=True), FINE)
+        gain = (1 + gaussian_blur(spread, FINE) / kept.clamp(min=1e-6)).sqrt().clamp(max=MOST_GAIN)
+        return torch.cat([slow + (1 + share * (gain - 1)) * detail, mean[:, 3:]], 1)
 
 
 def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
-    """Sum (K, H, W) of patches that are copied within a picture of K channels.
-
-    ``source`` (N,) are the first pixels of what to copy, ``to`` (N,), all different, of where.
-    """
+    """Sum (K, H, W) of patches copied between first pixels (N,); those ``to`` all differ."""
     count, _, width = channels.shape
     shown = channels.flatten(1).T.contiguous()
     strips = shown.flatten().unfold(0, count * SIDE, count)
@@ -340,21 +332,8 @@ def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
     return sums.T.view_as(channels)
 
 
-def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
-    """Amplify the detail of a mean: G E c + (1 + share (gain - 1)) (E c - G E c), (1, 3, H, W)."""
-    slow = gaussian_blur(mean.transpose(0, 1), FINE).transpose(0, 1)
-    detail = mean - slow
-    kept = gaussian_blur(detail.square().sum(1, keepdim=True), FINE)
-    gain = (1 + gaussian_blur(spread, FINE) / kept.clamp(min=1e-6)).sqrt().clamp(max=MOST_GAIN)
-    return slow + (1 + share * (gain - 1)) * detail
-
-
 class _Features:
-    """Rows whose squared distances are D of the module's docstring, along few directions.
-
-    The directions are close to the principal components of the known patches. ``places`` (cells, 2)
-    are rows and columns of all patches, divided by the reach.
-    """
+    """Rows whose squared distances are D, along few directions near the principal components."""
 
     def __init__(self, photo: Tensor, grid: _Grid, reach: float):
         scale = (3 * SIDE**2) ** -0.5
@@ -374,6 +353,7 @@ class _Features:
             torch.arange(-STRIDE, n + STRIDE, dtype=photo.dtype, device=photo.device) / reach
             for n in grid.shape
         )
+        # (cells, 2) of all patches.
         self.places = torch.cartesian_prod(rows, columns)
 
     def __call__(self, photo: Tensor) -> Tensor:

@@ -61,11 +61,10 @@ class Prepared:
     @cached_property
     def _small(self) -> tuple[Image.Image, list[tuple[Image.Image, tuple[int, int, int, int]]]]:
         """Photo at preview size, and the mask and the box of each window there."""
-        height, width = self.hole.shape
-        scale = min(1.0, PREVIEW / max(height, width))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
         photo = Image.fromarray(self.photo)
-        if size != photo.size:
+        scale = min(1.0, PREVIEW / max(photo.size))
+        if scale < 1:
+            size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
             photo = photo.resize(size, Image.Resampling.LANCZOS)
         places = []
         for window in self.windows:

@@ -15,7 +15,6 @@ from torch import Tensor
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.networks.device import multiplying
-from asyncdsb.photo.decoding import ImageSource
 from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
 from asyncdsb.photo.images import check_pair, to_tensor
 from asyncdsb.photo.mask_files import read_mask
@@ -29,12 +28,9 @@ from asyncdsb.samplers import SamplerState, sample, time_grid
 from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
 
 
-def read_pair(
-    image: ImageSource | np.ndarray | Photograph, mask: ImageSource
-) -> tuple[Photograph, np.ndarray]:
+def read_pair(image, mask) -> tuple[Photograph, np.ndarray]:
     """A photo and its hole (H, W) bool; raise ValueError if they cannot be restored."""
-    original = read_photograph(image)
-    hole = read_mask(mask)
+    original, hole = read_photograph(image), read_mask(mask)
     check_pair(original.rgb, hole)
     return original, hole
 
@@ -72,14 +68,13 @@ class Runner:
             self._last = key, windows_over(hole, resolution, self.stride, tiles)
         return self._last[1]
 
-    def prepare(
-        self, original: Photograph, hole: np.ndarray, tiles: int, box: Box | None
-    ) -> Prepared:
-        """Cut the networks' inputs out of a photo; without a ``box`` heads are looked for.
+    def prepare(self, image, mask, tiles: int, box: Box | None) -> Prepared:
+        """Read a photo and its mask and cut the networks' inputs out of them.
 
-        Raises:
-            ValueError: on a box that does not fit, or with weights that take none.
+        Without a ``box`` heads are looked for. ValueError: of :func:`read_pair`, or on a box that
+        does not fit, or with weights that take none.
         """
+        original, hole = read_pair(image, mask)
         photo, rest = original.rgb, None
         if self.head:
             left, top, side = box = head_box(photo, hole) if box is None else box
@@ -140,8 +135,8 @@ class Runner:
         if not isinstance(settings.strategy, str):
             return np.asarray(settings.strategy, np.float32)
         size = _finest(windows).photo_at_work_scale()
-        small = (resize(torch.from_numpy(hole)[None, None].float(), size) > 1e-3).float()
-        values = resize(torch.from_numpy(gradient)[None, None], size)
+        missing, values = (torch.from_numpy(x)[None, None].float() for x in (hole, gradient))
+        small, values = (resize(missing, size) > 1e-3).float(), resize(values, size)
         tau = resize(self.named_tau(settings, values, small), hole.shape)
         return tau[0, 0].clamp(settings.tau_min, settings.tau_max).numpy()
 
@@ -162,16 +157,10 @@ class Runner:
         config = self.denoiser.config
         gradients = [window.shrink(gradient).to(self.device) for window in prepared.windows]
         taus = [window.shrink(tau).to(self.device).clamp(0, 1) for window in prepared.windows]
-        times = time_grid(
-            settings.grid,
-            settings.steps,
-            # One grid for all windows, so that their states belong together.
-            torch.cat([values.flatten() for values in taus]),
-            torch.cat([mask.flatten() for mask in prepared.masks]),
-            config.schedule,
-            config.hole_noise,
-            0.0 if settings.sampler == "ode" else None,
-        )
+        # One grid for all windows, so that their states belong together.
+        both = (torch.cat([x.flatten() for x in parts]) for parts in (taus, prepared.masks))
+        noise = config.hole_noise, 0.0 if settings.sampler == "ode" else None
+        times = time_grid(settings.grid, settings.steps, *both, config.schedule, *noise)
         batches, runs = prepared.batches(), []
         for numbers in batches:
             inputs = (prepared.images, prepared.masks, gradients, taus)

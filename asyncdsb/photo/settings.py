@@ -32,10 +32,9 @@ class Settings:
         finish: "none" shows the bridge's result, "patches" replaces it by patches of the known part
             (:mod:`asyncdsb.photo.patches`). None for the weights' choice.
         seed: of all noise, 0 <= seed < 2**63.
-        tiles: most fields of the networks, >= 1, that restore a hole which does not fit into one:
-            overlapping ones over a large hole, separate ones over holes that lie far apart. More
-            keep more detail of a large photo and take as much longer. Weights for portraits use
-            one square and ignore it.
+        tiles: most fields of the networks, >= 1: overlapping ones over a large hole, separate ones
+            over holes far apart. More keep more detail of a large photo and take as much longer.
+            Weights for portraits use one square and ignore it.
         box: with weights for portraits, the square around the head in which they work: left edge,
             top edge and side in photo pixels, at least 32 wide. None for what
             :func:`asyncdsb.photo.heads.head_box` chooses. The hole beyond it is filled smoothly.

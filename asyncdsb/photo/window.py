@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.photo.fill import harmonic_fill, joined
+from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import bounds, to_bytes
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.tiles import Tiles
@@ -94,9 +95,7 @@ class Window:
         return cls(hole.shape, top, left, height, width, work, stride, own, chosen)
 
     @classmethod
-    def at(
-        cls, hole: np.ndarray, box: tuple[int, int, int], resolution: int, stride: int
-    ) -> Window:
+    def at(cls, hole: np.ndarray, box: Box, resolution: int, stride: int) -> Window:
         """The square ``box`` (left, top, side) within the photo, scaled to ``resolution``."""
         left, top, side = box
         own = hole[top : top + side, left : left + side].copy()
@@ -110,9 +109,8 @@ class Window:
     @property
     def evaluated(self) -> int:
         """Pixels that the networks are evaluated on in one step."""
-        if self.tiles is None:
-            return math.prod(edge + -edge % self.stride for edge in self.work)
-        return len(self.tiles) * math.prod(self.tiles.size)
+        padded = [edge + -edge % self.stride for edge in self.work]
+        return self.fields * math.prod(padded if self.tiles is None else self.tiles.size)
 
     @property
     def scale(self) -> float:
@@ -251,10 +249,9 @@ def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
     large photo's memory many times.
     """
     reach = MIN_MARGIN
-    labels, boxes = _components(hole, reach)
-    while len(boxes) > 2 * MANY:
+    while len((found := _components(hole, reach))[1]) > 2 * MANY:
         reach *= 2
-        labels, boxes = _components(hole, reach)
+    labels, boxes = found
     groups = [([number], box) for number, box in enumerate(boxes, 1)]
 
     def side(pair: tuple[int, int]) -> int:
