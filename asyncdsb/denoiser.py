@@ -149,13 +149,10 @@ class BridgeConfig:
     @property
     def samplers(self) -> tuple[str, ...]:
         """Samplers that are exact for what the network was trained on."""
-        stochastic, sees_x1 = "stochastic" in self.bridges, "x1" in self.conditions
-        exact = {
-            "posterior": stochastic,
-            "implicit": stochastic and sees_x1,
-            "ode": "deterministic" in self.bridges,
-        }
-        return tuple(name for name, can in exact.items() if can)
+        names: tuple[str, ...] = ()
+        if "stochastic" in self.bridges:
+            names += ("posterior", "implicit") if "x1" in self.conditions else ("posterior",)
+        return names + (("ode",) if "deterministic" in self.bridges else ())
 
 
 @dataclass(frozen=True)
@@ -178,10 +175,7 @@ class Context:
 
 
 class _Score:
-    """``x0_hat = x_t - sqrt(M s) F`` (Eq. 4), F being told the time and which bridge it is.
-
-    The methods take the arguments of :meth:`BridgeDenoiser.x0_hat`, and pictures (B, 3, H, W).
-    """
+    """``x0_hat = x_t - sqrt(M s) F`` (Eq. 4), F being told the time and which bridge it is."""
 
     channels: ClassVar[dict[str, int]] = {"x_t": 3}
     """What the network sees of the state, and how many channels it takes."""

@@ -110,8 +110,7 @@ def make_mask_in_bin(
         raise ValueError(f"expected a bin that holds {whole}; got ({low}, {high})")
     rng = np.random.default_rng(seed)
     target = int(rng.integers(least, most + 1))
-    canvas = np.zeros((height, width), np.uint8)
-    shrink = 1.0
+    canvas, shrink = np.zeros((height, width), np.uint8), 1.0
     while cv2.countNonZero(canvas) < target:
         attempt = canvas.copy()
         kind = rng.integers(3)
@@ -178,17 +177,16 @@ def _sweeps(
 
 def _boxes(canvas: np.ndarray, rng: Random) -> None:
     """Draw 1 to 3 boxes with sides of 30 to 150 px and at least 10 px from the border."""
-    height, width = canvas.shape
     unit = _unit(canvas)
     for _ in range(int(rng.integers(1, 4))):
-        corner, side = [], []
-        for length in (height, width):
+        spans = []
+        for length in canvas.shape:
             margin = min(round(10 * unit), length // 4)
             longest = length - 2 * margin
             extent = min(max(1, round(rng.uniform(30, 150) * unit)), longest)
-            corner.append(margin + int(rng.integers(longest - extent + 1)))
-            side.append(extent)
-        canvas[corner[0] : corner[0] + side[0], corner[1] : corner[1] + side[1]] = 1
+            first = margin + int(rng.integers(longest - extent + 1))
+            spans.append(slice(first, first + extent))
+        canvas[tuple(spans)] = 1
 
 
 def _brush(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:

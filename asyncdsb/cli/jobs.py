@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import unicodedata
@@ -13,15 +14,12 @@ from typing import TYPE_CHECKING
 from asyncdsb.photo.formats import LARGEST_SIDE, SAVE_OPTIONS
 
 if TYPE_CHECKING:
-    import argparse
-
     import numpy as np
 
     from asyncdsb.photo.result import Result
 
 _NO_PHOTOS = ("thumbs.db", "desktop.ini")  # what systems put into folders, beside hidden files
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
-
 _TRAJECTORY_SUFFIXES = (".webp", ".gif")
 _REPORT_SUFFIXES = (".png",)
 

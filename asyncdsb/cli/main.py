@@ -15,19 +15,13 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from asyncdsb import __version__
 from asyncdsb.cli.jobs import Job, check_places, check_size, output_file, plan, write_files
 from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from asyncdsb.photo.result import Frame
-    from asyncdsb.pipeline import AsyncDSBPipeline
-
 SAMPLERS = ("posterior", "ode", "implicit")
 STRATEGIES = ("gradient", "ranked", "flat-first", "uniform", "inward")
 GRIDS = ("log", "uniform", "clock")
@@ -38,6 +32,7 @@ SETTINGS = (
     "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "finish", "seed", "tiles", "box",
 )  # fmt: skip
 
+# Texts of the help that take more than a line.
 _TOLD = {
     "inpaint": "Restore the white part of MASK in PHOTO. Everything else stays as it is, bit for "
     "bit, in PNG, WebP, TIFF and BMP files, and so do the photograph's metadata; a warning names "
@@ -64,7 +59,6 @@ _TOLD = {
     "--weights": "scenes or portraits, a folder of weights, or user/repo on the Hugging Face Hub "
     "(scenes)",
 }
-"""Texts of the help that take more than a line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.suppress(ValueError):  # Only the main thread may do this.
         previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             return arguments.run(arguments)
     except (ValueError, OSError) as error:
         _say("error", error)
@@ -159,8 +152,7 @@ def _box(text: str) -> tuple[int, int, int]:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"expected LEFT,TOP,SIDE in pixels, got {text!r}")
-    left, top, side = map(int, parts)
-    return left, top, side
+    return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -227,7 +219,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         _say("error", error if job.photo.name in str(error) else f"{job.photo.name}: {error}")
         failed += 1
 
-    pipe: AsyncDSBPipeline | None = None
+    pipe: Any = None
     for number, job in enumerate(jobs, 1):
         try:
             photo = read_photograph(job.photo)
@@ -261,7 +253,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _advance(bar: tqdm, frame: Frame) -> None:
+def _advance(bar: Any, frame: Any) -> None:
     bar.total = frame.steps
     bar.update(frame.step - bar.n)
 

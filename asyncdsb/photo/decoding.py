@@ -22,9 +22,7 @@ from asyncdsb.photo.formats import FIELD, READ
 MAX_PIXELS = 64_000_000  # width times height of the largest photograph that is decoded
 _READABLE = "a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"
 _TOO_LARGE = f"expected a picture of at most {MAX_PIXELS // 1_000_000} megapixels"
-
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-
 ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
 
 
@@ -81,11 +79,7 @@ class Decoded:
 
 
 def decode(source: ImageSource) -> Decoded:
-    """Open a picture, check the size in its header, decode it, and turn it upright.
-
-    Raises:
-        ValueError: as :func:`asyncdsb.photo.images.read_image`.
-    """
+    """Open a picture, check its size, decode it, and turn it upright; ValueError if it cannot."""
     name = _name(source)
     if isinstance(source, Image.Image):
         return _load(source, name)
@@ -160,8 +154,7 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
         lost += ["more than 8 bits per channel"] if values is None else []
     try:
         upright = ImageOps.exif_transpose(picture)
-    except Exception:
-        # Unreadable metadata is no reason to refuse a readable picture.
+    except Exception:  # Unreadable metadata is no reason to refuse a readable picture.
         upright = picture.copy()
     exif, readable = kept_exif(picture, upright.size)
     lost += [] if readable else ["Exif data that cannot be read"]
@@ -297,9 +290,8 @@ def deep_grey(picture: Image.Image, name: str) -> np.ndarray:
     if low < 0 or high > 65535:
         raise ValueError(f"{name}: expected 16-bit values in [0, 65535], got [{low}, {high}]")
     clear, grey = picture.info.get("transparency"), values.astype(np.uint16)[..., None]
-    if not isinstance(clear, int):
-        return grey
-    return np.concatenate([grey, np.where(grey == clear, 0, 65535).astype(np.uint16)], 2)
+    alpha = [np.where(grey == clear, 0, 65535).astype(np.uint16)] if isinstance(clear, int) else []
+    return np.concatenate([grey, *alpha], 2)
 
 
 def eight_bit(values: np.ndarray) -> np.ndarray:
@@ -319,9 +311,7 @@ def eight_bit_grey(picture: Image.Image, name: str) -> Image.Image:
 
 def with_alpha(picture: Image.Image) -> Image.Image:
     """The picture in mode RGBA."""
-    if picture.mode == "La":
-        picture = picture.convert("LA")
-    return picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    return (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
 
 
 def check_size(mask: np.ndarray, size: tuple[int, int]) -> None:

@@ -23,10 +23,7 @@ STRUCTURE = {
 
 
 def kept_exif(picture: Image.Image, size: tuple[int, int]) -> tuple[bytes | None, bool]:
-    """Exif data without rotation and previews, or None; whether all could be read.
-
-    ``picture`` is as it was read, ``size`` (width, height) in pixels that of the upright one.
-    """
+    """Exif data without rotation and previews, of this upright size; whether all could be read."""
     data = picture.info.get("exif")
     try:
         if hasattr(picture, "tag_v2"):

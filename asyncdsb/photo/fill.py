@@ -70,8 +70,7 @@ def _around(x: Tensor) -> Tensor:
 def joined(picture: Tensor, known: Tensor, unknown: Tensor, sweeps: int = 8) -> Tensor:
     """Move a picture (B, C, H, W) to what is known without a step at the border (Perez 2003).
 
-    The difference to ``known``, where that is known, is continued over ``unknown`` (B, 1, H, W)
-    bool by :func:`harmonic_fill`, and added.
+    Its difference there is continued over ``unknown`` (B, 1, H, W) bool, and added.
     """
     gap = (known - picture).masked_fill_(unknown, 0)
     return harmonic_fill(gap, unknown, sweeps) + picture

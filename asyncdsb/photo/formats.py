@@ -40,8 +40,7 @@ READ = (
     "PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "AVIF", "JPEG2000",
     "ICO", "PCX", "SGI", "HEIF",
 )  # fmt: skip
-"""Formats that are read, by Pillow's names. Only plain raster formats: Pillow would hand EPS files
-to an external interpreter. HEIF needs the package pillow-heif."""
+"""Formats that are read, by Pillow's names; it would hand EPS files to another program."""
 
 NOT_READ = frozenset(
     ".heic .heif .hif .jxl .svg .psd .xcf .eps .pdf .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split()

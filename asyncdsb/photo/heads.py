@@ -29,8 +29,7 @@ RISE = 0.02
 # A window of at least this share of the photograph's shorter side becomes the largest square: the
 # photograph is a portrait then, and the cascade's size is no more exact than that.
 WHOLE = 0.8
-# A window grows for a hole that lies beyond it, to at most this multiple of the head's. In a larger
-# one the head would be much smaller than in any portrait of the training.
+# A window grows for a hole beyond it to at most this multiple of the head's, as heads in training.
 REACH = 1.5
 
 
@@ -83,8 +82,8 @@ def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
 def largest_square(hole: np.ndarray) -> Box:
     """The largest square of a photo with a hole (H, W), for when no head is known.
 
-    It lies in the middle of a landscape format and at the top of a portrait format, where heads
-    are, and moves from there as little as possible to hold as much of the hole as it can.
+    It lies in the middle of a landscape format and at the top of a portrait format, and moves from
+    there as little as possible to hold as much of the hole as it can.
     """
     height, width = hole.shape
     side = min(height, width)

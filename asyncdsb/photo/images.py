@@ -25,10 +25,8 @@ def read_image(source: ImageSource) -> Image.Image:
     EXIF rotation is applied, transparency composited on white, 16 bits scaled by 255 / 65535;
     palette, grey, 1-bit and CMYK are converted; 8-bit RGB stays bit-identical. Of an animation the
     first frame is read. ``info`` holds an RGB colour profile, Exif data, resolution, XMP, texts.
-    :func:`asyncdsb.photo.original.read_photograph` keeps transparency and 16 bits too.
-
-    Args:
-        source: path, file contents, binary file object, or PIL picture of any mode.
+    :func:`asyncdsb.photo.original.read_photograph` keeps transparency and 16 bits too. The source
+    is a path, file contents, a binary file object, or a PIL picture of any mode.
 
     Raises:
         ValueError: missing, unreadable, truncated, empty or oversized file.
@@ -114,9 +112,8 @@ def encoded(picture: Image.Image, **options: Any) -> bytes:
 def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
     """Write a file whole or not at all: beside its place first, then renamed into it.
 
-    Args:
-        path: the file to write. An existing file is replaced, a symbolic link is followed.
-        write: called once with the temporary path, of the same suffix, to create that file.
+    An existing file is replaced, a symbolic link is followed. ``write`` is called once with the
+    temporary path, of the same suffix, to create that file.
 
     Raises:
         ValueError: the folder does not exist or cannot be written to, the disk is full, or

@@ -45,19 +45,17 @@ def read_mask(
             source = source[..., 0]
         elif source.shape[2] in (3, 4) and source.dtype == np.uint8:
             source = Image.fromarray(source)
-    if isinstance(source, np.ndarray):
-        mask = _mask_from_array(source)
-    else:
-        found = decoding.decode(source)
-        mask = _mask_from_picture(found.picture, found.deep, found.name)
+    mask = _from_array(source) if isinstance(source, np.ndarray) else _from_picture(source)
     if size is not None:
         decoding.check_size(mask, size)
     return mask
 
 
-def _mask_from_picture(picture: Image.Image, deep: np.ndarray | None, name: str) -> np.ndarray:
-    if deep is not None:
-        colours, alpha = deep[..., :3], deep[..., 3:]
+def _from_picture(source: decoding.ImageSource) -> np.ndarray:
+    found = decoding.decode(source)
+    picture, name = found.picture, found.name
+    if found.deep is not None:
+        colours, alpha = found.deep[..., :3], found.deep[..., 3:]
         # 255 is white if nothing is above it.
         colours = colours.astype(np.uint8) if colours.max() <= 255 else decoding.eight_bit(colours)
         picture = Image.fromarray(np.concatenate([colours, decoding.eight_bit(alpha)], 2))
@@ -130,14 +128,12 @@ def _white(values: np.ndarray, name: str) -> np.ndarray:
     if high <= half:
         some = [*map(str, np.unique(values)[:7])]
         some[6:] = ["..."] if some[6:] else []
-        raise ValueError(
-            f"{name}: expected white (above {half}) where the hole is, got nothing above {high} "
-            f"(values {', '.join(some)})"
-        )
+        got = f"nothing above {high} (values {', '.join(some)})"
+        raise ValueError(f"{name}: expected white (above {half}) where the hole is, got {got}")
     return values > half
 
 
-def _mask_from_array(values: np.ndarray) -> np.ndarray:
+def _from_array(values: np.ndarray) -> np.ndarray:
     if values.ndim != 2:
         expected = "expected a mask array of shape (H, W), or uint8 (H, W, 3) or (H, W, 4)"
         raise ValueError(f"{expected}, got {values.dtype} {values.shape}")

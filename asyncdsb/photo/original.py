@@ -146,8 +146,7 @@ class Photograph:
         if self.pixels.dtype == np.uint8:
             _picture(self.pixels).save(path, **told)
             return
-        # Pillow writes no colours of 16 bits, OpenCV writes no metadata: the file is joined from
-        # the chunks of both.
+        # Pillow writes no colours of 16 bits, OpenCV no metadata: the chunks of both are joined.
         pixels = self.pixels
         head = encoded(_picture(decoding.eight_bit(pixels[:1, :1])), **told)
         if pixels.shape[2] == 2:
@@ -209,11 +208,9 @@ def read_photograph(source: decoding.ImageSource | np.ndarray | Photograph) -> P
     """Read a photograph with everything that it holds.
 
     Grey stays grey; transparency stays unless all is opaque; 16 bits stay where Pillow or OpenCV
-    can read them. Palettes and other colours become RGB; CMYK does through its profile.
-
-    Args:
-        source: what :func:`asyncdsb.photo.images.read_image` takes, an array of uint8 or uint16,
-            (H, W) or (H, W, C) with C as in :class:`Photograph`, or a photograph, which stays.
+    can read them. Palettes and other colours become RGB; CMYK does through its profile. The source
+    is one of :func:`asyncdsb.photo.images.read_image`, an array of uint8 or uint16, (H, W) or
+    (H, W, C) with C as in :class:`Photograph`, or a photograph, which stays.
 
     Raises:
         ValueError: unreadable, or an array of another shape or type.

@@ -52,12 +52,10 @@ TEXTURE = 4.0  # weight of the mean absolute differences of brightness next to t
 AROUND = 2.0  # standard deviation, in pixels, of the neighbourhood that they are the mean of
 ROUNDS = 4  # how often the offsets are chosen anew for the picture that they gave
 SWEEPS = 2  # how often in a round each patch looks at its neighbours' offsets
-
 # Contrast.
 FINE = 2.0  # standard deviation, in pixels, of the filter that separates the detail
 MOST_GAIN = 2.0  # by how much detail is made stronger at most
 CONTRAST = 0.5  # share of the gain that the result gets; the pictures before it get all
-
 # Sizes, the border, thin holes.
 DEEP = 2  # pixels up to this distance from the border ignore the smaller sizes
 MARGIN = 15  # width in pixels of what is filled from the border inwards
@@ -67,7 +65,6 @@ LEAST_KNOWN = 0.4  # share of a patch that must be known to be continued, if any
 DOUBT = 0.1  # weight of a pixel that is neither known nor filled, where a patch is continued
 RING = 3  # width in pixels of what is compared with the copies around the hole
 RELAXATIONS = 4  # sweeps of the membrane over the difference there
-
 # The search.
 COMPARED = 2**21  # costs held in memory at once: few enough for a processor's cache
 GROUP = 64  # offered rows whose best is found at once
@@ -76,7 +73,6 @@ FEWEST_SOURCES = 64  # with fewer known patches the estimate stays
 DIRECTIONS = 16  # along which patches are compared, close to their principal components
 DESCRIBED = 1024  # known patches, about, whose principal components those are
 ITERATIONS = 4  # multiplications by the covariance that bring the directions close to them
-
 # Memory.
 TOGETHER = 2**15  # patches of the hole that choose at once
 COPIED = 2**14  # patches that are copied at once: few enough for a processor's cache

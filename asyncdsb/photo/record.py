@@ -32,9 +32,9 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
                 text = picture.info.get(FIELD)
             if text is None:
                 raise ValueError("expected a PNG that AsyncDSB restored, found no settings in it")
+        elif path.stat().st_size > MAX_JSON:
+            raise ValueError(f"expected settings, got more than {MAX_JSON} bytes")
         else:
-            if path.stat().st_size > MAX_JSON:
-                raise ValueError(f"expected settings, got more than {MAX_JSON} bytes")
             text = path.read_text("utf-8")
         found = json.loads(text)
     except (OSError, ValueError, SyntaxError, RecursionError) as error:

@@ -159,12 +159,8 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the restored photo with what its file held, 16 bits and metadata included.
 
-        A warning names what the format cannot hold, see
-        :meth:`asyncdsb.photo.original.Photograph.not_kept`.
-
-        Args:
-            path: PNG, TIFF, WebP, BMP or JPEG, by its suffix. The first two can hold all but texts,
-                PNG those too, and the settings.
+        The suffix says PNG, TIFF, WebP, BMP or JPEG. The first two can hold all but texts, PNG
+        those too, and the settings; a warning names what the format cannot hold.
 
         Raises:
             ValueError: another suffix, or a place that cannot be written to.

@@ -158,9 +158,9 @@ class Runner:
         gradients = [window.shrink(gradient).to(self.device) for window in prepared.windows]
         taus = [window.shrink(tau).to(self.device).clamp(0, 1) for window in prepared.windows]
         # One grid for all windows, so that their states belong together.
-        both = (torch.cat([x.flatten() for x in parts]) for parts in (taus, prepared.masks))
+        peaks, holes = (torch.cat([x.flatten() for x in maps]) for maps in (taus, prepared.masks))
         noise = config.hole_noise, 0.0 if settings.sampler == "ode" else None
-        times = time_grid(settings.grid, settings.steps, *both, config.schedule, *noise)
+        times = time_grid(settings.grid, settings.steps, peaks, holes, config.schedule, *noise)
         batches, runs = prepared.batches(), []
         for numbers in batches:
             inputs = (prepared.images, prepared.masks, gradients, taus)

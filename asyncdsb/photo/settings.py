@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +15,7 @@ FROM_WEIGHTS = ("finish",)
 """Settings whose value None stands for that in the weights' configuration."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """The settings of a run, with the defaults.
 
@@ -76,9 +75,8 @@ class Settings:
             if value not in known:
                 raise ValueError(f"expected a {what} out of {', '.join(known)}, got {value!r}")
         box = self.box
-        if box is not None and not (
-            isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))
-        ):
+        three = isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))
+        if box is not None and not three:
             raise ValueError(f"expected three whole numbers for box (left, top, side), got {box!r}")
 
     def resolved(self, config: BridgeConfig) -> Settings:

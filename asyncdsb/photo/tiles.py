@@ -50,10 +50,9 @@ class Tiles:
         return torch.cat([x[..., i : i + height, j : j + width] for i, j in self.corners])
 
     def blend(self, function: Callable[[Tiles], Tensor]) -> Tensor:
-        """Evaluate a function on all tiles and average its values where they overlap.
+        """Average a function's values where the tiles overlap: (1, C, H, W), zero beyond them.
 
-        It takes some of the tiles and returns (n, C, h, w) values on them. The result is (1, C, H,
-        W), zero where there is no tile.
+        It takes some of the tiles and returns (n, C, h, w) values on them.
         """
 
         def ramp(length: int) -> Tensor:

@@ -125,8 +125,7 @@ class Window:
     @property
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns of the window in an array of the photo's size."""
-        top, left = self.top, self.left
-        return slice(top, top + self.height), slice(left, left + self.width)
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     def others(self, hole: np.ndarray) -> np.ndarray:
         """Where gradients depend on what another window restores: (height, width) bool."""
@@ -351,5 +350,4 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def _span(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:
     """First index and length of a span of ``side`` around [start, stop), kept within the photo."""
     length = min(side, limit)
-    first = (start + stop - length) // 2
-    return min(max(first, 0), limit - length), length
+    return min(max((start + stop - length) // 2, 0), limit - length), length

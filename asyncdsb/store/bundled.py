@@ -14,8 +14,7 @@ from asyncdsb.store import hub
 _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED, _CHECKOUT = _PACKAGE / "weights", _PACKAGE.parent / "assets" / "weights"
 BUNDLED = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-"""Folder of the weights that come with the project: a wheel has it in the package, a checkout
-beside it."""
+"""Folder of the project's weights: in the package of a wheel, beside that of a checkout."""
 
 BUNDLED_NAMES = ("scenes", "portraits")
 """Bundled weights, each a folder in :data:`BUNDLED`. The first are the default."""

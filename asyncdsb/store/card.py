@@ -80,10 +80,8 @@ def model_card(facts: Facts, licence: str | None = None) -> str:
     parts = ["# Model card\n", networks, USE, INTENDED[config.window]]
     if any(facts.training.values()):
         parts += ["## Training\n", _training(facts)]
-    front = FRONT_MATTER
-    if licence is not None:
-        front = front.replace("---\n", f"---\nlicense: {licence}\n", 1)
-    return front + "\n" + "\n".join(parts)
+    licensed = "---\n" if licence is None else f"---\nlicense: {licence}\n"
+    return FRONT_MATTER.replace("---\n", licensed, 1) + "\n" + "\n".join(parts)
 
 
 def read_card(folder: Path) -> str | None:

@@ -65,10 +65,7 @@ def save_weights(
 
 
 def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
-    """Read one network, "bridge" or "gradient", in float32 on the CPU and in evaluation mode.
-
-    Returns:
-        The module and its ``training`` facts.
+    """Read a network, "bridge" or "gradient", in float32 on the CPU to evaluate, and its facts.
 
     Raises:
         ValueError: if files are missing, damaged, of another version or not ours.
@@ -97,9 +94,9 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         module = module_class(config_from_dict(config_class, config))
     except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
-    parts: list[Any] = [part for part in module.modules() if parametrize.is_parametrized(part)]
+    parts: list[Any] = [*filter(parametrize.is_parametrized, module.modules())]
     for part in parts:
-        for name in list(part.parametrizations):
+        for name in [*part.parametrizations]:
             parametrize.remove_parametrizations(part, name)
     if problems := misfits(module, tensors):
         raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
@@ -132,8 +129,7 @@ def config_from_dict(cls: type, data: dict) -> Any:
         TypeError: a key that it needs is missing.
     """
     types = typing.get_type_hints(cls)
-    unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
-    if unknown:
+    if unknown := set(data) - {f.name for f in dataclasses.fields(cls)}:
         raise ValueError(f"unknown keys for {cls.__name__}: {', '.join(sorted(unknown))}")
     values = {}
     for name, value in data.items():
