@@ -50,13 +50,12 @@ def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
     if mask.ndim != 2:
         raise ValueError(f"expected a mask of shape (H, W), got shape {mask.shape}")
     check_size(mask, size)
-    expected = "expected at least one"
     if not mask.any():
-        hole = f"{expected} white pixel (white marks the hole), got none"
-        raise ValueError(f"the mask is empty: {hole}")
+        why = "expected at least one white pixel (white marks the hole), got none"
+        raise ValueError(f"the mask is empty: {why}")
     if mask.all():
-        known = f"{expected} black pixel (black is kept), got only white"
-        raise ValueError(f"the mask leaves nothing known: {known}")
+        why = "expected at least one black pixel (black is kept), got only white"
+        raise ValueError(f"the mask leaves nothing known: {why}")
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:

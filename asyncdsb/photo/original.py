@@ -160,8 +160,7 @@ class Photograph:
     def _save_tiff(self, path: Path, info: dict[str, Any]) -> None:
         # By hand: Pillow writes neither colours of 16 bits, nor Exif data with compression.
         height, width, channels = self.pixels.shape
-        rows = self.pixels.copy()
-        rows[:, 1:] -= self.pixels[:, :-1]
+        rows = np.diff(self.pixels, axis=1, prepend=self.pixels.dtype.type(0))
         data = zlib.compress(rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes(), 6)
         tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
         exif = exif_tags(info.get("exif"))

@@ -295,8 +295,7 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
         return
     # Only the pixels around the hole decide, not those further away.
     place = slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
-    part, inside = image[place], hole[place]
-    missing = _map(inside)
+    part, inside, missing = image[place], hole[place], _map(hole[place])
     for channel in range(3):
         plane = harmonic_fill(_known(part, missing, channel), missing)[0, 0]
         part[..., channel][inside] = to_bytes(plane)[inside]
