@@ -36,10 +36,7 @@ def read_pair(image, mask) -> tuple[Photograph, np.ndarray]:
 
 
 class Runner:
-    """Both networks on their device, multiplying in a precision; settings are resolved.
-
-    They look at photos in windows around holes, or, if ``head``, in a square around a head.
-    """
+    """Both networks on their device, multiplying in a precision; settings are resolved."""
 
     def __init__(
         self,
@@ -50,9 +47,13 @@ class Runner:
     ):
         self.denoiser, self.completion = denoiser, completion
         self.device, self.precision = device, precision
-        self.head = denoiser.config.window == "head"
         self.stride = math.lcm(denoiser.config.unet.stride, completion.config.generator.stride)
         self._last: tuple[tuple | None, tuple[Window, ...]] = (None, ())
+
+    @property
+    def head(self) -> bool:
+        """Whether the weights work in a square around a head, not in windows around holes."""
+        return self.denoiser.config.window == "head"
 
     def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
         """Choose the windows over a hole (H, W) bool; the last ones are kept for the next call.
