@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -49,22 +49,15 @@ from asyncdsb.photo.tiles import Tiles
 from asyncdsb.schedule import NoiseSchedule
 
 CONDITIONS = {
-    "mask": 1,
-    "clock": 1,
-    "gradient": 1,
-    "fill": 3,
-    "membrane": 3,
-    "x1": 3,
-    "skip": 3,
+    "mask": 1, "clock": 1, "gradient": 1, "fill": 3, "membrane": 3, "x1": 3, "skip": 3,
     "position": 2,
-}
+}  # fmt: skip
 """What the network may see beside the state, and how many channels it takes.
 
 "membrane" is the harmonic fill, whatever the bridge starts from: it carries the colours of the
 border across a thin hole. "skip" is the part of the estimate that does not pass the network:
-f + c_skip d has the scale of the photograph around the hole at every level and fades into the fill
-where noise rules, which c_in d does not. "position" is where in the picture a pixel lies, of use
-where all pictures show the same thing in the same place.
+f + c_skip d has the photograph's scale at every level and fades into the fill where noise rules.
+"position" is where in the picture a pixel lies, for pictures that show the same in the same place.
 """
 
 PARAMETRISATIONS = ("score", "edm")
@@ -75,11 +68,9 @@ BRIDGES = ("stochastic", "deterministic")
 COLOUR_AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 """Orthonormal opponent axes of RGB: brightness, red against blue, green against magenta."""
 
-_RGB_AXES = tuple(zip(*COLOUR_AXES, strict=True))
-
+# Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
+# bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels.
 LEVELS = (0.005, 200.0)
-"""Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
-bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +80,7 @@ class BridgeConfig:
     Attributes:
         unet: shape of the network, ours or ADM's. ADM's is told one scalar, the time: it needs the
             score form.
-        beta_min: see :class:`~asyncdsb.schedule.NoiseSchedule`.
-        beta_max: likewise.
+        beta_min, beta_max: see :class:`~asyncdsb.schedule.NoiseSchedule`.
         fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.photo.fill.FILLS`.
         hole_noise: h, standard deviation of the noise added to the fill in x1. I2SB's start is
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
@@ -98,10 +88,9 @@ class BridgeConfig:
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
             along each of :data:`COLOUR_AXES`.
-        bridges: which bridges it was trained on; "stochastic" serves the posterior sampler, and the
-            implicit one if the network sees x1; "deterministic" serves the ODE.
-        finish: what happens to a result by default, see
-            :class:`asyncdsb.photo.settings.Settings`.
+        bridges: "stochastic" serves the posterior sampler, and the implicit one if the network
+            sees x1; "deterministic" serves the ODE.
+        finish: of a result by default, see :class:`asyncdsb.photo.settings.Settings`.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
         window: "hole" if it restores the neighbourhood of a hole, "head" if it was trained on
@@ -123,17 +112,20 @@ class BridgeConfig:
     window: str = "hole"
 
     def __post_init__(self) -> None:
-        _expect_subset("conditions", self.conditions, CONDITIONS)
-        _expect_subset("bridges", self.bridges, BRIDGES)
-        _expect_subset("parametrisation", (self.parametrisation,), PARAMETRISATIONS)
-        _expect_subset("fill", (self.fill,), FILLS)
-        _expect_subset("window", (self.window,), WINDOWS)
-        _expect_subset("finish", (self.finish,), FINISHES)
+        for what, got, allowed in (
+            ("conditions", self.conditions, CONDITIONS),
+            ("bridges", self.bridges, BRIDGES),
+            ("parametrisation", (self.parametrisation,), PARAMETRISATIONS),
+            ("fill", (self.fill,), FILLS),
+            ("window", (self.window,), WINDOWS),
+            ("finish", (self.finish,), FINISHES),
+        ):
+            if unknown := ", ".join(name for name in got if name not in allowed):
+                raise ValueError(f"expected {what} out of {', '.join(allowed)}, got {unknown}")
         if not self.bridges:
             raise ValueError("expected at least one bridge, got none")
-        if isinstance(self.unet, ADMConfig) and (
-            self.parametrisation != "score" or len(self.bridges) > 1
-        ):
+        score = self.parametrisation == "score"
+        if isinstance(self.unet, ADMConfig) and not (score and len(self.bridges) == 1):
             raise ValueError(
                 "expected the score form and one bridge for an ADM network, which is told the time "
                 f"alone, got {self.parametrisation} and {len(self.bridges)}"
@@ -165,44 +157,31 @@ class BridgeConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """What stays fixed during a run or a training step.
+    """What stays fixed during a run or a training step."""
 
-    Attributes:
-        mask: (B, 1, H, W) float, 1 = missing.
-        gradient: (B, 1, H, W) gradient map in [0, 1].
-        fill: (B, 3, H, W) deterministic fill, known pixels as in the photo.
-        membrane: (B, 3, H, W) harmonic fill if the network sees it, else the fill.
-        x1: (B, 3, H, W) start of the bridge.
-        stochastic: (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without.
-    """
-
-    mask: Tensor
-    gradient: Tensor
-    fill: Tensor
-    membrane: Tensor
-    x1: Tensor
-    stochastic: Tensor
+    mask: Tensor  # (B, 1, H, W) float, 1 = missing
+    gradient: Tensor  # (B, 1, H, W) gradient map in [0, 1]
+    fill: Tensor  # (B, 3, H, W) deterministic fill, known pixels as in the photo
+    membrane: Tensor  # (B, 3, H, W) harmonic fill if the network sees it, else the fill
+    x1: Tensor  # (B, 3, H, W) start of the bridge
+    stochastic: Tensor  # (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
-        maps = [f.name for f in fields(self) if f.name != "stochastic"]
-        cuts = {name: tiles.cut(getattr(self, name)) for name in maps}
-        return Context(**cuts, stochastic=self.stochastic.expand(len(tiles), 1, 1, 1))
+        maps = self.mask, self.gradient, self.fill, self.membrane, self.x1
+        mask, gradient, fill, membrane, x1 = map(tiles.cut, maps)
+        stochastic = self.stochastic.expand(len(tiles), 1, 1, 1)
+        return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
-class Score:
-    """``x0_hat = x_t - sqrt(M s) F`` (Eq. 4), F being told the time and which bridge it is.
-
-    Args:
-        config: of the bridge.
-    """
-
-    def __init__(self, config: BridgeConfig):
-        self.config = config
-        self.weights = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+class _Score:
+    """``x0_hat = x_t - sqrt(M s) F`` (Eq. 4), F being told the time and which bridge it is."""
 
     channels: ClassVar[dict[str, int]] = {"x_t": 3}
     """What the network sees of the state, and how many channels it takes."""
+
+    def __init__(self, config: BridgeConfig):
+        self.weights = torch.ones(1, 1, 1, 1, dtype=torch.float64)
 
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
@@ -214,66 +193,55 @@ class Score:
     def x0_hat(
         self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """The estimate that an output F of the network stands for, (B, 3, H, W)."""
+        """The estimate that an output F of the network stands for."""
         return bridge.x0_from_target(x_t, output, s, total_var)
 
     def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
-        """The part of the estimate that does not pass the network, x_t, (B, 3, H, W)."""
+        """The part of the estimate that does not pass the network: x_t."""
         return x_t
 
     def target(
         self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """The output F that stands for x0 itself, (B, 3, H, W)."""
+        """The output F that stands for x0 itself."""
         return bridge.target(x0, context.x1, s, total_var, z)
 
 
-class Edm:
-    """``x0_hat = f + c_skip d + c_out F(c_in d)``, see the module's docstring.
+class _Edm:
+    """``x0_hat = f + c_skip d + c_out F(c_in d)``, see the module. The methods are those above."""
 
-    Args:
-        config: of the bridge.
-    """
+    channels: ClassVar[dict[str, int]] = {"d": 3, "level": 1}
 
     def __init__(self, config: BridgeConfig):
-        self.config = config
+        self.hole_noise = config.hole_noise
         self.sigmas = torch.tensor(config.sigmas, dtype=torch.float64).view(1, -1, 1, 1)
         self.weights = self.sigmas / self.sigmas.mean()
 
-    channels: ClassVar[dict[str, int]] = {"d": 3, "level": 1}
-    """What the network sees of the state, and how many channels it takes."""
-
-    def variances(
-        self, s: Tensor, stochastic: Tensor | float, total_var: float
+    def _variances(
+        self, s: Tensor, context: Context, total_var: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """N (B, 1, H, W); D (B, A, H, W) and sigma_d (1, A, 1, 1) for A = 1 or 3 axes.
-
-        N is kept off zero, where s is 0.
-        """
-        n = bridge.noise_var(s, total_var * stochastic, self.config.hole_noise).clamp(min=1e-8)
+        """N (B, 1, H, W), off zero; D (B, A, H, W) and sigma_d (1, A, 1, 1), A = 1 or 3 axes."""
+        n = bridge.noise_var(s, total_var * context.stochastic, self.hole_noise).clamp(min=1e-8)
         sigma = self.sigmas.to(s)
         return n, (1 - s) ** 2 * sigma**2 + n, sigma
 
-    def along_axes(self, rgb: Tensor) -> Tensor:
+    def _along_axes(self, rgb: Tensor, back: bool = False) -> Tensor:
         """RGB (B, 3, H, W) along the axes of sigma_data: itself, or COLOUR_AXES times it."""
-        return rgb if self.sigmas.numel() == 1 else _mixed(rgb, COLOUR_AXES)
-
-    def as_rgb(self, axes: Tensor) -> Tensor:
-        """The inverse of :meth:`along_axes`."""
-        return axes if self.sigmas.numel() == 1 else _mixed(axes, _RGB_AXES)
+        if self.sigmas.numel() == 1:
+            return rgb
+        red, green, blue = rgb.unbind(1)
+        matrix = zip(*COLOUR_AXES, strict=True) if back else COLOUR_AXES
+        return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
 
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> tuple[list[Tensor], Tensor]:
-        """What the network sees: c_in d in the hole with the photograph around it, log sigma_eff.
-
-        Its scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so
-        that :data:`LEVELS` are 0 and 1; a known pixel has 0.
-        """
+        # c_in d in the hole with the photograph around it, and log sigma_eff; its mean and the
+        # share of the hole. Levels are scaled so that LEVELS are 0 and 1; a known pixel has 0.
         hole = context.mask
-        n, d_var, _ = self.variances(s, context.stochastic, total_var)
-        scaled = self.along_axes(x_t - context.fill) * d_var.rsqrt()
-        state = torch.where(hole > 0.5, scaled, self.along_axes(context.fill))
+        n, d_var, _ = self._variances(s, context, total_var)
+        scaled = self._along_axes(x_t - context.fill) * d_var.rsqrt()
+        state = torch.where(hole > 0.5, scaled, self._along_axes(context.fill))
         low, high = (math.log(level) for level in LEVELS)
         sigma = n.sqrt() / (1 - s).clamp(min=1e-6)
         level = ((sigma.log() - low) / (high - low)).clamp(0, 1) * hole
@@ -284,52 +252,39 @@ class Edm:
     def x0_hat(
         self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """The estimate that an output F of the network stands for, (B, 3, H, W)."""
-        n, d_var, sigma = self.variances(s, context.stochastic, total_var)
+        n, d_var, sigma = self._variances(s, context, total_var)
         c_out = sigma * (n / d_var).sqrt()
-        return self.skip(x_t, s, context, total_var) + self.as_rgb(c_out * output)
+        return self.skip(x_t, s, context, total_var) + self._along_axes(c_out * output, back=True)
 
     def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
-        """The part of the estimate that does not pass the network, f + c_skip d, (B, 3, H, W)."""
-        _, d_var, sigma = self.variances(s, context.stochastic, total_var)
+        _, d_var, sigma = self._variances(s, context, total_var)
         c_skip = (1 - s) * sigma**2 / d_var
-        return context.fill + self.as_rgb(c_skip * self.along_axes(x_t - context.fill))
+        d = self._along_axes(x_t - context.fill)
+        return context.fill + self._along_axes(c_skip * d, back=True)
 
     def target(
         self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """The output F that stands for x0 itself, (B, 3, H, W).
-
-        (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0::
-
-            F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D))
-        """
-        n, d_var, sigma = self.variances(s, context.stochastic, total_var)
-        e, d = self.along_axes(x0 - context.fill), self.along_axes(x_t - context.fill)
+        # (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0:
+        # F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D)).
+        n, d_var, sigma = self._variances(s, context, total_var)
+        e, d = self._along_axes(x0 - context.fill), self._along_axes(x_t - context.fill)
         unit = (d - (1 - s) * e) / n.sqrt()
         return (n.sqrt() * e - (1 - s) * sigma**2 * unit) / (sigma * d_var.sqrt())
-
-
-def _mixed(x: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
-    """A matrix (3, 3) times the channels of (B, 3, H, W)."""
-    red, green, blue = x.unbind(1)
-    return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
-
-
-FORMS: dict[str, type[Score] | type[Edm]] = {"score": Score, "edm": Edm}
 
 
 class BridgeDenoiser(nn.Module):
     """Network and parametrisation of one trained bridge.
 
-    Args:
-        config: see :class:`BridgeConfig`.
+    In its methods, pictures are (B, 3, H, W): the state x_t, the clean x0 in [-1, 1], and standard
+    normal noise z; t is the time, (B, 1, 1, 1); s the clock there and mask and gradient in [0, 1],
+    (B, 1, H, W); total_var is M of the schedule in use.
     """
 
     def __init__(self, config: BridgeConfig):
         super().__init__()
         self.config = config
-        self.form = FORMS[config.parametrisation](config)
+        self.form = _Score(config) if config.parametrisation == "score" else _Edm(config)
         self.unet = config.unet.build(len(self.channels), 3, scalars=2)
 
     @property
@@ -343,59 +298,27 @@ class BridgeDenoiser(nn.Module):
     ) -> Context:
         """Build x1 and all that conditions the network.
 
-        Args:
-            image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
-            mask: (B, 1, H, W) float, 1 = missing.
-            gradient: (B, 1, H, W) completed gradient map.
-            stochastic: (B,) bool, whether the bridge carries noise.
-            noise: (B, 3, H, W) standard normal, the noise of x1 in the hole.
-
-        Returns:
-            The context.
+        What ``image`` holds in the hole does not matter. ``stochastic`` (B,) bool says whether the
+        bridge carries noise; ``noise`` is that of x1 in the hole, standard normal.
         """
-        fill = fill_hole(image, mask, self.config.fill)
-        membrane = fill
+        membrane = fill = fill_hole(image, mask, self.config.fill)
         if "membrane" in self.config.conditions:
             membrane = fill_hole(image, mask, "harmonic")
         x1 = fill + mask * self.config.hole_noise * noise
-        return Context(
-            mask, gradient, fill, membrane, x1, stochastic.to(image.dtype).view(-1, 1, 1, 1)
-        )
+        with_noise = stochastic.to(image.dtype).view(-1, 1, 1, 1)
+        return Context(mask, gradient, fill, membrane, x1, with_noise)
 
     def x0_hat(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """Estimate the clean image.
-
-        Args:
-            x_t: (B, 3, H, W) state.
-            t: (B, 1, 1, 1) time.
-            s: (B, 1, H, W) clock.
-            context: the run's :class:`Context`.
-            total_var: M of the schedule in use.
-
-        Returns:
-            (B, 3, H, W) x0_hat, of use inside the hole.
-        """
+        """Estimate the clean image, (B, 3, H, W), of use inside the hole."""
         output = self._output(x_t, t, s, context, total_var)
         return self.form.x0_hat(x_t, output, s, context, total_var)
 
     def loss(
         self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        """Weighted mean squared error of the network's output over the hole, per sample.
-
-        Args:
-            x0: (B, 3, H, W) clean image in [-1, 1].
-            t: (B, 1, 1, 1) time, > 0.
-            s: (B, 1, H, W) clock at t.
-            z: (B, 3, H, W) standard normal noise of the bridge.
-            context: see :class:`Context`.
-            total_var: M > 0.
-
-        Returns:
-            (B,) loss, normalised by the hole's area; its mean is the training loss.
-        """
+        """Weighted mean squared error (B,) of the network's output over the hole; t, M > 0."""
         z = z * context.stochastic
         x_t = bridge.marginal(x0, context.x1, s, total_var, z)
         output = self._output(x_t, t, s, context, total_var)
@@ -410,41 +333,26 @@ class BridgeDenoiser(nn.Module):
     ) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
 
-        Estimates are clamped to [-1, 1], the range of pictures.
-
-        Args:
-            context: of the run.
-            total_var: M of the schedule in use.
-            tiles: evaluate the network on these and blend, see :mod:`asyncdsb.photo.tiles`.
+        Estimates are clamped to [-1, 1], the range of pictures. The network is evaluated on
+        ``tiles`` and its estimates blended, if there are any.
         """
 
         def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            return self.x0_hat(x_t, t, s, context, total_var).clamp(-1, 1)
-
-        if tiles is None:
-            return denoise
-
-        def denoise_tiles(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
             def on(some: Tiles) -> Tensor:
                 return self.x0_hat(some.cut(x_t), t, some.cut(s), context.cut(some), total_var)
 
+            if tiles is None:
+                return self.x0_hat(x_t, t, s, context, total_var).clamp(-1, 1)
             return tiles.blend(on).clamp(-1, 1)
 
-        return denoise_tiles
+        return denoise
 
     def _output(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
         """F, (B, 3, H, W)."""
         s = s.expand_as(context.mask)
-        seen, scalars = self.form.inputs(x_t, t, s, context, total_var)
-        seen += self._conditions(x_t, s, context, total_var)
-        return self.unet(torch.cat(seen, dim=1), scalars)
-
-    def _conditions(
-        self, x_t: Tensor, s: Tensor, context: Context, total_var: float
-    ) -> list[Tensor]:
-        available: dict[str, Callable[[], Tensor]] = {
+        conditions: dict[str, Callable[[], Tensor]] = {
             "mask": lambda: context.mask,
             "clock": lambda: s,
             # Natural gradients are small; the square root spreads them over [0, 1].
@@ -456,10 +364,6 @@ class BridgeDenoiser(nn.Module):
             "skip": lambda: self.form.skip(x_t, s, context, total_var),
             "position": lambda: pixel_position(context.mask),
         }
-        return [available[name]() for name in self.config.conditions]
-
-
-def _expect_subset(what: str, got: tuple[str, ...], allowed) -> None:
-    unknown = [name for name in got if name not in allowed]
-    if unknown:
-        raise ValueError(f"expected {what} out of {', '.join(allowed)}, got {', '.join(unknown)}")
+        seen, scalars = self.form.inputs(x_t, t, s, context, total_var)
+        seen += [conditions[name]() for name in self.config.conditions]
+        return self.unet(torch.cat(seen, dim=1), scalars)

@@ -48,15 +48,10 @@ def image_gradient(image: Tensor) -> Tensor:
 
 
 def known_gradient(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient where the operator saw known pixels only.
+    """Gradient of (B, 3, H, W) in [-1, 1] where the operator saw known pixels only.
 
-    Args:
-        image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
-        mask: (B, 1, H, W) float, 1 = missing.
-
-    Returns:
-        The gradient map, 0 where unknown, and the mask of where it is unknown: the hole, one pixel
-        wider. Both (B, 1, H, W).
+    Returns the map, 0 where unknown, and the mask of where it is unknown: the hole of ``mask`` (1 =
+    missing), one pixel wider. All are (B, 1, H, W).
     """
     unknown = F.max_pool2d(mask, 3, stride=1, padding=1)
     gradient = image_gradient(image * (1 - mask)) * (1 - unknown)
@@ -102,15 +97,10 @@ class GradientCompletion(nn.Module):
         return torch.sigmoid(logits)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Complete the gradient map: known values kept, the rest predicted.
+        """Complete the map (B, 1, H, W) in [0, 1]: known values kept, the rest predicted.
 
-        Args:
-            image: (B, 3, H, W) in [-1, 1], H and W multiples of the generator's stride; what it
-                holds in the hole does not matter.
-            mask: (B, 1, H, W) float, 1 = missing.
-
-        Returns:
-            (B, 1, H, W) in [0, 1].
+        ``image`` is (B, 3, H, W) in [-1, 1], H and W multiples of the generator's stride; what it
+        holds in the hole of ``mask``, (B, 1, H, W) float, 1 = missing, does not matter.
         """
         gradient, unknown = known_gradient(image, mask)
         return torch.where(unknown > 0.5, self._predict(image, mask, gradient) ** 2, gradient)

@@ -18,8 +18,7 @@ The random kinds leave out at most half of the image; larger draws are drawn aga
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,30 +29,20 @@ MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
 AREA_BINS = ((0.01, 0.10), (0.11, 0.20), (0.21, 0.30), (0.31, 0.40), (0.41, 0.50), (0.51, 0.60))
 """Shares of missing area (lowest, highest), both included, as used to study hole sizes."""
 
-MIN_SIDE = 8
-"""Shortest side, in pixels, for which masks are drawn."""
+MIN_SIDE = 8  # shortest side, in pixels, for which masks are drawn
+MAX_RANDOM_AREA = 0.5  # largest missing share of the random kinds
 
-MAX_RANDOM_AREA = 0.5
-"""Largest missing share of the random kinds."""
-
-Seed = int | Sequence[int] | np.random.Generator
+Random = np.random.Generator
+Seed = int | Sequence[int] | Random
 
 
-@dataclass(frozen=True)
-class StrokeStyle:
-    """Ranges of a family of polygonal strokes; lengths in pixels of a 256 x 256 image.
+class StrokeStyle(NamedTuple):
+    """Ranges of a family of polygonal strokes; lengths in pixels of a 256 x 256 image."""
 
-    Attributes:
-        strokes: fewest and most strokes, both included.
-        width: largest addition to the least brush width of 6.5 (cv2 draws its thickness 5 so).
-        length: largest addition to the least segment length of 10.
-        box_share: probability that boxes are drawn instead of strokes.
-    """
-
-    strokes: tuple[int, int]
-    width: int
-    length: int
-    box_share: float = 0.0
+    strokes: tuple[int, int]  # fewest and most, both included
+    width: int  # largest addition to the least brush width of 6.5 (cv2 draws its thickness 5 so)
+    length: int  # largest addition to the least segment length of 10
+    box_share: float = 0.0  # probability that boxes are drawn instead
 
 
 WIDE = StrokeStyle(strokes=(1, 5), width=100, length=200, box_share=0.23)
@@ -61,15 +50,12 @@ NARROW = StrokeStyle(strokes=(4, 50), width=10, length=40)
 
 
 def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndarray:
-    """Draw one mask, never empty and never full; the same arguments give the same mask.
+    """Draw one mask, bool (H, W), True = missing, never empty nor full, the same for the same seed.
 
     Args:
         kind: one of :data:`MASK_KINDS`; ``center`` and ``half`` ignore the seed.
         size: side of a square, or (height, width), in pixels, each at least :data:`MIN_SIDE`.
         seed: non-negative integer, sequence of such integers, or a numpy generator (advanced).
-
-    Returns:
-        bool (H, W), True = missing.
 
     Raises:
         ValueError: unknown kind, or a size below :data:`MIN_SIDE`.
@@ -81,24 +67,20 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndar
     0.25
     """
     height, width = _check_size(size)
-    if kind == "center":
-        mask = np.zeros((height, width), bool)
-        top, left = height // 4, width // 4
-        mask[top : top + height // 2, left : left + width // 2] = True
-        return mask
-    if kind == "half":
-        mask = np.zeros((height, width), bool)
-        mask[:, width // 2 :] = True
-        return mask
-    if kind not in _PAINTERS:
+    if kind not in MASK_KINDS:
         raise ValueError(f"expected a mask kind out of {', '.join(MASK_KINDS)}; got {kind!r}")
-    rng = np.random.default_rng(seed)
-    paint = _PAINTERS[kind]
-    while True:
-        canvas = np.zeros((height, width), np.uint8)
-        paint(canvas, rng)
-        if 0 < cv2.countNonZero(canvas) <= MAX_RANDOM_AREA * canvas.size:
-            return canvas.astype(bool)
+    canvas = np.zeros((height, width), np.uint8)
+    if kind == "half":
+        canvas[:, width // 2 :] = 1
+    elif kind == "center":
+        top, left = height // 4, width // 4
+        canvas[top : top + height // 2, left : left + width // 2] = 1
+    else:
+        rng = np.random.default_rng(seed)
+        while not 0 < cv2.countNonZero(canvas) <= MAX_RANDOM_AREA * canvas.size:
+            canvas[:] = 0
+            _paint(kind, canvas, rng)
+    return canvas.astype(bool)
 
 
 def make_mask_in_bin(
@@ -108,15 +90,8 @@ def make_mask_in_bin(
 
     A share is drawn uniformly from the bin, then thick, thin and curved strokes are added until it
     is reached. A stroke that would pass the bin's upper end is taken back, and the next ones are
-    smaller.
-
-    Args:
-        area_bin: lowest and highest missing share, 0 < low < high < 1, as in :data:`AREA_BINS`.
-        size: as for :func:`make_mask`.
-        seed: as for :func:`make_mask`.
-
-    Returns:
-        bool (H, W), True = missing, with ``low <= mask.mean() <= high``.
+    smaller. ``area_bin`` is the lowest and highest missing share, 0 < low < high < 1, as in
+    :data:`AREA_BINS`, both included; the rest is as for :func:`make_mask`.
 
     Raises:
         ValueError: shares out of order or range, a bin narrower than one pixel, or a bad size.
@@ -131,38 +106,38 @@ def make_mask_in_bin(
     area = height * width
     least, most = math.ceil(low * area), math.floor(high * area)
     if least > most:
-        raise ValueError(
-            f"expected a bin that holds a whole number of the {area} pixels; got ({low}, {high})"
-        )
+        whole = f"a whole number of the {area} pixels"
+        raise ValueError(f"expected a bin that holds {whole}; got ({low}, {high})")
     rng = np.random.default_rng(seed)
     target = int(rng.integers(least, most + 1))
-    canvas = np.zeros((height, width), np.uint8)
-    shrink = 1.0
+    canvas, shrink = np.zeros((height, width), np.uint8), 1.0
     while cv2.countNonZero(canvas) < target:
         attempt = canvas.copy()
-        _PAINT_ONE[rng.integers(len(_PAINT_ONE))](attempt, rng, shrink)
+        kind = rng.integers(3)
+        if kind == 2:
+            _brush(attempt, rng, shrink)
+        else:
+            _sweeps(attempt, rng, (WIDE, NARROW)[kind], 1, shrink)
         if cv2.countNonZero(attempt) <= most:
             canvas = attempt
         elif shrink > 1e-3:
             shrink *= 0.7
-        else:
-            _grow(canvas, target, rng)
+        else:  # The last resort on tiny canvases: single pixels.
+            free, missing = np.flatnonzero(canvas == 0), target - cv2.countNonZero(canvas)
+            canvas.reshape(-1)[rng.choice(free, missing, replace=False)] = 1
     return canvas.astype(bool)
 
 
 def _check_size(size: Any) -> tuple[int, int]:
     """Return (height, width), or raise ValueError."""
     try:
-        sides = (size, size) if np.isscalar(size) else tuple(size)
-        height, width = sides
+        height, width = (size, size) if np.isscalar(size) else tuple(size)
         whole = int(height) == height and int(width) == width
     except (TypeError, ValueError):
         whole = False
     if not whole or min(height, width) < MIN_SIDE:
-        raise ValueError(
-            f"expected size as an integer or (height, width), each at least {MIN_SIDE};"
-            f" got {size!r}"
-        )
+        expected = f"expected size as an integer or (height, width), each at least {MIN_SIDE}"
+        raise ValueError(f"{expected}; got {size!r}")
     return int(height), int(width)
 
 
@@ -172,26 +147,17 @@ def _unit(canvas: np.ndarray) -> float:
 
 
 def _thickness(line_width: float) -> int:
-    """The cv2 thickness whose line comes closest to the given width in pixels.
-
-    cv2 draws one pixel for thickness 1, and above that only odd widths: thickness n covers n + 1
-    pixels for even n and n + 2 for odd n.
-    """
+    """The cv2 thickness whose line comes closest to the given width in pixels."""
+    # Thickness 1 is one pixel, an even n covers n + 1 and an odd one n + 2.
     return max(1, 2 * round((line_width - 1) / 2))
 
 
 def _sweeps(
-    canvas: np.ndarray,
-    rng: np.random.Generator,
-    style: StrokeStyle,
-    strokes: int,
-    shrink: float = 1.0,
+    canvas: np.ndarray, rng: Random, style: StrokeStyle, strokes: int, shrink: float = 1.0
 ) -> None:
-    """Draw strokes of 1 to 5 straight segments, with their ends inside.
-
-    A segment points 0.01 + {0, 1, 2, 3} rad from straight down, so that nearly all of a stroke's
-    segments lean to one side: to the left and to the right for every other stroke.
-    """
+    """Draw strokes of 1 to 5 straight segments, with their ends inside."""
+    # A segment points 0.01 + {0, 1, 2, 3} rad from straight down, so that nearly all of a stroke's
+    # segments lean to one side: to the left and to the right for every other stroke.
     height, width = canvas.shape
     unit = _unit(canvas) * shrink
     segments = rng.integers(1, 6, strokes).tolist()
@@ -209,40 +175,24 @@ def _sweeps(
             x, y = next_x, next_y
 
 
-def _boxes(canvas: np.ndarray, rng: np.random.Generator) -> None:
+def _boxes(canvas: np.ndarray, rng: Random) -> None:
     """Draw 1 to 3 boxes with sides of 30 to 150 px and at least 10 px from the border."""
-    height, width = canvas.shape
     unit = _unit(canvas)
     for _ in range(int(rng.integers(1, 4))):
-        corner, side = [], []
-        for length in (height, width):
+        spans = []
+        for length in canvas.shape:
             margin = min(round(10 * unit), length // 4)
             longest = length - 2 * margin
             extent = min(max(1, round(rng.uniform(30, 150) * unit)), longest)
-            corner.append(margin + int(rng.integers(longest - extent + 1)))
-            side.append(extent)
-        canvas[corner[0] : corner[0] + side[0], corner[1] : corner[1] + side[1]] = 1
+            first = margin + int(rng.integers(longest - extent + 1))
+            spans.append(slice(first, first + extent))
+        canvas[tuple(spans)] = 1
 
 
-def _paint_sweeps(style: StrokeStyle):
-    """The painter of a whole mask in a style: strokes left and right alternately, or boxes."""
-
-    def paint(canvas: np.ndarray, rng: np.random.Generator) -> None:
-        if rng.random() < style.box_share:
-            _boxes(canvas, rng)
-            return
-        fewest, most = style.strokes
-        _sweeps(canvas, rng, style, strokes=int(rng.integers(fewest, most + 1)))
-
-    return paint
-
-
-def _brush(canvas: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) -> None:
-    """Draw one curved stroke: heading and width follow slow random walks, reflected at the border.
-
-    The turn per step is an autoregressive walk, so the stroke bends smoothly; the width swings
-    between about half and twice its median of 8 to 40 px.
-    """
+def _brush(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:
+    """Draw one curved stroke: heading and width walk at random, reflected at the border."""
+    # The turn per step is an autoregressive walk, so the stroke bends smoothly; the width swings
+    # between about half and twice its median of 8 to 40 px.
     height, width = canvas.shape
     unit = _unit(canvas) * shrink
     steps = int(rng.integers(12, 60))
@@ -263,13 +213,12 @@ def _brush(canvas: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) ->
         if not 0 <= next_y <= height - 1:
             heading = -heading
             next_y = min(max(next_y, 0.0), height - 1.0)
-        thickness = _thickness(median_width * math.exp(log_width))
         start, end = (round(x), round(y)), (round(next_x), round(next_y))
-        cv2.line(canvas, start, end, 1, thickness)
+        cv2.line(canvas, start, end, 1, _thickness(median_width * math.exp(log_width)))
         x, y = next_x, next_y
 
 
-def _outline(canvas: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) -> None:
+def _outline(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:
     """Fill one smooth closed outline: an ellipse of 20 to 80 px radius with three wobbles."""
     height, width = canvas.shape
     unit = _unit(canvas) * shrink
@@ -286,31 +235,18 @@ def _outline(canvas: np.ndarray, rng: np.random.Generator, shrink: float = 1.0) 
     cv2.fillPoly(canvas, [np.rint(np.stack([x, y], 1)).astype(np.int32)], 1)
 
 
-def _paint_freeform(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """Paint a free-form hole: 1 or 2 filled outlines (30 %), or 1 to 6 curved strokes."""
-    if rng.random() < 0.3:
+def _paint(kind: str, canvas: np.ndarray, rng: Random) -> None:
+    """Paint a whole mask of a random kind."""
+    if kind != "freeform":
+        style = WIDE if kind == "wide" else NARROW
+        if rng.random() < style.box_share:
+            _boxes(canvas, rng)
+        else:
+            fewest, most = style.strokes
+            _sweeps(canvas, rng, style, strokes=int(rng.integers(fewest, most + 1)))
+    elif rng.random() < 0.3:
         for _ in range(int(rng.integers(1, 3))):
             _outline(canvas, rng)
-        return
-    for _ in range(int(rng.integers(1, 7))):
-        _brush(canvas, rng)
-
-
-def _grow(canvas: np.ndarray, target: int, rng: np.random.Generator) -> None:
-    """Add single pixels until the target count is reached: the last resort on tiny canvases."""
-    free = np.flatnonzero(canvas == 0)
-    missing = target - cv2.countNonZero(canvas)
-    canvas.reshape(-1)[rng.choice(free, missing, replace=False)] = 1
-
-
-_PAINTERS = {
-    "wide": _paint_sweeps(WIDE),
-    "narrow": _paint_sweeps(NARROW),
-    "freeform": _paint_freeform,
-}
-
-_PAINT_ONE = (
-    lambda canvas, rng, shrink: _sweeps(canvas, rng, WIDE, 1, shrink),
-    lambda canvas, rng, shrink: _sweeps(canvas, rng, NARROW, 1, shrink),
-    _brush,
-)
+    else:
+        for _ in range(int(rng.integers(1, 7))):
+            _brush(canvas, rng)

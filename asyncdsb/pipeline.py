@@ -13,21 +13,19 @@ from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
-from asyncdsb.networks.device import chosen_precision, compile_for, multiplying, usable
+from asyncdsb.networks.device import chosen_precision, compile_for, usable
 from asyncdsb.networks.layers import check_size
-from asyncdsb.photo.framing import Framing, Latest, Prepared, read_pair
 from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import check_pair
-from asyncdsb.photo.maps import completed_gradient, named_tau, tau_over
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.result import Frame, Result
-from asyncdsb.photo.run import Runner
+from asyncdsb.photo.run import Runner, read_pair
 from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
 from asyncdsb.store import hub
 from asyncdsb.store.bundled import untrained_pair, weights_folder
-from asyncdsb.store.card import Facts, facts_of, model_card, read_card, write_card
-from asyncdsb.store.checkpoint import load_pair, save_weights
+from asyncdsb.store.card import Facts, model_card, read_card, write_card
+from asyncdsb.store.checkpoint import KINDS, load_weights, save_weights
 
 OnFrame = Callable[[Frame], object]
 
@@ -79,9 +77,7 @@ class AsyncDSBPipeline:
         # The completion stays: instance normalisation returns plain tensors, and layers would copy.
         denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.denoiser, self.completion = denoiser, completion
-        self.framing = Framing(denoiser, completion)
-        self._gradient: Latest[np.ndarray] = Latest()
-        self.runner = Runner(denoiser, self.device, self.precision)
+        self.runner = Runner(denoiser, completion, self.device, self.precision)
         self.training, self.card = training or {}, card
 
     @classmethod
@@ -93,23 +89,20 @@ class AsyncDSBPipeline:
         precision: str = "auto",
         compiled: bool = False,
     ) -> AsyncDSBPipeline:
-        """Load trained weights.
+        """Load weights; ``device``, ``precision`` and ``compiled`` are those of the class.
 
-        Args:
-            source: one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
-                on the Hugging Face Hub; None for the first of the bundled weights.
-            revision: branch, tag or commit on the Hub.
-            device: see the class.
-            precision: see the class.
-            compiled: see the class.
+        ``source`` is one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
+        on the Hugging Face Hub, there at ``revision``: a branch, tag or commit. None is the first
+        of the bundled weights.
 
         Raises:
             ValueError: if there are no such weights, or they are damaged or of another version.
         """
         chosen_precision(precision, "cpu")  # Refuses another one before anything is fetched.
         folder = weights_folder(source, revision)
-        denoiser, completion, training = load_pair(folder)
-        return cls(denoiser, completion, device, training, read_card(folder), precision, compiled)
+        (denoiser, bridge), (completion, gradient) = (load_weights(folder, kind) for kind in KINDS)
+        training, card = {"bridge": bridge, "gradient": gradient}, read_card(folder)
+        return cls(denoiser, completion, device, training, card, precision, compiled)
 
     @classmethod
     def random(cls, seed: int = 0, device: str | torch.device = "cpu") -> AsyncDSBPipeline:
@@ -127,12 +120,8 @@ class AsyncDSBPipeline:
     ) -> str:
         """Upload what :meth:`save_pretrained` writes to the Hub; return the commit's address.
 
-        A card that lay beside the weights goes with them. A new one names no licence.
-
-        Args:
-            repo: "user/repo", made if need be.
-            private: whether a new repository is private.
-            commit_message: of the commit.
+        "user/repo" is made if need be. A card that lay beside the weights goes with them; a new one
+        names no licence.
 
         Raises:
             ValueError: if the Hub cannot be reached or does not allow it.
@@ -149,7 +138,9 @@ class AsyncDSBPipeline:
     @property
     def facts(self) -> Facts:
         """Facts about the weights, for their card."""
-        return facts_of(self.denoiser, self.completion, self.training)
+        networks = {"gradient": self.completion, "bridge": self.denoiser}
+        sizes = {kind: sum(p.numel() for p in one.parameters()) for kind, one in networks.items()}
+        return Facts(sizes, self.config, self.training)
 
     @property
     def samplers(self) -> tuple[str, ...]:
@@ -191,32 +182,19 @@ class AsyncDSBPipeline:
         Raises the errors of :meth:`__call__` at once. The last frame's ``image`` is the result.
         """
         chosen = self._checked(settings)
-        prepared = self._prepared(image, mask, chosen)
+        prepared = self.runner.prepare(image, mask, chosen.tiles, chosen.box)
         check_painted(chosen.strategy, prepared.hole.shape)
-        return self._frames(prepared, chosen)
-
-    @torch.no_grad()
-    def _frames(self, prepared: Prepared, chosen: Settings) -> Iterator[Frame]:
-        gradient = self._gradient_of(prepared)
-        tau = tau_over(prepared.hole, prepared.windows, gradient, chosen, self.config.blur_sigma)
-        yield from self.runner.frames(prepared, gradient, tau, chosen)
+        return self.runner.frames(prepared, chosen)
 
     @torch.no_grad()
     def restore_batch(
         self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
     ) -> Tensor:
-        """Restore a batch of equally large pictures at the networks' own resolution.
+        """Restore pictures (B, 3, H, W) in [-1, 1] at the networks' own resolution, on the CPU.
 
-        Each sample depends on its picture, mask and seed alone.
-
-        Args:
-            images: (B, 3, H, W) in [-1, 1], H and W multiples of the network's stride.
-            masks: (B, 1, H, W), 1 = missing.
-            seeds: one per sample.
-            **settings: see :meth:`__call__`; no ``seed`` nor box, and a named strategy.
-
-        Returns:
-            (B, 3, H, W) in [-1, 1] on the CPU, known pixels equal to the input's.
+        H and W are multiples of the network's stride, masks (B, 1, H, W), 1 = missing. Each sample
+        depends on its picture, mask and seed alone; known pixels stay. The settings are those of
+        :meth:`__call__` without ``seed`` and box, and with a named strategy.
 
         Raises:
             ValueError: on other sides, seeds or settings.
@@ -234,10 +212,10 @@ class AsyncDSBPipeline:
             raise ValueError("expected a named strategy and no box for a batch")
         if len(seeds) != len(images):
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
-        check_size(images, self.framing.stride)
+        check_size(images, self.runner.stride)
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
-        gradient = self._completed(images, masks)
-        tau = named_tau(chosen, self.config.blur_sigma, gradient, masks)
+        gradient = self.runner.complete(images, masks)
+        tau = self.runner.named_tau(chosen, gradient, masks)
         states = self.runner.states(images, masks, gradient, tau, seeds, chosen, chosen.grid)
         return tau, states
 
@@ -246,14 +224,13 @@ class AsyncDSBPipeline:
         self, image, mask, tiles: int = Settings.tiles, box: Box | None = None
     ) -> np.ndarray:
         """Complete the gradient map of a photo (step 1 alone): (H, W) float32 in [0, 1]."""
-        chosen = Settings(tiles=tiles, box=box)
-        chosen.check(SAMPLERS)
-        return self._gradient_of(self._prepared(image, mask, chosen))
+        Settings(tiles=tiles, box=box).check(SAMPLERS)
+        return self.runner.gradient(self.runner.prepare(image, mask, tiles, box))
 
     def head_box(self, image, mask) -> Box | None:
         """The box in which weights for portraits work unless they are given one, else None."""
         original, hole = read_pair(image, mask)
-        return self.framing.box(original.rgb, hole)
+        return self.runner.box(original.rgb, hole)
 
     @torch.no_grad()
     def tau_map(
@@ -266,10 +243,10 @@ class AsyncDSBPipeline:
         tiles: int = Settings.tiles,
         box: Box | None = None,
     ) -> np.ndarray:
-        """Per-pixel peak time for a completed gradient map, (H, W) float32; runs no network.
+        """Per-pixel peak time (H, W) float32 for a gradient of :meth:`predict_gradient`, at once.
 
-        ``gradient`` is of :meth:`predict_gradient`, ``box`` of :meth:`head_box`. Without it,
-        weights for portraits take the largest square. The rest are settings.
+        ``box`` is of :meth:`head_box`; without it, weights for portraits take the largest square.
+        The rest are settings.
 
         Raises:
             ValueError: if sizes differ or the range or strategy is not valid.
@@ -279,28 +256,14 @@ class AsyncDSBPipeline:
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         check_painted(strategy, hole.shape)
         check_pair(gradient, hole)
-        windows = self.framing.windows(hole, tiles, box)
-        return tau_over(hole, windows, gradient, chosen, self.config.blur_sigma)
+        windows = self.runner.windows(hole, tiles, box)
+        return self.runner.tau(hole, windows, gradient, chosen)
 
     def work(self, mask, tiles: int = Settings.tiles, box: Box | None = None) -> int:
         """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo."""
-        return sum(w.evaluated for w in self.framing.windows(read_mask(mask), tiles, box))
+        return sum(w.evaluated for w in self.runner.windows(read_mask(mask), tiles, box))
 
     def _checked(self, settings: dict) -> Settings:
         chosen = Settings(**settings)
         chosen.check(self.samplers)
         return chosen.resolved(self.config)
-
-    def _prepared(self, image, mask, chosen: Settings) -> Prepared:
-        photo, hole = read_pair(image, mask)
-        return self.framing.prepare(photo, hole, chosen.tiles, chosen.box, self.device)
-
-    def _gradient_of(self, prepared: Prepared) -> np.ndarray:
-        known = self._gradient.get(
-            prepared.key, lambda: completed_gradient(prepared, self._completed)
-        )
-        return known.copy()  # The caller may change it.
-
-    def _completed(self, image: Tensor, mask: Tensor) -> Tensor:
-        with multiplying(self.precision, self.device):
-            return self.completion(image, mask)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.photo import nearest, patches
+from asyncdsb.photo import patches
 from asyncdsb.photo.fill import fill_hole, harmonic_fill
 from asyncdsb.photo.patches import (
     AROUND,
@@ -186,7 +186,7 @@ class Written:
 def test_offsets_agree_as_written(monkeypatch, size, bound):
     monkeypatch.setattr(patches, "DIRECTIONS", 5 * SIDE**2)
     if bound:
-        monkeypatch.setattr(nearest, "COMPARED", 300 * bound)
+        monkeypatch.setattr(patches, "COMPARED", 300 * bound)
         monkeypatch.setattr(patches, "TOGETHER", bound)
     estimate, mask = scene(*size)
     written = Written(estimate[0].numpy(), mask[0, 0].numpy() > 0)
@@ -260,9 +260,8 @@ def test_a_margin_is_filled_from_the_border_inwards_as_written(monkeypatch):
     # Reaches the edge of the picture, and leaves a middle that is not filled.
     hole[..., 10:25, 20:] = True
     grid = patches._Grid(F.max_pool2d(hole[0].double(), SIDE, 1)[0] > 0)
-    targets = patches._Targets(grid)
-    features = patches._Features(estimate, grid, grid.sources, 50.0)
-    found = patches._continued(estimate, hole, hole, grid.sources, targets, features.places)
+    places = patches._Features(estimate, grid, 50.0).places
+    found = patches._continued(estimate, hole, hole, grid, places)
     wanted = continued(estimate[0].numpy(), hole[0, 0].numpy(), 50.0, rings=2)
     np.testing.assert_allclose(found[0].numpy(), wanted, rtol=0, atol=1e-12)
     middle = (..., slice(16, 19), slice(26, None))
@@ -270,7 +269,7 @@ def test_a_margin_is_filled_from_the_border_inwards_as_written(monkeypatch):
     assert not torch.isclose(found, estimate)[..., 13:16, 26:].any()
     part = hole.clone()
     part[..., 30:] = False
-    found = patches._continued(estimate, hole, part, grid.sources, targets, features.places)
+    found = patches._continued(estimate, hole, part, grid, places)
     wanted = continued(estimate[0].numpy(), hole[0, 0].numpy(), 50.0, 2, part[0, 0].numpy())
     np.testing.assert_allclose(found[0].numpy(), wanted, rtol=0, atol=1e-12)
     assert torch.equal(found[..., 30:], estimate[..., 30:])
@@ -303,14 +302,14 @@ def test_a_line_is_led_through_a_thin_hole_at_full_size():
 
 @pytest.mark.parametrize("count", [64, 131])
 def test_the_nearest_row_is_found_as_by_looking_at_all(monkeypatch, count):
-    monkeypatch.setattr(nearest, "COMPARED", 1000)
+    monkeypatch.setattr(patches, "COMPARED", 1000)
     generator = torch.Generator().manual_seed(5)
     offered = torch.randn(count, 6, generator=generator, dtype=torch.float64)
     wanted = torch.randn(50, 6, generator=generator, dtype=torch.float64)
-    found = nearest.Nearest(offered, offered.square().sum(1))(wanted)
+    found = patches.nearest(wanted, offered, offered.square().sum(1))
     assert torch.equal(found, torch.cdist(wanted, offered).argmin(1))
     length = torch.rand(count, generator=generator, dtype=torch.float64)
-    found = nearest.Nearest(offered, length)(wanted)
+    found = patches.nearest(wanted, offered, length)
     assert torch.equal(found, (length - 2 * wanted @ offered.T).argmin(1))
 
 

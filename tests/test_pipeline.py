@@ -17,8 +17,8 @@ from asyncdsb.gradient import image_gradient
 from asyncdsb.masks import make_mask
 from asyncdsb.networks.device import compiles
 from asyncdsb.photo.images import to_tensor
-from asyncdsb.photo.maps import gradient_of
 from asyncdsb.photo.patches import copy_patches
+from asyncdsb.photo.run import gradient_of
 from asyncdsb.photo.settings import Settings
 from asyncdsb.photo.window import Window
 from asyncdsb.pipeline import AsyncDSBPipeline
@@ -203,7 +203,7 @@ def test_the_gradient_is_predicted_once_for_one_hole(tiny_pipe, photo, hole, mon
     assert np.array_equal(np.asarray(changed.image)[known], pixels[known])
     tiny_pipe(pixels, np.roll(hole, 1, axis=0), steps=1)
     assert len(completed) == 3
-    monkeypatch.setattr("asyncdsb.photo.framing.KEPT", hole.size - 1)
+    monkeypatch.setattr("asyncdsb.photo.run.KEPT", hole.size - 1)
     for _ in range(2):
         tiny_pipe(pixels, hole, steps=1)
     assert len(completed) == 5

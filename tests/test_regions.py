@@ -12,7 +12,7 @@ from asyncdsb import AsyncDSBPipeline
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import image_gradient
 from asyncdsb.photo.images import to_tensor
-from asyncdsb.photo.regions import separate, windows_over
+from asyncdsb.photo.window import separate, windows_over
 
 pytestmark = pytest.mark.slow
 
@@ -139,7 +139,7 @@ def test_the_gradient_around_a_fine_window_is_its_own(tiny_pipe):
     photo = np.asarray(synthetic_photo(SIDE, SIDE))
     hole = specks((500, 1100))
     hole[100:1000, 100:1000] = True
-    coarse, fine = sorted(tiny_pipe.framing.windows(hole, 8), key=lambda window: window.scale)
+    coarse, fine = sorted(tiny_pipe.runner.windows(hole, 8), key=lambda window: window.scale)
     assert fine.native and coarse.scale < 0.5 and coarse.left + coarse.width > 1120
     inside = np.zeros_like(hole)
     inside[fine.top + 1 : fine.top + fine.height - 1, fine.left + 1 : fine.left + 255] = True

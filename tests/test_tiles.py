@@ -134,7 +134,7 @@ def test_a_single_tile_over_all_of_the_canvas_is_the_plain_run(tiny_pipe):
 def test_tiled_restorations_keep_known_pixels_and_can_be_repeated(tiny_pipe, sampler):
     photo = np.asarray(synthetic_photo(700, 420))
     mask = make_mask("narrow", (420, 700), seed=3)
-    assert tiny_pipe.framing.windows(mask, 8)[0].fields > 1
+    assert tiny_pipe.runner.windows(mask, 8)[0].fields > 1
     results = [
         tiny_pipe(photo, mask, steps=2, sampler=sampler, tiles=tiles, trajectory=False)
         for tiles in (8, 8, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import unicodedata
@@ -13,15 +14,12 @@ from typing import TYPE_CHECKING
 from asyncdsb.photo.formats import LARGEST_SIDE, SAVE_OPTIONS
 
 if TYPE_CHECKING:
-    import argparse
-
     import numpy as np
 
     from asyncdsb.photo.result import Result
 
 _NO_PHOTOS = ("thumbs.db", "desktop.ini")  # what systems put into folders, beside hidden files
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
-
 _TRAJECTORY_SUFFIXES = (".webp", ".gif")
 _REPORT_SUFFIXES = (".png",)
 
@@ -153,9 +151,8 @@ def output_file(out: Path) -> Path:
 
 def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
     if path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f"{option}: expected a file ending in {' '.join(suffixes)}, got {path.name}"
-        )
+        known = " ".join(suffixes)
+        raise ValueError(f"{option}: expected a file ending in {known}, got {path.name}")
     if not path.parent.is_dir():
         raise ValueError(f"{option}: there is no folder {path.parent}")
     return path
@@ -182,10 +179,9 @@ def check_size(out: Path, size: tuple[int, int]) -> None:
     kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
     most = LARGEST_SIDE.get(kind, max(size))
     if max(size) > most:
-        raise ValueError(
-            f"{out.name}: {kind} holds at most {most} pixels a side, the photo is "
-            f"{size[0]}x{size[1]}: choose .png or .tif"
-        )
+        held = f"{kind} holds at most {most} pixels a side"
+        got = f"the photo is {size[0]}x{size[1]}: choose .png or .tif"
+        raise ValueError(f"{out.name}: {held}, {got}")
 
 
 def _without_twins(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
@@ -230,8 +226,13 @@ def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -
         (job.out, lambda path: result.photograph.save(path, result.settings)),
     )
     files = [(path, write) for path, write in writers if path]
-    made = _make_folders(path.parent for path, _ in files)
+    made: list[Path] = []
     try:
+        for place, _ in files:
+            for folder in reversed(place.parents):
+                if not folder.exists():
+                    folder.mkdir()
+                    made.append(folder)
         _write_together(files)
     except BaseException:
         for folder in reversed(made):
@@ -251,14 +252,3 @@ def _write_together(files: Sequence[tuple[Path, Writer]]) -> None:
             _write_together(others)
 
     write_atomic(path, write_this_and_others)
-
-
-def _make_folders(folders: Iterable[Path]) -> list[Path]:
-    """Create the folders that are missing, and return those, outermost first."""
-    made = []
-    for folder in folders:
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        for path in reversed(missing):
-            path.mkdir()
-            made.append(path)
-    return made

@@ -1,10 +1,8 @@
-"""Reading picture files: pixels of every kind, and metadata.
-
-A file that cannot be read raises a ``ValueError`` of one sentence.
-"""
+"""Reading picture files: pixels of every kind, and metadata."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -18,25 +16,18 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from asyncdsb.photo.exif import exif_tags, kept_exif, kept_xmp, read_directories
+from asyncdsb.photo.exif import EXIF_PARTS, exif_tags, kept_exif, kept_xmp
 from asyncdsb.photo.formats import FIELD, READ
 
-MAX_PIXELS = 64_000_000
-"""Largest photograph that is decoded, in pixels (width times height)."""
-
+MAX_PIXELS = 64_000_000  # width times height of the largest photograph that is decoded
 _READABLE = "a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"
-
+_TOO_LARGE = f"expected a picture of at most {MAX_PIXELS // 1_000_000} megapixels"
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-
 ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
 
 
 def flatten(picture: Image.Image, name: str) -> Image.Image:
-    """Composite on white and convert to 8-bit RGB; always a new picture.
-
-    Raises:
-        ValueError: it has more than 16 bits, or Pillow cannot convert it.
-    """
+    """Composite on white and convert to 8-bit RGB; a new picture, or ValueError."""
     try:
         picture = eight_bit_grey(picture, name)
         if picture.has_transparency_data:
@@ -50,81 +41,63 @@ def flatten(picture: Image.Image, name: str) -> Image.Image:
 
 def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
     """``info`` without a colour profile of another colour space than this ("RGB" or "GRAY")."""
-    profile = info.get("icc_profile")
-    if profile is None or profile[16:20].strip() == space.encode():
-        return info
-    return {key: value for key, value in info.items() if key != "icc_profile"}
+    other = info.get("icc_profile", b"")[16:20].strip() != space.encode()
+    return {key: value for key, value in info.items() if key != "icc_profile" or not other}
 
 
 @cache
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the pictures that Pillow can read here, in lower case."""
-    known_kinds()
-    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in known_kinds())
+    kinds = known_kinds()
+    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in kinds)
 
 
 @cache
 def known_kinds() -> tuple[str, ...]:
     """Formats that Pillow can read here, by its names."""
     Image.init()
-    try:
+    with contextlib.suppress(ImportError):
         from pillow_heif import register_heif_opener
-    except ImportError:
-        pass
-    else:
+
         register_heif_opener()
     return tuple(kind for kind in READ if kind in Image.OPEN)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded picture, upright.
+    """A decoded picture, upright."""
 
-    Attributes:
-        picture: of any mode.
-        name: for messages.
-        info: metadata, see :data:`asyncdsb.photo.formats.CALLED`: ``icc_profile``, ``exif`` (bytes,
-            without rotation and preview), ``dpi``, ``xmp`` (bytes), ``text`` (a dictionary),
-            ``comment`` (bytes), ``gamma`` (a PNG's gamma, and its eight chromaticities or None).
-        deep: (H, W, C) uint16 where the picture has 16 bits per channel and ``picture`` only 8.
-        lost: what could not be read, in words.
-    """
-
-    picture: Image.Image
-    name: str
+    picture: Image.Image  # of any mode
+    name: str  # for messages
+    # See asyncdsb.photo.formats.PARTS: icc_profile, exif (bytes, without rotation and preview),
+    # dpi, xmp (bytes), text (a dictionary), comment (bytes), gamma (a PNG's gamma, and its eight
+    # chromaticities or None).
     info: dict[str, Any] = field(default_factory=dict)
+    # (H, W, C) uint16 where the picture has 16 bits per channel and Pillow's only 8.
     deep: np.ndarray | None = None
-    lost: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()  # what could not be read, in words
 
 
 def decode(source: ImageSource) -> Decoded:
-    """Open a picture, check the size in its header, decode it, and turn it upright.
-
-    Raises:
-        ValueError: as :func:`asyncdsb.photo.images.read_image`.
-    """
+    """Open a picture, check its size, decode it, and turn it upright; ValueError if it cannot."""
     name = _name(source)
     if isinstance(source, Image.Image):
         return _load(source, name)
-    if isinstance(source, str | os.PathLike):
-        try:
-            with Path(source).open("rb") as file:
-                return _load(_open(file, name), name, file)
-        except FileNotFoundError as error:
-            raise ValueError(f"{name}: there is no such file ({source})") from error
-        except IsADirectoryError as error:
-            raise ValueError(f"{name}: expected a picture, got a folder") from error
-        except OSError as error:
-            raise ValueError(f"{name}: cannot read the file ({error.strerror})") from error
-    if hasattr(source, "read"):
-        # Copied, so that the caller's position and a stream that cannot seek do not matter.
-        source = source.read()
-    if isinstance(source, bytes | bytearray | memoryview):
-        data = io.BytesIO(source)
-        return _load(_open(data, name), name, data)
-    raise ValueError(
-        f"expected a path, bytes, a binary file or a PIL picture, got {type(source).__name__}"
-    )
+    path = source if isinstance(source, str | os.PathLike) else None
+    # Copied, so that the caller's position and a stream that cannot seek do not matter.
+    data: Any = source.read() if hasattr(source, "read") else source
+    if path is None and not isinstance(data, bytes | bytearray | memoryview):
+        kind = type(data).__name__
+        raise ValueError(f"expected a path, bytes, a binary file or a PIL picture, got {kind}")
+    try:
+        with io.BytesIO(data) if path is None else Path(path).open("rb") as file:
+            return _load(_open(file, name), name, file)
+    except FileNotFoundError as error:
+        raise ValueError(f"{name}: there is no such file ({path!s})") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{name}: expected a picture, got a folder") from error
+    except OSError as error:
+        raise ValueError(f"{name}: cannot read the file ({error.strerror})") from error
 
 
 def _name(source: object) -> str:
@@ -138,12 +111,10 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     """Read the header only."""
     head = file.read(512)
     file.seek(0)
-    if not head:
-        raise ValueError(f"{name}: expected {_READABLE}, got an empty file")
     try:
         return Image.open(file, formats=known_kinds())
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: {_too_large('a larger one')}") from error
+        raise ValueError(f"{name}: {_TOO_LARGE}, got a larger one") from error
     except Image.UnidentifiedImageError as error:
         raise ValueError(f"{name}: expected {_READABLE}, got {_guess(head)}") from error
     except Exception as error:  # A damaged header makes the parsers raise nearly anything.
@@ -156,46 +127,39 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
     if width < 1 or height < 1:
         raise ValueError(f"{name}: expected at least 1x1 pixel, got {width}x{height}")
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{name}: {_too_large(f'{width}x{height}')}")
+        raise ValueError(f"{name}: {_TOO_LARGE}, got {width}x{height}")
     # Before the pixels are loaded: what says so is gone afterwards.
-    data, lost = _file_of(picture, file), []
+    data, lost = b"", []
+    if file := file or getattr(picture, "fp", None):
+        with contextlib.suppress(OSError, ValueError):
+            place = file.tell()
+            file.seek(0)
+            data = file.read()
+            file.seek(place)
     deep = _more_than_eight_bits(picture, data)
     if getattr(picture, "is_animated", False):
         # The further pictures of cameras and telephones are previews, depth maps and gain maps.
         lost.append("further pictures" if picture.format == "MPO" else "frames after the first")
+    if hasattr(picture, "tag_v2"):  # Pillow closes a TIFF file with the pixels.
+        with contextlib.suppress(Exception):  # Damaged data make the parser raise nearly anything.
+            for tag in (*EXIF_PARTS, 0xA005):
+                picture.getexif().get_ifd(tag)
     try:
-        read_directories(picture)
         picture.load()
     except Exception as error:  # As above: what a decoder raises on damaged data is not defined.
         raise ValueError(f"{name}: damaged or truncated picture ({_one_line(error)})") from error
     values = None
     if deep and picture.mode not in SIXTEEN_BIT:
-        values = _sixteen_bit(data, picture, _orientation(picture))
+        values = _sixteen_bit(data, picture)
         lost += ["more than 8 bits per channel"] if values is None else []
     try:
         upright = ImageOps.exif_transpose(picture)
-    except Exception:
-        # Unreadable metadata is no reason to refuse a readable picture.
+    except Exception:  # Unreadable metadata is no reason to refuse a readable picture.
         upright = picture.copy()
     exif, readable = kept_exif(picture, upright.size)
     lost += [] if readable else ["Exif data that cannot be read"]
     lost += _not_read(picture, data)
     return Decoded(upright, name, _carried(picture, upright, exif), values, tuple(lost))
-
-
-def _file_of(picture: Image.Image, file: BinaryIO | None) -> bytes:
-    """The bytes of the file of a picture that was not loaded yet; none if there is no file."""
-    file = file or getattr(picture, "fp", None)
-    if file is None:
-        return b""
-    try:
-        place = file.tell()
-        file.seek(0)
-        data = file.read()
-        file.seek(place)
-        return data
-    except (OSError, ValueError):
-        return b""
 
 
 def _more_than_eight_bits(picture: Image.Image, data: bytes) -> bool:
@@ -204,11 +168,10 @@ def _more_than_eight_bits(picture: Image.Image, data: bytes) -> bool:
     if kind == "HEIF":
         return int(picture.info.get("bit_depth", 8)) > 8
     if kind == "AVIF":
-        place = data.find(b"av1C")
-        return 0 <= place < len(data) - 6 and bool(data[place + 6] & 0x40)
+        return bool(re.search(rb"av1C..[@-\x7f\xc0-\xff]", data, re.DOTALL))
     if kind == "JPEG2000":
-        place = data.find(b"\xff\x4f\xff\x51")
-        return 0 <= place < len(data) - 42 and data[place + 42] & 0x7F > 7
+        found = re.search(rb"\xff\x4f\xff\x51.{38}(.)", data, re.DOTALL)
+        return found is not None and found[1][0] & 0x7F > 7
     return bool(re.search(r";16|, 65535\)", str([t[3] for t in getattr(picture, "tile", [])])))
 
 
@@ -235,21 +198,6 @@ def _not_read(picture: Image.Image, data: bytes) -> list[str]:
     return found
 
 
-def _resolution(exif: bytes | None) -> tuple[float, float]:
-    """Pixels per inch by Exif data, the only place in WebP files."""
-    tags = exif_tags(exif)
-    inches = 2.54 if tags.get(296) == 3 else 1.0
-    return float(tags[282]) * inches, float(tags[283]) * inches
-
-
-def _orientation(picture: Image.Image) -> int:
-    try:
-        tags = getattr(picture, "tag_v2", exif_tags(picture.info.get("exif")))
-        return int(tags.get(0x0112, 1))
-    except Exception:
-        return 1
-
-
 def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> dict[str, Any]:
     """Metadata of a file of any format."""
     found, info = upright.info, dict[str, Any]()
@@ -260,14 +208,15 @@ def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> 
         info["exif"] = exif
     # Pillow says 72 of JPEG files whose Exif data have no resolution.
     stated = "dpi" in found and (picture.format != "JPEG" or found.get("jfif_unit"))
-    try:
-        across, down = map(float, found["dpi"] if stated else _resolution(exif))
+    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        # By Exif data, the only place in WebP files, in pixels per inch or centimetre.
+        tags = exif_tags(None if stated else exif)
+        inches = 2.54 if tags.get(296) == 3 else 1.0
+        told = found["dpi"] if stated else (float(tags[one]) * inches for one in (282, 283))
+        across, down = map(float, told)
         if 0 < across < 1e6 and 0 < down < 1e6:
             info["dpi"] = across, down
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        pass
-    xmp = found.get("xmp") or found.get("XML:com.adobe.xmp")
-    if xmp:
+    if xmp := found.get("xmp") or found.get("XML:com.adobe.xmp"):
         xmp = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
         info["xmp"] = kept_xmp(xmp, upright.size)
     gamma = found.get("gamma")
@@ -277,12 +226,9 @@ def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> 
     text = getattr(picture, "text", None)
     text = found.get("text") if text is None else text
     if isinstance(text, dict):
-        kept = {
-            key: value
-            for key, value in text.items()
-            # Copies of Exif data by ImageMagick, rotation included; and our own, of another run.
-            if not key.startswith("Raw profile type") and key not in ("XML:com.adobe.xmp", FIELD)
-        }
+        # Not copies of Exif data by ImageMagick, rotation included; nor our own, of another run.
+        other = re.compile(rf"Raw profile type|(XML:com\.adobe\.xmp|{FIELD})\Z")
+        kept = {key: value for key, value in text.items() if not other.match(key)}
         info |= {"text": kept} if kept else {}
     comment = found.get("comment")
     if comment and isinstance(comment, bytes | str):
@@ -290,26 +236,12 @@ def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> 
     return info
 
 
-def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an orientation of Exif, 1 to 8."""
-    if orientation >= 5:
-        values = values.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        values = values[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        values = values[::-1]
-    return np.ascontiguousarray(values)
-
-
-def _sixteen_bit(data: bytes, picture: Image.Image, orientation: int) -> np.ndarray | None:
+def _sixteen_bit(data: bytes, picture: Image.Image) -> np.ndarray | None:
     """Decode all 16 bits of a colour picture, which Pillow cannot: (H, W, C) uint16, or None."""
-    if not data:
-        return None
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     bands = len(picture.getbands())
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return None
-    values = values.astype(np.uint16, copy=False)
     values = values[..., [2, 1, 0, 3][: values.shape[2]]]
     values = values[..., [0, 3]] if bands == 2 and values.shape[2] == 4 else values
     seen = np.asarray(picture)
@@ -319,11 +251,13 @@ def _sixteen_bit(data: bytes, picture: Image.Image, orientation: int) -> np.ndar
     # Proof that both decoders mean the same: rounding apart, there is no difference.
     if colours.shape != seen.shape or np.abs(colours // 256 - seen.astype(int)).max() > 1:
         return None
-    return _upright(values, orientation)
-
-
-def _too_large(got: str) -> str:
-    return f"expected a picture of at most {MAX_PIXELS // 1_000_000} megapixels, got {got}"
+    turn = 1
+    with contextlib.suppress(Exception):  # Damaged data make the parsers raise nearly anything.
+        tags = getattr(picture, "tag_v2", exif_tags(picture.info.get("exif")))
+        turn = int(tags.get(0x0112, 1))
+    values = values.swapaxes(0, 1) if turn >= 5 else values
+    values = values[:, ::-1] if turn in (2, 3, 6, 7) else values
+    return np.ascontiguousarray(values[::-1] if turn in (3, 4, 7, 8) else values)
 
 
 def _one_line(error: Exception) -> str:
@@ -333,6 +267,8 @@ def _one_line(error: Exception) -> str:
 
 def _guess(head: bytes) -> str:
     """Guess what a file that is not a readable picture is, from its first bytes."""
+    if not head:
+        return "an empty file"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<svg", b"<?xml", b"<!doctype svg")) or b"<svg" in text:
         return "an SVG drawing; export it as PNG"
@@ -340,22 +276,22 @@ def _guess(head: bytes) -> str:
         return "an HEIC picture or a film; export it as JPEG or PNG"
     if head.startswith(b"%PDF"):
         return "a PDF document"
-    try:
+    with contextlib.suppress(UnicodeDecodeError):
         # An incremental decoder, because the end of the sample may cut a character in two.
         if "\0" not in getincrementaldecoder("utf-8")().decode(head):
             return "a text file"
-    except UnicodeDecodeError:
-        pass
     return "something else, or a damaged file"
 
 
-def sixteen_bit_grey(picture: Image.Image, name: str) -> np.ndarray:
-    """Values of a 16-bit grey picture, (H, W) uint16; raise ValueError outside [0, 65535]."""
+def deep_grey(picture: Image.Image, name: str) -> np.ndarray:
+    """Values of a 16-bit grey picture, (H, W, C) uint16, C = 2 if one of them is transparent."""
     values = np.asarray(picture)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise ValueError(f"{name}: expected 16-bit values in [0, 65535], got [{low}, {high}]")
-    return values.astype(np.uint16)
+    clear, grey = picture.info.get("transparency"), values.astype(np.uint16)[..., None]
+    alpha = [np.where(grey == clear, 0, 65535).astype(np.uint16)] if isinstance(clear, int) else []
+    return np.concatenate([grey, *alpha], 2)
 
 
 def eight_bit(values: np.ndarray) -> np.ndarray:
@@ -369,25 +305,19 @@ def eight_bit_grey(picture: Image.Image, name: str) -> Image.Image:
         raise ValueError(f"{name}: expected 8 or 16 bits per channel, got 32-bit floats")
     if picture.mode not in SIXTEEN_BIT:
         return picture
-    values = sixteen_bit_grey(picture, name)
-    grey = Image.fromarray(eight_bit(values))
-    transparent = picture.info.get("transparency")
-    if isinstance(transparent, int):
-        opaque = np.where(values == transparent, 0, 255).astype(np.uint8)
-        return Image.merge("LA", (grey, Image.fromarray(opaque)))
-    return grey
+    grey = eight_bit(deep_grey(picture, name))
+    return Image.fromarray(grey if grey.shape[2] == 2 else grey[..., 0])
 
 
 def with_alpha(picture: Image.Image) -> Image.Image:
     """The picture in mode RGBA."""
-    if picture.mode == "La":
-        picture = picture.convert("LA")
-    return picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    return (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
 
 
-def sizes_differ(size: tuple[int, int], mask: np.ndarray) -> str:
-    """The message for a photo of ``size`` (width, height) and a mask (H, W) of another size."""
-    return (
-        "the photo and the mask must have the same size: the photo is "
-        f"{size[0]}x{size[1]}, the mask {mask.shape[1]}x{mask.shape[0]} (width x height)"
-    )
+def check_size(mask: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise ValueError unless a mask (H, W) has the ``size`` (width, height) of its photo."""
+    if (mask.shape[1], mask.shape[0]) != tuple(size):
+        raise ValueError(
+            f"the photo and the mask must have the same size: the photo is {size[0]}x{size[1]}, "
+            f"the mask {mask.shape[1]}x{mask.shape[0]} (width x height)"
+        )

@@ -5,48 +5,25 @@ The pixels are stored upright, and what the hole covers must not show in a previ
 
 from __future__ import annotations
 
-import contextlib
 import re
 import struct
+from collections.abc import Container, Iterator
 from typing import Any
 
 from PIL import Image
 
-EXIF_PARTS = (0x8769, 0x8825)
-"""Tags of exposure and of GPS position, directories of their own within Exif data."""
-
-PREFIX = b"Exif\0\0"
-"""What Exif data begin with, which some formats leave out."""
-
-_SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}
-"""Tags of the width (0) and the height (1) of the picture."""
-
+EXIF_PARTS = (0x8769, 0x8825)  # exposure and GPS position, directories of their own
+PREFIX = b"Exif\0\0"  # what Exif data begin with, which some formats leave out
+_SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}  # tags of the width (0) and the height (1)
+# Tags of TIFF files that belong to the file, not to the picture, or are kept elsewhere.
 STRUCTURE = {
     *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
     317, *range(320, 326), *range(330, 333), *range(338, 348), *range(512, 533), 700, 34377, 34675,
 }  # fmt: skip
-"""Tags of TIFF files that belong to the file, not to the picture: sizes, offsets, orientation, and
-what is kept in a place of its own."""
-
-
-def read_directories(picture: Image.Image) -> None:
-    """Let Pillow read the directories within a TIFF file, which it closes with the pixels."""
-    if hasattr(picture, "tag_v2"):
-        with contextlib.suppress(Exception):  # Damaged data make the parser raise nearly anything.
-            for tag in (*EXIF_PARTS, 0xA005):
-                picture.getexif().get_ifd(tag)
 
 
 def kept_exif(picture: Image.Image, size: tuple[int, int]) -> tuple[bytes | None, bool]:
-    """Exif data for the picture as it is stored now.
-
-    Args:
-        picture: as it was read, not yet turned.
-        size: (width, height) in pixels of the upright picture.
-
-    Returns:
-        Exif data without rotation and previews, or None; whether all that was there could be read.
-    """
+    """Exif data without rotation and previews, of this upright size; whether all could be read."""
     data = picture.info.get("exif")
     try:
         if hasattr(picture, "tag_v2"):
@@ -69,35 +46,24 @@ def _changed(data: bytes, size: tuple[int, int]) -> bytes:
 
     def entries(place: int) -> tuple[dict[int, int], int]:
         """Where each tag of a directory has its entry, and where the directory ends."""
-        count = read("H", place)
-        return {read("H", place + 2 + 12 * n): place + 2 + 12 * n for n in range(count)}, (
-            place + 2 + 12 * count
-        )
-
-    def write(entry: int, value: int) -> None:
-        kind = "H" if read("H", entry + 2) == 3 else "I"
-        struct.pack_into(order + kind, body, entry + 8, value)
+        end = place + 2 + 12 * read("H", place)
+        return {read("H", entry): entry for entry in range(place + 2, end, 12)}, end
 
     first, end = entries(read("I", 4))
-    places = dict(first)
-    if 0x8769 in first:
-        places |= entries(read("I", first[0x8769] + 8))[0]
-    if 0x0112 in places:
-        write(places[0x0112], 1)
-    for tag, side in _SIZES.items():
+    places = first | (entries(read("I", first[0x8769] + 8))[0] if 0x8769 in first else {})
+    for tag, value in {0x0112: 1, **{tag: size[side] for tag, side in _SIZES.items()}}.items():
         if tag in places:
-            write(places[tag], size[side])
-    if end + 4 <= len(body):
-        preview = read("I", end)
-        if preview:
-            struct.pack_into(order + "I", body, end, 0)
-            second, _ = entries(preview)
-            for offset, length in ((0x0201, 0x0202), (0x0111, 0x0117)):
-                if offset in second and length in second:
-                    place, size_ = (read("I", second[one] + 8) for one in (offset, length))
-                    body[place : place + size_] = bytes(len(body[place : place + size_]))
-                    if place + size_ >= len(body):
-                        del body[place:]
+            kind = "H" if read("H", places[tag] + 2) == 3 else "I"
+            struct.pack_into(order + kind, body, places[tag] + 8, value)
+    if end + 4 <= len(body) and (preview := read("I", end)):
+        struct.pack_into(order + "I", body, end, 0)
+        second, _ = entries(preview)
+        for offset, length in ((0x0201, 0x0202), (0x0111, 0x0117)):
+            if offset in second and length in second:
+                place, count = (read("I", second[one] + 8) for one in (offset, length))
+                body[place : place + count] = bytes(len(body[place : place + count]))
+                if place + count >= len(body):
+                    del body[place:]
     if 0x927C in places:
         length, place = (read("I", places[0x927C] + n) for n in (4, 8))
         body[place : place + length] = _without_jpeg(bytes(body[place : place + length]), b"|$")
@@ -112,16 +78,13 @@ def _without_jpeg(data: bytes, ends: bytes = b"") -> bytes:
 
 def _from_tiff(picture: Image.Image, size: tuple[int, int]) -> bytes | None:
     """Exif data out of a TIFF file, whose own tags are among them."""
-    found, exif = picture.getexif(), Image.Exif()
-    for tag in found:
+    exif = Image.Exif()
+    for tag, value in tags_of(picture.getexif(), STRUCTURE):
         if tag in EXIF_PARTS:
-            part = directory(found, tag)
-            part |= {name: size[side] for name, side in _SIZES.items() if name in part}
-            note = part.get(0x927C)
-            part |= {0x927C: _without_jpeg(note, b"|$")} if isinstance(note, bytes) else {}
-            exif[tag] = part
-        elif tag not in STRUCTURE:
-            exif[tag] = in_bytes(found[tag])
+            value |= {name: size[side] for name, side in _SIZES.items() if name in value}
+            note = value.get(0x927C)
+            value |= {0x927C: _without_jpeg(note, b"|$")} if isinstance(note, bytes) else {}
+        exif[tag] = value
     return exif.tobytes() if len(exif) else None
 
 
@@ -132,17 +95,22 @@ def exif_tags(data: bytes | None) -> Image.Exif:
     return tags
 
 
-def directory(exif: Image.Exif, tag: int) -> dict[int, Any]:
-    """One of :data:`EXIF_PARTS` with what Pillow needs to write it again."""
-    part = {name: in_bytes(value) for name, value in exif.get_ifd(tag).items()}
-    if 0xA005 in part:  # How the colours of the file are to be read: a directory of its own.
-        part[0xA005] = dict(exif.get_ifd(0xA005))
-    return part
+def tags_of(exif: Image.Exif, leave: Container[int] = ()) -> Iterator[tuple[int, Any]]:
+    """The tags and values of Exif data as Pillow needs them to write them again."""
 
+    def as_read(value: Any) -> Any:
+        # Texts beyond ASCII Pillow would write as "?".
+        text = isinstance(value, str) and not value.isascii()
+        return value.encode("latin-1") if text else value
 
-def in_bytes(value: Any) -> Any:
-    """A value of a tag; texts beyond ASCII, which Pillow would write as "?", as they were read."""
-    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
+    for tag in exif:
+        if tag in EXIF_PARTS:
+            part = {name: as_read(value) for name, value in exif.get_ifd(tag).items()}
+            if 0xA005 in part:  # How the colours are to be read: a directory of its own.
+                part[0xA005] = dict(exif.get_ifd(0xA005))
+            yield tag, part
+        elif tag not in leave:
+            yield tag, as_read(exif[tag])
 
 
 def kept_xmp(data: bytes, size: tuple[int, int]) -> bytes:

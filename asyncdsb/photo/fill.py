@@ -11,18 +11,9 @@ FILLS = ("zero", "harmonic")
 
 
 def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:
-    """Replace the hole of a picture by a fill; known pixels stay bit-identical.
+    """Replace the hole of a picture (B, 3, H, W) in [-1, 1]; known pixels stay bit-identical.
 
-    Args:
-        image: (B, 3, H, W) in [-1, 1]; what it holds in the hole does not matter.
-        mask: (B, 1, H, W), non-zero = missing.
-        kind: one of :data:`FILLS`.
-
-    Returns:
-        (B, 3, H, W).
-
-    Raises:
-        ValueError: on another kind.
+    ``mask`` is (B, 1, H, W), non-zero = missing, ``kind`` one of :data:`FILLS`, else ValueError.
     """
     if kind not in FILLS:
         raise ValueError(f"expected a hole fill out of {', '.join(FILLS)}, got {kind!r}")
@@ -39,14 +30,8 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
     pixels down to one value; from there up, each missing pixel starts from the coarser level, and
     weighted Jacobi sweeps relax it.
 
-    Args:
-        image: (B, C, H, W); zero in the hole.
-        hole: (B, 1, H, W) bool.
-        sweeps: relaxations at the finest level; three times as many at the others, where they cost
-            little and reach far.
-
-    Returns:
-        (B, C, H, W), known pixels unchanged; zero for a picture with nothing known.
+    ``image`` is (B, C, H, W), zero in the hole (B, 1, H, W) bool; known pixels do not change.
+    ``sweeps`` are those at the finest level; at the others, three times as many reach far.
     """
     levels = []
     value, weight = image, (~hole).to(image.dtype)
@@ -85,8 +70,7 @@ def _around(x: Tensor) -> Tensor:
 def joined(picture: Tensor, known: Tensor, unknown: Tensor, sweeps: int = 8) -> Tensor:
     """Move a picture (B, C, H, W) to what is known without a step at the border (Perez 2003).
 
-    The difference to ``known``, where that is known, is continued over ``unknown`` (B, 1, H, W)
-    bool by :func:`harmonic_fill`, and added.
+    Its difference there is continued over ``unknown`` (B, 1, H, W) bool, and added.
     """
     gap = (known - picture).masked_fill_(unknown, 0)
     return harmonic_fill(gap, unknown, sweeps) + picture

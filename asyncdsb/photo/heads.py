@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from asyncdsb.photo.fill import harmonic_fill
-from asyncdsb.photo.images import bounds, to_tensor
+from asyncdsb.photo.images import bounds, to_pil, to_tensor
 
 Box = tuple[int, int, int]
 """Left edge, top edge and side of a square, in photo pixels."""
@@ -29,8 +29,7 @@ RISE = 0.02
 # A window of at least this share of the photograph's shorter side becomes the largest square: the
 # photograph is a portrait then, and the cascade's size is no more exact than that.
 WHOLE = 0.8
-# A window grows for a hole that lies beyond it, to at most this multiple of the head's. In a larger
-# one the head would be much smaller than in any portrait of the training.
+# A window grows for a hole beyond it to at most this multiple of the head's, as heads in training.
 REACH = 1.5
 
 
@@ -41,55 +40,50 @@ def check_box(box: Box, hole: np.ndarray) -> None:
     least = min(MIN_SIDE, height, width)
     if side < least:
         raise ValueError(f"expected a box with a side of at least {least} pixels, got {side}")
+    got = f"left {left}, top {top}, side {side}"
     if left < 0 or top < 0 or left + side > width or top + side > height:
-        raise ValueError(
-            f"expected a box within the photo of {width}x{height} pixels,"
-            f" got left {left}, top {top}, side {side}"
-        )
+        raise ValueError(f"expected a box within the photo of {width}x{height} pixels, got {got}")
     if not _held(hole, box):
-        raise ValueError(
-            "expected a box that holds a part of the hole,"
-            f" got none in left {left}, top {top}, side {side}"
-        )
+        raise ValueError(f"expected a box that holds a part of the hole, got none in {got}")
+
+
+def _held(hole: np.ndarray, box: Box) -> int:
+    """How many pixels of a hole a box holds."""
+    left, top, side = box
+    return int(np.count_nonzero(hole[top : top + side, left : left + side]))
 
 
 def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
-    """Choose the square in which a portrait is restored.
+    """Choose the square of a photo (H, W, 3) uint8 that is restored; some of the hole is in it.
 
     Of all heads found, it follows the one with most of the hole. Heads are looked for first in the
     photo with a smooth fill in its hole; if none there holds a part of the hole, in the photo as it
-    is. Pixels under the mask may therefore decide where the window lies. They never reach its
-    content.
+    is. Pixels under the mask may therefore decide where the window lies, not its content.
 
     The window grows up to :data:`REACH` times to hold all of the hole. Without a head near the hole
     it is :func:`largest_square`. A square around the hole would be worse: weights for portraits
     paint a part of a face into its middle, whatever the photo shows there.
-
-    Args:
-        photo: (H, W, 3) uint8.
-        hole: (H, W) bool, with at least one pixel missing.
-
-    Returns:
-        The box; it holds at least one pixel of the hole.
     """
-    heads = []
+    heads, small = [], np.ascontiguousarray(_reduced(photo))
+    # The same filter, so that what holds any of a missing pixel is missing.
+    where = torch.from_numpy(_reduced(hole.astype(np.float32)) > 0)[None, None]
+    filled = to_pil(harmonic_fill(to_tensor(small).masked_fill_(where, 0), where))
     # The first count is stricter, because a smooth fill looks a little like a face.
-    for picture, count in ((_without(photo, hole), 6), (_reduced(photo), 3)):
+    for picture, count in ((np.asarray(filled), 6), (small, 3)):
         heads += find_heads(picture, hole.shape, count)
         if any(_held(hole, head) for head in heads):
             break
     if not heads:
         return largest_square(hole)
-    head = max(heads, key=lambda head: (_held(hole, head), head[2]))
-    grown = _grown(head, hole)
+    grown = _grown(max(heads, key=lambda head: (_held(hole, head), head[2])), hole)
     return grown if _held(hole, grown) else largest_square(hole)
 
 
 def largest_square(hole: np.ndarray) -> Box:
     """The largest square of a photo with a hole (H, W), for when no head is known.
 
-    It lies in the middle of a landscape format and at the top of a portrait format, where heads
-    are, and moves from there as little as possible to hold as much of the hole as it can.
+    It lies in the middle of a landscape format and at the top of a portrait format, and moves from
+    there as little as possible to hold as much of the hole as it can.
     """
     height, width = hole.shape
     side = min(height, width)
@@ -106,10 +100,8 @@ def largest_square(hole: np.ndarray) -> Box:
 def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> list[Box]:
     """Find frontal faces, and for each the largest square around its head that the photo holds.
 
-    Args:
-        picture: (h, w, 3) uint8, the photo at a size of :data:`SEARCHED`.
-        shape: (H, W) of the photo.
-        count: in how many neighbouring places and sizes a face must be seen.
+    ``picture`` is the photo, of ``shape`` (H, W), at a size of :data:`SEARCHED`: (h, w, 3) uint8.
+    A face must be seen in ``count`` neighbouring places and sizes.
     """
     # Imported here, because it takes half a second that other weights need not wait for.
     from skimage.data import lbp_frontal_face_cascade_filename
@@ -119,33 +111,20 @@ def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> l
     most, least = min(grey.shape), 24  # the cascade's own size
     if most < least:
         return []
-    cascade = Cascade(lbp_frontal_face_cascade_filename())
-    found = cascade.detect_multi_scale(
-        img=grey,
-        scale_factor=1.15,
-        step_ratio=1.5,
-        min_size=(least, least),
-        max_size=(most, most),
-        min_neighbor_number=count,
+    sizes = {"min_size": (least, least), "max_size": (most, most)}
+    found = Cascade(lbp_frontal_face_cascade_filename()).detect_multi_scale(
+        img=grey, scale_factor=1.15, step_ratio=1.5, min_neighbor_number=count, **sizes
     )
-    height, width = shape
-    ratio = max(height, width) / max(grey.shape)
+    ratio = max(shape) / max(grey.shape)
     boxes = []
     for face in found:
         side = ratio * face["width"]
         x = ratio * (face["c"] + face["width"] / 2)
         y = ratio * (face["r"] + face["width"] / 2) - RISE * side
         side *= HEAD
-        if side >= WHOLE * min(shape):
-            side = min(shape)
+        side = min(shape) if side >= WHOLE * min(shape) else side
         boxes.append(_placed(x - side / 2, y - side / 2, round(side), shape))
     return boxes
-
-
-def _held(hole: np.ndarray, box: Box) -> int:
-    """How many pixels of a hole a box holds."""
-    left, top, side = box
-    return int(np.count_nonzero(hole[top : top + side, left : left + side]))
 
 
 def _placed(left: float, top: float, side: int, shape: tuple[int, int]) -> Box:
@@ -176,12 +155,3 @@ def _reduced(photo: np.ndarray) -> np.ndarray:
     ratio = SEARCHED / max(height, width)
     size = max(1, round(width * ratio)), max(1, round(height * ratio))
     return cv2.resize(photo, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
-
-
-def _without(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """The same with a smooth fill in its hole."""
-    small = np.ascontiguousarray(_reduced(photo))
-    # The same filter, so that what holds any of a missing pixel is missing.
-    where = torch.from_numpy(_reduced(hole.astype(np.float32)) > 0)[None, None]
-    filled = harmonic_fill(to_tensor(small).masked_fill_(where, 0), where)[0]
-    return ((filled.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()

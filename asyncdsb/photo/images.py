@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asyncdsb.photo.decoding import ImageSource, decode, fitting, flatten, sizes_differ
+from asyncdsb.photo.decoding import ImageSource, check_size, decode, fitting, flatten
 from asyncdsb.photo.mask_files import read_mask as read_mask  # Documented under this module.
 
 
@@ -24,13 +25,8 @@ def read_image(source: ImageSource) -> Image.Image:
     EXIF rotation is applied, transparency composited on white, 16 bits scaled by 255 / 65535;
     palette, grey, 1-bit and CMYK are converted; 8-bit RGB stays bit-identical. Of an animation the
     first frame is read. ``info`` holds an RGB colour profile, Exif data, resolution, XMP, texts.
-    :func:`asyncdsb.photo.original.read_photograph` keeps transparency and 16 bits too.
-
-    Args:
-        source: path, file contents, binary file object, or PIL picture of any mode.
-
-    Returns:
-        Picture of mode RGB, at most ``MAX_PIXELS`` pixels; always a new object.
+    :func:`asyncdsb.photo.original.read_photograph` keeps transparency and 16 bits too. The source
+    is a path, file contents, a binary file object, or a PIL picture of any mode.
 
     Raises:
         ValueError: missing, unreadable, truncated, empty or oversized file.
@@ -42,65 +38,56 @@ def read_image(source: ImageSource) -> Image.Image:
     return rgb
 
 
+def to_bytes(x: torch.Tensor) -> np.ndarray:
+    """Turn values in [-1, 1] into uint8: round((x + 1) * 127.5); values beyond are clipped."""
+    return (x + 1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).numpy()
+
+
 def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
     """Raise ValueError unless a mask (H, W) fits a photograph and has missing and known pixels."""
     size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
     mask = np.asarray(mask)
     if mask.ndim != 2:
         raise ValueError(f"expected a mask of shape (H, W), got shape {mask.shape}")
-    if (mask.shape[1], mask.shape[0]) != size:
-        raise ValueError(sizes_differ(size, mask))
+    check_size(mask, size)
     if not mask.any():
-        raise ValueError(
-            "the mask is empty: expected at least one white pixel (white marks the hole), got none"
-        )
+        why = "expected at least one white pixel (white marks the hole), got none"
+        raise ValueError(f"the mask is empty: {why}")
     if mask.all():
-        raise ValueError(
-            "the mask leaves nothing known: expected at least one black pixel (black is kept), "
-            "got only white"
-        )
+        why = "expected at least one black pixel (black is kept), got only white"
+        raise ValueError(f"the mask leaves nothing known: {why}")
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
-    """Turn 8-bit RGB, PIL or uint8 (H, W, 3), into x / 127.5 - 1: float32 (1, 3, H, W) in [-1, 1].
-
-    Raises:
-        ValueError: an array of another shape or type.
-    """
+    """Turn 8-bit RGB, PIL or uint8 (H, W, 3), into x / 127.5 - 1, float32 (1, 3, H, W)."""
     if isinstance(image, Image.Image):
         image = np.asarray(image if image.mode == "RGB" else read_image(image))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"expected a uint8 array of shape (H, W, 3), got {image.dtype} {image.shape}"
-        )
+        got = f"{image.dtype} {image.shape}"
+        raise ValueError(f"expected a uint8 array of shape (H, W, 3), got {got}")
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     return pixels.to(torch.float32).contiguous() / 127.5 - 1.0
 
 
 def to_pil(tensor: torch.Tensor) -> Image.Image:
-    """Turn a tensor (3, H, W) or (1, 3, H, W) in [-1, 1] into 8-bit RGB: round((x + 1) * 127.5).
+    """Turn a tensor (3, H, W) or (1, 3, H, W) in [-1, 1] into 8-bit RGB, see :func:`to_bytes`.
 
-    The exact inverse of ``to_tensor`` for all 256 values; values beyond are clipped.
-
-    Raises:
-        ValueError: a tensor of another shape, or one that is not finite.
+    The exact inverse of ``to_tensor`` for all 256 values. ValueError: another shape, NaN, infinity.
     """
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.ndim != 3 or tensor.shape[0] != 3:
-        raise ValueError(
-            f"expected a tensor of shape (3, H, W) or (1, 3, H, W), got {tuple(tensor.shape)}"
-        )
+        got = tuple(tensor.shape)
+        raise ValueError(f"expected a tensor of shape (3, H, W) or (1, 3, H, W), got {got}")
     values = tensor.detach().to("cpu", torch.float32)
     # NaN and infinity reach the extremes, which take a tenth of the time of looking at all values.
     if not torch.isfinite(torch.stack(values.aminmax())).all():
         raise ValueError("expected finite values in [-1, 1], got NaN or infinity")
-    pixels = (values + 1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(np.ascontiguousarray(to_bytes(values).transpose(1, 2, 0)))
 
 
 def bounds(hole: np.ndarray) -> tuple[int, int, int, int]:
-    """First row and column of a hole (H, W) bool, and those behind the last; all 0 without one."""
+    """First row and column of a hole (H, W), and those behind the last; all 0 without one."""
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     if not len(rows):
         return 0, 0, 0, 0
@@ -114,11 +101,8 @@ def shortened(stem: str, most: int) -> str:
 
 
 def encoded(picture: Image.Image, **options: Any) -> bytes:
-    """The bytes of a picture's file, with Pillow's options.
-
-    On a full disk Pillow leaves half a JPEG, BMP or GIF file without an error, so these are not
-    saved to their place at once.
-    """
+    """The bytes of a picture's file, with Pillow's options."""
+    # On a full disk Pillow leaves half a JPEG, BMP or GIF file without an error.
     buffer = io.BytesIO()
     picture.save(buffer, **options)
     return buffer.getvalue()
@@ -127,13 +111,8 @@ def encoded(picture: Image.Image, **options: Any) -> bytes:
 def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
     """Write a file whole or not at all: beside its place first, then renamed into it.
 
-    Args:
-        path: the file to write. An existing file is replaced, a symbolic link is followed.
-        write: called once with the temporary path, which has the same folder and suffix; it must
-            create that file.
-
-    Returns:
-        The path.
+    An existing file is replaced, a symbolic link is followed. ``write`` is called once with the
+    temporary path, of the same suffix, to create that file.
 
     Raises:
         ValueError: the folder does not exist or cannot be written to, the disk is full, or
@@ -141,31 +120,31 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     """
     asked = Path(path)
     target = Path(os.path.realpath(asked))
+    why = None
     if not target.parent.is_dir():
-        raise ValueError(f"cannot write {asked}: there is no folder {target.parent}")
-    if target.is_dir():
-        raise ValueError(f"cannot write {asked}: expected a file name, got a folder")
-    if target.exists() and not target.is_file():
-        raise ValueError(f"cannot write {asked}: expected a regular file, got a device or pipe")
+        why = f"there is no folder {target.parent}"
+    elif target.is_dir():
+        why = "expected a file name, got a folder"
+    elif target.exists() and not target.is_file():
+        why = "expected a regular file, got a device or pipe"
+    if why:
+        raise ValueError(f"cannot write {asked}: {why}")
     stem = f".{shortened(target.stem, 80)}-{secrets.token_hex(4)}"
     temporary = target.with_name(f"{stem}{target.suffix}")
     try:
         # The mode of a new file in this folder; some libraries make private files.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise ValueError(f"cannot write {asked}: {error.strerror}") from error
-    try:
         mode = temporary.stat().st_mode
         temporary.unlink()
-        try:
-            write(temporary)
-        except OSError as error:
-            if error.errno is None:
-                raise
-            raise ValueError(f"cannot write {asked}: {error.strerror}") from error
+        write(temporary)
         if temporary.stat().st_mode != mode:
             temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise ValueError(f"cannot write {asked}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return asked

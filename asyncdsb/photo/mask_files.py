@@ -6,26 +6,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asyncdsb.photo.decoding import (
-    SIXTEEN_BIT,
-    ImageSource,
-    decode,
-    eight_bit,
-    eight_bit_grey,
-    flatten,
-    sixteen_bit_grey,
-    sizes_differ,
-    with_alpha,
-)
+from asyncdsb.photo import decoding
 
-MASK_THRESHOLD = 127
-"""Grey values above it are the hole."""
+MASK_THRESHOLD = 127  # grey values above it are the hole
+_LIGHT = 223  # grey value from which even few pixels are white
+_LOSSY = 2  # levels by which lossy compression changes one colour
+_SHARE = 0.003  # of the pixels makes a colour count; flecks of JPEG files are fewer
+_HUES = 4  # most shades between a mask's two colours, distinguished by thirds of their channels
+_EDGES = 0.05  # of the pixels are often the soft edges of JPEG files
+_FLAT = 4  # most colours of which a layer is mostly made
 
 
 def read_mask(
-    source: ImageSource | np.ndarray | torch.Tensor, size: tuple[int, int] | None = None
+    source: decoding.ImageSource | np.ndarray | torch.Tensor, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Read a mask; white marks the hole.
+    """Read a mask, bool (H, W), True in the hole, which is white.
 
     Grey values above ``MASK_THRESHOLD`` are the hole; so are labels of 1, and values of 16-bit
     files above half of 65535, or of 255 if they stay below that. If the opaque parts of a picture
@@ -39,56 +34,46 @@ def read_mask(
             [0, 255] or, if they are uint16, [0, 65535], or floats in [0, 1].
         size: (width, height) in pixels that the mask must have; None accepts any size.
 
-    Returns:
-        Bool array (H, W), True in the hole.
-
     Raises:
         ValueError: unreadable file, array of a wrong shape, type or range, a picture in many
             colours or of grey values that are all dark, or a size other than ``size``.
     """
-    if isinstance(source, torch.Tensor):
-        # Numpy has no bfloat16.
+    if isinstance(source, torch.Tensor):  # Numpy has no bfloat16.
         source = (source.float() if source.is_floating_point() else source).detach().cpu().numpy()
-    if isinstance(source, np.ndarray):
-        if source.ndim == 3 and source.shape[2] == 1:
+    if isinstance(source, np.ndarray) and source.ndim == 3:
+        if source.shape[2] == 1:
             source = source[..., 0]
-        if source.ndim == 3 and source.shape[2] in (3, 4) and source.dtype == np.uint8:
+        elif source.shape[2] in (3, 4) and source.dtype == np.uint8:
             source = Image.fromarray(source)
-    if isinstance(source, np.ndarray):
-        mask = _mask_from_array(source)
-    else:
-        found = decode(source)
-        picture = found.picture if found.deep is None else _in_eight_bits(found.deep)
-        mask = _mask_from_picture(picture, found.name)
-    if size is not None and (mask.shape[1], mask.shape[0]) != tuple(size):
-        raise ValueError(sizes_differ(size, mask))
+    mask = _from_array(source) if isinstance(source, np.ndarray) else _from_picture(source)
+    if size is not None:
+        decoding.check_size(mask, size)
     return mask
 
 
-def _in_eight_bits(values: np.ndarray) -> Image.Image:
-    """Colours of 16 bits, (H, W, C) uint16, as 8 bits; 255 is white if nothing is above it."""
-    colours, alpha = values[..., :3], values[..., 3:]
-    colours = colours.astype(np.uint8) if colours.max() <= 255 else eight_bit(colours)
-    return Image.fromarray(np.concatenate([colours, eight_bit(alpha)], 2))
-
-
-def _mask_from_picture(picture: Image.Image, name: str) -> np.ndarray:
-    if picture.mode in SIXTEEN_BIT and not picture.has_transparency_data:
-        return _white(sixteen_bit_grey(picture, name), name)
-    picture = eight_bit_grey(picture, name)
-    layer = np.asarray(with_alpha(picture)) if picture.has_transparency_data else None
+def _from_picture(source: decoding.ImageSource) -> np.ndarray:
+    found = decoding.decode(source)
+    picture, name = found.picture, found.name
+    if found.deep is not None:
+        colours, alpha = found.deep[..., :3], found.deep[..., 3:]
+        # 255 is white if nothing is above it.
+        colours = colours.astype(np.uint8) if colours.max() <= 255 else decoding.eight_bit(colours)
+        picture = Image.fromarray(np.concatenate([colours, decoding.eight_bit(alpha)], 2))
+    if picture.mode in decoding.SIXTEEN_BIT and not picture.has_transparency_data:
+        return _white(decoding.deep_grey(picture, name)[..., 0], name)
+    picture = decoding.eight_bit_grey(picture, name)
+    layer = np.asarray(decoding.with_alpha(picture)) if picture.has_transparency_data else None
     if layer is None or layer[..., 3].min() == 255:
-        opaque = flatten(picture, name)
-        _refuse_photograph(np.asarray(opaque), name)
-        return _white(np.asarray(opaque.convert("L")), name)
+        shown = decoding.flatten(picture, name)
+        _refuse_photograph(np.asarray(shown), name)
+        return _white(np.asarray(shown.convert("L")), name)
     alpha = layer[..., 3]
-    half = alpha > alpha.max() // 2
-    paint = layer[alpha > alpha.max() * 0.95][:, :3]
+    half, opaque = alpha > alpha.max() // 2, alpha > alpha.max() * 0.95
     if not half.any():
         return half
-    _refuse_photograph(paint, name, layer=True)
     whole = np.asarray(Image.fromarray(layer[..., :3]).convert("L"))
-    grey = whole[alpha > alpha.max() * 0.95]
+    paint, grey = layer[opaque][:, :3], whole[opaque]
+    _refuse_photograph(paint, name, layer=True)
     # Of colours the largest channel counts: red is paint, not black.
     dark, light = paint.max(1) <= MASK_THRESHOLD, grey > MASK_THRESHOLD
     if min(dark.mean(), light.mean()) >= _SHARE or (dark.any() and grey.max() >= _LIGHT):
@@ -101,54 +86,31 @@ def _mask_from_picture(picture: Image.Image, name: str) -> np.ndarray:
     return half
 
 
-_LIGHT = 223  # grey value from which even few pixels are white
-_LOSSY = 2  # levels by which lossy compression changes one colour
-_SHARE = 0.003  # of the pixels makes a colour count; flecks of JPEG files are fewer
-_HUES = 4  # most shades between a mask's two colours, distinguished by thirds of their channels
-_EDGES = 0.05  # of the pixels are often the soft edges of JPEG files
-_FLAT = 4  # most colours of which a layer is mostly made
-
-
 def _refuse_photograph(pixels: np.ndarray, name: str, layer: bool = False) -> None:
-    """Refuse a picture in many colours as a mask.
-
-    A mask has black, white, and perhaps one colour; all of them may be soft at the edges.
-
-    Args:
-        pixels: (N, 3) or (H, W, 3) uint8.
-        name: for the message.
-        layer: whether these are the opaque parts of a layer, in which paint has no soft edges.
-    """
+    """Refuse pixels (..., 3) uint8 in many colours; in a ``layer``, paint has no soft edges."""
+    # A mask has black, white, and perhaps one colour; all of them may be soft at the edges.
     flat = pixels.reshape(-1, 3)
     # A sample says as much of a large picture.
     flat = flat[:: max(1, len(flat) // 200_000)].astype(np.uint16)
     top = flat.max(1, keepdims=True)
-    seen = flat[top[:, 0] > 48]
-    hues = (seen * 3 + seen.max(1, keepdims=True) // 2) // np.maximum(seen.max(1, keepdims=True), 1)
+    bright = top[:, 0] > 48
+    hues = (flat[bright] * 3 + top[bright] // 2) // top[bright]
     kinds, counts = np.unique(hues, axis=0, return_counts=True)
     kinds = kinds[counts >= max(1, _SHARE * len(flat))]
     pure = kinds[kinds.min(1) == 0]
     between = top[(top > 8) & (top < 247)]
     share = len(between) / len(top)
-    if len(kinds) > _HUES or len(pure) > 1:
-        got = "a picture in many colours"
     # Paint is of few exact values, and soft edges reach from black to white.
-    elif layer and not _mostly_flat(flat):
-        got = "a picture in many shades"
-    elif share > _EDGES and not _mostly_flat(between) and (share > 0.75 or _narrow(between)):
-        got = "a picture in many shades"
-    else:
-        return
-    raise ValueError(
-        f"{name}: expected a mask in black and white, or a layer painted in one colour, got {got}; "
-        "if its transparent part is the hole, fill that with white and the rest with black"
-    )
-
-
-def _narrow(values: np.ndarray) -> bool:
-    """Whether most of the values reach neither black nor white."""
-    low, high = np.percentile(values, (5, 95))
-    return bool(high - low < 100)
+    shades = layer and not _mostly_flat(flat)
+    if share > _EDGES and not _mostly_flat(between):
+        shades = shades or share > 0.75 or bool(np.ptp(np.percentile(between, (5, 95))) < 100)
+    colours = len(kinds) > _HUES or len(pure) > 1
+    if colours or shades:
+        raise ValueError(
+            f"{name}: expected a mask in black and white, or a layer painted in one colour, got "
+            f"a picture in many {'colours' if colours else 'shades'}; "
+            "if its transparent part is the hole, fill that with white and the rest with black"
+        )
 
 
 def _mostly_flat(values: np.ndarray) -> bool:
@@ -158,30 +120,23 @@ def _mostly_flat(values: np.ndarray) -> bool:
 
 
 def _white(values: np.ndarray, name: str) -> np.ndarray:
-    """Where unsigned grey values are white: labels 0 and 1, 8 bits, or 16 bits.
-
-    Raises:
-        ValueError: something is not black, but nothing is white.
-    """
+    """Where unsigned grey values are white: labels 0 and 1, 8 bits, or 16; ValueError: nowhere."""
     high = int(values.max())
     if high <= 1:
         return values > 0
     half = MASK_THRESHOLD if high <= 255 else 32767
     if high <= half:
-        some = ", ".join(map(str, np.unique(values)[:6]))
-        raise ValueError(
-            f"{name}: expected white (above {half}) where the hole is, got nothing above {high} "
-            f"(values {some}{', ...' if len(np.unique(values)) > 6 else ''})"
-        )
+        some = [*map(str, np.unique(values)[:7])]
+        some[6:] = ["..."] if some[6:] else []
+        got = f"nothing above {high} (values {', '.join(some)})"
+        raise ValueError(f"{name}: expected white (above {half}) where the hole is, got {got}")
     return values > half
 
 
-def _mask_from_array(values: np.ndarray) -> np.ndarray:
+def _from_array(values: np.ndarray) -> np.ndarray:
     if values.ndim != 2:
-        raise ValueError(
-            "expected a mask array of shape (H, W), or uint8 (H, W, 3) or (H, W, 4), "
-            f"got {values.dtype} {values.shape}"
-        )
+        expected = "expected a mask array of shape (H, W), or uint8 (H, W, 3) or (H, W, 4)"
+        raise ValueError(f"{expected}, got {values.dtype} {values.shape}")
     if 0 in values.shape:
         raise ValueError(f"expected a mask of at least 1x1 pixel, got shape {values.shape}")
     if values.dtype == bool:

@@ -1,24 +1,21 @@
 """Known patches copied into the hole, coarse to fine.
 
-A network of few parameters knows where a hole is dark or bright, smooth or rough, but paints it
-with colours and textures that the photo does not have. The photo itself has them. Every patch p of
-the hole gets an offset o, to a known patch p + o that resembles it (texture synthesis, Efros and
-Leung 1999). All offsets together make ::
+A small network knows where a hole is dark or bright, smooth or rough, but not the photo's colours
+and textures. Every patch p of the hole gets an offset o, to a known patch p + o that resembles it
+(texture synthesis, Efros and Leung 1999). All offsets together make ::
 
     sum over p  D(p, p + o_p)  -  0.003 |pairs of neighbours p, q with o_p = o_q|
 
     D(p, q) = mean |C_p - C_q|^2 / 3 + (distance / 1000)^2
 
 small, the distance in pixels. C are five channels: the colours in [-1, 1] and, times 4, the mean
-absolute difference of brightness between neighbouring pixels of a row and of a column at full size.
-The last two tell rough places from smooth ones at small sizes, where the picture itself is smooth
-(Newson et al. 2014). The second term is coherence (Ashikhmin 2001): neighbours with equal offsets
-copy whole pieces of the photo instead of a mixture.
+absolute difference of brightness between neighbouring pixels of a row and of a column at full size,
+which tells rough places from smooth ones at small sizes (Newson et al. 2014). The second term is
+coherence (Ashikhmin 2001): neighbours with equal offsets copy whole pieces of the photo.
 
 Every patch starts at its nearest known one. Then each takes the best of its own offset and those of
-its eight neighbours, which never makes the sum larger (iterated conditional modes, Besag 1986). The
-copies of a pixel are averaged, D is measured against that picture, and so on (Wexler, Shechtman and
-Irani 2007).
+its eight neighbours (iterated conditional modes, Besag 1986). The copies of a pixel are averaged, D
+is measured against that picture, and so on (Wexler, Shechtman and Irani 2007).
 
 Where copies differ, their mean is too smooth, and the next round's nearest patches are smoother
 still. The detail of the mean, what a Gaussian filter G removes, is therefore amplified by ::
@@ -34,9 +31,7 @@ the change there is added to the estimate, in the middle of the hole only, becau
 full size is better near the border. The estimate leads no edge far into the hole. At the smaller
 sizes, and at full size where a hole is thin, patches that continue the known part therefore first
 replace a margin of it, from the border inwards (Criminisi, Perez and Toyama 2004); only a margin,
-because errors grow inwards.
-
-``train/LOG.md`` tells how the constants were chosen, on photographs of the training.
+because errors grow inwards. ``train/LOG.md`` tells how the constants were chosen.
 """
 
 from __future__ import annotations
@@ -46,7 +41,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.photo.fill import harmonic_fill, joined
-from asyncdsb.photo.nearest import Nearest
 from asyncdsb.schedule import gaussian_blur
 
 # Patches.
@@ -58,12 +52,10 @@ TEXTURE = 4.0  # weight of the mean absolute differences of brightness next to t
 AROUND = 2.0  # standard deviation, in pixels, of the neighbourhood that they are the mean of
 ROUNDS = 4  # how often the offsets are chosen anew for the picture that they gave
 SWEEPS = 2  # how often in a round each patch looks at its neighbours' offsets
-
 # Contrast.
 FINE = 2.0  # standard deviation, in pixels, of the filter that separates the detail
 MOST_GAIN = 2.0  # by how much detail is made stronger at most
 CONTRAST = 0.5  # share of the gain that the result gets; the pictures before it get all
-
 # Sizes, the border, thin holes.
 DEEP = 2  # pixels up to this distance from the border ignore the smaller sizes
 MARGIN = 15  # width in pixels of what is filled from the border inwards
@@ -73,38 +65,53 @@ LEAST_KNOWN = 0.4  # share of a patch that must be known to be continued, if any
 DOUBT = 0.1  # weight of a pixel that is neither known nor filled, where a patch is continued
 RING = 3  # width in pixels of what is compared with the copies around the hole
 RELAXATIONS = 4  # sweeps of the membrane over the difference there
-
 # The search.
+COMPARED = 2**21  # costs held in memory at once: few enough for a processor's cache
+GROUP = 64  # offered rows whose best is found at once
 MOST_SOURCES = 8192  # known patches that are searched; of more, so many are drawn
 FEWEST_SOURCES = 64  # with fewer known patches the estimate stays
 DIRECTIONS = 16  # along which patches are compared, close to their principal components
 DESCRIBED = 1024  # known patches, about, whose principal components those are
 ITERATIONS = 4  # multiplications by the covariance that bring the directions close to them
-
 # Memory.
 TOGETHER = 2**15  # patches of the hole that choose at once
 COPIED = 2**14  # patches that are copied at once: few enough for a processor's cache
-
-_NEIGHBOURS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j)
 
 
 def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
     """Replace what an estimate shows in the hole by patches of what is known; deterministic.
 
+    Known pixels stay, and so does everything if hardly any patch of a sample is known.
+
     Args:
         estimate: (B, 3, H, W) in [-1, 1], the photo outside the hole.
         mask: (B, 1, H, W), non-zero = missing.
         coarse: whether to begin at smaller sizes; not where the estimate is an enlarged result.
-
-    Returns:
-        (B, 3, H, W): known pixels are those of ``estimate``, and so is everything if hardly any
-        patch of a sample is known.
     """
     found = []
     for one, hole in zip(estimate.split(1), (mask > 0.5).split(1), strict=True):
         described = torch.cat([one, _texture(one, hole)], 1)
         copied = _copied(described, hole, REACH, coarse=coarse, small=False)
         found.append(torch.where(hole, copied[:, :3].clamp(-1, 1), one))
+    return torch.cat(found)
+
+
+def nearest(wanted: Tensor, offered: Tensor, length: Tensor) -> Tensor:
+    """Index (N,) of the nearest of rows o (M, D) for each row w: least length - 2 w o."""
+    # Padded by rows at an infinite distance, to a whole number of groups.
+    more = -len(offered) % GROUP
+    length = F.pad(length, (0, more), value=torch.inf)
+    columns = F.pad(offered, (0, 0, 0, more)).T.contiguous()
+    rows = max(1, COMPARED // len(length))
+    costs, found = torch.empty(min(rows, len(wanted)), len(length)).to(wanted), []
+    for part in wanted.split(rows):
+        # Up to the length of the wanted row, which is the same for all offered ones.
+        cost = torch.addmm(length, part, columns, alpha=-2, out=costs[: len(part)])
+        # The best group first: a minimum is found several times faster than its place.
+        cost = cost.unflatten(1, (-1, GROUP))
+        group = cost.amin(2).argmin(1)
+        within = cost[torch.arange(len(part), device=part.device), group].argmin(1)
+        found.append(GROUP * group + within)
     return torch.cat(found)
 
 
@@ -122,35 +129,33 @@ def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
 
 
 def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small: bool) -> Tensor:
-    """:func:`copy_patches` for the five channels C (1, 5, H, W) of one picture.
+    """:func:`copy_patches` for the channels C (1, 5, H, W) of a picture, at full or ``small`` size.
 
-    ``reach`` is :data:`REACH` at this size, ``coarse`` whether to begin at smaller sizes, ``small``
-    whether this is such a size.
+    ``reach`` is :data:`REACH` at this size.
     """
     if min(estimate.shape[2:]) < SIDE:
         return estimate
     if coarse:
         estimate = _coarse_first(estimate, hole, reach)
     grid = _Grid(F.max_pool2d(hole[0].float(), SIDE, 1)[0] > 0)
-    sources, targets = _drawn(grid.sources), _Targets(grid)
-    if len(sources) < FEWEST_SOURCES or not len(targets.cells):
+    sources = grid.sources
+    if len(sources) < FEWEST_SOURCES or not len(grid.targets):
         return estimate
-    features = _Features(estimate, grid, sources, reach)
+    features = _Features(estimate, grid, reach)
     part = hole if small else _thin(hole)
     if part.any():
-        estimate = _continued(estimate, hole, part, sources, targets, features.places)
+        estimate = _continued(estimate, hole, part, grid, features.places)
     rows = features(estimate)
     offered = rows[sources]
-    nearest = Nearest(offered, offered.square().sum(1))(rows[targets.cells])
-    offsets, picture = sources[nearest] - targets.cells, estimate
+    best = nearest(rows[grid.targets], offered, offered.square().sum(1))
+    offsets, picture = sources[best] - grid.targets, estimate
     for number in range(ROUNDS):
         if number:
             rows = features(picture)
         for _ in range(SWEEPS):
-            offsets = targets.agreed(offsets, rows)
+            offsets = grid.agreed(offsets, rows)
         share = CONTRAST if number == ROUNDS - 1 else 1.0
-        mean, spread = targets.mean(offsets, estimate)
-        copied = torch.cat([_with_contrast(mean[:, :3], spread, share), mean[:, 3:]], 1)
+        copied = grid.copied(offsets, estimate, share)
         picture = torch.where(hole, copied, estimate)
     ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
     return torch.where(hole, joined(copied, estimate, ~ring, RELAXATIONS), estimate)
@@ -174,7 +179,7 @@ def _thin(hole: Tensor) -> Tensor:
     """Where a hole (1, 1, H, W) bool is thin, see :data:`THIN`."""
 
     def largest(x: Tensor) -> Tensor:
-        """Within a square around each pixel: along columns, then along rows."""
+        # Within a square around each pixel: along columns, then along rows.
         columns = F.max_pool2d(x, (2 * THIN + 1, 1), 1, (THIN, 0))
         return F.max_pool2d(columns, (1, 2 * THIN + 1), 1, (0, THIN))
 
@@ -183,18 +188,13 @@ def _thin(hole: Tensor) -> Tensor:
     return hole & (largest(core) == 0)
 
 
-def _continued(
-    estimate: Tensor, hole: Tensor, part: Tensor, sources: Tensor, targets: _Targets, places: Tensor
-) -> Tensor:
-    """The estimate (1, C, H, W) with a margin of the hole filled from the border inwards.
-
-    Patches that reach a little into the hole are compared with known ones, mostly by what they show
-    of the known. The mean of what these show instead counts as known from then on. Only ``part`` of
-    the hole, (1, 1, H, W) bool, may be filled; ``places`` are those of :class:`_Features`.
-    """
-    size, grid = hole.shape[2:], targets.grid
+def _continued(estimate: Tensor, hole: Tensor, part: Tensor, grid: _Grid, places: Tensor) -> Tensor:
+    """The estimate with a margin of a part of the hole filled from the border inwards."""
+    # Patches that reach a little into the hole are compared with known ones, mostly by what they
+    # show of the known. The mean of what these show instead counts as known from then on.
+    size = hole.shape[2:]
     within = _within(size[1], hole.device)
-    theirs = grid.pixels(sources, size[1])
+    theirs = grid.pixels(grid.sources, size[1])
     picture, known, part = estimate[0].flatten(1).clone(), ~hole.flatten(), part.flatten()
     # Every third pixel, along diagonals, tells as much as all of them.
     steps = torch.arange(SIDE, device=hole.device)
@@ -202,12 +202,11 @@ def _continued(
     shown = picture[:, theirs[:, None] + compared]
     # The sum over a patch of w (P - S)^2 is, but for what is the same for all S, that of
     # w S^2 - 2 w P S: an inner product of what the one and the other depend on.
-    where = places[sources]
+    where = places[grid.sources]
     offered = torch.cat([shown.square().sum(0), *shown, where], 1)
-    search = Nearest(offered, where.square().sum(1))
-    ours = grid.pixels(targets.cells, size[1])
+    ours = grid.pixels(grid.targets, size[1])
     reaching = part[ours[:, None] + within].any(1)
-    ours, cells = ours[reaching], targets.cells[reaching]
+    ours, cells = ours[reaching], grid.targets[reaching]
     # A last channel for the number of copies.
     counted = F.pad(estimate[0], (0, 0, 0, 0, 0, 1), value=1.0)
     for _ in range(MARGIN // FRONT):
@@ -217,13 +216,12 @@ def _continued(
             break
         share = known[ours[:, None] + within].sum(1) / len(within)
         touching = front[ours[:, None] + within].any(1)
-        enough = share >= share[touching].max().clamp(max=LEAST_KNOWN)
-        chosen = touching & enough
+        chosen = touching & (share >= share[touching].max().clamp(max=LEAST_KNOWN))
         pixels = ours[chosen, None] + compared
         weight = torch.where(known[pixels], 1.0, DOUBT).to(picture)
         weight /= 3 * weight.sum(1, keepdim=True)
         wanted = [weight / -2, *(weight * picture[:, pixels]), places[cells[chosen]]]
-        best = search(torch.cat(wanted, 1))
+        best = nearest(torch.cat(wanted, 1), offered, where.square().sum(1))
         sums = _summed(counted, ours[chosen], theirs[best]).flatten(1)
         front &= sums[-1] > 0
         picture[:, front] = sums[:-1, front] / sums[-1, front]
@@ -232,115 +230,91 @@ def _continued(
 
 
 class _Grid:
-    """All places of a patch, numbered row by row, within a rim that has no patches.
+    """Places of a patch, numbered row by row within a rim that has no patches.
 
     The rim is as wide as the step between neighbouring patches of the hole. Adding numbers
-    therefore tells where a neighbour's offset leads: what would leave a row ends in the rim.
-
-    Attributes:
-        touched: (h, w) bool, for each place of a patch's first pixel whether any is missing.
-        width: of the numbering, w and twice the rim.
-        forbidden: (cells,) added to the cost of a patch: infinity unless it is known.
-        sources: (M,) cells of the known patches.
+    therefore tells where a neighbour's offset, a difference of numbers, leads: what would leave a
+    row ends in the rim. ``targets`` (N,) are the cells of the patches that reach into the hole, of
+    every second row and column and the last ones; ``sources`` (M,) those of the known patches.
     """
 
     def __init__(self, touched: Tensor):
-        self.touched = touched
+        # (h, w) places of a patch's first pixel.
+        self.shape, device = touched.shape, touched.device
         self.width = touched.shape[1] + 2 * STRIDE
-        rim = 4 * (STRIDE,)
-        known = F.pad(~touched, rim).flatten()
+        known = F.pad(~touched, 4 * (STRIDE,)).flatten()
         self.forbidden = torch.where(known, 0, torch.inf)
         self.sources = known.nonzero()[:, 0]
-
-    def cells(self, places: Tensor) -> Tensor:
-        """Numbers (N,) of the cells at rows and columns (N, 2)."""
-        return ((places + STRIDE) * places.new_tensor([self.width, 1])).sum(1)
-
-    def pixels(self, cells: Tensor, width: int) -> Tensor:
-        """Numbers (N,) of the first pixels of the patches in cells (N,), in a picture so wide."""
-        rows = cells.div(self.width, rounding_mode="floor")
-        return (rows - STRIDE) * width + cells - rows * self.width - STRIDE
-
-
-class _Targets:
-    """The patches that reach into the hole, of every second row and column, and the last ones.
-
-    An offset is the difference of two cells' numbers.
-
-    Attributes:
-        cells: (N,) of each.
-        count: (H * W,) float, how many of them each pixel of the picture is in.
-    """
-
-    def __init__(self, grid: _Grid):
-        self.grid, touched = grid, grid.touched
-        device = touched.device
+        if len(self.sources) > MOST_SOURCES:
+            # At random, because a regular choice would favour some columns; the same on any device.
+            order = torch.randperm(len(self.sources), generator=torch.Generator().manual_seed(0))
+            self.sources = self.sources[order[:MOST_SOURCES].to(device)]
         rows, columns = (
             torch.tensor(sorted({*range(0, length, STRIDE), length - 1}), device=device)
             for length in touched.shape
         )
         there = touched[rows[:, None], columns]
         on = there.nonzero()
-        self.cells = grid.cells(torch.stack([rows[on[:, 0]], columns[on[:, 1]]], 1))
+        self.targets = (rows[on[:, 0]] + STRIDE) * self.width + columns[on[:, 1]] + STRIDE
         # Numbers on the lattice within a rim that has no patch, numbered N.
-        count = len(on)
-        numbers = torch.full([n + 2 for n in there.shape], count, device=device)
-        numbers[1:-1, 1:-1][there] = torch.arange(count, device=device)
-        around = torch.stack(
-            [numbers[on[:, 0] + 1 + i, on[:, 1] + 1 + j] for i, j in ((0, 0), *_NEIGHBOURS)], 1
-        )
+        numbers = torch.full([n + 2 for n in there.shape], len(on), device=device)
+        numbers[1:-1, 1:-1][there] = torch.arange(len(on), device=device)
+        # Each patch itself and its neighbours.
+        steps = ((0, 0), *((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j))
+        around = torch.stack([numbers[on[:, 0] + 1 + i, on[:, 1] + 1 + j] for i, j in steps], 1)
         mine = torch.zeros(touched.shape, device=device)
         mine[rows[:, None], columns] = there.float()
         mine = F.pad(mine, 4 * (SIDE - 1,))[None]
+        # How many of the targets each pixel of the picture is in.
         self.count = (SIDE**2 * F.avg_pool2d(mine, SIDE, 1)).round().flatten()
         # No two of a colour are neighbours, so that all of them choose at once.
         colour = 2 * (on[:, 0] % 2) + on[:, 1] % 2
-        self.turns = [
-            (part, around[part], self.cells[part])
+        self._turns = [
+            (part, around[part], self.targets[part])
             for number in range(4)
             for part in (colour == number).nonzero()[:, 0].split(TOGETHER)
             if len(part)
         ]
 
+    def pixels(self, cells: Tensor, width: int) -> Tensor:
+        """Numbers (N,) of the first pixels of the patches in cells (N,), in a picture so wide."""
+        rows = cells.div(self.width, rounding_mode="floor")
+        return (rows - STRIDE) * width + cells - rows * self.width - STRIDE
+
     def agreed(self, offsets: Tensor, rows: Tensor) -> Tensor:
-        """Let each patch take the best of its own offset and its neighbours'; offsets are (N,)."""
+        """Let each patch take the best of its own offset (N,) and its neighbours'."""
         # Beyond the lattice the offset leads to the last cell, in the rim, which equals no other.
         last = len(rows) - 1
         offsets = F.pad(offsets, (0, 1), value=last)
-        for turn, around, cells in self.turns:
+        for turn, around, cells in self._turns:
             offered = offsets[around]
             found = (cells[:, None] + offered).clamp_(max=last).flatten()
             apart = rows.index_select(0, found).view(*offered.shape, -1)
             apart -= rows.index_select(0, cells)[:, None]
             cost = apart.square_().sum(2)
-            agreeing = (offered[:, :, None] == offered[:, None, 1:]).sum(2)
-            cost -= COHERENCE * agreeing
-            cost += self.grid.forbidden[found].view_as(cost)
+            cost -= COHERENCE * (offered[:, :, None] == offered[:, None, 1:]).sum(2)
+            cost += self.forbidden[found].view_as(cost)
             offsets[turn] = offered.gather(1, cost.argmin(1, keepdim=True))[:, 0]
         return offsets[:-1]
 
-    def mean(self, offsets: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean (1, C, H, W) of what all offsets (N,) copy to a pixel from a photo (1, C, H, W).
-
-        Where nothing is copied it is the photo. The second value is the variance of the copies'
-        colours, (1, 1, H, W).
-        """
-        first, source = (
-            self.grid.pixels(cells, photo.shape[3]) for cells in (self.cells, self.cells + offsets)
-        )
+    def copied(self, offsets: Tensor, photo: Tensor, share: float) -> Tensor:
+        """Mean (1, C, H, W) of what offsets (N,) copy, else the photo, its detail amplified."""
+        cells, size = (self.targets, self.targets + offsets), photo.shape[2:]
         squares = photo[0, :3].square().sum(0, keepdim=True)
-        sums = _summed(torch.cat([photo[0], squares]), first, source)
-        means = (sums / self.count.view(photo.shape[2:]).clamp(min=1))[None]
-        mean = torch.where(self.count.view(photo.shape[2:]) > 0, means[:, :-1], photo)
-        spread = means[:, -1:] - means[:, :3].square().sum(1, keepdim=True)
-        return mean, spread.clamp(min=0)
+        places = (self.pixels(part, size[1]) for part in cells)
+        sums = _summed(torch.cat([photo[0], squares]), *places)
+        means = (sums / self.count.view(size).clamp(min=1))[None]
+        mean = torch.where(self.count.view(size) > 0, means[:, :-1], photo)
+        spread = (means[:, -1:] - means[:, :3].square().sum(1, keepdim=True)).clamp(min=0)
+        slow = gaussian_blur(mean[:, :3].transpose(0, 1), FINE).transpose(0, 1)
+        detail = mean[:, :3] - slow
+        kept = gaussian_blur(detail.square().sum(1, keepdim=True), FINE)
+        gain = (1 + gaussian_blur(spread, FINE) / kept.clamp(min=1e-6)).sqrt().clamp(max=MOST_GAIN)
+        return torch.cat([slow + (1 + share * (gain - 1)) * detail, mean[:, 3:]], 1)
 
 
 def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
-    """Sum (K, H, W) of patches that are copied within a picture of K channels.
-
-    ``source`` (N,) are the first pixels of what to copy, ``to`` (N,), all different, of where.
-    """
+    """Sum (K, H, W) of patches copied between first pixels (N,); those ``to`` all differ."""
     count, _, width = channels.shape
     shown = channels.flatten(1).T.contiguous()
     strips = shown.flatten().unfold(0, count * SIDE, count)
@@ -354,30 +328,14 @@ def _summed(channels: Tensor, to: Tensor, source: Tensor) -> Tensor:
     return sums.T.view_as(channels)
 
 
-def _with_contrast(mean: Tensor, spread: Tensor, share: float) -> Tensor:
-    """Amplify the detail of a mean: G E c + (1 + share (gain - 1)) (E c - G E c), (1, 3, H, W).
-
-    ``spread`` (1, 1, H, W) is E |c|^2 - |E c|^2, summed over the colours.
-    """
-    slow = gaussian_blur(mean.transpose(0, 1), FINE).transpose(0, 1)
-    detail = mean - slow
-    kept = gaussian_blur(detail.square().sum(1, keepdim=True), FINE)
-    gain = (1 + gaussian_blur(spread, FINE) / kept.clamp(min=1e-6)).sqrt().clamp(max=MOST_GAIN)
-    return slow + (1 + share * (gain - 1)) * detail
-
-
 class _Features:
-    """Rows whose squared distances are D of the module's docstring, along few directions.
+    """Rows whose squared distances are D, along few directions near the principal components."""
 
-    The directions are close to the principal components of the known patches. ``places`` (cells, 2)
-    are rows and columns of all patches, divided by the reach.
-    """
-
-    def __init__(self, photo: Tensor, grid: _Grid, sources: Tensor, reach: float):
+    def __init__(self, photo: Tensor, grid: _Grid, reach: float):
         scale = (3 * SIDE**2) ** -0.5
         width = photo.shape[3]
-        some = sources[:: -(-len(sources) // DESCRIBED)]
-        pixels = grid.pixels(some, width)[:, None] + _within(width, sources.device)
+        some = grid.sources[:: -(-len(grid.sources) // DESCRIBED)]
+        pixels = grid.pixels(some, width)[:, None] + _within(width, photo.device)
         known = scale * photo[0].flatten(1)[:, pixels].transpose(0, 1).flatten(1)
         # Nearly all that sets patches apart lies along a few directions, which an orthogonal
         # iteration finds well enough in a tenth of the time of a decomposition.
@@ -389,8 +347,9 @@ class _Features:
         self.filters = scale * directions.T.unflatten(1, (-1, SIDE, SIDE))
         rows, columns = (
             torch.arange(-STRIDE, n + STRIDE, dtype=photo.dtype, device=photo.device) / reach
-            for n in grid.touched.shape
+            for n in grid.shape
         )
+        # (cells, 2) of all patches.
         self.places = torch.cartesian_prod(rows, columns)
 
     def __call__(self, photo: Tensor) -> Tensor:
@@ -405,12 +364,3 @@ def _within(width: int, device: torch.device) -> Tensor:
     """What to add to the number of a patch's first pixel for those of all, (SIDE^2,)."""
     steps = torch.arange(SIDE, device=device)
     return (steps[:, None] * width + steps).flatten()
-
-
-def _drawn(sources: Tensor) -> Tensor:
-    """Not too many out of (M,) cells."""
-    if len(sources) <= MOST_SOURCES:
-        return sources
-    # A random choice, because a regular one would favour some columns; the same on any device.
-    order = torch.randperm(len(sources), generator=torch.Generator().manual_seed(0))
-    return sources[order[:MOST_SOURCES].to(sources.device)]

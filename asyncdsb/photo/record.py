@@ -1,8 +1,8 @@
 """Settings and maps on disk, from which a restoration can be repeated.
 
-Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, and with
-the precision where it is not float32, in a file of their own or in the text field ``asyncdsb`` of a
-restored PNG. Maps in [0, 1] (gradient, tau) are 16-bit grey PNG files, value = grey / 65535.
+Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, and the
+precision if it is not float32, in a file or in the text field ``asyncdsb`` of a PNG. Maps in [0, 1]
+(gradient, tau) are 16-bit grey PNG files, value = grey / 65535.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ NOT_KEPT = "not_kept"
 
 
 def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
-    """Read settings from a JSON file or from a restored PNG.
+    """Read settings that are not null from a JSON file or a restored PNG; values are not checked.
 
-    Returns:
-        The fields that occur and are not null; their values are not checked. :data:`NOT_KEPT`,
-        which answers of the page's interface hold beside the settings, is left out.
+    :data:`NOT_KEPT`, which answers of the page's interface hold beside the settings, is left out.
 
     Raises:
         ValueError: no such file, no settings in it, or a field that is not among ``names``.
@@ -40,9 +38,9 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
                 text = picture.info.get(FIELD)
             if text is None:
                 raise ValueError("expected a PNG that AsyncDSB restored, found no settings in it")
+        elif path.stat().st_size > MAX_JSON:
+            raise ValueError(f"expected settings, got more than {MAX_JSON} bytes")
         else:
-            if path.stat().st_size > MAX_JSON:
-                raise ValueError(f"expected settings, got more than {MAX_JSON} bytes")
             text = path.read_text("utf-8")
         found = json.loads(text)
     except (OSError, ValueError, SyntaxError, RecursionError) as error:
@@ -51,11 +49,8 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
     if not isinstance(found, dict):
         raise ValueError(f"{path.name}: expected an object with settings, got {type(found)}")
     found.pop(NOT_KEPT, None)
-    unknown = [name for name in found if name not in names]
-    if unknown:
-        raise ValueError(
-            f"{path.name}: expected settings out of {', '.join(names)}; got {', '.join(unknown)}"
-        )
+    if unknown := ", ".join(name for name in found if name not in names):
+        raise ValueError(f"{path.name}: expected settings out of {', '.join(names)}; got {unknown}")
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -72,10 +67,7 @@ def save_map(path: Path, values: np.ndarray) -> Path:
 
 
 def load_map(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read a map from a grey picture of 8 or 16 bits, black = 0 and white = 1.
-
-    Returns:
-        (H, W) float32 in [0, 1].
+    """Read a map (H, W) float32 in [0, 1] from a grey picture of 8 or 16 bits, white = 1.
 
     Raises:
         ValueError: not a readable picture, or not of this size (width, height).

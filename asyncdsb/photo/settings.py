@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +15,7 @@ FROM_WEIGHTS = ("finish",)
 """Settings whose value None stands for that in the weights' configuration."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """The settings of a run, with the defaults.
 
@@ -32,10 +31,9 @@ class Settings:
         finish: "none" shows the bridge's result, "patches" replaces it by patches of the known part
             (:mod:`asyncdsb.photo.patches`). None for the weights' choice.
         seed: of all noise, 0 <= seed < 2**63.
-        tiles: most fields of the networks, >= 1, that restore a hole which does not fit into one:
-            overlapping ones over a large hole, separate ones over holes that lie far apart. More
-            keep more detail of a large photo and take as much longer. Weights for portraits use
-            one square and ignore it.
+        tiles: most fields of the networks, >= 1: overlapping ones over a large hole, separate ones
+            over holes far apart. More keep more detail of a large photo and take as much longer.
+            Weights for portraits use one square and ignore it.
         box: with weights for portraits, the square around the head in which they work: left edge,
             top edge and side in photo pixels, at least 32 wide. None for what
             :func:`asyncdsb.photo.heads.head_box` chooses. The hole beyond it is filled smoothly.
@@ -54,11 +52,7 @@ class Settings:
     box: tuple[int, int, int] | None = None
 
     def check(self, samplers: Sequence[str]) -> None:
-        """Check all values; ``samplers`` are those that the weights were trained for.
-
-        Raises:
-            ValueError: with what was expected and what came.
-        """
+        """Raise ValueError on a bad value; ``samplers`` are what the weights were trained for."""
         for name in ("tau_min", "tau_max", "eta"):
             value = getattr(self, name)
             real = isinstance(value, int | float | np.integer | np.floating)
@@ -71,20 +65,18 @@ class Settings:
             value = getattr(self, name)
             if not _whole(value) or not least <= value < 2**63:
                 raise ValueError(f"expected a whole number for {name} >= {least}, got {value!r}")
-        kinds = {"sampler": samplers, "strategy": STRATEGIES, "finish": FINISHES, "grid": GRIDS}
-        for name, kind in kinds.items():
-            value = getattr(self, name)
-            if name == "strategy" and not isinstance(value, str):
-                continue
-            if value not in kind and not (name in FROM_WEIGHTS and value is None):
-                trained = "sampler that the weights were trained for,"
-                words = {"sampler": trained, "grid": "time grid"}
-                known = f"{words.get(name, name)} out of {', '.join(kind)}"
-                raise ValueError(f"expected a {known}, got {value!r}")
-        box = self.box
-        if box is not None and not (
-            isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))
+        painted, unset = not isinstance(self.strategy, str), self.finish is None
+        for what, value, known in (
+            ("sampler that the weights were trained for,", self.sampler, samplers),
+            ("strategy", STRATEGIES[0] if painted else self.strategy, STRATEGIES),
+            ("finish", FINISHES[0] if unset else self.finish, FINISHES),
+            ("time grid", self.grid, GRIDS),
         ):
+            if value not in known:
+                raise ValueError(f"expected a {what} out of {', '.join(known)}, got {value!r}")
+        box = self.box
+        three = isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))
+        if box is not None and not three:
             raise ValueError(f"expected three whole numbers for box (left, top, side), got {box!r}")
 
     def resolved(self, config: BridgeConfig) -> Settings:
@@ -110,10 +102,8 @@ def check_painted(strategy: str | np.ndarray, shape: tuple[int, ...]) -> None:
     if tau.shape != shape:
         raise ValueError(f"expected a painted tau map of shape {shape}, got {tau.shape}")
     if not np.issubdtype(tau.dtype, np.floating) or not ((tau >= 0) & (tau <= 1)).all():
-        raise ValueError(
-            f"expected a painted tau map of floats in [0, 1], got {tau.dtype} "
-            f"from {tau.min()} to {tau.max()}"
-        )
+        got = f"{tau.dtype} from {tau.min()} to {tau.max()}"
+        raise ValueError(f"expected a painted tau map of floats in [0, 1], got {got}")
 
 
 def _whole(value: object) -> bool:

@@ -21,17 +21,11 @@ TOGETHER = 4  # tiles in one evaluation: more are not faster on a processor, and
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles of one size on a canvas.
+    """Tiles of one size on a canvas."""
 
-    Attributes:
-        canvas: (H, W).
-        size: (h, w) of each tile.
-        corners: (top, left) of each tile.
-    """
-
-    canvas: tuple[int, int]
-    size: tuple[int, int]
-    corners: tuple[tuple[int, int], ...]
+    canvas: tuple[int, int]  # (H, W)
+    size: tuple[int, int]  # (h, w) of each tile
+    corners: tuple[tuple[int, int], ...]  # (top, left) of each
 
     @classmethod
     def over(cls, hole: np.ndarray, side: int) -> Tiles:
@@ -48,7 +42,6 @@ class Tiles:
         return cls(hole.shape, (height, width), tuple(corners))
 
     def __len__(self) -> int:
-        """Number of tiles."""
         return len(self.corners)
 
     def cut(self, x: Tensor) -> Tensor:
@@ -57,16 +50,19 @@ class Tiles:
         return torch.cat([x[..., i : i + height, j : j + width] for i, j in self.corners])
 
     def blend(self, function: Callable[[Tiles], Tensor]) -> Tensor:
-        """Evaluate a function on all tiles and average its values where they overlap.
+        """Average a function's values where the tiles overlap: (1, C, H, W), zero beyond them.
 
-        Args:
-            function: from some of the tiles to (n, C, h, w) values on them.
-
-        Returns:
-            (1, C, H, W), zero where there is no tile.
+        It takes some of the tiles and returns (n, C, h, w) values on them.
         """
+
+        def ramp(length: int) -> Tensor:
+            place = torch.arange(length) + 0.5
+            near = torch.minimum(place, length - place) / max(1.0, OVERLAP * length)
+            return near.clamp(max=1)
+
         height, width = self.size
-        weight, total = self._weight(), torch.zeros(())
+        # 1 in the middle, falling linearly over the overlap.
+        weight, total = ramp(height)[:, None] * ramp(width)[None, :], torch.zeros(())
         for first in range(0, len(self), TOGETHER):
             some = Tiles(self.canvas, self.size, self.corners[first : first + TOGETHER])
             values = function(some)
@@ -78,17 +74,6 @@ class Tiles:
                 place[:, :-1] += weight * value
                 place[:, -1:] += weight
         return total[:, :-1] / total[:, -1:].clamp(min=1e-12)
-
-    def _weight(self) -> Tensor:
-        """(h, w) weights: 1 in the middle, falling linearly over the overlap."""
-
-        def ramp(length: int) -> Tensor:
-            place = torch.arange(length) + 0.5
-            near = torch.minimum(place, length - place) / max(1.0, OVERLAP * length)
-            return near.clamp(max=1)
-
-        height, width = (ramp(length) for length in self.size)
-        return height[:, None] * width[None, :]
 
 
 def _places(marks: np.ndarray, length: int, limit: int) -> list[int]:

@@ -3,18 +3,21 @@
 A window is cut around the hole and padded to a multiple of the networks' stride. Where it is larger
 than their field, tiles cover it (:mod:`asyncdsb.photo.tiles`), and it is scaled down until no more
 tiles are needed than allowed, and until no part of the hole is further from what is known than a
-network can see. The result is enlarged and set into the hole alone.
+network can see. Holes that lie far apart get a window each where one around all would have to be
+scaled down: specks at both ends of a large photo would come back blurred.
 
 Weights for portraits work in a square around a head instead (:mod:`asyncdsb.photo.heads`), scaled
-to their resolution. The hole beyond it is filled smoothly.
-
-Nothing that the photo holds under the mask reaches the networks or the result.
+to their resolution. The hole beyond it is filled smoothly. The result is enlarged and set into the
+hole alone; nothing that the photo holds under the mask reaches the networks or the result.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
 
 import cv2
 import numpy as np
@@ -23,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.photo.fill import harmonic_fill, joined
-from asyncdsb.photo.images import bounds
+from asyncdsb.photo.heads import Box
+from asyncdsb.photo.images import bounds, to_bytes
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.tiles import Tiles
 
@@ -36,48 +40,36 @@ MAX_CANVAS = 2_000_000  # most pixels that are worked on at once, which bounds t
 MAX_COPIED = 2**19  # most pixels of the size at which patches are copied into a window
 FINER = 2**0.25  # ratio of the scales that are tried, from the finest down
 SWEEPS = 2  # relaxations of fills at the photo's own size, which may be large
+# Most groups of holes, which bounds the memory. Twice as many are compared with one another; more
+# are first joined with their neighbours, by a distance that doubles.
+MANY = 32
+
+Edges = tuple[int, int, int, int]  # first row and column, and those behind the last
 
 
 @dataclass(frozen=True)
 class Window:
-    """Part of a photo and the size at which it is worked on.
+    """Part of a photo and the size at which it is worked on."""
 
-    Attributes:
-        photo: (H, W) of the photo.
-        top: first row of the window.
-        left: first column.
-        height: rows, in photo pixels.
-        width: columns, in photo pixels.
-        work: (h, w) at the networks' resolution, before padding.
-        stride: padded sizes are multiples of this.
-        own: (height, width) bool, the pixels that are restored here; other windows may restore
-            others.
-        tiles: over the padded canvas; None where the networks take all of it at once.
-    """
-
-    photo: tuple[int, int]
-    top: int
-    left: int
-    height: int
+    photo: tuple[int, int]  # (H, W) in pixels
+    top: int  # first row of the window
+    left: int  # first column
+    height: int  # in photo pixels
     width: int
-    work: tuple[int, int]
-    stride: int
+    work: tuple[int, int]  # (h, w) at the networks' resolution, before padding
+    stride: int  # padded sizes are multiples of this
+    # (height, width) bool, the pixels that are restored here; other windows may restore others.
     own: np.ndarray = field(compare=False, repr=False)
-    tiles: Tiles | None = None
+    tiles: Tiles | None = None  # over the padded canvas; None where the networks take all at once
 
     @classmethod
     def around(cls, hole: np.ndarray, resolution: int, stride: int, tiles: int = 1) -> Window:
-        """Choose the window for a hole.
+        """Choose the window for a hole (H, W) bool, with at least one pixel missing.
 
         It is a square around the hole's bounding box with a margin, at least ``resolution`` wide,
-        as far as the photo reaches. A larger one is scaled down to ``resolution``, or, where tiles
-        may be used and the hole is not too deep, less or not at all.
-
-        Args:
-            hole: (H, W) bool, with at least one pixel missing.
-            resolution: side in pixels that the networks were trained for.
-            stride: multiple of sizes that the networks need.
-            tiles: most tiles.
+        for which the networks were trained, as far as the photo reaches. A larger one is scaled
+        down to ``resolution``, or, where several ``tiles`` may be used and the hole is not too
+        deep, less or not at all. Sizes are padded to a multiple of ``stride``.
         """
         top, left, bottom, right = bounds(hole)
         longest = max(bottom - top, right - left)
@@ -88,32 +80,26 @@ class Window:
         # A copy, because a view would keep the whole photo's mask alive.
         own = hole[top : top + height, left : left + width].copy()
         part = own.astype(np.uint8)
-        scale = 1.0
+        scale, chosen = least, None
         if tiles > 1 and least < 1:
             depth = float(cv2.distanceTransform(part, cv2.DIST_C, 3).max())
-            scale = min(scale, MAX_DEPTH * resolution / depth)
-        while tiles > 1 and scale > least:
-            work = max(1, round(height * scale)), max(1, round(width * scale))
+            scale = min(1.0, MAX_DEPTH * resolution / depth)
+        while scale > least:
+            work = _scaled((height, width), scale)
             if math.prod(work) <= MAX_CANVAS:
                 chosen = _tiled(part, work, resolution, stride)
                 if len(chosen) <= tiles:
-                    return cls(hole.shape, top, left, height, width, work, stride, own, chosen)
-            scale /= FINER
-        work = max(1, round(height * least)), max(1, round(width * least))
-        return cls(hole.shape, top, left, height, width, work, stride, own)
+                    break
+            scale, chosen = scale / FINER, None
+        work = _scaled((height, width), max(scale, least))
+        return cls(hole.shape, top, left, height, width, work, stride, own, chosen)
 
     @classmethod
-    def at(
-        cls, hole: np.ndarray, box: tuple[int, int, int], resolution: int, stride: int
-    ) -> Window:
-        """The square ``box`` (left, top, side) within the photo, scaled to ``resolution``.
-
-        It owns what is missing in it.
-        """
+    def at(cls, hole: np.ndarray, box: Box, resolution: int, stride: int) -> Window:
+        """The square ``box`` (left, top, side) within the photo, scaled to ``resolution``."""
         left, top, side = box
         own = hole[top : top + side, left : left + side].copy()
-        work = resolution, resolution
-        return cls(hole.shape, top, left, side, side, work, stride, own)
+        return cls(hole.shape, top, left, side, side, (resolution, resolution), stride, own)
 
     @property
     def fields(self) -> int:
@@ -123,9 +109,8 @@ class Window:
     @property
     def evaluated(self) -> int:
         """Pixels that the networks are evaluated on in one step."""
-        if self.tiles is None:
-            return math.prod(edge + -edge % self.stride for edge in self.work)
-        return len(self.tiles) * math.prod(self.tiles.size)
+        padded = [edge + -edge % self.stride for edge in self.work]
+        return self.fields * math.prod(padded if self.tiles is None else self.tiles.size)
 
     @property
     def scale(self) -> float:
@@ -140,10 +125,7 @@ class Window:
     @property
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns of the window in an array of the photo's size."""
-        return (
-            slice(self.top, self.top + self.height),
-            slice(self.left, self.left + self.width),
-        )
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     def others(self, hole: np.ndarray) -> np.ndarray:
         """Where gradients depend on what another window restores: (height, width) bool."""
@@ -156,19 +138,15 @@ class Window:
 
     def photo_at_work_scale(self) -> tuple[int, int]:
         """(h, w) of the whole photo at the window's scale, never more than its own."""
-        if self.scale >= 1:
-            return self.photo
-        height, width = (max(1, round(edge * self.scale)) for edge in self.photo)
-        return height, width
+        return self.photo if self.scale >= 1 else _scaled(self.photo, self.scale)
 
     def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
         """The window of a photo (H, W, 3) uint8, padded, with a smooth fill in its hole.
 
-        Returns:
-            Image (1, 3, h, w) in [-1, 1] and mask (1, 1, h, w) float; a working pixel is missing if
-            any photo pixel under it is.
+        The image is (1, 3, h, w) in [-1, 1], the mask (1, 1, h, w) float; a working pixel is
+        missing if any photo pixel under it is.
         """
-        original, missing = image[self.slices], self._missing(hole)
+        original, missing = image[self.slices], _map(hole[self.slices])
         if self.native:
             picture = torch.cat([_known(original, missing, channel) for channel in range(3)], 1)
             return self.pad(picture), self.pad(missing.float())
@@ -178,8 +156,7 @@ class Window:
 
     def shrink(self, values: np.ndarray) -> Tensor:
         """A map (H, W) of the photo, cut and scaled like :meth:`cut`: (1, 1, h, w) float32."""
-        part = torch.from_numpy(np.ascontiguousarray(values[self.slices], np.float32))[None, None]
-        return self.pad(resize(part, self.work))
+        return self.pad(resize(_map(values[self.slices]).float(), self.work))
 
     def pad(self, x: Tensor) -> Tensor:
         """Repeat the last row and column up to a multiple of the stride."""
@@ -197,47 +174,28 @@ class Window:
     def paste(
         self, image: np.ndarray, hole: np.ndarray, restored: Tensor, patches: bool = False
     ) -> None:
-        """Set what a window restores into the photo, in place.
+        """Set what a window restores, (1, 3, h, w) in [-1, 1], padded, into the photo, in place.
 
         A window that was scaled comes back without the photo's finest detail, and its colour may
         miss the border's by a little. The difference on the known side is therefore continued
-        smoothly into the hole and added, which leaves no step. Known patches add the detail, if the
-        estimate already shows patches.
-
-        Args:
-            image: (H, W, 3) uint8 photo, changed in the window's own pixels alone.
-            hole: (H, W) bool; what ``image`` holds in it does not matter.
-            restored: (1, 3, h, w) padded working-size picture in [-1, 1].
-            patches: whether to copy patches of the known part at each finer size.
+        smoothly into the hole and added, which leaves no step. ``patches`` of the known part add
+        the detail at each finer size, if the estimate already shows patches.
         """
         part = self.crop(restored.float().cpu())
-        original, missing = image[self.slices], self._missing(hole)
-        if patches and not self.native:
-            part = self._detailed(part, original, missing)
+        original, missing = image[self.slices], _map(hole[self.slices])
+        if patches and (sizes := self._sizes()):
+            # At these sizes, because a window at the photo's own size may be large.
+            filled = _shrunk(original, missing, sizes[-1])
+            covered = resize(missing.float(), sizes[-1])
+            for size in sizes:
+                inside = resize(covered, size) > 1e-3
+                part = joined(resize(part, size), resize(filled, size), inside, SWEEPS)
+                part = copy_patches(part, inside, coarse=False)
         for channel, plane in enumerate(part.split(1, 1)):
             if not self.native:
                 whole = resize(plane, (self.height, self.width))
                 plane = joined(whole, _known(original, missing, channel), missing, SWEEPS)
-            pixels = ((plane[0, 0] + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-            original[..., channel][self.own] = pixels[self.own]
-
-    def _missing(self, hole: np.ndarray) -> Tensor:
-        """A hole (H, W) within the window: (1, 1, height, width) bool."""
-        return torch.from_numpy(np.ascontiguousarray(hole[self.slices]))[None, None]
-
-    def _detailed(self, part: Tensor, original: np.ndarray, missing: Tensor) -> Tensor:
-        """A working-size picture (1, 3, h, w) with known patches copied in at each larger size."""
-        sizes = self._sizes()
-        if not sizes:
-            return part
-        # At these sizes, because a window at the photo's own size may be large.
-        filled = _shrunk(original, missing, sizes[-1])
-        covered = resize(missing.float(), sizes[-1])
-        for size in sizes:
-            hole = resize(covered, size) > 1e-3
-            part = joined(resize(part, size), resize(filled, size), hole, SWEEPS)
-            part = copy_patches(part, hole, coarse=False)
-        return part
+            original[..., channel][self.own] = to_bytes(plane[0, 0])[self.own]
 
     def _sizes(self) -> list[tuple[int, int]]:
         """Heights and widths, each twice the one before, at which patches are copied."""
@@ -245,8 +203,89 @@ class Window:
         ratio, sizes = self.scale, []
         while ratio < most:
             ratio = min(2 * ratio, most)
-            sizes.append((max(1, round(ratio * self.height)), max(1, round(ratio * self.width))))
+            sizes.append(_scaled((self.height, self.width), ratio))
         return sizes
+
+
+def windows_over(
+    hole: np.ndarray, resolution: int, stride: int, tiles: int = 1
+) -> tuple[Window, ...]:
+    """Choose the windows in which a hole is restored; each of its pixels is one's ``own``.
+
+    One is enough where it works pixel by pixel, where only one field of the networks is allowed, or
+    where several windows would not bring the coarsest part of the hole to a finer scale. Otherwise
+    each group of holes gets a field, and the remaining fields go to the coarsest groups.
+
+    ``tiles`` is the most fields in all, >= 1; the rest is as for :meth:`Window.around`.
+    """
+    whole = Window.around(hole, resolution, stride, tiles)
+    if whole.native or tiles == 1:
+        return (whole,)
+    groups = separate(hole, min(tiles, MANY))
+    if len(groups) == 1:
+        return (whole,)
+    windows = [Window.around(group(), resolution, stride) for group in groups]
+    left = tiles - len(windows)
+    room = MAX_CANVAS - sum(math.prod(window.work) for window in windows)
+    for i in sorted(range(len(windows)), key=lambda i: windows[i].scale):
+        if not left:
+            break
+        finer = Window.around(groups[i](), resolution, stride, 1 + left)
+        grown = math.prod(finer.work) - math.prod(windows[i].work)
+        if grown <= room:
+            left, room = left - (finer.fields - 1), room - grown
+            windows[i] = finer
+    return tuple(windows) if min(w.scale for w in windows) > whole.scale else (whole,)
+
+
+def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
+    """Split a hole (H, W) into at most ``most`` groups of pixels that lie apart.
+
+    Holes are one group where the known margins of their windows would overlap. Where that leaves
+    too many groups, those that fit into the smallest square together are joined first.
+
+    A group is a function that makes its (H, W) bool array, because all arrays at once would take a
+    large photo's memory many times.
+    """
+    reach = MIN_MARGIN
+    while len((found := _components(hole, reach))[1]) > 2 * MANY:
+        reach *= 2
+    labels, boxes = found
+    groups = [([number], box) for number, box in enumerate(boxes, 1)]
+
+    def side(pair: tuple[int, int]) -> int:
+        top, left, bottom, right = _around(*(groups[k][1] for k in pair))
+        return max(bottom - top, right - left)
+
+    while len(groups) > most:
+        i, j = min(combinations(range(len(groups)), 2), key=side)
+        numbers, box = groups.pop(j)  # j > i, whose place stays
+        groups[i] = groups[i][0] + numbers, _around(groups[i][1], box)
+
+    def pixels(numbers: list[int], box: Edges) -> np.ndarray:
+        top, left, bottom, right = box
+        member = np.zeros(len(boxes) + 1, bool)
+        member[numbers] = True
+        found = np.zeros_like(hole)
+        inside = slice(top, bottom), slice(left, right)
+        found[inside] = member[labels[inside]] & hole[inside]
+        return found
+
+    return [partial(pixels, *group) for group in groups]
+
+
+def _components(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Edges]]:
+    """Groups of holes less than twice ``reach`` pixels apart: numbers from 1, and their boxes."""
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    grown = cv2.dilate(hole.astype(np.uint8), kernel)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(grown)
+    boxes = [(top, left, top + height, left + width) for left, top, width, height, _ in stats[1:]]
+    return labels, boxes
+
+
+def _around(one: Edges, other: Edges) -> Edges:
+    (top, left), (bottom, right) = map(min, one[:2], other[:2]), map(max, one[2:], other[2:])
+    return top, left, bottom, right
 
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
@@ -256,26 +295,30 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
         return
     # Only the pixels around the hole decide, not those further away.
     place = slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
-    part, inside = image[place], hole[place]
-    missing = torch.from_numpy(np.ascontiguousarray(inside))[None, None]
+    part, inside, missing = image[place], hole[place], _map(hole[place])
     for channel in range(3):
         plane = harmonic_fill(_known(part, missing, channel), missing)[0, 0]
-        pixels = ((plane + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-        part[..., channel][inside] = pixels[inside]
+        part[..., channel][inside] = to_bytes(plane)[inside]
 
 
 def _known(original: np.ndarray, missing: Tensor, channel: int) -> Tensor:
     """One channel of a window's pixels, zero where it is missing: (1, 1, height, width)."""
-    values = torch.from_numpy(np.array(original[..., channel]))[None, None]
-    return (values.to(torch.float32) / 127.5 - 1.0).masked_fill_(missing, 0)
+    return (_map(original[..., channel]).float() / 127.5 - 1.0).masked_fill_(missing, 0)
+
+
+def _map(values: np.ndarray) -> Tensor:
+    """(1, 1, H, W) of (H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(values))[None, None]
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Tensor:
-    """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole.
-
-    One channel after the other, because a window may be large.
-    """
-    # Filled first: the filter must not mix a black hole into the known border.
+    """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole."""
+    # Filled first: the filter must not mix a black hole into the known border. One channel after
+    # the other, because a window may be large.
     planes = (harmonic_fill(_known(original, missing, c), missing, SWEEPS) for c in range(3))
     return torch.cat([resize(plane, size) for plane in planes], 1)
 
@@ -306,5 +349,4 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def _span(start: int, stop: int, side: int, limit: int) -> tuple[int, int]:
     """First index and length of a span of ``side`` around [start, stop), kept within the photo."""
     length = min(side, limit)
-    first = (start + stop - length) // 2
-    return min(max(first, 0), limit - length), length
+    return min(max((start + stop - length) // 2, 0), limit - length), length

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asyncdsb.denoiser import BridgeDenoiser
-from asyncdsb.gradient import GradientCompletion
+from asyncdsb.denoiser import BridgeConfig
 from asyncdsb.photo.images import write_atomic
 
-CARD = "README.md"
-"""Name of the card in a folder of weights."""
+CARD = "README.md"  # its name in a folder of weights
 
 FRONT_MATTER = """---
 library_name: asyncdsb
@@ -37,69 +35,53 @@ pipe("photo.jpg", "mask.png", seed=0).save("restored.png")
 ```
 """
 
-INTENDED = """## Intended use
+INTENDED = {
+    "hole": """## Intended use
 
 Trying out the method, its sliders and its page, also on a computer without a GPU; restoring thin
 damage and small objects in photographs like those of the training; a starting point for training.
 Not for restoring evidence, and not where an invented texture could mislead somebody.
-"""
-
-
-INTENDED_FOR_PORTRAITS = """## Intended use
+""",
+    "head": """## Intended use
 
 Trying out the method, its sliders and its page, also on a computer without a GPU; a starting point
 for training. **A restored face is an invention, not the person.** Do not use it to identify people,
 as evidence, or to show somebody as they never looked.
-"""
+""",
+}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about a pair of networks for its card.
+    """Facts about a pair of networks for its card; mappings are by kind ("gradient", "bridge")."""
 
-    Attributes:
-        parameters: numbers of parameters, by kind ("gradient", "bridge").
-        resolution: side in pixels of what they were trained on.
-        window: "hole" or "head", see :class:`asyncdsb.denoiser.BridgeConfig`.
-        samplers: that they were trained for.
-        finish: the default finish.
-        training: known facts about the training of both, by kind.
-    """
-
-    parameters: Mapping[str, int]
-    resolution: int
-    window: str
-    samplers: Sequence[str]
-    finish: str
-    training: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-
-
-def facts_of(
-    denoiser: BridgeDenoiser, completion: GradientCompletion, training: Mapping[str, dict]
-) -> Facts:
-    """The facts about a pair of networks."""
-    networks = {"gradient": completion, "bridge": denoiser}
-    sizes = {kind: sum(p.numel() for p in one.parameters()) for kind, one in networks.items()}
-    config = denoiser.config
-    return Facts(sizes, config.resolution, config.window, config.samplers, config.finish, training)
+    parameters: Mapping[str, int]  # their numbers
+    config: BridgeConfig
+    training: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # what is known of it
 
 
 def model_card(facts: Facts, licence: str | None = None) -> str:
     """A card in Markdown, with the front matter that the Hub reads.
 
-    Args:
-        facts: of the weights.
-        licence: the Hub's name of their licence ("apache-2.0"); None leaves it open, because it
-            depends on what they were trained on and started from.
+    ``licence`` is the Hub's name of it ("apache-2.0"); None leaves it open, because it depends on
+    what the weights were trained on and started from.
     """
-    intended = INTENDED_FOR_PORTRAITS if facts.window == "head" else INTENDED
-    parts = ["# Model card\n", _networks(facts), USE, intended]
+    sizes, config = {kind: n / 1e6 for kind, n in facts.parameters.items()}, facts.config
+    what = "upright heads in squares" if config.window == "head" else "holes in pictures"
+    networks = (
+        "Two networks: `gradient.*` completes the gradient map of the hole "
+        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
+        f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
+        f"{config.resolution} x {config.resolution} pixels. Safetensors, each with a JSON "
+        "description: configuration, schema version, checksum, facts of its training. Samplers it "
+        f"was trained for: {', '.join(config.samplers)}. By default the finish is "
+        f"`{config.finish}`.\n"
+    )
+    parts = ["# Model card\n", networks, USE, INTENDED[config.window]]
     if any(facts.training.values()):
         parts += ["## Training\n", _training(facts)]
-    front = FRONT_MATTER
-    if licence is not None:
-        front = front.replace("---\n", f"---\nlicense: {licence}\n", 1)
-    return front + "\n" + "\n".join(parts)
+    licensed = "---\n" if licence is None else f"---\nlicense: {licence}\n"
+    return FRONT_MATTER.replace("---\n", licensed, 1) + "\n" + "\n".join(parts)
 
 
 def read_card(folder: Path) -> str | None:
@@ -117,33 +99,12 @@ def write_card(folder: Path, card: str) -> None:
     write_atomic(folder / CARD, lambda path: Path(path).write_text(card, "utf-8"))
 
 
-def _networks(facts: Facts) -> str:
-    sizes = {kind: number / 1e6 for kind, number in facts.parameters.items()}
-    what = "upright heads in squares" if facts.window == "head" else "holes in pictures"
-    return (
-        "Two networks: `gradient.*` completes the gradient map of the hole "
-        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
-        f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
-        f"{facts.resolution} x {facts.resolution} pixels. Safetensors, "
-        "each with a JSON description: configuration, schema version, checksum, facts of its "
-        f"training. Samplers it was trained for: {', '.join(facts.samplers)}. By default the "
-        f"finish is `{facts.finish}`.\n"
-    )
-
-
 def _training(facts: Facts) -> str:
     rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
     trainings = [facts.training.get(kind, {}) for kind in ("gradient", "bridge")]
-    names = {
-        "preset": "preset",
-        "steps": "steps",
-        "samples": "samples",
-        "crop_size": "side of the crops, pixels",
-        "minutes": "minutes",
-        "device": "hardware",
-        "started_from": "started from",
-    }
-    for key, title in names.items():
+    names = {"crop_size": "side of the crops, pixels", "device": "hardware"}
+    for key in "preset", "steps", "samples", "crop_size", "minutes", "device", "started_from":
+        title = names.get(key, key.replace("_", " "))
         cells = [training.get(key, "-") for training in trainings]
         if any(cell != "-" for cell in cells):
             cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]

@@ -37,14 +37,16 @@ def save_weights(
 ) -> None:
     """Write one network into a weights folder, with spectral normalisation folded in.
 
-    Args:
-        folder: created if need be.
-        module: either network of the pair.
-        training: facts for the JSON (steps, samples, data, hardware, ...), JSON-serialisable.
-        dtype: floating type on disk.
+    The folder is created if need be. ``training`` are facts for the JSON (steps, samples, data,
+    hardware, ...), ``dtype`` the floating type on disk.
     """
     kind = next(name for name, (_, cls) in KINDS.items() if isinstance(module, cls))
-    state = folded_state(module)
+    state = {name: value.detach() for name, value in module.state_dict().items()}
+    for prefix, part in module.named_modules():
+        for name in part.parametrizations if parametrize.is_parametrized(part) else ():
+            parts = f"{prefix}.parametrizations.{name}."
+            state = {key: value for key, value in state.items() if not key.startswith(parts)}
+            state[f"{prefix}.{name}"] = getattr(part, name).detach()
     tensors = {name: value.to("cpu", dtype).contiguous() for name, value in state.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,14 +65,7 @@ def save_weights(
 
 
 def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
-    """Read one network of the pair, in float32 on the CPU and in evaluation mode.
-
-    Args:
-        folder: weights folder.
-        kind: "bridge" or "gradient".
-
-    Returns:
-        The module and its ``training`` facts.
+    """Read a network, "bridge" or "gradient", in float32 on the CPU to evaluate, and its facts.
 
     Raises:
         ValueError: if files are missing, damaged, of another version or not ours.
@@ -85,42 +80,28 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         found = (description["format"], description["version"])
         checksum, config = description["sha256"], description["config"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"expected {json_path} to describe weights as JSON, got {error!r}"
-        ) from error
+        expected = f"expected {json_path} to describe weights as JSON"
+        raise ValueError(f"{expected}, got {error!r}") from error
     if found != (f"asyncdsb-{kind}", VERSION):
-        raise ValueError(
-            f"expected {json_path} to be of format asyncdsb-{kind} version {VERSION}, "
-            f"got {found[0]} version {found[1]}"
-        )
+        expected = f"expected {json_path} to be of format asyncdsb-{kind} version {VERSION}"
+        raise ValueError(f"{expected}, got {found[0]} version {found[1]}")
     if file_sha256(tensor_path) != checksum:
-        raise ValueError(
-            f"expected {tensor_path} to have the checksum in {json_path.name}, got another: "
-            "the file is damaged or belongs to other weights"
-        )
+        expected = f"expected {tensor_path} to have the checksum in {json_path.name}"
+        other = "got another: the file is damaged or belongs to other weights"
+        raise ValueError(f"{expected}, {other}")
     try:
         tensors = load_file(tensor_path)
         module = module_class(config_from_dict(config_class, config))
     except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
-    parts: list[Any] = list(module.modules())
+    parts: list[Any] = [*filter(parametrize.is_parametrized, module.modules())]
     for part in parts:
-        if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):
-                parametrize.remove_parametrizations(part, name)
+        for name in [*part.parametrizations]:
+            parametrize.remove_parametrizations(part, name)
     if problems := misfits(module, tensors):
         raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
     module.load_state_dict(tensors)
     return module.eval(), description.get("training", {})
-
-
-def load_pair(
-    folder: str | Path,
-) -> tuple[BridgeDenoiser, GradientCompletion, dict[str, dict[str, Any]]]:
-    """Both networks, and the facts of both trainings by kind; raises as :func:`load_weights`."""
-    denoiser, bridge_training = load_weights(folder, "bridge")
-    completion, gradient_training = load_weights(folder, "gradient")
-    return denoiser, completion, {"bridge": bridge_training, "gradient": gradient_training}
 
 
 def file_sha256(path: str | Path) -> str:
@@ -129,28 +110,14 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def folded_state(module: nn.Module) -> dict[str, Tensor]:
-    """State of a module with every parametrisation (spectral normalisation) folded in."""
-    state = {name: value.detach() for name, value in module.state_dict().items()}
-    for prefix, part in module.named_modules():
-        if parametrize.is_parametrized(part):
-            for name in part.parametrizations:
-                parts = f"{prefix}.parametrizations.{name}."
-                state = {key: value for key, value in state.items() if not key.startswith(parts)}
-                state[f"{prefix}.{name}"] = getattr(part, name).detach()
-    return state
-
-
 def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
     """One line for each tensor of a state that is missing, unexpected or of another shape."""
     own = module.state_dict()
     lines = [f"missing {name}" for name in own if name not in state]
     lines += [f"unexpected {name}" for name in state if name not in own]
-    lines += [
-        f"{name}: expected {tuple(own[name].shape)}, got {tuple(state[name].shape)}"
-        for name in own
-        if name in state and own[name].shape != state[name].shape
-    ]
+    for name in filter(state.__contains__, own):
+        wanted, got = tuple(own[name].shape), tuple(state[name].shape)
+        lines += [f"{name}: expected {wanted}, got {got}"] if wanted != got else []
     return lines
 
 
@@ -158,12 +125,11 @@ def config_from_dict(cls: type, data: dict) -> Any:
     """Rebuild a frozen configuration dataclass from its ``dataclasses.asdict``, read from JSON.
 
     Raises:
-        ValueError: a key that it does not have, or a value that it refuses.
+        ValueError: a key or a value that it does not take.
         TypeError: a key that it needs is missing.
     """
     types = typing.get_type_hints(cls)
-    unknown = set(data) - {f.name for f in dataclasses.fields(cls)}
-    if unknown:
+    if unknown := set(data) - {f.name for f in dataclasses.fields(cls)}:
         raise ValueError(f"unknown keys for {cls.__name__}: {', '.join(sorted(unknown))}")
     values = {}
     for name, value in data.items():
