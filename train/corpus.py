@@ -38,6 +38,7 @@ from train.loop.options import program
 FORMAT, VERSION = "asyncdsb-corpus", 1
 
 INDEX = "index.json"  # Name of the file that describes a finished corpus.
+BROKEN = "broken.txt"  # beside the index: files that could not be read, and why
 
 _PROGRESS = "progress.jsonl"
 """Settings, then a line for every shard that is done; kept until the index is written."""
@@ -125,6 +126,9 @@ def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers
     index = head | {"records": count, "shards": [o["shard"] for o in ordered], "broken": broken}
     text = json.dumps(index, indent=1) + "\n"
     write_atomic(out / INDEX, lambda p: p.write_text(text, "utf-8"))
+    if broken:
+        told = "".join(f"{entry['photo']}: {entry['reason']}\n" for entry in broken)
+        write_atomic(out / BROKEN, lambda p: p.write_text(told, "utf-8"))
     progress.unlink()
     return index
 
@@ -274,7 +278,7 @@ def run(args: argparse.Namespace) -> int:
         return int(bool(wrong))
     settings = PackSettings(args.size, args.quality, args.shard_photos)
     index = pack(args.photos, args.out, settings, args.workers)
-    broken = f", {len(index['broken'])} broken" if index["broken"] else ""
+    broken = f", {len(index['broken'])} broken, see {BROKEN}" if index["broken"] else ""
     print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")
     return 0
 
