@@ -23,7 +23,7 @@ from asyncdsb.page.updates import Update, format_maps
 from asyncdsb.photo.settings import Settings
 
 EXAMPLE = "portrait-1"
-RUN = Settings(tau_min=0.0, tau_max=1.0, steps=36, grid="uniform", seed=15)
+RUN = Settings(tau_min=0.0, tau_max=1.0, steps=36, grid="uniform", seed=22)
 """Steps that are even in t, so that the film runs evenly; the widest range, so that edges are seen
 to come first."""
 
