@@ -174,7 +174,7 @@ class Context:
         return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
-class _Score:
+class Score:
     """``x0_hat = x_t - sqrt(M s) F`` (Eq. 4), F being told the time and which bridge it is."""
 
     channels: ClassVar[dict[str, int]] = {"x_t": 3}
@@ -207,10 +207,11 @@ class _Score:
         return bridge.target(x0, context.x1, s, total_var, z)
 
 
-class _Edm:
-    """``x0_hat = f + c_skip d + c_out F(c_in d)``, see the module. The methods are those above."""
+class Edm:
+    """``x0_hat = f + c_skip d + c_out F(c_in d)``, see the module's docstring."""
 
     channels: ClassVar[dict[str, int]] = {"d": 3, "level": 1}
+    """What the network sees of the state, and how many channels it takes."""
 
     def __init__(self, config: BridgeConfig):
         self.hole_noise = config.hole_noise
@@ -236,8 +237,11 @@ class _Edm:
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
     ) -> tuple[list[Tensor], Tensor]:
-        # c_in d in the hole with the photograph around it, and log sigma_eff; its mean and the
-        # share of the hole. Levels are scaled so that LEVELS are 0 and 1; a known pixel has 0.
+        """What the network sees: c_in d in the hole with the photograph around it, log sigma_eff.
+
+        Its scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so
+        that :data:`LEVELS` are 0 and 1; a known pixel has 0.
+        """
         hole = context.mask
         n, d_var, _ = self._variances(s, context, total_var)
         scaled = self._along_axes(x_t - context.fill) * d_var.rsqrt()
@@ -252,11 +256,13 @@ class _Edm:
     def x0_hat(
         self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
+        """The estimate that an output F of the network stands for, (B, 3, H, W)."""
         n, d_var, sigma = self._variances(s, context, total_var)
         c_out = sigma * (n / d_var).sqrt()
         return self.skip(x_t, s, context, total_var) + self._along_axes(c_out * output, back=True)
 
     def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
+        """The part of the estimate that does not pass the network, f + c_skip d, (B, 3, H, W)."""
         _, d_var, sigma = self._variances(s, context, total_var)
         c_skip = (1 - s) * sigma**2 / d_var
         d = self._along_axes(x_t - context.fill)
@@ -265,8 +271,12 @@ class _Edm:
     def target(
         self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
     ) -> Tensor:
-        # (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0:
-        # F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D)).
+        """The output F that stands for x0 itself, (B, 3, H, W).
+
+        (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0::
+
+            F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D))
+        """
         n, d_var, sigma = self._variances(s, context, total_var)
         e, d = self._along_axes(x0 - context.fill), self._along_axes(x_t - context.fill)
         unit = (d - (1 - s) * e) / n.sqrt()
@@ -284,7 +294,7 @@ class BridgeDenoiser(nn.Module):
     def __init__(self, config: BridgeConfig):
         super().__init__()
         self.config = config
-        self.form = _Score(config) if config.parametrisation == "score" else _Edm(config)
+        self.form = Score(config) if config.parametrisation == "score" else Edm(config)
         self.unet = config.unet.build(len(self.channels), 3, scalars=2)
 
     @property

@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-SIMULATIONS = 4_000
+SIMULATIONS = 1_000
 """Experiments that are simulated for the power of a design."""
 
 
@@ -43,12 +42,16 @@ class Crossed:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Confidence interval of the mean."""
+        from scipy import stats  # Takes a while, and most who import this module need none of it.
+
         reach = float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.error
         return self.mean - reach, self.mean + reach
 
     @property
     def p(self) -> float:
         """Two-sided p value of a mean of 0."""
+        from scipy import stats
+
         if self.error == 0:
             return float(self.mean == 0)
         return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
