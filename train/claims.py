@@ -421,9 +421,9 @@ def _sections(kept: Kept) -> list[str]:
     for arm in ARMS:
         grid, table = kept.best(arm)
         if table.size:
-            means = [kept.table(arm, (kind,), grid, STEPS).mean() for kind in KINDS]
-            means += [kept.table(arm, (kind,), "log", STEPS).mean() for kind in ("wide", "narrow")]
-            rows.append([*arm, str(len(table)), *(f"{mean:.4f}" for mean in means)])
+            tables = [kept.table(arm, (kind,), grid, STEPS) for kind in KINDS]
+            tables += [kept.table(arm, (kind,), "log", STEPS) for kind in ("wide", "narrow")]
+            rows.append([*arm, str(len(table)), *map(_mean, tables)])
     parts += [f"## LPIPS at {STEPS} evaluations", "", markdown(heads, rows, 2)]
     heads = ["network", "order", "grid", *(str(steps) for steps in (*CURVE, LONG, PAPER))]
     rows = []
@@ -431,7 +431,7 @@ def _sections(kept: Kept) -> list[str]:
         row = [kept.table(arm, KINDS, grid, steps) for steps in (*CURVE, LONG)]
         row.append(kept.table(arm, ("center",), grid, PAPER))
         if row[0].size:
-            rows.append([*arm, grid, *(f"{t.mean():.4f}" if t.size else "" for t in row)])
+            rows.append([*arm, grid, *map(_mean, row)])
     parts += [
         "## LPIPS by evaluations",
         "",
@@ -440,6 +440,10 @@ def _sections(kept: Kept) -> list[str]:
         markdown(heads, rows, 3),
     ]
     return parts
+
+
+def _mean(table: np.ndarray) -> str:
+    return f"{table.mean():.4f}" if table.size else ""
 
 
 def parser() -> argparse.ArgumentParser:
