@@ -152,7 +152,7 @@ def flat_first(case: Case) -> Tensor:
 
 
 def easy_first(case: Case) -> Tensor:
-    """Pixels on which four quick restorations agree come first."""
+    """Pixels on which four quick restorations agree come first; these cost 20 evaluations more."""
     tau, ends = synchronous(case), []
     for turn in range(4):
         *_, last = case.run(tau, 5, "log", [seed ^ (turn + 1) for seed in case.seeds])
@@ -206,7 +206,7 @@ class Claims:
         self.lpips = Lpips()
 
     def train(self, which: str, name: str, seed: int) -> Path:
-        """Train a network unless it is there; its weights folder."""
+        """Train a network unless its weights are there; return their folder."""
         presets = GRADIENT_PRESETS if which == "gradient" else BRIDGE_PRESETS
         steps = self.args.steps or presets[name].steps
         folder = self.out / "networks" / f"{which}-{name}-{seed}"
@@ -221,13 +221,13 @@ class Claims:
 
     @cache  # noqa: B019
     def pipe(self, network: str, seed: int) -> AsyncDSBPipeline:
-        """A network with the completion that all share."""
+        """Load a network with the completion that all networks share, trained if need be."""
         completion = load_weights(self.train("gradient", "claims", 0), "gradient")[0]
         denoiser = load_weights(self.train("bridge", f"claims-{network}", seed), "bridge")[0]
         return AsyncDSBPipeline(denoiser, completion, "cpu")
 
     def scores(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Kept LPIPS of all photographs, (n,), or else made and kept."""
+        """Return the kept LPIPS of all photographs, (n,); if none are kept, make and keep them."""
         path = self.out / "scores" / f"{name}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -272,7 +272,7 @@ class Claims:
 
     @cache  # noqa: B019
     def tau(self, network: str, seed: int, order: str, kind: str) -> Tensor:
-        """The tau map of an order."""
+        """The tau map of an order, (n, 1, S, S)."""
         return ORDERS[order](self.case(network, seed, kind))
 
     def classical(self) -> None:
@@ -286,7 +286,7 @@ class Claims:
             self.scores(f"classical/{method}/{kind}", restored)
 
     def work(self) -> None:
-        """All that is missing, the primary arms first, seed by seed."""
+        """Do all that is missing, the primary arms first, seed by seed."""
         self.classical()
         first = [(arm, seed) for seed in range(5) for arm in PRIMARY]
         others = [arm for arm in ARMS if arm not in PRIMARY]
