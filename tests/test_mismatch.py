@@ -6,7 +6,7 @@ import torch
 from asyncdsb.gradient import image_gradient
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule, inward_tau, tau_map
-from train.mismatch import PARTS, centroids, gradient_parts, progress, speeds
+from train.judge.delay import PARTS, centroids, gradient_parts, progress, speeds
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,115 @@
+"""Orders of restoration that :mod:`train.claims` compares: each makes peak times tau."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asyncdsb.gradient import image_gradient
+from asyncdsb.photo.settings import Settings
+from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.samplers import SamplerState
+from asyncdsb.schedule import inward_tau, tau_map, uniform_tau
+
+RANGE = (0.2, 0.5)
+"""tau_min and tau_max of all orders but the synchronous ones, the paper's."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What an order may depend on, for a batch of holes.
+
+    Attributes:
+        pipe: the networks.
+        image: (B, 3, S, S) in [-1, 1], the hole black.
+        hole: (B, 1, S, S), 1 = missing.
+        gradient: (B, 1, S, S) completed map.
+        truth: (B, 3, S, S), for the upper bound alone.
+        seeds: of the noise, one per sample.
+    """
+
+    pipe: AsyncDSBPipeline
+    image: Tensor
+    hole: Tensor
+    gradient: Tensor
+    truth: Tensor
+    seeds: list[int]
+
+    def run(
+        self, tau: Tensor, steps: int, grid: str, seeds: list[int] | None = None
+    ) -> Iterator[SamplerState]:
+        """The states of a restoration with this tau map."""
+        settings = Settings(steps=steps, grid=grid, finish="none")
+        inputs = self.image, self.hole, self.gradient, tau
+        return self.pipe.runner.states(*inputs, seeds or self.seeds, settings, grid)
+
+    def by(self, values: Tensor) -> Tensor:
+        """Tau that grows with a map, by Eq. 11."""
+        return tau_map(values, *RANGE, self.pipe.config.blur_sigma, self.hole)
+
+
+def synchronous(case: Case) -> Tensor:
+    """Tau = .5 everywhere, as in I2SB."""
+    return uniform_tau(case.hole, 0.5, 0.5)
+
+
+def synchronous_mean(case: Case) -> Tensor:
+    """Everywhere the mean that the gradient's order has in this hole."""
+    tau = gradient(case)
+    mean = (tau * case.hole).sum((1, 2, 3), keepdim=True) / case.hole.sum((1, 2, 3), keepdim=True)
+    return mean.expand_as(tau).contiguous()
+
+
+def gradient(case: Case) -> Tensor:
+    """The paper's: the completed gradient's steep pixels first."""
+    return case.by(case.gradient)
+
+
+def true_gradient(case: Case) -> Tensor:
+    """The same with the gradient of the truth, which no method can know."""
+    return case.by(image_gradient(case.truth))
+
+
+def shuffled(case: Case) -> Tensor:
+    """The values of the gradient's order at random places of the hole."""
+    tau = gradient(case)
+    for one, hole, seed in zip(tau, case.hole > 0.5, case.seeds, strict=True):
+        values = one[hole]
+        order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
+        one[hole] = values[order]
+    return tau
+
+
+def flat_first(case: Case) -> Tensor:
+    """The gradient's order backwards."""
+    return sum(RANGE) - gradient(case)
+
+
+def easy_first(case: Case) -> Tensor:
+    """Pixels on which four quick restorations agree come first; these cost 20 evaluations more."""
+    tau, ends = synchronous(case), []
+    for turn in range(4):
+        *_, last = case.run(tau, 5, "log", [seed ^ (turn + 1) for seed in case.seeds])
+        ends.append(last.x_t)
+    variance = torch.stack(ends).var(0).mean(1, keepdim=True)
+    return sum(RANGE) - case.by(variance.sqrt())
+
+
+def inward(case: Case) -> Tensor:
+    """From the hole's border inwards."""
+    return inward_tau(case.hole, *RANGE)
+
+
+ORDERS: dict[str, Callable[[Case], Tensor]] = {
+    "synchronous": synchronous,
+    "synchronous, mean tau": synchronous_mean,
+    "gradient": gradient,
+    "true gradient": true_gradient,
+    "shuffled gradient": shuffled,
+    "flat first": flat_first,
+    "easy first": easy_first,
+    "inward": inward,
+}
