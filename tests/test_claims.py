@@ -152,7 +152,8 @@ def test_experiment_keeps_all_cells(tmp_path, shard, tiny_weights, monkeypatch):
     monkeypatch.setattr(claims.Claims, "train", lambda self, *which: tiny_weights)
     monkeypatch.setattr(answer, "CURVE", (2,))
     monkeypatch.setattr(claims, "CURVE", (2, 20))
-    monkeypatch.setattr(claims, "LONG_ARMS", [])
+    monkeypatch.setattr(claims, "LONG", 4)
+    monkeypatch.setattr(claims, "PAPER", 5)
     command = ["--data", "none", "--held-out", str(shard), "-o", str(tmp_path), "--limit", "2"]
     command += ["--seeds", "1", "--only", "gradient"]
     assert claims.main(command) == 0
@@ -160,7 +161,16 @@ def test_experiment_keeps_all_cells(tmp_path, shard, tiny_weights, monkeypatch):
     place = "gradient-0/gradient"
     assert {name.split("/")[-1] for name in kept if name.startswith(place)} == {
         *(f"{kind}-{grid}-{n}" for kind in answer.KINDS for grid in answer.GRIDS for n in (2, 20)),
-        *("wide-log-20", "narrow-log-20", "center-sets", "half-sets", "speeds", "times"),
+        *(f"{kind}-{grid}-4" for kind in answer.KINDS for grid in answer.GRIDS),
+        *(
+            "center-uniform-5",
+            "wide-log-20",
+            "narrow-log-20",
+            "center-sets",
+            "half-sets",
+            "speeds",
+            "times",
+        ),
     }
     assert kept[f"{place}/center-log-20"].shape == (2,)
     assert kept[f"{place}/speeds"].shape == (2, 4, 2, 51)

@@ -79,17 +79,20 @@ WATCHED = 100
 LEVEL = 0.1
 """Standard deviation of the bridge's noise below which a pixel counts as restored."""
 
-LONG_ARMS: list[Arm] = [*PRIMARY, *(("any", name) for name in ("synchronous", "gradient"))]
-"""Arms with :data:`LONG` evaluations too, of the first training seed."""
+FEW = 50
+"""Photographs that are restored with :data:`LONG` and :data:`PAPER` evaluations."""
+
+CURVE_ARMS: list[Arm] = [*PRIMARY]
+CURVE_ARMS += product(["any"], ["synchronous", "gradient", "flat first", "easy first"])
+"""Arms with other numbers of evaluations too, with the first training seed."""
 
 
 def cells(arm: Arm, seed: int) -> list[tuple[str, str, int]]:
     """(kind of mask, grid, evaluations) that an arm restores with a seed."""
-    steps = CURVE if arm in PRIMARY or seed == 0 else (STEPS,)
+    steps = CURVE if seed == 0 and arm in CURVE_ARMS else (STEPS,)
     found = [*product(KINDS, GRIDS, steps), ("wide", "log", STEPS), ("narrow", "log", STEPS)]
-    if seed == 0 and arm in LONG_ARMS:
-        found += product(KINDS, GRIDS, [LONG])
-        found += [("center", "uniform", PAPER)] if arm in PRIMARY else []
+    if seed == 0 and arm in PRIMARY:
+        found += [*product(KINDS, GRIDS, [LONG]), ("center", "uniform", PAPER)]
     return found
 
 
@@ -162,9 +165,11 @@ class Claims:
     def restored(
         self, network: str, seed: int, order: str, kind: str, grid: str, steps: int
     ) -> tuple[Tensor, Tensor]:
-        """All photographs restored in one cell, and the true ones, (n, 3, S, S)."""
-        case = self.case(network, seed, kind)
-        *_, last = case.run(self.tau(network, seed, order, kind), steps, grid)
+        """All photographs of a cell restored, and the true ones, (n, 3, S, S)."""
+        case, tau = self.case(network, seed, kind), self.tau(network, seed, order, kind)
+        if steps >= LONG:
+            case, tau = case.first(FEW), tau[:FEW]
+        *_, last = case.run(tau, steps, grid)
         return torch.where(case.hole > 0.5, last.x_t, case.truth), case.truth
 
     def scores(self, *cell: str | int) -> np.ndarray:
@@ -192,13 +197,10 @@ class Claims:
 
     def watched(self, network: str, seed: int, order: str) -> tuple[Case, Tensor, list[dict]]:
         """The photographs of the mechanism, their tau and the parts of their center holes."""
-        whole, tau = self.case(network, seed, "center"), self.tau(network, seed, order, "center")
-        maps = {
-            name: getattr(whole, name)[:WATCHED] for name in ("image", "hole", "gradient", "truth")
-        }
-        case = replace(whole, **maps, seeds=whole.seeds[:WATCHED])
+        case = self.case(network, seed, "center").first(WATCHED)
+        tau = self.tau(network, seed, order, "center")[:WATCHED]
         pairs = zip(image_gradient(case.truth).split(1), case.hole.split(1), strict=True)
-        return case, tau[:WATCHED], [gradient_parts(*pair) for pair in pairs]
+        return case, tau, [gradient_parts(*pair) for pair in pairs]
 
     def speeds(self, network: str, seed: int, order: str) -> np.ndarray:
         """Mean progress and due progress by signal and part, (signals, parts, 2, N + 1)."""

@@ -26,11 +26,11 @@ PRIMARY: tuple[Arm, Arm] = ("gradient", "gradient"), ("synchronous", "synchronou
 KINDS = ("center", "half")
 STEPS = 20
 CURVE = (5, 10, 20, 50)
-"""Evaluations of the primary arms, and of all others with the first training seed."""
+"""Evaluations of some arms with the first training seed."""
 
 LONG = 250
 PAPER = 1000
-"""Steps of the paper, for the primary arms of seed 0 on its grid."""
+"""Steps of the paper, for the primary arms with the first training seed, on its grid."""
 
 GRIDS = ("log", "uniform")
 CLASSICAL = ("telea", "navier-stokes", "patchmatch", "patch-fill")
@@ -324,7 +324,8 @@ def _sections(kept: Kept, answers: Answers) -> list[str]:
     parts += [
         "## LPIPS by evaluations",
         "",
-        f"First training seed, mean of center and half; {PAPER} on center alone.",
+        f"First training seed, mean of center and half. {LONG} and {PAPER} evaluations: fewer "
+        f"photographs (not comparable with the other columns); {PAPER}: center alone.",
         "",
         markdown(heads, rows, 3),
         *_distances(kept),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ class Case:
         settings = Settings(steps=steps, grid=grid, finish="none")
         inputs = self.image, self.hole, self.gradient, tau
         return self.pipe.runner.states(*inputs, seeds or self.seeds, settings, grid)
+
+    def first(self, count: int) -> Case:
+        """The first so many holes."""
+        names = "image", "hole", "gradient", "truth", "seeds"
+        return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
     def by(self, values: Tensor) -> Tensor:
         """Tau that grows with a map, by Eq. 11."""
