@@ -371,6 +371,7 @@ def test_the_page_opens_on_a_finished_example():
     times = [frame["t"] for frame in film["frames"]]
     assert times[0] == 1 and times[-1] == 0 and times == sorted(set(times), reverse=True)
     assert first["weights"] == "portraits" and first["gradient"] and first["timing"]["other"]
+    assert first["seed"] == opening.RUN.seed
     assert hole_of(first["photo"], first["editor"]["hole"]).any()
     # It is there before any model, and small enough to come with the page.
     assert len(json.dumps({k: v for k, v in first.items() if k != "photo"})) < 1_200_000
@@ -385,10 +386,11 @@ def test_a_photo_after_an_example_begins_with_the_weights_for_any(tmp_path):
     assert handlers.on_photo(path, "portraits", example, names)["weights"] == "scenes"
     assert handlers.on_photo(path, "portraits", own, names)["weights"] == "portraits"
     assert handlers.on_photo(path, "mine", example, ("mine",))["weights"] == "mine"
-    # The range with which the page opens is for its own example.
+    # The range and the seed with which the page opens are for its own example.
     assert "tau_max" not in handlers.on_photo(path, "scenes", example, names)
     opened_with = dataclasses.replace(example, opening=True)
-    assert handlers.on_photo(path, "scenes", opened_with, names)["tau_max"] == 0.5
+    shown = handlers.on_photo(path, "scenes", opened_with, names)
+    assert shown["tau_max"] == 0.5 and shown["seed"] == 0
 
 
 def test_examples_are_ready_to_use(engine):

@@ -31,8 +31,11 @@ from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
 
-DEFAULT_RANGE: Update = {name: getattr(Settings(), name) for name in ("tau_min", "tau_max")}
-"""What takes the place of the range that the page opens with."""
+OPENING = ("tau_min", "tau_max", "seed")
+"""Settings of its own that the page opens with."""
+
+DEFAULTS: Update = {name: getattr(Settings(), name) for name in OPENING}
+"""What takes their place when another photo comes."""
 
 ANY_PHOTO = "scenes"
 """Weights that are for any photograph."""
@@ -87,7 +90,7 @@ def on_photo(
     if before is not None and before.example and ANY_PHOTO in names:
         weights = ANY_PHOTO
     shown = show(dataclasses.replace(photo, weights=weights), None, image=image)
-    return shown | (DEFAULT_RANGE if before is not None and before.opening else {})
+    return shown | (DEFAULTS if before is not None and before.opening else {})
 
 
 def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Update:
@@ -122,7 +125,7 @@ def on_example(
     example = examples[index]
     photo, image, mask = example.read()
     shown = show(photo, mask, "own" if mask is not None else None, image)
-    shown |= DEFAULT_RANGE if before is not None and before.opening else {}
+    shown |= DEFAULTS if before is not None and before.opening else {}
     return with_maps(engine, shown, tiles)
 
 
@@ -215,7 +218,7 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
     elif chosen != "own":
         mask = None
     shown = show(photo, mask, chosen if mask is not None else None, image)
-    return DEFAULT_RANGE | update | shown
+    return DEFAULTS | update | shown
 
 
 def on_preview(

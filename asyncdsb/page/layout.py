@@ -159,8 +159,8 @@ def settings_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.
             1, session.MAX_STEPS, DEFAULTS.steps, step=1, label="Steps", elem_id="steps"
         )
         parts["seed"] = gr.Number(
-            DEFAULTS.seed, precision=0, minimum=0, maximum=session.MAX_SEED, label="Seed",
-            elem_id="seed",
+            opening.get("seed", DEFAULTS.seed), precision=0, minimum=0, maximum=session.MAX_SEED,
+            label="Seed", elem_id="seed",
         )  # fmt: skip
         parts["dice"] = gr.Button("New seed", elem_id="dice", size="sm", min_width=0)
     parts["beside"] = gr.Checkbox(

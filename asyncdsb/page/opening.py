@@ -84,13 +84,12 @@ def make(pipe: Any, example: handlers.Example) -> Update:
     maps = format_maps(seen[0].maps, image, mask, Pace())
     # The script's own range is that of the sliders of a page without an example.
     tau = maps["tau"] | {"range": [RUN.tau_min, RUN.tau_max, RUN.strategy]}
-    return maps | {
+    shown = {
         "tau": tau,
         "frame": {"frames": own, "other": other, "crop": [0, 0, 1, 1], "opening": True},
         "timing": payload.timing_payload(seen[-1].shares, beside[-1].shares),
-        "tau_min": RUN.tau_min,
-        "tau_max": RUN.tau_max,
     }
+    return maps | shown | {name: getattr(RUN, name) for name in handlers.OPENING}
 
 
 def _webp(pixels: np.ndarray, box: tuple[int, int, int, int]) -> str:

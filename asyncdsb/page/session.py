@@ -61,7 +61,7 @@ class Photo:
         weights: that restore it; None for the page's first.
         stamp: what the browser calls it.
         before: the photograph whose result this one is, if it is one.
-        opening: whether the page opened with it, and with a range of tau that is its own.
+        opening: whether the page opened with it, and with settings that are its own.
     """
 
     path: str

@@ -123,7 +123,7 @@ def wire(
     run = "frame compare timing result animation movie files reuse"
     kept = "results chosen strip"
     fresh = f"photo weights editor gradient tau seen status {run}"
-    opened = f"{fresh} tau_min tau_max"
+    opened = f"{fresh} {' '.join(handlers.OPENING)}"
     settings = " ".join(session.SETTINGS)
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -206,11 +206,11 @@ def wire(
     files = [by_path(gr.File(visible=False, label=name)) for name in ("photo", "mask", "order")]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
     # Programs have the package's defaults, whatever the page's controls show at first.
-    ends = {
-        name: gr.Number(getattr(Settings(), name), visible=False, label=name)
-        for name in ("tau_min", "tau_max")
+    plain = {
+        name: gr.Number(value, visible=False, label=name)
+        for name, value in handlers.DEFAULTS.items()
     }
-    given = [ends.get(name, parts[name]) for name in session.SETTINGS if name not in FROM_WEIGHTS]
+    given = [plain.get(name, parts[name]) for name in session.SETTINGS if name not in FROM_WEIGHTS]
     own = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
     inpaint: Any = functools.partial(handlers.inpaint, engine)
     # What programs are told about it.
