@@ -93,11 +93,13 @@ def on_photo(
     return shown | (DEFAULTS if before is not None and before.opening else {})
 
 
-def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Update:
-    """Let other weights restore the photograph; offer what they were trained for."""
-    return told_by(model.get(weights)) | {
-        "photo": photo and dataclasses.replace(photo, weights=weights)
-    }
+def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Iterator[Update]:
+    """Let other weights restore the photograph; offer what they were trained for.
+
+    The former comes at once: by the time that they are loaded, there may be another photograph.
+    """
+    yield {"photo": photo and dataclasses.replace(photo, weights=weights)}
+    yield told_by(model.get(weights))
 
 
 def told_by(pipe: Any) -> Update:
