@@ -170,7 +170,7 @@ _CLAIMS: dict[str, Any] = dict(
     masks=6_000,
     upright=True,
     batch=32,
-    steps=3_000,
+    steps=2_000,
     muon=15.0,
     warmup=100,
     ema=0.998,
@@ -238,7 +238,7 @@ GRADIENT_PRESETS = {
         ema=0.998,
     ),
     "claims": GradientPreset(
-        **_CLAIMS,
+        **_CLAIMS | {"steps": 3_000},
         model=GradientConfig(_SMALLEST, position=True),
         discriminator_width=16,
         loss=CompletionLossWeights(adversarial=0.5, feature_matching=5.0, l1=20.0),
