@@ -31,6 +31,7 @@ from asyncdsb.page import (
     opening,
     payload,
     press,
+    restoring,
     session,
     updates,
     wiring,
@@ -464,7 +465,7 @@ def restore(
 ):  # fmt: skip
     """Press Restore with these settings."""
     given = values(steps=steps, strategy=strategy, seed=seed, finish=finish)
-    return handlers.on_restore(engine, photo, hole, order, results, beside, seeds, seen, *given)
+    return restoring.on_restore(engine, photo, hole, order, results, beside, seeds, seen, *given)
 
 
 def restored(kept: session.Kept) -> np.ndarray:
@@ -619,12 +620,12 @@ def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
         restored(second) != restored(third)
     ).any()
     assert last["restore"] == {"interactive": True} and "and the 2 after it" in last["status"]
-    chosen = handlers.on_choose(results, 1)
+    chosen = restoring.on_choose(results, 1)
     assert chosen["result"]["value"] == second.path and chosen["chosen"] == 1
     assert len(chosen["frame"]["frames"]) == 2
     for index in (-1, 3, None, "0"):
         with pytest.raises(ValueError, match="one of the results"):
-            handlers.on_choose(results, index)
+            restoring.on_choose(results, index)
     *_, listed, _ = restore(engine, photo, hole, results=results, steps=1, seed=9)
     assert len(listed["results"]) == 4
     assert all(Path(kept.folder).exists() for kept in listed["results"])
@@ -643,7 +644,7 @@ def test_a_result_is_shown_with_and_without_patches(engine, tmp_path):
     *_, listed, _ = restore(engine, photo, hole, steps=2, finish="none")
     alone = listed["results"]
     assert {*alone[0].files} == {"none"}
-    *_, both = handlers.on_finish(engine, alone, 0, "patches")
+    *_, both = restoring.on_finish(engine, alone, 0, "patches")
     (kept,) = both["results"]
     assert kept.finish == "patches" and both["compare"]["finish"] == "patches"
     assert (restored(kept) != restored(alone[0])).any()
@@ -654,11 +655,11 @@ def test_a_result_is_shown_with_and_without_patches(engine, tmp_path):
     np.testing.assert_array_equal(restored(kept), restored(listed["results"][0]))
     # What "All files" says of it belongs to the picture that is shown.
     assert kept.shown.record["finish"] == kept.shown.settings.finish == "patches"
-    (back,) = handlers.on_finish(engine, both["results"], 0, "none")
+    (back,) = restoring.on_finish(engine, both["results"], 0, "none")
     bridge = back["results"][0].shown
     assert bridge.record["finish"] == bridge.settings.finish == "none"
     np.testing.assert_array_equal(restored(back["results"][0]), restored(alone[0]))
-    assert list(handlers.on_finish(engine, [], -1, "none")) == []
+    assert list(restoring.on_finish(engine, [], -1, "none")) == []
     session.forget([*both["results"], *listed["results"]])
 
 
@@ -716,7 +717,7 @@ def test_all_files_give_the_same_picture_again(engine, tiny_weights, tmp_path, s
     order = order_text(np.linspace(0, 255, 40 * 60).reshape(40, 60))
     run = restore(engine, photo, layer, strategy=strategy, order=order, steps=2, seed=11)
     results = next(update["results"] for update in run if update.get("results"))
-    packing = handlers.on_files(engine, results, 0)
+    packing = restoring.on_files(engine, results, 0)
     archive = zipfile.ZipFile(io.BytesIO(Path(next(packing)["archive"]).read_bytes()))
     names = set(archive.namelist())
     assert names >= {"restored.png", "mask.png", "settings.json", "gradient.npy", "tau.npy"}
@@ -734,9 +735,9 @@ def test_all_files_give_the_same_picture_again(engine, tiny_weights, tmp_path, s
 
 def test_files_need_a_run(engine):
     with pytest.raises(ValueError, match="Restore something first"):
-        list(handlers.on_files(engine, [], -1))
+        list(restoring.on_files(engine, [], -1))
     with pytest.raises(ValueError, match="Restore something first"):
-        list(handlers.on_film(None, -1, ".webp"))
+        list(restoring.on_film(None, -1, ".webp"))
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -755,7 +756,7 @@ def test_a_film_is_made_when_it_is_asked_for(engine, tmp_path, beside, monkeypat
         "draw_film",
         lambda panels, *given: labels.extend(panels) or draw(panels, *given),
     )
-    said, made = handlers.on_film(results, 0, ".webp")
+    said, made = restoring.on_film(results, 0, ".webp")
     assert "Making the film" in said["status"] and "holiday-film.webp" in made["status"]
     with Image.open(made["archive"]) as found:
         assert found.n_frames == 5 and found.width > 2 * found.height * 0.7
@@ -803,7 +804,7 @@ def test_a_failed_film_is_told(engine, tmp_path, monkeypatch):
     photo = opened(saved(image, tmp_path / "a.png"))
     *_, listed, _ = restore(engine, photo, painted(photo, hole_in(image)), steps=1)
     monkeypatch.setattr(film, "h264_encoder", lambda: None)
-    telling = handlers.on_film(listed["results"], 0, ".mp4")
+    telling = restoring.on_film(listed["results"], 0, ".mp4")
     assert "Making" in next(telling)["status"]
     assert "pip install imageio-ffmpeg" in next(telling)["status"]
     with pytest.raises(ValueError, match="imageio-ffmpeg"):
@@ -970,9 +971,9 @@ def test_programs_give_an_order_together_with_its_strategy(engine, tmp_path):
     order = saved(Image.new("L", image.size, 128), tmp_path / "o.png")
     given = api_values(steps=1)
     with pytest.raises(ValueError, match="expected the strategy 'painted' for the order"):
-        list(handlers.inpaint(engine, photo, mask, **given, order=order))
+        list(restoring.inpaint(engine, photo, mask, **given, order=order))
     with pytest.raises(ValueError, match="expected an order, got the strategy 'painted'"):
-        list(handlers.inpaint(engine, photo, mask, **given | {"strategy": "painted"}))
+        list(restoring.inpaint(engine, photo, mask, **given | {"strategy": "painted"}))
 
 
 def test_maps_come_with_a_prepared_hole_once_the_model_is_there(engine, tmp_path):
@@ -1054,7 +1055,7 @@ def test_stopped_run_leaves_no_files(engine, tmp_path, monkeypatch):
         assert len(list(scratch.iterdir())) == 1
         run.close()
         assert not list(scratch.iterdir())
-    assert "Stopped" in handlers.on_stopped()["status"]
+    assert "Stopped" in restoring.on_stopped()["status"]
 
 
 # The address for programs
@@ -1086,7 +1087,7 @@ def test_inpaint_takes_every_kind_of_file(
     image = photograph()
     photo = saved(convert(image), tmp_path / name)
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
-    run = handlers.inpaint(engine, photo, mask, **api_values(steps=1, seed=3))
+    run = restoring.inpaint(engine, photo, mask, **api_values(steps=1, seed=3))
     path, settings = next(run)
     with Image.open(path) as result:
         assert result.size == image.size and result.mode == mode
@@ -1120,7 +1121,7 @@ def test_inpaint_refuses(engine, tmp_path, photo, mask, message):
     (tmp_path / "text.png").write_text("nothing to see")
     files = [str(tmp_path / name) if name else None for name in (photo, mask)]
     with pytest.raises(ValueError, match=message):
-        list(handlers.inpaint(engine, *files, **api_values(steps=1)))
+        list(restoring.inpaint(engine, *files, **api_values(steps=1)))
 
 
 # Wiring

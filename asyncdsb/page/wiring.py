@@ -15,7 +15,7 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from asyncdsb.page import canvas, handlers, opening, session, updates
+from asyncdsb.page import canvas, handlers, opening, restoring, session, updates
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.page.layout import PRESET_MASKS, RANGES, by_path, layout
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
@@ -160,7 +160,7 @@ def wire(
 
     started = on(
         parts["restore"].click,
-        functools.partial(handlers.on_restore, engine),
+        functools.partial(restoring.on_restore, engine),
         f"photo hole painted results beside seeds seen {settings}",
         f"gradient tau seen status restore stop {run} {kept}",
         concurrency_id="run",
@@ -170,12 +170,12 @@ def wire(
     )
 
     def on_choose(results: Any, event: gr.EventData) -> updates.Update:
-        return handlers.on_choose(results, event.index)
+        return restoring.on_choose(results, event.index)
 
     on(parts["strip"].click, on_choose, "results", f"status {run} {kept}")
     finished = on(
         parts["finish"].input,
-        functools.partial(handlers.on_finish, engine),
+        functools.partial(restoring.on_finish, engine),
         "results chosen finish",
         f"status restore stop {run} {kept}",
         concurrency_id="run",
@@ -186,17 +186,17 @@ def wire(
         # Comes as well when a stopped run has really ended, and another one would be taken.
         on(event.failure, lambda: updates.IDLE, "", "restore stop")
     stopped = parts["stop"].click(None, None, None, cancels=work, api_visibility="private")
-    on(stopped.then, handlers.on_stopped, "", "stop status")
+    on(stopped.then, restoring.on_stopped, "", "stop status")
     on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
     # Made when they are asked for; the browser fetches what the answer names.
     made = [
         on(
-            parts[name].click, functools.partial(handlers.on_film, suffix=suffix),
+            parts[name].click, functools.partial(restoring.on_film, suffix=suffix),
             "results chosen", "archive status",
         )
         for name, suffix in (("animation", ".webp"), ("movie", ".mp4"))
     ]  # fmt: skip
-    on_files = functools.partial(handlers.on_files, engine)
+    on_files = functools.partial(restoring.on_files, engine)
     made.append(
         on(parts["files"].click, on_files, "results chosen", "archive", show_progress="minimal")
     )
@@ -212,9 +212,9 @@ def wire(
     }
     given = [plain.get(name, parts[name]) for name in session.SETTINGS if name not in FROM_WEIGHTS]
     own = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
-    inpaint: Any = functools.partial(handlers.inpaint, engine)
+    inpaint: Any = functools.partial(restoring.inpaint, engine)
     # What programs are told about it.
-    inpaint.__name__, inpaint.__doc__ = "inpaint", handlers.inpaint.__doc__
+    inpaint.__name__, inpaint.__doc__ = "inpaint", restoring.inpaint.__doc__
     gr.Button(visible=False).click(
         listener(inpaint),
         [*files[:2], *given, files[2], *own],

@@ -1,0 +1,218 @@
+"""What happens when a visitor restores, and with the results: see :mod:`asyncdsb.page.handlers`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from asyncdsb.page import archive, payload, session
+from asyncdsb.page.engine import Engine
+from asyncdsb.page.handlers import maps_of
+from asyncdsb.page.press import Press, add_finish, make_film, show_again, show_kept, strip
+from asyncdsb.page.updates import BUSY, IDLE, NO_RUN, Update
+from asyncdsb.photo.original import read_photograph
+from asyncdsb.photo.record import NOT_KEPT
+
+
+def on_restore(
+    engine: Engine,
+    photo: session.Photo | None,
+    hole: str | None,
+    painted: str | None,
+    results: Sequence[session.Kept] | None,
+    beside: bool,
+    seeds: float,
+    seen: int | None,
+    *values: object,
+) -> Iterator[Update]:
+    """Restore the hole, one update per step, with as many seeds as wanted; keep the results.
+
+    The maps are sent with the first state, unless they are those that the page shows.
+    """
+    results = list(results or ())
+    try:
+        photo, image, mask = session.read_pair(photo, hole)
+        settings = session.read_settings(values, session.read_order(painted, image.size))
+        count = session.read_count("seeds", seeds, session.MAX_SEEDS)
+        wanted = maps_of(photo, hole, settings.tiles)
+        begun = "The first step …" if seen == wanted else "Predicting the edges …"
+        yield NO_RUN | BUSY | {"status": payload.message(begun, "busy")}
+        for number in range(count):
+            seed = (settings.seed + number) % (session.MAX_SEED + 1)
+            one = dataclasses.replace(settings, seed=seed)
+            folder = Path(tempfile.mkdtemp(prefix="asyncdsb-result-"))
+            run = Press(engine, photo, image, mask, one, folder, maps=seen != wanted)
+            try:
+                for update in run.restore(f"Seed {number + 1} of {count}. " if count > 1 else ""):
+                    yield update | ({"seen": wanted} if "tau" in update else {})
+                seen = wanted
+                # At once, so that stopping what follows loses nothing.
+                results = _with(results, run.kept)
+                yield _listed(results, len(results) - 1)
+                if beside:
+                    yield from run.restore_beside()
+            finally:
+                if run.kept is None:
+                    shutil.rmtree(folder, ignore_errors=True)
+        what = f"seed {settings.seed}" + (f" and the {count - 1} after it" if count > 1 else "")
+        said = f"Done: {settings.steps} steps, {what}, {image.width} × {image.height}."
+        if run.not_kept:
+            said += f" Not kept of the photo: {', '.join(run.not_kept)}."
+        yield IDLE | {"status": payload.message(said, "done")}
+    except Exception as error:
+        # Of a fault of the page's own, or a lack of memory, the server's log says more.
+        reason = str(error) if isinstance(error, ValueError) else "The run failed. Try it again."
+        yield IDLE | {"status": payload.message(reason, "error")}
+        if not isinstance(error, ValueError):
+            raise
+
+
+def _with(results: list[session.Kept], kept: session.Kept) -> list[session.Kept]:
+    """The results with one more, and without the files of those that are too old."""
+    kept_before = results[max(0, len(results) + 1 - session.MAX_RESULTS) :]
+    session.forget([one for one in results if one not in kept_before])
+    return [*kept_before, kept]
+
+
+def _listed(results: list[session.Kept], chosen: int) -> Update:
+    return {"results": results, "chosen": chosen, "strip": strip(results, chosen)}
+
+
+def on_choose(results: Sequence[session.Kept] | None, index: object) -> Update:
+    """Show one of the session's results again: in place, with its film and its files."""
+    if not results or not isinstance(index, int) or not 0 <= index < len(results):
+        raise ValueError("expected one of the results in the strip")
+    kept = results[index]
+    said = f"Result with seed {kept.run.settings.seed}. It can be downloaded, compared and edited."
+    return show_again(kept) | _listed(list(results), index) | {"status": payload.message(said)}
+
+
+def on_finish(
+    engine: Engine, results: Sequence[session.Kept] | None, chosen: int, finish: str
+) -> Iterator[Update]:
+    """Show the result as the bridge left it, or with known patches copied into it."""
+    if not results or not 0 <= chosen < len(results):
+        return
+    kept = results[chosen]
+    if finish not in kept.files:
+        yield BUSY | {"status": payload.message("Copying known patches …", "busy")}
+        kept = add_finish(engine, kept, session.open_photo(kept.run.photo.path)[1], finish)
+    else:
+        kept = dataclasses.replace(kept, finish=finish)
+    results = [*results[:chosen], kept, *results[chosen + 1 :]]
+    said = (
+        "The bridge alone."
+        if finish == "none"
+        else ("Known patches that resemble the bridge's result take its place.")
+    )
+    yield (
+        IDLE
+        | show_kept(kept)
+        | _listed(results, chosen)
+        | {"status": payload.message(said, "done")}
+    )
+
+
+def on_film(results: Sequence[session.Kept] | None, chosen: int, suffix: str) -> Iterator[Update]:
+    """Make the film of the result that is shown, ``.webp`` or ``.mp4``, to be downloaded."""
+    kept = _shown(results, chosen)
+    yield {"status": payload.message("Making the film …", "busy")}
+    try:
+        path = make_film(kept, suffix)
+    except ValueError as error:
+        yield {"status": payload.message(str(error), "error")}
+        raise
+    said = f"The film is ready: {path.name}, {path.stat().st_size / 1000:.0f} kB."
+    yield {"archive": str(path), "status": payload.message(said, "done")}
+
+
+def on_files(
+    engine: Engine, results: Sequence[session.Kept] | None, chosen: int
+) -> Iterator[Update]:
+    """Pack everything that belongs to the result that is shown."""
+    kept = _shown(results, chosen)
+    run = kept.shown
+    (_, image), mask = session.open_photo(run.photo.path), run.mask
+    maps = engine.predict(run.photo.weights, image, mask, run.settings.tiles)
+    with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
+        path = Path(folder, f"{run.photo.stem}-asyncdsb.zip")
+        archive.pack(path, run, maps, Path(kept.path), make_film(kept, ".webp"))
+        yield {"archive": str(path)}
+
+
+def _shown(results: Sequence[session.Kept] | None, chosen: int) -> session.Kept:
+    """The result that is shown; raise ValueError if there is none."""
+    if not results or not 0 <= chosen < len(results):
+        raise ValueError("Restore something first.")
+    return results[chosen]
+
+
+def on_stopped() -> Update:
+    """Say that the run was stopped; its film so far stays.
+
+    Restore stays off until the step that is on its way is over: before, the page's library drops a
+    press without a word.
+    """
+    said = "Stopped. The film so far stays in view."
+    return {"stop": IDLE["stop"], "status": payload.message(said)}
+
+
+def inpaint(
+    engine: Engine,
+    photo: str,
+    mask: str,
+    tau_min: float,
+    tau_max: float,
+    steps: int,
+    sampler: str,
+    strategy: str,
+    seed: int,
+    eta: float,
+    grid: str,
+    tiles: int,
+    order: str | None = None,
+    finish: str | None = None,
+    weights: str | None = None,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Restore the hole of a photograph, both given as files.
+
+    Args:
+        engine: runs the bridge.
+        photo: path of the photograph.
+        mask: path of the mask, of the same size, white = missing.
+        tau_min: tau of the pixels restored last, in [0, tau_max].
+        tau_max: tau of the pixels restored first, in [tau_min, 1].
+        steps: number of steps.
+        sampler: one of SAMPLERS.
+        strategy: one of STRATEGIES, or "painted".
+        seed: seed of the noise.
+        eta: share of fresh noise of the implicit sampler, in [0, 1].
+        grid: one of GRIDS.
+        tiles: in how many fields of 256 pixels a large hole, or holes far apart, may be restored.
+        order: path of a grey picture of the photo's size, 8 or 16 bits, for the strategy "painted":
+            white is restored first (at tau_max), black last (at tau_min).
+        finish: "none", or "patches" to replace the bridge's result by patches of the known part;
+            None for what the weights say.
+        weights: name of the weights, such as "portraits"; None for the page's first.
+
+    Yields:
+        Once: the path of the result as PNG, and the settings; their field "not_kept" lists in words
+        what the result does not hold of the photograph's file.
+    """
+    if (strategy == session.PAINTED) != bool(order):
+        expected = "an order" if not order else f"the strategy {session.PAINTED!r} for the order"
+        raise ValueError(f"expected {expected}, got the strategy {strategy!r}")
+    image, hole, painted = session.read_files(photo, mask, order)
+    values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles, finish)
+    settings = session.read_settings(values, painted)
+    *_, last = engine.steps_of(weights, image, hole, settings)
+    # As above: copied into the page's cache with the answer, removed after it.
+    with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
+        path = Path(folder, "restored.png")
+        original = read_photograph(photo)
+        original.restored(last.image, hole).save(path, last.settings)
+        yield str(path), last.settings | {NOT_KEPT: original.not_kept(path.suffix)}
