@@ -90,7 +90,9 @@ CURVE_ARMS += product(["any"], ["synchronous", "gradient", "flat first", "easy f
 def cells(arm: Arm, seed: int) -> list[tuple[str, str, int]]:
     """(kind of mask, grid, evaluations) that an arm restores with a seed."""
     steps = CURVE if seed == 0 and arm in CURVE_ARMS else (STEPS,)
-    found = [*product(KINDS, GRIDS, steps), ("wide", "log", STEPS), ("narrow", "log", STEPS)]
+    found = list(product(KINDS, GRIDS, steps))
+    if arm in PRIMARY or (seed == 0 and arm[0] == "any"):
+        found += product(("wide", "narrow"), ("log",), (STEPS,))
     if seed == 0 and arm in PRIMARY:
         found += [*product(KINDS, GRIDS, [LONG]), ("center", "uniform", PAPER)]
     return found
