@@ -252,7 +252,7 @@ def _advice(primary: Difference, answers: Answers) -> str:
         text = "the gradient's order is no reason to predict a gradient: one tau for all pixels "
         text += "restores as well." if primary.found.interval()[0] <= 0 else "restores better."
     if best is not None:
-        text += f" The best order of one network is {best[0]}, {best[1]} against tau = .5."
+        text += f" Of the tau maps for one network the best is: {best[0]}, {best[1]}."
     return text
 
 
@@ -403,7 +403,8 @@ def figure(kept: Kept, path: Path) -> None:
             if found:
                 x, y = zip(*found, strict=True)
                 left.plot(x, y, line, color=colour, marker=".", label=f"{arm[1]}, {grid} steps")
-    left.set(xscale="log", xlabel="evaluations", title="LPIPS, center and half")
+    left.set(xscale="log", xlabel="evaluations", ylabel="LPIPS, center and half")
+    left.set_title("quality", fontsize=9)
     if left.lines:
         left.legend(fontsize=7)
     for arm, panel in zip(PRIMARY, others, strict=True):
@@ -422,7 +423,8 @@ def figure(kept: Kept, path: Path) -> None:
         ):
             panel.plot(middle, one, color=colour, label=name)
             panel.plot(middle, other, color=colour, ls=":", lw=1)
-        panel.set(xlim=(1, 0), xlabel="t", title=f"{arm[1]}: speed of SSIM, beta dotted")
+        panel.set(xlim=(1, 0), xlabel="t", ylabel="share per step")
+        panel.set_title(f"{arm[1]}: speed of SSIM, beta dotted", fontsize=9)
     if others[0].lines:
         others[0].legend(fontsize=7)
     drawing.savefig(path, dpi=100)
