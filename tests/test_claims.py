@@ -138,7 +138,7 @@ def test_report_names_orders_delays_and_packs_its_scores(tmp_path):
     assert claims.main(["-o", str(tmp_path), "--report"]) == 0
     text = (tmp_path / "claims.md").read_text("utf-8")
     assert "against one tau for all pixels**: flat first +4.0 %; inward -5.0 %" in text
-    assert "Of the tau maps for one network the best is: inward, -5.0 %" in text
+    assert "The best tau map there: inward, -5.0 %" in text
     assert "by +40 / +40 / +40 in the synchronous arm" in text
     delays = answer._delays(Kept.read(tmp_path), answer.PRIMARY[0])
     assert delays["x_t", "high"] == pytest.approx((40, 12.7062 * 20))

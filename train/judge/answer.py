@@ -43,6 +43,10 @@ ARMS: list[Arm] = [*PRIMARY, *(("any", order) for order in ORDERS)]
 ARMS += product(("low-contrast", "sees-gradient", "free-tau"), ("synchronous", "gradient"))
 """The network "any" serves all orders."""
 
+GRADIENT, SHARED, TRUE = (
+    ("any", order) for order in ("gradient", "synchronous, mean tau", "true gradient")
+)
+
 WORDS = {
     "any": "trained for any order",
     "low-contrast": "I2SB's beta (contrast 4.3)",
@@ -54,6 +58,7 @@ WORDS = {
 
 COMPARISONS: list[tuple[Arm, Arm]] = [
     *((("any", order), ("any", "synchronous")) for order in ORDERS if order != "synchronous"),
+    (GRADIENT, SHARED),
     *(
         ((network, "gradient"), (network, "synchronous"))
         for network in ("low-contrast", "sees-gradient", "free-tau")
@@ -209,7 +214,7 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
         (kind, Difference.of(*(kept.table(arm, (kind,), "log", STEPS) for arm in PRIMARY)))
         for kind in (*KINDS, "wide", "narrow")
     ]
-    orders = [(a[1], d) for a, b, d, _ in answers if a[0] == b[0] == "any"]
+    orders = [(a[1], d) for a, b, d, _ in answers if b == ("any", "synchronous")]
     others = [(WORDS[a[0]], d) for a, b, d, _ in answers if a[0] == b[0] != "any"]
     lines = []
     for title, rows in (
@@ -237,22 +242,28 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
 
 def _advice(primary: Difference, answers: Answers) -> str:
     """Whether to use asynchrony, and with which tau."""
+    low, high = RANGE
+    start, end = primary.found.interval()
+    if end < 0:
+        text = f"use the gradient's order with tau {low} to {high}."
+    elif start > 0:
+        text = "use one tau for all pixels."
+    elif primary.found.within(EQUAL * primary.base):
+        text = "the gradient's order and one tau for all pixels restore equally well."
+    else:
+        text = "training seeds differ by more than the orders that networks were trained for."
+    shared = [d for a, b, d, _ in answers if a == GRADIENT and b == SHARED]
+    if shared:
+        text += f" In one network that serves any order, the gradient's order is {shared[0]} "
+        text += "against its own mean tau for all pixels, so much is due to the order itself."
     usable = [
         (a[1], d)
         for a, b, d, p in answers
-        if a[0] == b[0] == "any" and p < 0.05 and d.found.mean < 0 and a[1] != "true gradient"
+        if b == ("any", "synchronous") and p < 0.05 and d.found.mean < 0 and a != TRUE
     ]
-    best = min(usable, key=lambda row: row[1].found.mean, default=None)
-    low, high = RANGE
-    if primary.found.interval()[1] < 0:
-        text = (
-            f"use the gradient's order with tau {low} to {high}; it gains {-primary.percent:.1f} %."
-        )
-    else:
-        text = "the gradient's order is no reason to predict a gradient: one tau for all pixels "
-        text += "restores as well." if primary.found.interval()[0] <= 0 else "restores better."
-    if best is not None:
-        text += f" Of the tau maps for one network the best is: {best[0]}, {best[1]}."
+    if usable:
+        order, best = min(usable, key=lambda row: row[1].found.mean)
+        text += f" The best tau map there: {order}, {best} against tau = .5."
     return text
 
 
