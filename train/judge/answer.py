@@ -209,7 +209,9 @@ def _answers(kept: Kept) -> Answers:
 
 def _lines(kept: Kept, answers: Answers) -> list[str]:
     """What else the first screen says, as far as it was measured."""
-    steps = [(n, Difference.of(*(kept.best(arm, n)[1] for arm in PRIMARY))) for n in (*CURVE, LONG)]
+    steps = [
+        (n, Difference.of(*(kept.best(arm, n)[1][:1] for arm in PRIMARY))) for n in (*CURVE, LONG)
+    ]
     kinds = [
         (kind, Difference.of(*(kept.table(arm, (kind,), "log", STEPS) for arm in PRIMARY)))
         for kind in (*KINDS, "wide", "narrow")
@@ -218,7 +220,7 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
     others = [(WORDS[a[0]], d) for a, b, d, _ in answers if a[0] == b[0] != "any"]
     lines = []
     for title, rows in (
-        ("By evaluations", steps),
+        ("By evaluations, first training seed", steps),
         ("By hole, even steps of log noise", kinds),
         ("Orders of one network against one tau for all pixels", orders),
         ("The gradient's order against one tau, in networks of other kinds", others),
