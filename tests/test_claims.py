@@ -180,3 +180,9 @@ def test_experiment_keeps_all_cells(tmp_path, shard, tiny_weights, monkeypatch):
     name = tmp_path / "scores" / place / "center-log-20.npy"
     np.save(name, np.zeros(2))
     assert claims.main(command) == 0 and not np.load(name).any()
+
+
+def test_the_bundled_report_is_that_of_the_bundled_scores():
+    folder = Path(__file__).parents[1] / "assets" / "claims"
+    text = answer.report(Kept.read(folder))
+    assert text.rstrip() == (folder / "claims.md").read_text("utf-8").rstrip()

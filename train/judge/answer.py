@@ -216,6 +216,11 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
         (kind, Difference.of(*(kept.table(arm, (kind,), "log", STEPS) for arm in PRIMARY)))
         for kind in (*KINDS, "wide", "narrow")
     ]
+    pair = GRADIENT, ("any", "synchronous")
+    grids = [
+        (grid, Difference.of(*(kept.table(arm, KINDS, grid, STEPS) for arm in pair)))
+        for grid in GRIDS
+    ]
     orders = [(a[1], d) for a, b, d, _ in answers if b == ("any", "synchronous")]
     others = [(WORDS[a[0]], d) for a, b, d, _ in answers if a[0] == b[0] != "any"]
     lines = []
@@ -223,6 +228,7 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
         ("By evaluations, first training seed", steps),
         ("By hole, even steps of log noise", kinds),
         ("Orders of one network against one tau for all pixels", orders),
+        ("The gradient's order there, by time grid", grids),
         ("The gradient's order against one tau, in networks of other kinds", others),
     ):
         parts = [f"{name} {d.percent:+.1f} %" for name, d in rows if d is not None]
@@ -404,14 +410,14 @@ def _mechanism(kept: Kept) -> list[str]:
 
 
 def figure(kept: Kept, path: Path) -> None:
-    """Draw LPIPS over evaluations, and the speed of both primary arms against beta."""
+    """Draw LPIPS over evaluations (first seed), and the speed of both primary arms against beta."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(11, 3.4), layout="constrained")
     left, *others = drawing.subplots(1, 3)
     for arm, colour in zip(PRIMARY, ("#d95f02", "#3b528b"), strict=True):
         for grid, line in zip(GRIDS, ("-", ":"), strict=True):
-            tables = [(n, kept.table(arm, KINDS, grid, n)[:1]) for n in (*CURVE, LONG)]
+            tables = [(n, kept.table(arm, KINDS, grid, n)[:1]) for n in CURVE]
             found = [(n, table.mean()) for n, table in tables if table.size]
             if found:
                 x, y = zip(*found, strict=True)
