@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from asyncdsb.bridge import noise_var
 from asyncdsb.masks import make_mask
 from asyncdsb.schedule import tau_map
 from train import claims
@@ -147,7 +148,7 @@ def test_report_names_orders_delays_and_packs_its_scores(tmp_path):
     assert (tmp_path / "claims.md").read_text("utf-8") == text
 
 
-def test_experiment_keeps_all_cells(tmp_path, shard, tiny_weights, monkeypatch):
+def test_experiment_keeps_all_cells(tmp_path, shard, tiny_weights, tiny_pipe, monkeypatch):
     """With networks that are there, it restores, scores and watches; what is kept stays."""
     monkeypatch.setattr(claims.Claims, "train", lambda self, *which: tiny_weights)
     monkeypatch.setattr(answer, "CURVE", (2,))
@@ -155,7 +156,7 @@ def test_experiment_keeps_all_cells(tmp_path, shard, tiny_weights, monkeypatch):
     monkeypatch.setattr(claims, "LONG", 4)
     monkeypatch.setattr(claims, "PAPER", 5)
     command = ["--data", "none", "--held-out", str(shard), "-o", str(tmp_path), "--limit", "2"]
-    command += ["--seeds", "1", "--only", "gradient"]
+    command += ["--seeds", "1", "--only", "gradient", "synchronous"]
     assert claims.main(command) == 0
     kept = Kept.read(tmp_path).arrays
     place = "gradient-0/gradient"
@@ -177,6 +178,13 @@ def test_experiment_keeps_all_cells(tmp_path, shard, tiny_weights, monkeypatch):
     # Steep pixels have later peaks, so that the process reaches them earlier (at larger t).
     halves = kept[f"{place}/times"][:, 0]
     assert (halves > 0).all() and (halves < 1).all()
+    config = tiny_pipe.config
+    schedule, half = config.schedule, torch.tensor(0.5)
+    way, end = kept["synchronous-0/synchronous/times"][0]
+    assert schedule.clock(torch.tensor(way), half) == pytest.approx(0.5, abs=1e-5)
+    s = schedule.clock(torch.tensor(end), half)
+    level = noise_var(s, schedule.total_var, config.hole_noise) ** 0.5 / (1 - s)
+    assert level == pytest.approx(claims.LEVEL, rel=1e-4)
     name = tmp_path / "scores" / place / "center-log-20.npy"
     np.save(name, np.zeros(2))
     assert claims.main(command) == 0 and not np.load(name).any()

@@ -2,7 +2,8 @@
 
 python -m train.claims --data PORTRAITS --held-out HELD_OUT -o runs/claims
 
-Everything is fixed here before a run, so that no result can choose it.
+The design is fixed before a run, here and in :mod:`train.judge.answer`, so that no result can
+choose it; what was added later says so.
 
 Primary question   LPIPS, mean of center and half holes, 20 evaluations: networks trained for tau
                    by the gradient, restoring in that order, minus networks trained for tau = .5,
@@ -41,6 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from asyncdsb.bridge import clock_at_level
 from asyncdsb.gradient import image_gradient
 from asyncdsb.measure import baselines
 from asyncdsb.measure.metrics import frechet_distance, kernel_distance
@@ -77,7 +79,7 @@ WATCHED = 100
 """Photographs whose states the mechanism is measured on, with 50 even steps and center holes."""
 
 LEVEL = 0.1
-"""Standard deviation of the bridge's noise below which a pixel counts as restored."""
+"""sigma_eff, the noise in x_t in units of the picture, below which a pixel counts as restored."""
 
 FEW = 50
 """Photographs that are restored with :data:`LONG` and :data:`PAPER` evaluations."""
@@ -174,9 +176,11 @@ class Claims:
         *_, last = case.run(tau, steps, grid)
         return torch.where(case.hole > 0.5, last.x_t, case.truth), case.truth
 
-    def scores(self, *cell: str | int) -> np.ndarray:
+    def scores(
+        self, network: str, seed: int, order: str, kind: str, grid: str, steps: int
+    ) -> np.ndarray:
         """LPIPS of all photographs in one cell, (n,)."""
-        return self.distance(*self.restored(*cell))  # type: ignore[arg-type]
+        return self.distance(*self.restored(network, seed, order, kind, grid, steps))
 
     def sets(self, network: str, seed: int, order: str, kind: str) -> np.ndarray:
         """Frechet and kernel distance between all restored and all true photographs, (2,)."""
@@ -218,13 +222,14 @@ class Claims:
         return np.asarray(total) / len(parts)
 
     def times(self, network: str, seed: int, order: str) -> np.ndarray:
-        """Mean t by part at which 1 - s passes .5 and noise falls below :data:`LEVEL`, (parts, 2).
+        """Mean t by part at which 1 - s passes .5 and sigma_eff :data:`LEVEL`, (parts, 2).
 
-        Both are properties of the process: the noise is sqrt(s (1 - s) M), on its way to 0.
+        Both are properties of the process, see :func:`asyncdsb.bridge.clock_at_level`.
         """
         case, tau, parts = self.watched(network, seed, order)
-        schedule = case.pipe.config.schedule
-        low = 0.5 - (0.25 - LEVEL**2 / schedule.total_var) ** 0.5
+        config = case.pipe.config
+        schedule, level = config.schedule, torch.tensor(LEVEL)
+        low = clock_at_level(level, schedule.total_var, config.hole_noise)
         maps = [schedule.inverse_clock(s, tau)[:, 0].numpy() for s in (0.5, low)]
         found = [
             [[one[n][part[name]].mean() for one in maps] for name in PARTS]

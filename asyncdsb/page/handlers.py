@@ -31,7 +31,7 @@ WELCOME = "Open a photo, or pick an example."
 OPENING = ("tau_min", "tau_max", "seed")
 """Settings of its own that the page opens with."""
 
-DEFAULTS: Update = {name: getattr(Settings(), name) for name in OPENING}
+AFTER_OPENING: Update = {name: getattr(Settings(), name) for name in OPENING}
 """What takes their place when another photo comes."""
 
 ANY_PHOTO = "scenes"
@@ -87,7 +87,7 @@ def on_photo(
     if before is not None and before.example and ANY_PHOTO in names:
         weights = ANY_PHOTO
     shown = show(dataclasses.replace(photo, weights=weights), None, image=image)
-    return shown | (DEFAULTS if before is not None and before.opening else {})
+    return shown | (AFTER_OPENING if before is not None and before.opening else {})
 
 
 def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Iterator[Update]:
@@ -124,7 +124,7 @@ def on_example(
     example = examples[index]
     photo, image, mask = example.read()
     shown = show(photo, mask, "own" if mask is not None else None, image)
-    shown |= DEFAULTS if before is not None and before.opening else {}
+    shown |= AFTER_OPENING if before is not None and before.opening else {}
     return with_maps(engine, shown, tiles)
 
 
@@ -217,7 +217,7 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
     elif chosen != "own":
         mask = None
     shown = show(photo, mask, chosen if mask is not None else None, image)
-    return DEFAULTS | update | shown
+    return AFTER_OPENING | update | shown
 
 
 def on_preview(

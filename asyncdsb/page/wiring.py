@@ -208,7 +208,7 @@ def wire(
     # Programs have the package's defaults, whatever the page's controls show at first.
     plain = {
         name: gr.Number(value, visible=False, label=name)
-        for name, value in handlers.DEFAULTS.items()
+        for name, value in handlers.AFTER_OPENING.items()
     }
     given = [plain.get(name, parts[name]) for name in session.SETTINGS if name not in FROM_WEIGHTS]
     own = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +42,7 @@ ARMS: list[Arm] = [*PRIMARY, *(("any", order) for order in ORDERS)]
 ARMS += product(("low-contrast", "sees-gradient", "free-tau"), ("synchronous", "gradient"))
 """The network "any" serves all orders."""
 
-GRADIENT, SHARED, TRUE = (
+BY_GRADIENT, BY_MEAN, BY_TRUTH = (
     ("any", order) for order in ("gradient", "synchronous, mean tau", "true gradient")
 )
 
@@ -58,7 +57,7 @@ WORDS = {
 
 COMPARISONS: list[tuple[Arm, Arm]] = [
     *((("any", order), ("any", "synchronous")) for order in ORDERS if order != "synchronous"),
-    (GRADIENT, SHARED),
+    (BY_GRADIENT, BY_MEAN),
     *(
         ((network, "gradient"), (network, "synchronous"))
         for network in ("low-contrast", "sees-gradient", "free-tau")
@@ -69,7 +68,10 @@ COMPARISONS: list[tuple[Arm, Arm]] = [
         for network in ("low-contrast", "sees-gradient", "free-tau")
     ),
 ]
-"""Secondary questions: each arm minus its reference. First orders of one network; then networks."""
+"""Secondary questions: each arm minus its reference. First orders of one network; then networks.
+
+The gradient's order against its own mean tau was added after the results of the others were seen.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,14 @@ class Kept:
         """Write all arrays into one file, .npz."""
         np.savez_compressed(path, allow_pickle=False, **self.arrays)
 
-    def each(self, arm: Arm, name: str) -> Iterable[np.ndarray]:
-        """An array of an arm for each training seed that has it."""
+    def each(self, arm: Arm, name: str) -> list[np.ndarray]:
+        """An array of an arm for each training seed, up to the first that lacks it.
+
+        Row i is then seed i in all arms, so that differences are paired by seed.
+        """
         network, order = arm
         names = (f"{network}-{seed}/{order}/{name}" for seed in range(SEEDS[network]))
-        return [self.arrays[one] for one in names if one in self.arrays]
+        return [self.arrays[one] for one in takewhile(self.arrays.__contains__, names)]
 
     def table(self, arm: Arm, kinds: tuple[str, ...], grid: str, steps: int) -> np.ndarray:
         """LPIPS, mean over the kinds, (seeds, photographs); no rows where nothing is kept."""
@@ -216,7 +221,7 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
         (kind, Difference.of(*(kept.table(arm, (kind,), "log", STEPS) for arm in PRIMARY)))
         for kind in (*KINDS, "wide", "narrow")
     ]
-    pair = GRADIENT, ("any", "synchronous")
+    pair = BY_GRADIENT, ("any", "synchronous")
     grids = [
         (grid, Difference.of(*(kept.table(arm, KINDS, grid, STEPS) for arm in pair)))
         for grid in GRIDS
@@ -259,15 +264,16 @@ def _advice(primary: Difference, answers: Answers) -> str:
     elif primary.found.within(EQUAL * primary.base):
         text = "the gradient's order and one tau for all pixels restore equally well."
     else:
-        text = "training seeds differ by more than the orders that networks were trained for."
-    shared = [d for a, b, d, _ in answers if a == GRADIENT and b == SHARED]
+        text = "networks that were trained for one order each do not decide it, because training "
+        text += "seeds differ by more than they do."
+    shared = [d for a, b, d, _ in answers if (a, b) == (BY_GRADIENT, BY_MEAN)]
     if shared:
         text += f" In one network that serves any order, the gradient's order is {shared[0]} "
         text += "against its own mean tau for all pixels, so much is due to the order itself."
     usable = [
         (a[1], d)
         for a, b, d, p in answers
-        if b == ("any", "synchronous") and p < 0.05 and d.found.mean < 0 and a != TRUE
+        if b == ("any", "synchronous") and p < 0.05 and d.found.mean < 0 and a != BY_TRUTH
     ]
     if usable:
         order, best = min(usable, key=lambda row: row[1].found.mean)
@@ -280,7 +286,7 @@ def _delays(kept: Kept, arm: Arm) -> dict[tuple[str, str], tuple[float, float]]:
 
     Each is the mean over training seeds and half the width of its 95 % interval (nan for one seed).
     """
-    curves = np.array(list(kept.each(arm, "speeds")), float)
+    curves = np.array(kept.each(arm, "speeds"), float)
     if not curves.size:
         return {}
     from scipy import stats
@@ -292,11 +298,8 @@ def _delays(kept: Kept, arm: Arm) -> dict[tuple[str, str], tuple[float, float]]:
     reach = np.full(late.shape[1:], np.nan)
     if len(late) > 1:
         reach = late.std(0, ddof=1) / len(late) ** 0.5 * stats.t.ppf(0.975, len(late) - 1)
-    pairs = zip(late.mean(0).flat, reach.flat, strict=True)
-    return {
-        key: (float(m), float(r))
-        for key, (m, r) in zip(product(SIGNALS, PARTS), pairs, strict=True)
-    }
+    found = zip(product(SIGNALS, PARTS), late.mean(0).flat, reach.flat, strict=True)
+    return {key: (float(mean), float(half)) for key, mean, half in found}
 
 
 def _gate(kept: Kept) -> str:
@@ -323,7 +326,14 @@ def _sections(kept: Kept, answers: Answers) -> list[str]:
     ]
     heads = ["arm (network, order)", "minus", "seeds", "LPIPS (95 %)", "p (Holm)"]
     words = "; ".join(f"*{name}*: {text}" for name, text in WORDS.items())
-    parts = ["## Secondary questions", "", f"Networks: {words}.", "", markdown(heads, rows, 2)]
+    parts = [
+        "## Secondary questions",
+        "",
+        f"Networks: {words}. The gradient's order against its own mean tau, and the time grids of "
+        "the first screen, were added after the other results were seen.",
+        "",
+        markdown(heads, rows, 2),
+    ]
     heads = ["network", "order", "seeds", *(f"{kind}" for kind in (*KINDS, "wide", "narrow"))]
     rows = []
     for arm in ARMS:
@@ -332,7 +342,14 @@ def _sections(kept: Kept, answers: Answers) -> list[str]:
             tables = [kept.table(arm, (kind,), grid, STEPS) for kind in KINDS]
             tables += [kept.table(arm, (kind,), "log", STEPS) for kind in ("wide", "narrow")]
             rows.append([*arm, str(len(table)), *map(_mean, tables)])
-    parts += [f"## LPIPS at {STEPS} evaluations", "", markdown(heads, rows, 2)]
+    parts += [
+        f"## LPIPS at {STEPS} evaluations",
+        "",
+        "Wide and narrow holes: even steps of log noise; of the network for any order the first "
+        "training seed alone.",
+        "",
+        markdown(heads, rows, 2),
+    ]
     heads = ["network", "order", "grid", *(str(steps) for steps in (*CURVE, LONG, PAPER))]
     rows = []
     for arm, grid in product(ARMS, GRIDS):
@@ -359,13 +376,13 @@ def _distances(kept: Kept) -> list[str]:
     for kind in KINDS:
         row = [kind]
         for arm in PRIMARY:
-            found = np.array(list(kept.each(arm, f"{kind}-sets")), float)
+            found = np.array(kept.each(arm, f"{kind}-sets"), float)
             if not found.size:
                 return []
             spread = found.std(0, ddof=1) if len(found) > 1 else (np.nan, np.nan)
             row += [f"{m:.3g} ± {s:.2g}" for m, s in zip(found.mean(0), spread, strict=True)]
         rows.append(row)
-    count = len(next(iter(kept.each(PRIMARY[0], f"{KINDS[0]}-log-{STEPS}"))))
+    count = len(kept.each(PRIMARY[0], f"{KINDS[0]}-log-{STEPS}")[0])
     heads = ["hole", "FD, gradient", "KD, gradient", "FD, synchronous", "KD, synchronous"]
     return [
         "## Distances between sets",
@@ -385,7 +402,7 @@ def _mechanism(kept: Kept) -> list[str]:
             if part == PARTS[0]:
                 late.append([*arm, signal])
             late[-1].append(f"{mean:+.0f}" + (f" ± {reach:.0f}" if np.isfinite(reach) else ""))
-        found = list(kept.each(arm, "times"))
+        found = kept.each(arm, "times")
         if found:
             halves, ends = np.mean(found, 0).T
             times.append([*arm, *(f"{v:.3f}" for v in (*halves[1:], *ends[1:]))])
@@ -403,7 +420,8 @@ def _mechanism(kept: Kept) -> list[str]:
         "",
         markdown(heads, late, 3),
         "The time t (from 1 down to 0) at which the process has half of its way behind it "
-        "(1 - s = .5), and at which its noise falls below a standard deviation of .1:",
+        "(1 - s = .5), and at which sigma_eff, the standard deviation of the noise in x_t in units "
+        "of the picture, falls below .1:",
         "",
         markdown(["network", "order", *ends], times, 2),
     ]
@@ -427,7 +445,7 @@ def figure(kept: Kept, path: Path) -> None:
     if left.lines:
         left.legend(fontsize=7)
     for arm, panel in zip(PRIMARY, others, strict=True):
-        curves = np.array(list(kept.each(arm, "speeds")), float)
+        curves = np.array(kept.each(arm, "speeds"), float)
         if not curves.size:
             continue
         run, beta = np.moveaxis(speeds(curves.mean(0)[list(SIGNALS).index("x0_hat")]), -2, 0)
