@@ -11,6 +11,9 @@ Primary question   LPIPS, mean of center and half holes, 20 evaluations: network
                    start) and by photograph (same mask and noise). Each arm has the better of two
                    time grids. The arms count as equal if two one-sided tests put the difference
                    within :data:`train.judge.answer.EQUAL` of the synchronous arm's LPIPS.
+Tuned              the same question with less chance, added after the primary result: both arms
+                   start from one network for any order and learn on for their own, with the same
+                   data and noise, :data:`train.judge.answer.TUNED`.
 Secondary          the comparisons of :data:`train.judge.answer.COMPARISONS`, at 20 evaluations,
                    with Holm's correction over all of them.
 Gate               nothing is reported unless both primary arms beat every classical method on
@@ -121,7 +124,7 @@ class Claims:
     def train(self, which: str, name: str, seed: int) -> Path:
         """Train a network unless its weights are there; return their folder."""
         presets = GRADIENT_PRESETS if which == "gradient" else BRIDGE_PRESETS
-        steps = self.args.steps or presets[name].steps
+        steps = min(presets[name].steps, self.args.steps or presets[name].steps)
         folder = self.out / "networks" / f"{which}-{name}-{seed}"
         facts = folder / "weights" / f"{which}.json"
         if not facts.exists() or json.loads(facts.read_text("utf-8"))["training"]["steps"] < steps:
@@ -129,6 +132,8 @@ class Claims:
             command += [*self.args.data, "--seed", str(seed), "--steps", str(steps)]
             if which == "bridge":
                 command += ["--gradient", str(self.train("gradient", "claims", 0))]
+            if name.startswith("claims-tuned"):
+                command += ["--init", str(self.train("bridge", "claims-any", seed))]
             subprocess.run([*command, "--out", str(folder)], check=True)
         return folder / "weights"
 
@@ -275,7 +280,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", nargs="+", default=[], help="folders or tar shards of portraits to train on")
     add("--held-out", nargs="+", default=[], help="portraits to restore")
     add("-o", "--out", required=True, type=Path, help="networks, scores and report")
-    add("--steps", type=int, help="of the trainings instead of the presets'")
+    add("--steps", type=int, help="most steps of a training")
     add("--seeds", type=int, help="most training seeds of a network")
     add("--only", nargs="+", choices=SEEDS, help="work on these networks only, without a report")
     add("--limit", type=int, help="use only the first so many held-out portraits")

@@ -251,6 +251,9 @@ GRADIENT_PRESETS = {
 }
 
 _ANY = BridgePreset(**_CLAIMS, model=_CONTRAST, levels=(0.01, 40.0), focus=0.6, lr=8e-4)
+_BY_GRADIENT: dict[str, Any] = dict(synchronous=0.0, smooth_tau=0.0, tau_range=(0.2, 0.5))
+# From the weights of "claims-any", for one order.
+_TUNED: dict[str, Any] = dict(steps=500, lr=4e-4, warmup=50)
 
 BRIDGE_PRESETS = {
     "shipped": BridgePreset(model=BridgeConfig(unet=_SMALL), batch=64, lr=3e-4),
@@ -338,11 +341,13 @@ BRIDGE_PRESETS = {
     ),
     "claims-any": _ANY,
     "claims-synchronous": replace(_ANY, synchronous=1.0),
-    "claims-gradient": replace(_ANY, synchronous=0.0, smooth_tau=0.0, tau_range=(0.2, 0.5)),
+    "claims-gradient": replace(_ANY, **_BY_GRADIENT),
     "claims-low-contrast": replace(_ANY, model=replace(_CONTRAST, beta_min=0.1, beta_max=0.433)),
     "claims-sees-gradient": replace(
         _ANY, model=replace(_CONTRAST, conditions=(*_CONTRAST.conditions, "gradient"))
     ),
     "claims-free-tau": replace(_ANY, free_tau=True),
+    "claims-tuned-synchronous": replace(_ANY, **_TUNED, synchronous=1.0),
+    "claims-tuned-gradient": replace(_ANY, **_TUNED, **_BY_GRADIENT),
     "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
 }

@@ -22,6 +22,9 @@ EQUAL = 0.02
 PRIMARY: tuple[Arm, Arm] = ("gradient", "gradient"), ("synchronous", "synchronous")
 """The two arms that the question is about."""
 
+TUNED: tuple[Arm, Arm] = ("tuned-gradient", "gradient"), ("tuned-synchronous", "synchronous")
+"""The two arms again, each learned on from the network "any" of the same seed."""
+
 KINDS = ("center", "half")
 STEPS = 20
 CURVE = (5, 10, 20, 50)
@@ -34,11 +37,11 @@ PAPER = 1000
 GRIDS = ("log", "uniform")
 CLASSICAL = ("telea", "navier-stokes", "patchmatch", "patch-fill")
 
-SEEDS = {"gradient": 5, "synchronous": 5, "any": 3, "low-contrast": 3, "sees-gradient": 3}
-SEEDS |= {"free-tau": 3}
+SEEDS = {"gradient": 5, "synchronous": 5, "any": 5, "tuned-gradient": 5, "tuned-synchronous": 5}
+SEEDS |= {"low-contrast": 3, "sees-gradient": 3, "free-tau": 3}
 """Networks (presets ``claims-NAME``) and how many training seeds each has, by priority."""
 
-ARMS: list[Arm] = [*PRIMARY, *(("any", order) for order in ORDERS)]
+ARMS: list[Arm] = [*PRIMARY, *TUNED, *(("any", order) for order in ORDERS)]
 ARMS += product(("low-contrast", "sees-gradient", "free-tau"), ("synchronous", "gradient"))
 """The network "any" serves all orders."""
 
@@ -53,11 +56,14 @@ WORDS = {
     "free-tau": "trained for any tau of any pixel",
     "gradient": "trained for the gradient's order",
     "synchronous": "trained for one tau",
+    "tuned-gradient": "learned on from *any* for the gradient's order",
+    "tuned-synchronous": "learned on from *any* for one tau",
 }
 
 COMPARISONS: list[tuple[Arm, Arm]] = [
     *((("any", order), ("any", "synchronous")) for order in ORDERS if order != "synchronous"),
     (BY_GRADIENT, BY_MEAN),
+    TUNED,
     *(
         ((network, "gradient"), (network, "synchronous"))
         for network in ("low-contrast", "sees-gradient", "free-tau")
@@ -70,7 +76,8 @@ COMPARISONS: list[tuple[Arm, Arm]] = [
 ]
 """Secondary questions: each arm minus its reference. First orders of one network; then networks.
 
-The gradient's order against its own mean tau was added after the results of the others were seen.
+The gradient's order against its own mean tau, and the tuned networks, were added after the results
+of the others were seen.
 """
 
 
@@ -151,18 +158,23 @@ class Difference:
         return f"{self.percent:+.1f} % ({low:+.1f} to {high:+.1f})"
 
     @property
-    def verdict(self) -> str:
-        """In words."""
+    def outcome(self) -> str:
+        """The better arm, "equal" where two one-sided tests at 5 % say so, or "" for neither."""
         low, high = self.found.interval()
         if low > 0 or high < 0:
-            better = "asynchronous" if high < 0 else "synchronous"
-            small = self.found.within(EQUAL * self.base)
-            return f"The {better} arm is better" + (
-                f", by less than {100 * EQUAL:.0f} %." if small else "."
-            )
-        if self.found.within(EQUAL * self.base):
-            return f"They are equal within {100 * EQUAL:.0f} % (two one-sided tests at 5 %)."
-        return "Neither a difference nor equality is shown."
+            return "asynchronous" if high < 0 else "synchronous"
+        return "equal" if self.found.within(EQUAL * self.base) else ""
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        bound = f"{100 * EQUAL:.0f} %"
+        if not self.outcome:
+            return "Neither a difference nor equality is shown."
+        if self.outcome == "equal":
+            return f"They are equal within {bound} (two one-sided tests at 5 %)."
+        small = self.found.within(EQUAL * self.base)
+        return f"The {self.outcome} arm is better" + (f", by less than {bound}." if small else ".")
 
 
 def report(kept: Kept) -> str:
@@ -176,8 +188,8 @@ def report(kept: Kept) -> str:
     if primary is None:
         raise ValueError("expected scores of both primary arms, got none of one")
     gate = _gate(kept)
-    least = 100 * smallest_found(primary.found) / primary.base
     seeds, photos = primary.found.shape
+    tuned = Difference.of(*(kept.best(arm)[1] for arm in TUNED))
     answers = _answers(kept)
     head = [
         "# Does asynchrony help?\n",
@@ -189,9 +201,10 @@ def report(kept: Kept) -> str:
         f"- **Answer** (95 % interval): {primary} of the synchronous arm's {primary.base:.4f}, "
         f"over {seeds} training seeds and {photos} photographs; p = {primary.found.p:.2g}. "
         f"{primary.verdict}",
-        f"- **Power**: this design finds {least:.1f} % in 80 % of cases.",
+        f"- **Power**: this design finds {_least(primary)} in 80 % of cases.",
+        *_tuned(tuned),
         *_lines(kept, answers),
-        f"- **So**: {_advice(primary, answers)}",
+        f"- **So**: {_advice(primary, tuned, answers)}",
         f"- **Grids**: {grids[0]} for the gradient's order, {grids[1]} for the synchronous one.",
         "- **Gate**: both arms beat every classical method:",
     ]
@@ -210,6 +223,22 @@ def _answers(kept: Kept) -> Answers:
     found = [(one, other, d) for one, other, d in pairs if d is not None]
     adjusted = holm([d.found.p for *_, d in found])
     return [(*row, p) for row, p in zip(found, adjusted, strict=True)]
+
+
+def _least(difference: Difference) -> str:
+    """The smallest difference that a design finds."""
+    return f"{100 * smallest_found(difference.found) / difference.base:.1f} %"
+
+
+def _tuned(tuned: Difference | None) -> list[str]:
+    """The line of the tuned networks, if there are any."""
+    if tuned is None:
+        return []
+    return [
+        "- **With less chance** (added after that answer): both arms learn on from one network for "
+        f"any order, with the same data and noise: {tuned}, over {tuned.found.shape[0]} training "
+        f"seeds; p = {tuned.found.p:.2g}. {tuned.verdict} This design finds {_least(tuned)}."
+    ]
 
 
 def _lines(kept: Kept, answers: Answers) -> list[str]:
@@ -253,19 +282,19 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
     return lines
 
 
-def _advice(primary: Difference, answers: Answers) -> str:
+def _advice(primary: Difference, tuned: Difference | None, answers: Answers) -> str:
     """Whether to use asynchrony, and with which tau."""
     low, high = RANGE
-    start, end = primary.found.interval()
-    if end < 0:
-        text = f"use the gradient's order with tau {low} to {high}."
-    elif start > 0:
-        text = "use one tau for all pixels."
-    elif primary.found.within(EQUAL * primary.base):
-        text = "the gradient's order and one tau for all pixels restore equally well."
-    else:
-        text = "networks that were trained for one order each do not decide it, because training "
-        text += "seeds differ by more than they do."
+    texts = {
+        "asynchronous": f"use the gradient's order with tau {low} to {high}.",
+        "synchronous": "use one tau for all pixels.",
+        "equal": "the gradient's order and one tau for all pixels restore equally well.",
+        "": "networks that were trained for one order each do not decide it, because training "
+        "seeds differ by more than they do.",
+    }
+    text = texts[primary.outcome]
+    if not primary.outcome and tuned is not None and tuned.outcome:
+        text += f" Networks that learn on from one and the same decide: {texts[tuned.outcome]}"
     shared = [d for a, b, d, _ in answers if (a, b) == (BY_GRADIENT, BY_MEAN)]
     if shared:
         text += f" In one network that serves any order, the gradient's order is {shared[0]} "
@@ -329,8 +358,8 @@ def _sections(kept: Kept, answers: Answers) -> list[str]:
     parts = [
         "## Secondary questions",
         "",
-        f"Networks: {words}. The gradient's order against its own mean tau, and the time grids of "
-        "the first screen, were added after the other results were seen.",
+        f"Networks: {words}. The gradient's order against its own mean tau, the tuned networks and "
+        "the time grids of the first screen were added after the other results were seen.",
         "",
         markdown(heads, rows, 2),
     ]
