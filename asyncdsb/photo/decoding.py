@@ -144,8 +144,7 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
         values = _sixteen_bit(data, picture)
         lost += ["more than 8 bits per channel"] if values is None else []
     try:
-        upright = ImageOps.exif_transpose(picture)
-        turn = picture.getexif().get(0x0112, 1)
+        upright, turn = ImageOps.exif_transpose(picture), picture.getexif().get(0x0112, 1)
     except Exception:  # Unreadable metadata is no reason to refuse a readable picture.
         upright, turn = picture.copy(), 1
     exif = b""
@@ -326,8 +325,7 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
 
 def check_size(mask: np.ndarray, size: tuple[int, int]) -> None:
     """Raise ValueError unless a mask (H, W) has the ``size`` (width, height) of its photo."""
-    if (mask.shape[1], mask.shape[0]) != tuple(size):
-        raise ValueError(
-            f"the photo and the mask must have the same size: the photo is {size[0]}x{size[1]}, "
-            f"the mask {mask.shape[1]}x{mask.shape[0]} (width x height)"
-        )
+    height, width = mask.shape
+    if (width, height) != tuple(size):
+        got = f"the photo is {size[0]}x{size[1]}, the mask {width}x{height} (width x height)"
+        raise ValueError(f"the photo and the mask must have the same size: {got}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 EXIF_PARTS = (0x8769, 0x8825)  # exposure and GPS position, directories of their own
 PREFIX = b"Exif\0\0"  # what Exif data begin with, which some formats leave out
-_SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}  # tags of the width (0) and the height (1)
+_SIZES = (0x0100, 0x0101, 0xA002, 0xA003)  # tags of width and height, twice
 # Tags of TIFF files that belong to the file, not to the picture, or are kept elsewhere.
 STRUCTURE = {
     *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
@@ -48,7 +48,7 @@ def _changed(data: bytes, size: tuple[int, int]) -> bytes:
 
     first, end = entries(read("I", 4))
     places = first | (entries(read("I", first[0x8769] + 8))[0] if 0x8769 in first else {})
-    for tag, value in {0x0112: 1, **{tag: size[side] for tag, side in _SIZES.items()}}.items():
+    for tag, value in ((0x0112, 1), *zip(_SIZES, 2 * size, strict=True)):
         if tag in places:
             kind = "H" if read("H", places[tag] + 2) == 3 else "I"
             struct.pack_into(order + kind, body, places[tag] + 8, value)
@@ -78,7 +78,8 @@ def _from_tiff(picture: Image.Image, size: tuple[int, int]) -> bytes:
     exif = Image.Exif()
     for tag, value in tags_of(picture.getexif(), STRUCTURE):
         if tag in EXIF_PARTS:
-            value |= {name: size[side] for name, side in _SIZES.items() if name in value}
+            sizes = zip(_SIZES, 2 * size, strict=True)
+            value |= {name: edge for name, edge in sizes if name in value}
             note = value.get(0x927C)
             value |= {0x927C: _without_jpeg(note, b"|$")} if isinstance(note, bytes) else {}
         exif[tag] = value

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FILLS = ("zero", "harmonic")
-"""Mid grey, as in the paper, and :func:`harmonic_fill`."""
+FILLS = ("zero", "harmonic")  # mid grey, as in the paper, and harmonic_fill
 
 
 def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:

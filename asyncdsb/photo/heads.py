@@ -14,34 +14,27 @@ import torch
 from asyncdsb.photo.fill import harmonic_fill
 from asyncdsb.photo.images import scaled, to_pil, to_tensor
 
-Box = tuple[int, int, int]
-"""Left edge, top edge and side of a square, in photo pixels."""
-
+Box = tuple[int, int, int]  # left edge, top edge and side of a square, in photo pixels
 MIN_SIDE = 32  # least side of a given box, unless the photograph is smaller
 SEARCHED = 320  # longer side in pixels of the picture in which heads are looked for
-# Side of a head's window over that of the cascade's square. The training portraits have 1.62
-# (median; 1.41 to 1.84 for nine tenths of them), and crops of 0.85 to 1 of them were trained on.
-HEAD = 1.6
-# How far the middle of the window lies above that of the cascade's square, over the latter's side
-# (median in the training portraits; horizontally they agree).
-RISE = 0.02
-# A window of at least this share of the photograph's shorter side becomes the largest square: the
-# photograph is a portrait then, and the cascade's size is no more exact than that.
+# Side of a head's window over that of the cascade's square, and how far its middle lies above, over
+# the latter's side: medians in the training portraits, trained on in crops of 0.85 to 1.
+HEAD, RISE = 1.6, 0.02
+# A window of at least this share of the photograph's shorter side becomes the largest square,
+# because the cascade's size is no more exact than that.
 WHOLE = 0.8
-# A window grows for a hole beyond it to at most this multiple of the head's, as heads in training.
-REACH = 1.5
+REACH = 1.5  # most by which a window grows for a hole beyond it, as heads in training
 
 
 def check_box(box: Box, hole: np.ndarray) -> None:
     """Raise ValueError unless a box lies within the photograph and holds a part of the hole."""
     left, top, side = box
     height, width = hole.shape
-    least = min(MIN_SIDE, height, width)
-    if side < least:
-        raise ValueError(f"expected a box with a side of at least {least} pixels, got {side}")
-    got = f"left {left}, top {top}, side {side}"
-    if left < 0 or top < 0 or left + side > width or top + side > height:
-        raise ValueError(f"expected a box within the photo of {width}x{height} pixels, got {got}")
+    least, got = min(MIN_SIDE, height, width), f"left {left}, top {top}, side {side}"
+    inside = min(left, top) >= 0 and left + side <= width and top + side <= height
+    if side < least or not inside:
+        within = f"within the photo of {width}x{height} pixels, with a side of at least {least}"
+        raise ValueError(f"expected a box {within}, got {got}")
     if not _held(hole, box):
         raise ValueError(f"expected a box that holds a part of the hole, got none in {got}")
 

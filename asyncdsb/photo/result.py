@@ -134,25 +134,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished restoration.
+    """A finished restoration."""
 
-    Attributes:
-        image: restored photo, outside the mask bit-identical to the input, in its mode: L, LA, RGB,
-            RGBA, or I;16 for 16-bit grey (Pillow has no 16-bit colours). ``info`` holds colour
-            profile, Exif data and so on.
-        gradient: (H, W) float32 completed gradient map in [0, 1].
-        tau: (H, W) float32 per-pixel peak time in [0, 1].
-        trajectory: steps + 1 frames with t falling from 1 to 0; empty if it was not asked for.
-        settings: those that reproduce this result.
-        photograph: the restored photo with everything that its file holds.
-    """
-
+    # Outside the mask bit-identical to the input, in its mode: L, LA, RGB, RGBA, or I;16 for 16-bit
+    # grey (Pillow has no 16-bit colours). ``info`` holds colour profile, Exif data and so on.
     image: Image.Image
-    gradient: np.ndarray
-    tau: np.ndarray
-    trajectory: list[Frame] = field(repr=False)
-    settings: dict
-    photograph: Photograph = field(repr=False)
+    gradient: np.ndarray  # (H, W) float32 completed gradient map in [0, 1]
+    tau: np.ndarray  # (H, W) float32 peak time of every pixel in [0, 1]
+    trajectory: list[Frame] = field(repr=False)  # t falls from 1 to 0; empty if not asked for
+    settings: dict  # those that reproduce this result
+    photograph: Photograph = field(repr=False)  # the restored photo with all that its file holds
 
     def save(self, path: str | Path) -> Path:
         """Write the restored photo as PNG, TIFF, WebP, BMP or JPEG, with what its file held.

@@ -12,8 +12,7 @@ from asyncdsb.denoiser import FINISHES, BridgeConfig
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES, check_tau_range
 
-FROM_WEIGHTS = ("finish",)
-"""Settings whose value None stands for that in the weights' configuration."""
+FROM_WEIGHTS = ("finish",)  # whose value None stands for that in the weights' configuration
 
 
 @dataclasses.dataclass(frozen=True)
