@@ -31,9 +31,14 @@ def specks(*places: tuple[int, int], size: int = 20, side: int = SIDE) -> np.nda
 CORNERS = ((60, 70), (50, 1400), (1410, 80))
 
 
+def groups_of(hole: np.ndarray, most: int) -> list[np.ndarray]:
+    labels, count = separate(hole, most)
+    return [labels == number for number in range(1, count + 1)]
+
+
 def test_groups_are_what_lies_apart():
     hole = specks(*CORNERS, (60, 110))
-    groups = [pixels() for pixels in separate(hole, 8)]
+    groups = groups_of(hole, 8)
     assert sorted(group.sum() for group in groups) == [400, 400, 800]
     assert (np.sum(groups, axis=0) == hole).all()
 
@@ -42,14 +47,14 @@ def test_groups_are_what_lies_apart():
 def test_the_nearest_are_joined_where_there_are_too_many(most):
     places = list(itertools.product(range(0, SIDE, 180), range(0, SIDE, 300)))
     hole = specks(*places)
-    groups = [pixels() for pixels in separate(hole, most)]
+    groups = groups_of(hole, most)
     assert 1 <= len(groups) <= most
     assert (np.sum(groups, axis=0) == hole).all()
 
 
 def test_the_two_that_fit_into_the_smallest_square_are_joined():
     """Those in the first two corners, 1350 pixels apart in a row; the other pair is 1434 high."""
-    groups = [pixels() for pixels in separate(specks(*CORNERS), 2)]
+    groups = groups_of(specks(*CORNERS), 2)
     rows = [np.flatnonzero(group.any(1)) for group in groups]
     assert sorted(int(found[-1] - found[0]) for found in rows) == [19, 29]
 
@@ -94,7 +99,7 @@ def test_a_hole_is_restored_as_if_it_were_alone(tiny_pipe, sampler):
     together = tiny_pipe(photo, hole, **run)
     picture = np.asarray(together.image)
     np.testing.assert_array_equal(picture[~hole], photo[~hole])
-    first = separate(hole, 8)[0]()
+    first = groups_of(hole, 8)[0]
     alone = tiny_pipe(photo, first, **run)
     difference = picture[first].astype(int) - np.asarray(alone.image)[first]
     # In a batch, sums are rounded otherwise.
@@ -116,7 +121,7 @@ def test_windows_of_any_size_go_through_one_run(tiny_pipe, grid):
     np.testing.assert_array_equal(final[~hole], photo[~hole])
     # The preview shows every window's part.
     shown = np.asarray(frames[0].x_t).astype(int)
-    small = np.asarray(frames[0].prepared._small[0]).astype(int)
+    small = np.asarray(frames[0].prepared._small).astype(int)
     scale = len(shown) / SIDE
     for row, column in ((60, 70), (50, 1400), (1300, 700)):
         y, x = round((row + 3) * scale), round((column + 10) * scale)

@@ -7,14 +7,14 @@ import io
 import os
 import re
 from codecs import getincrementaldecoder
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from asyncdsb.photo.exif import EXIF_PARTS, exif_tags, kept_exif, kept_xmp
 from asyncdsb.photo.formats import FIELD, READ
@@ -26,17 +26,20 @@ SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 ImageSource = str | os.PathLike | bytes | BinaryIO | Image.Image
 
 
-def flatten(picture: Image.Image, name: str) -> Image.Image:
-    """Composite on white and convert to 8-bit RGB; a new picture, or ValueError."""
-    try:
-        picture = eight_bit_grey(picture, name)
-        if picture.has_transparency_data:
-            layer = with_alpha(picture)
-            white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-            return Image.alpha_composite(white, layer).convert("RGB")
-        return picture.copy() if picture.mode == "RGB" else picture.convert("RGB")
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{name}: cannot convert mode {picture.mode} to RGB ({error})") from error
+def shown(pixels: np.ndarray) -> np.ndarray:
+    """The pixels of :class:`Decoded` as a viewer shows them on white: (H, W, 3) uint8."""
+    pixels = eight_bit(pixels)
+    if pixels.shape[2] in (2, 4):
+        layer = as_picture(pixels).convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return np.asarray(Image.alpha_composite(white, layer).convert("RGB"))
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, 2)
+
+
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """A picture of Pillow's, which has 16 bits for grey alone."""
+    grey = pixels.shape[2] == 1
+    return Image.fromarray(pixels[..., 0] if grey else np.ascontiguousarray(eight_bit(pixels)))
 
 
 def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
@@ -48,8 +51,7 @@ def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
 @cache
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the pictures that Pillow can read here, in lower case."""
-    kinds = known_kinds()
-    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in kinds)
+    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in known_kinds())
 
 
 @cache
@@ -67,23 +69,24 @@ def known_kinds() -> tuple[str, ...]:
 class Decoded:
     """A decoded picture, upright."""
 
-    picture: Image.Image  # of any mode
-    name: str  # for messages
+    # (H, W, C) uint8 or uint16; C is 1 for grey, 3 for RGB, and one more where not all is opaque.
+    pixels: np.ndarray
     # See asyncdsb.photo.formats.PARTS: icc_profile, exif (bytes, without rotation and preview),
     # dpi, xmp (bytes), text (a dictionary), comment (bytes), gamma (a PNG's gamma, and its eight
     # chromaticities or None).
-    info: dict[str, Any] = field(default_factory=dict)
-    # (H, W, C) uint16 where the picture has 16 bits per channel and Pillow's only 8.
-    deep: np.ndarray | None = None
-    lost: tuple[str, ...] = ()  # what could not be read, in words
+    info: dict[str, Any]
+    lost: tuple[str, ...]  # what could not be read, in words
+    name: str  # for messages
 
 
 def decode(source: ImageSource) -> Decoded:
     """Open a picture, check its size, decode it, and turn it upright; ValueError if it cannot."""
-    name = _name(source)
+    path = source if isinstance(source, str | os.PathLike) else None
+    told = path or getattr(source, "name", None) or getattr(source, "filename", None)
+    name = Path(told).name if isinstance(told, str | os.PathLike) else ""
+    name = name or "the picture"
     if isinstance(source, Image.Image):
         return _load(source, name)
-    path = source if isinstance(source, str | os.PathLike) else None
     # Copied, so that the caller's position and a stream that cannot seek do not matter.
     data: Any = source.read() if hasattr(source, "read") else source
     if path is None and not isinstance(data, bytes | bytearray | memoryview):
@@ -94,17 +97,8 @@ def decode(source: ImageSource) -> Decoded:
             return _load(_open(file, name), name, file)
     except FileNotFoundError as error:
         raise ValueError(f"{name}: there is no such file ({path!s})") from error
-    except IsADirectoryError as error:
-        raise ValueError(f"{name}: expected a picture, got a folder") from error
     except OSError as error:
         raise ValueError(f"{name}: cannot read the file ({error.strerror})") from error
-
-
-def _name(source: object) -> str:
-    if isinstance(source, str | os.PathLike):
-        return Path(source).name or str(source)
-    name = getattr(source, "name", None) or getattr(source, "filename", None)
-    return Path(name).name if isinstance(name, str) and name else "the picture"
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
@@ -123,15 +117,13 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
 
 def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Decoded:
     """Decode the pixels, once the size is known to be acceptable."""
-    width, height = picture.size
-    if width < 1 or height < 1:
-        raise ValueError(f"{name}: expected at least 1x1 pixel, got {width}x{height}")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{name}: {_TOO_LARGE}, got {width}x{height}")
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"{name}: {_TOO_LARGE}, got {picture.width}x{picture.height}")
     # Before the pixels are loaded: what says so is gone afterwards.
     data, lost = b"", []
-    if file := file or getattr(picture, "fp", None):
-        with contextlib.suppress(OSError, ValueError):
+    values: np.ndarray | None = None
+    with contextlib.suppress(OSError, ValueError):
+        if file := file or getattr(picture, "fp", None):
             place = file.tell()
             file.seek(0)
             data = file.read()
@@ -148,18 +140,71 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
         picture.load()
     except Exception as error:  # As above: what a decoder raises on damaged data is not defined.
         raise ValueError(f"{name}: damaged or truncated picture ({_one_line(error)})") from error
-    values = None
     if deep and picture.mode not in SIXTEEN_BIT:
         values = _sixteen_bit(data, picture)
         lost += ["more than 8 bits per channel"] if values is None else []
     try:
-        upright = ImageOps.exif_transpose(picture)
+        upright, turn = ImageOps.exif_transpose(picture), picture.getexif().get(0x0112, 1)
     except Exception:  # Unreadable metadata is no reason to refuse a readable picture.
-        upright = picture.copy()
-    exif, readable = kept_exif(picture, upright.size)
-    lost += [] if readable else ["Exif data that cannot be read"]
+        upright, turn = picture.copy(), 1
+    exif = b""
+    try:
+        exif = kept_exif(picture, upright.size)
+    except Exception:  # As above.
+        lost.append("Exif data that cannot be read")
     lost += _not_read(picture, data)
-    return Decoded(upright, name, _carried(picture, upright, exif), values, tuple(lost))
+    info = _carried(picture, upright, exif)
+    if values is not None:
+        values = values.swapaxes(0, 1) if turn in (5, 6, 7, 8) else values
+        values = values[:, ::-1] if turn in (2, 3, 6, 7) else values
+        values = np.ascontiguousarray(values[::-1] if turn in (3, 4, 7, 8) else values)
+    else:
+        if picture.mode == "CMYK":
+            lost.append("CMYK (converted to RGB)")
+            upright = _from_inks(upright, info.pop("icc_profile", b""))
+        values = _pixels(upright, name)
+    return Decoded(without_opaque(values), info, tuple(lost), name)
+
+
+def _pixels(picture: Image.Image, name: str) -> np.ndarray:
+    """What a picture of Pillow's holds, as in :class:`Decoded`."""
+    if picture.mode == "F":
+        raise ValueError(f"{name}: expected 8 or 16 bits per channel, got 32-bit floats")
+    if picture.mode in SIXTEEN_BIT:
+        values, clear = np.asarray(picture), picture.info.get("transparency")
+        if values.min() < 0 or values.max() > 65535:
+            got = f"[{values.min()}, {values.max()}]"
+            raise ValueError(f"{name}: expected 16-bit values in [0, 65535], got {got}")
+        alpha = [np.where(values == clear, 0, 65535)] if isinstance(clear, int) else []
+        return np.stack([values, *alpha], 2).astype(np.uint16)
+    grey = picture.mode in ("1", "L", "LA", "La")
+    try:
+        if picture.has_transparency_data:
+            picture = picture.convert("LA") if picture.mode == "La" else picture
+            layer = np.asarray(picture.convert("RGBA"))
+            return layer[..., [0, 3]] if grey else layer
+        if grey:
+            return np.asarray(picture.convert("L"))[..., None]
+        return np.asarray(picture.convert("RGB"))
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{name}: cannot convert mode {picture.mode} to RGB ({error})") from error
+
+
+def _from_inks(picture: Image.Image, profile: bytes) -> Image.Image:
+    """A CMYK picture in RGB, through its profile if it has one."""
+    if profile[16:20] == b"CMYK":
+        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
+            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            ours = ImageCms.createProfile("sRGB")
+            found: Any = ImageCms.profileToProfile(picture, inks, ours, outputMode="RGB")
+            return found
+    return picture.convert("RGB")
+
+
+def without_opaque(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, C) without an alpha that is opaque everywhere."""
+    opaque = pixels.shape[2] in (2, 4) and pixels[..., -1].min() == np.iinfo(pixels.dtype).max
+    return np.ascontiguousarray(pixels[..., :-1]) if opaque else pixels
 
 
 def _more_than_eight_bits(picture: Image.Image, data: bytes) -> bool:
@@ -198,7 +243,7 @@ def _not_read(picture: Image.Image, data: bytes) -> list[str]:
     return found
 
 
-def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> dict[str, Any]:
+def _carried(picture: Image.Image, upright: Image.Image, exif: bytes) -> dict[str, Any]:
     """Metadata of a file of any format."""
     found, info = upright.info, dict[str, Any]()
     profile = found.get("icc_profile")
@@ -210,7 +255,7 @@ def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> 
     stated = "dpi" in found and (picture.format != "JPEG" or found.get("jfif_unit"))
     with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
         # By Exif data, the only place in WebP files, in pixels per inch or centimetre.
-        tags = exif_tags(None if stated else exif)
+        tags = exif_tags(b"" if stated else exif)
         inches = 2.54 if tags.get(296) == 3 else 1.0
         told = found["dpi"] if stated else (float(tags[one]) * inches for one in (282, 283))
         across, down = map(float, told)
@@ -223,8 +268,7 @@ def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> 
     # Told by a PNG in place of a profile; 1 / 2.2 is as good as sRGB.
     if gamma and not profile and "srgb" not in found and abs(gamma - 1 / 2.2) > 0.001:
         info["gamma"] = gamma, found.get("chromaticity")
-    text = getattr(picture, "text", None)
-    text = found.get("text") if text is None else text
+    text = getattr(picture, "text", found.get("text"))
     if isinstance(text, dict):
         # Not copies of Exif data by ImageMagick, rotation included; nor our own, of another run.
         other = re.compile(rf"Raw profile type|(XML:com\.adobe\.xmp|{FIELD})\Z")
@@ -239,43 +283,32 @@ def _carried(picture: Image.Image, upright: Image.Image, exif: bytes | None) -> 
 def _sixteen_bit(data: bytes, picture: Image.Image) -> np.ndarray | None:
     """Decode all 16 bits of a colour picture, which Pillow cannot: (H, W, C) uint16, or None."""
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    bands = len(picture.getbands())
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return None
+    bands, seen = len(picture.getbands()), np.asarray(picture)
     values = values[..., [2, 1, 0, 3][: values.shape[2]]]
     values = values[..., [0, 3]] if bands == 2 and values.shape[2] == 4 else values
-    seen = np.asarray(picture)
     # One colour may be transparent, which OpenCV has as alpha.
     clear = values.shape[2] == bands + 1 and "transparency" in picture.info
     colours = values[..., :bands] if clear else values
     # Proof that both decoders mean the same: rounding apart, there is no difference.
     if colours.shape != seen.shape or np.abs(colours // 256 - seen.astype(int)).max() > 1:
         return None
-    turn = 1
-    with contextlib.suppress(Exception):  # Damaged data make the parsers raise nearly anything.
-        tags = getattr(picture, "tag_v2", exif_tags(picture.info.get("exif")))
-        turn = int(tags.get(0x0112, 1))
-    values = values.swapaxes(0, 1) if turn >= 5 else values
-    values = values[:, ::-1] if turn in (2, 3, 6, 7) else values
-    return np.ascontiguousarray(values[::-1] if turn in (3, 4, 7, 8) else values)
+    return values
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:117] + "..."
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _guess(head: bytes) -> str:
-    """Guess what a file that is not a readable picture is, from its first bytes."""
+    """What a file that is no readable picture may be, by its first bytes."""
     if not head:
         return "an empty file"
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<svg", b"<?xml", b"<!doctype svg")) or b"<svg" in text:
+    if b"<svg" in head.lower():
         return "an SVG drawing; export it as PNG"
     if head[4:8] == b"ftyp":
         return "an HEIC picture or a film; export it as JPEG or PNG"
-    if head.startswith(b"%PDF"):
-        return "a PDF document"
     with contextlib.suppress(UnicodeDecodeError):
         # An incremental decoder, because the end of the sample may cut a character in two.
         if "\0" not in getincrementaldecoder("utf-8")().decode(head):
@@ -283,41 +316,16 @@ def _guess(head: bytes) -> str:
     return "something else, or a damaged file"
 
 
-def deep_grey(picture: Image.Image, name: str) -> np.ndarray:
-    """Values of a 16-bit grey picture, (H, W, C) uint16, C = 2 if one of them is transparent."""
-    values = np.asarray(picture)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"{name}: expected 16-bit values in [0, 65535], got [{low}, {high}]")
-    clear, grey = picture.info.get("transparency"), values.astype(np.uint16)[..., None]
-    alpha = [np.where(grey == clear, 0, 65535).astype(np.uint16)] if isinstance(clear, int) else []
-    return np.concatenate([grey, *alpha], 2)
-
-
 def eight_bit(values: np.ndarray) -> np.ndarray:
-    """Scale uint16 to uint8: round(values / 257)."""
+    """Scale uint16 to uint8: round(values / 257); uint8 stays."""
+    if values.dtype == np.uint8:
+        return values
     return (values // 257 + (values % 257 > 128)).astype(np.uint8)
-
-
-def eight_bit_grey(picture: Image.Image, name: str) -> Image.Image:
-    """Convert 16-bit grey to mode L (or LA); leave the other modes alone."""
-    if picture.mode == "F":
-        raise ValueError(f"{name}: expected 8 or 16 bits per channel, got 32-bit floats")
-    if picture.mode not in SIXTEEN_BIT:
-        return picture
-    grey = eight_bit(deep_grey(picture, name))
-    return Image.fromarray(grey if grey.shape[2] == 2 else grey[..., 0])
-
-
-def with_alpha(picture: Image.Image) -> Image.Image:
-    """The picture in mode RGBA."""
-    return (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
 
 
 def check_size(mask: np.ndarray, size: tuple[int, int]) -> None:
     """Raise ValueError unless a mask (H, W) has the ``size`` (width, height) of its photo."""
-    if (mask.shape[1], mask.shape[0]) != tuple(size):
-        raise ValueError(
-            f"the photo and the mask must have the same size: the photo is {size[0]}x{size[1]}, "
-            f"the mask {mask.shape[1]}x{mask.shape[0]} (width x height)"
-        )
+    height, width = mask.shape
+    if (width, height) != tuple(size):
+        got = f"the photo is {size[0]}x{size[1]}, the mask {width}x{height} (width x height)"
+        raise ValueError(f"the photo and the mask must have the same size: {got}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 EXIF_PARTS = (0x8769, 0x8825)  # exposure and GPS position, directories of their own
 PREFIX = b"Exif\0\0"  # what Exif data begin with, which some formats leave out
-_SIZES = {0x0100: 0, 0x0101: 1, 0xA002: 0, 0xA003: 1}  # tags of the width (0) and the height (1)
+_SIZES = (0x0100, 0x0101, 0xA002, 0xA003)  # tags of width and height, twice
 # Tags of TIFF files that belong to the file, not to the picture, or are kept elsewhere.
 STRUCTURE = {
     *range(254, 260), *range(262, 267), *range(273, 274 + 1), *range(277, 280), 284, 292, 293, 297,
@@ -22,18 +22,15 @@ STRUCTURE = {
 }  # fmt: skip
 
 
-def kept_exif(picture: Image.Image, size: tuple[int, int]) -> tuple[bytes | None, bool]:
-    """Exif data without rotation and previews, of this upright size; whether all could be read."""
+def kept_exif(picture: Image.Image, size: tuple[int, int]) -> bytes:
+    """Exif data without rotation and previews, of this upright size; raises if they are damaged."""
+    if hasattr(picture, "tag_v2"):
+        return _from_tiff(picture, size)
     data = picture.info.get("exif")
-    try:
-        if hasattr(picture, "tag_v2"):
-            return _from_tiff(picture, size), True
-        if not data:  # PNG files of older programs have them as a text.
-            tags = picture.getexif()
-            data = tags.tobytes() if len(tags) else None
-        return (_changed(data, size), True) if data else (None, True)
-    except Exception:  # Damaged data make the parsers raise nearly anything.
-        return None, False
+    if not data:  # PNG files of older programs have them as a text.
+        tags = picture.getexif()
+        data = tags.tobytes() if len(tags) else b""
+    return _changed(data, size) if data else b""
 
 
 def _changed(data: bytes, size: tuple[int, int]) -> bytes:
@@ -51,7 +48,7 @@ def _changed(data: bytes, size: tuple[int, int]) -> bytes:
 
     first, end = entries(read("I", 4))
     places = first | (entries(read("I", first[0x8769] + 8))[0] if 0x8769 in first else {})
-    for tag, value in {0x0112: 1, **{tag: size[side] for tag, side in _SIZES.items()}}.items():
+    for tag, value in ((0x0112, 1), *zip(_SIZES, 2 * size, strict=True)):
         if tag in places:
             kind = "H" if read("H", places[tag] + 2) == 3 else "I"
             struct.pack_into(order + kind, body, places[tag] + 8, value)
@@ -76,41 +73,41 @@ def _without_jpeg(data: bytes, ends: bytes = b"") -> bytes:
     return re.sub(whole, lambda found: bytes(len(found[0])), data, flags=re.DOTALL)
 
 
-def _from_tiff(picture: Image.Image, size: tuple[int, int]) -> bytes | None:
+def _from_tiff(picture: Image.Image, size: tuple[int, int]) -> bytes:
     """Exif data out of a TIFF file, whose own tags are among them."""
     exif = Image.Exif()
     for tag, value in tags_of(picture.getexif(), STRUCTURE):
         if tag in EXIF_PARTS:
-            value |= {name: size[side] for name, side in _SIZES.items() if name in value}
+            sizes = zip(_SIZES, 2 * size, strict=True)
+            value |= {name: edge for name, edge in sizes if name in value}
             note = value.get(0x927C)
             value |= {0x927C: _without_jpeg(note, b"|$")} if isinstance(note, bytes) else {}
         exif[tag] = value
-    return exif.tobytes() if len(exif) else None
+    return exif.tobytes() if len(exif) else b""
 
 
-def exif_tags(data: bytes | None) -> Image.Exif:
-    """Parse Exif data; None stands for none."""
+def exif_tags(data: bytes) -> Image.Exif:
+    """Parse Exif data."""
     tags = Image.Exif()
-    tags.load(data or b"")
+    tags.load(data)
     return tags
 
 
 def tags_of(exif: Image.Exif, leave: Container[int] = ()) -> Iterator[tuple[int, Any]]:
     """The tags and values of Exif data as Pillow needs them to write them again."""
-
-    def as_read(value: Any) -> Any:
-        # Texts beyond ASCII Pillow would write as "?".
-        text = isinstance(value, str) and not value.isascii()
-        return value.encode("latin-1") if text else value
-
     for tag in exif:
         if tag in EXIF_PARTS:
-            part = {name: as_read(value) for name, value in exif.get_ifd(tag).items()}
+            part = {name: _as_read(value) for name, value in exif.get_ifd(tag).items()}
             if 0xA005 in part:  # How the colours are to be read: a directory of its own.
                 part[0xA005] = dict(exif.get_ifd(0xA005))
             yield tag, part
         elif tag not in leave:
-            yield tag, as_read(exif[tag])
+            yield tag, _as_read(exif[tag])
+
+
+def _as_read(value: Any) -> Any:
+    """Texts beyond ASCII as bytes, because Pillow would write them as "?"."""
+    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
 
 
 def kept_xmp(data: bytes, size: tuple[int, int]) -> bytes:

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FILLS = ("zero", "harmonic")
-"""Mid grey, as in the paper, and :func:`harmonic_fill`."""
+FILLS = ("zero", "harmonic")  # mid grey, as in the paper, and harmonic_fill
 
 
 def fill_hole(image: Tensor, mask: Tensor, kind: str) -> Tensor:
@@ -26,9 +25,8 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
     """Fill a hole by the membrane spanned over it, the solution of Laplace's equation.
 
     It is the most likely continuation of pictures whose power falls as 1 / f^2, as that of
-    photographs nearly does, and meets the known border without a step. A pyramid averages the known
-    pixels down to one value; from there up, each missing pixel starts from the coarser level, and
-    weighted Jacobi sweeps relax it.
+    photographs nearly does. A pyramid averages the known pixels down to one value; from there up,
+    each missing pixel starts from the coarser level, and weighted Jacobi sweeps relax it.
 
     ``image`` is (B, C, H, W), zero in the hole (B, 1, H, W) bool; known pixels do not change.
     ``sweeps`` are those at the finest level; at the others, three times as many reach far.
@@ -37,9 +35,9 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
     value, weight = image, (~hole).to(image.dtype)
     while True:
         levels.append((value, weight))
-        if value.shape[-2:] == (1, 1):
-            break
         size = value.shape[-2:]
+        if size == (1, 1):
+            break
         odd = (0, size[1] % 2, 0, size[0] % 2)
         total = 4 * F.avg_pool2d(F.pad(weight, odd), 2)
         value = 4 * F.avg_pool2d(F.pad(value * weight, odd), 2) / total.clamp(min=1e-6)

@@ -17,9 +17,9 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 """Suffixes of the files that can be written, with Pillow's options."""
 
 LOSSY = (".jpg", ".jpeg")
-
 LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels, that a format can hold
 LONGEST_SEGMENT = 65_000  # bytes of Exif or of XMP in a JPEG file, slightly below the limit
+FIELD = "asyncdsb"  # text of a restored PNG that holds its settings
 
 PARTS = {
     "icc_profile": ("the colour profile", "PNG TIFF WEBP JPEG"),
@@ -33,8 +33,6 @@ PARTS = {
     "16 bits": ("16 bits per channel", "PNG TIFF"),
 }
 """Parts of a photograph beside 8-bit colours: their names in messages, and what can hold them."""
-
-FIELD = "asyncdsb"  # text of a restored PNG that holds its settings
 
 READ = (
     "PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "TGA", "AVIF", "JPEG2000",

@@ -1,9 +1,8 @@
 """The square around a head, in which weights that were trained on portraits work.
 
 Such weights know a head that fills the picture, upright and centred. Their window therefore follows
-the head, whatever part of it is missing, and not the hole. A cascade of local binary patterns (Liao
-et al. 2007) from scikit-image finds frontal faces; with hair they must be at least about an eighth
-of the photo's longer side high.
+the head, not the hole. A cascade of local binary patterns (Liao et al. 2007) finds frontal faces;
+with hair they must be at least about an eighth of the photo's longer side high.
 """
 
 from __future__ import annotations
@@ -13,36 +12,29 @@ import numpy as np
 import torch
 
 from asyncdsb.photo.fill import harmonic_fill
-from asyncdsb.photo.images import bounds, to_pil, to_tensor
+from asyncdsb.photo.images import scaled, to_pil, to_tensor
 
-Box = tuple[int, int, int]
-"""Left edge, top edge and side of a square, in photo pixels."""
-
+Box = tuple[int, int, int]  # left edge, top edge and side of a square, in photo pixels
 MIN_SIDE = 32  # least side of a given box, unless the photograph is smaller
 SEARCHED = 320  # longer side in pixels of the picture in which heads are looked for
-# Side of a head's window over that of the cascade's square. The training portraits have 1.62
-# (median; 1.41 to 1.84 for nine tenths of them), and crops of 0.85 to 1 of them were trained on.
-HEAD = 1.6
-# How far the middle of the window lies above that of the cascade's square, over the latter's side
-# (median in the training portraits; horizontally they agree).
-RISE = 0.02
-# A window of at least this share of the photograph's shorter side becomes the largest square: the
-# photograph is a portrait then, and the cascade's size is no more exact than that.
+# Side of a head's window over that of the cascade's square, and how far its middle lies above, over
+# the latter's side: medians in the training portraits, trained on in crops of 0.85 to 1.
+HEAD, RISE = 1.6, 0.02
+# A window of at least this share of the photograph's shorter side becomes the largest square,
+# because the cascade's size is no more exact than that.
 WHOLE = 0.8
-# A window grows for a hole beyond it to at most this multiple of the head's, as heads in training.
-REACH = 1.5
+REACH = 1.5  # most by which a window grows for a hole beyond it, as heads in training
 
 
 def check_box(box: Box, hole: np.ndarray) -> None:
     """Raise ValueError unless a box lies within the photograph and holds a part of the hole."""
     left, top, side = box
     height, width = hole.shape
-    least = min(MIN_SIDE, height, width)
-    if side < least:
-        raise ValueError(f"expected a box with a side of at least {least} pixels, got {side}")
-    got = f"left {left}, top {top}, side {side}"
-    if left < 0 or top < 0 or left + side > width or top + side > height:
-        raise ValueError(f"expected a box within the photo of {width}x{height} pixels, got {got}")
+    least, got = min(MIN_SIDE, height, width), f"left {left}, top {top}, side {side}"
+    inside = min(left, top) >= 0 and left + side <= width and top + side <= height
+    if side < least or not inside:
+        within = f"within the photo of {width}x{height} pixels, with a side of at least {least}"
+        raise ValueError(f"expected a box {within}, got {got}")
     if not _held(hole, box):
         raise ValueError(f"expected a box that holds a part of the hole, got none in {got}")
 
@@ -56,15 +48,13 @@ def _held(hole: np.ndarray, box: Box) -> int:
 def head_box(photo: np.ndarray, hole: np.ndarray) -> Box:
     """Choose the square of a photo (H, W, 3) uint8 that is restored; some of the hole is in it.
 
-    Of all heads found, it follows the one with most of the hole. Heads are looked for first in the
-    photo with a smooth fill in its hole; if none there holds a part of the hole, in the photo as it
-    is. Pixels under the mask may therefore decide where the window lies, not its content.
-
-    The window grows up to :data:`REACH` times to hold all of the hole. Without a head near the hole
-    it is :func:`largest_square`. A square around the hole would be worse: weights for portraits
-    paint a part of a face into its middle, whatever the photo shows there.
+    Of all heads found, it follows the one with most of the hole, and grows up to :data:`REACH`
+    times to hold all of it. Heads are looked for first in the photo with a smooth fill in its hole;
+    if none there holds a part of the hole, in the photo as it is. Pixels under the mask may
+    therefore decide where the window lies, not its content. Without a head near the hole it is
+    :func:`largest_square`.
     """
-    heads, small = [], np.ascontiguousarray(_reduced(photo))
+    heads, small = [], _reduced(photo)
     # The same filter, so that what holds any of a missing pixel is missing.
     where = torch.from_numpy(_reduced(hole.astype(np.float32)) > 0)[None, None]
     filled = to_pil(harmonic_fill(to_tensor(small).masked_fill_(where, 0), where))
@@ -88,10 +78,8 @@ def largest_square(hole: np.ndarray) -> Box:
     height, width = hole.shape
     side = min(height, width)
     # Of the two directions one is as long as the square.
-    counts = hole.sum(0 if width > height else 1)
+    held = np.convolve(hole.sum(0 if width > height else 1), np.ones(side, int), "valid")
     usual = (width - side) // 2 if width > height else 0
-    total = np.concatenate([[0], np.cumsum(counts)])
-    held = total[side:] - total[:-side]
     best = np.flatnonzero(held == held.max())
     first = int(best[np.argmin(np.abs(best - usual))])
     return (first, 0, side) if width > height else (0, first, side)
@@ -112,12 +100,9 @@ def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> l
     if most < least:
         return []
     sizes = {"min_size": (least, least), "max_size": (most, most)}
-    found = Cascade(lbp_frontal_face_cascade_filename()).detect_multi_scale(
-        img=grey, scale_factor=1.15, step_ratio=1.5, min_neighbor_number=count, **sizes
-    )
-    ratio = max(shape) / max(grey.shape)
-    boxes = []
-    for face in found:
+    cascade = Cascade(lbp_frontal_face_cascade_filename())
+    ratio, boxes = max(shape) / max(grey.shape), []
+    for face in cascade.detect_multi_scale(grey, 1.15, 1.5, min_neighbor_number=count, **sizes):
         side = ratio * face["width"]
         x = ratio * (face["c"] + face["width"] / 2)
         y = ratio * (face["r"] + face["width"] / 2) - RISE * side
@@ -130,16 +115,15 @@ def find_heads(picture: np.ndarray, shape: tuple[int, int], count: int = 3) -> l
 def _placed(left: float, top: float, side: int, shape: tuple[int, int]) -> Box:
     """A square moved into a photo that is at least as large."""
     height, width = shape
-    first = min(max(round(left), 0), width - side), min(max(round(top), 0), height - side)
-    return *first, side
+    return min(max(round(left), 0), width - side), min(max(round(top), 0), height - side), side
 
 
 def _grown(head: Box, hole: np.ndarray) -> Box:
     """The least square with a head's window and all of the hole, or the window as it is."""
     left, top, side = head
-    first_row, first_column, last_row, last_column = bounds(hole)
-    upper, lower = min(top, first_row), max(top + side, last_row)
-    west, east = min(left, first_column), max(left + side, last_column)
+    first_column, first_row, width, height = cv2.boundingRect(hole.astype(np.uint8))
+    upper, lower = min(top, first_row), max(top + side, first_row + height)
+    west, east = min(left, first_column), max(left + side, first_column + width)
     wanted = max(lower - upper, east - west)
     if wanted > min(REACH * side, *hole.shape):
         return head
@@ -153,5 +137,5 @@ def _reduced(photo: np.ndarray) -> np.ndarray:
     """A photo, or a map of its size, at the size at which heads are looked for."""
     height, width = photo.shape[:2]
     ratio = SEARCHED / max(height, width)
-    size = max(1, round(width * ratio)), max(1, round(height * ratio))
-    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+    kind = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+    return cv2.resize(photo, scaled((width, height), ratio), interpolation=kind)

@@ -15,25 +15,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asyncdsb.photo.decoding import ImageSource, check_size, decode, fitting, flatten
+from asyncdsb.photo.decoding import ImageSource, check_size, decode, fitting, shown
 from asyncdsb.photo.mask_files import read_mask as read_mask  # Documented under this module.
 
 
 def read_image(source: ImageSource) -> Image.Image:
     """Read a photograph as the 8-bit RGB picture that a viewer would show.
 
-    EXIF rotation is applied, transparency composited on white, 16 bits scaled by 255 / 65535;
-    palette, grey, 1-bit and CMYK are converted; 8-bit RGB stays bit-identical. Of an animation the
-    first frame is read. ``info`` holds an RGB colour profile, Exif data, resolution, XMP, texts.
-    :func:`asyncdsb.photo.original.read_photograph` keeps transparency and 16 bits too. The source
-    is a path, file contents, a binary file object, or a PIL picture of any mode.
+    EXIF rotation is applied, transparency composited on white, 16 bits scaled by 255 / 65535. Of an
+    animation the first frame is read. ``info`` holds an RGB colour profile, Exif data, resolution,
+    XMP, texts. :func:`asyncdsb.photo.original.read_photograph` keeps transparency and 16 bits too.
+    The source is a path, file contents, a binary file object, or a PIL picture of any mode.
 
     Raises:
         ValueError: missing, unreadable, truncated, empty or oversized file.
     """
     found = decode(source)
-    rgb = flatten(found.picture, found.name)
-    rgb.info = {}
+    rgb = Image.fromarray(shown(found.pixels))
     rgb.info.update(**fitting(found.info, "RGB"))
     return rgb
 
@@ -46,16 +44,13 @@ def to_bytes(x: torch.Tensor) -> np.ndarray:
 def check_pair(image: Image.Image | np.ndarray, mask: np.ndarray) -> None:
     """Raise ValueError unless a mask (H, W) fits a photograph and has missing and known pixels."""
     size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
-    mask = np.asarray(mask)
     if mask.ndim != 2:
         raise ValueError(f"expected a mask of shape (H, W), got shape {mask.shape}")
     check_size(mask, size)
     if not mask.any():
-        why = "expected at least one white pixel (white marks the hole), got none"
-        raise ValueError(f"the mask is empty: {why}")
+        raise ValueError("the mask is empty: expected a white pixel (white marks the hole)")
     if mask.all():
-        why = "expected at least one black pixel (black is kept), got only white"
-        raise ValueError(f"the mask leaves nothing known: {why}")
+        raise ValueError("the mask leaves nothing known: expected a black pixel (black is kept)")
 
 
 def to_tensor(image: Image.Image | np.ndarray) -> torch.Tensor:
@@ -74,24 +69,19 @@ def to_pil(tensor: torch.Tensor) -> Image.Image:
 
     The exact inverse of ``to_tensor`` for all 256 values. ValueError: another shape, NaN, infinity.
     """
-    if tensor.ndim == 4 and tensor.shape[0] == 1:
-        tensor = tensor[0]
-    if tensor.ndim != 3 or tensor.shape[0] != 3:
+    if tensor.shape[:-2] not in ((3,), (1, 3)):
         got = tuple(tensor.shape)
         raise ValueError(f"expected a tensor of shape (3, H, W) or (1, 3, H, W), got {got}")
-    values = tensor.detach().to("cpu", torch.float32)
+    values = tensor.detach().to("cpu", torch.float32).reshape(tensor.shape[-3:])
     # NaN and infinity reach the extremes, which take a tenth of the time of looking at all values.
     if not torch.isfinite(torch.stack(values.aminmax())).all():
         raise ValueError("expected finite values in [-1, 1], got NaN or infinity")
     return Image.fromarray(np.ascontiguousarray(to_bytes(values).transpose(1, 2, 0)))
 
 
-def bounds(hole: np.ndarray) -> tuple[int, int, int, int]:
-    """First row and column of a hole (H, W), and those behind the last; all 0 without one."""
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    if not len(rows):
-        return 0, 0, 0, 0
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """A picture's two sides times a number, in whole pixels, at least one each."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def shortened(stem: str, most: int) -> str:
@@ -120,25 +110,21 @@ def write_atomic(path: str | os.PathLike, write: Callable[[Path], object]) -> Pa
     """
     asked = Path(path)
     target = Path(os.path.realpath(asked))
-    why = None
     if not target.parent.is_dir():
-        why = f"there is no folder {target.parent}"
-    elif target.is_dir():
-        why = "expected a file name, got a folder"
-    elif target.exists() and not target.is_file():
-        why = "expected a regular file, got a device or pipe"
-    if why:
-        raise ValueError(f"cannot write {asked}: {why}")
+        raise ValueError(f"cannot write {asked}: there is no folder {target.parent}")
+    if target.exists() and not target.is_file():
+        got = "a folder" if target.is_dir() else "a device or pipe"
+        raise ValueError(f"cannot write {asked}: expected a regular file, got {got}")
     stem = f".{shortened(target.stem, 80)}-{secrets.token_hex(4)}"
-    temporary = target.with_name(f"{stem}{target.suffix}")
+    temporary = target.with_name(stem + target.suffix)
     try:
         # The mode of a new file in this folder; some libraries make private files.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = temporary.stat().st_mode
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         temporary.unlink()
         write(temporary)
-        if temporary.stat().st_mode != mode:
-            temporary.chmod(stat.S_IMODE(mode))
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
         os.replace(temporary, target)
     except OSError as error:
         if error.errno is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import struct
 import zlib
@@ -16,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from asyncdsb.photo import decoding
 from asyncdsb.photo.exif import STRUCTURE, exif_tags, tags_of
@@ -25,6 +23,7 @@ from asyncdsb.photo.formats import FIELD, LONGEST_SEGMENT, PARTS, SAVE_OPTIONS
 from asyncdsb.photo.images import encoded
 
 Settings = Mapping[str, object] | None
+PNG_HEADER = 33  # bytes of a PNG's signature and its first chunk, the size and kind of its pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,21 +40,14 @@ class Photograph:
     @cached_property
     def rgb(self) -> np.ndarray:
         """(H, W, 3) uint8, as a viewer shows it on white."""
-        if self.pixels.dtype == np.uint8 and self.pixels.shape[2] == 3:
-            return self.pixels
-        return np.asarray(decoding.flatten(_picture(self._eight), "the photo"))
+        return decoding.shown(self.pixels)
 
     @property
     def picture(self) -> Image.Image:
         """As a picture of Pillow's, with ``info``: L, LA, RGB or RGBA, or I;16 for 16-bit grey."""
-        deep = self.pixels.dtype == np.uint16 and self.pixels.shape[2] == 1
-        found = _picture(self.pixels if deep else self._eight)
+        found = decoding.as_picture(self.pixels)
         found.info.update(**decoding.fitting(self.info, "GRAY" if self.colours == 1 else "RGB"))
         return found
-
-    @property
-    def _eight(self) -> np.ndarray:
-        return self.pixels if self.pixels.dtype == np.uint8 else decoding.eight_bit(self.pixels)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -112,13 +104,13 @@ class Photograph:
         else:
             if kind == "WEBP" and (dpi := info.pop("dpi", None)):
                 # Exif data are the only place for it.
-                found, exif = exif_tags(info.get("exif")), Image.Exif()
+                found, exif = exif_tags(info.get("exif", b"")), Image.Exif()
                 if not (282 in found and 283 in found):
                     exif.update(tags_of(found))
                     (exif[282], exif[283]), exif[296] = dpi, 2
                     info["exif"] = exif.tobytes()
-            picture = Image.fromarray(self.rgb) if "alpha" in lost else _picture(self._eight)
-            path.write_bytes(encoded(picture, **options, **info))
+            pixels = self.rgb if "alpha" in lost else decoding.eight_bit(self.pixels)
+            path.write_bytes(encoded(decoding.as_picture(pixels), **options, **info))
         return path
 
     def _save_png(self, path: Path, info: dict[str, Any], settings: Settings) -> None:
@@ -139,23 +131,20 @@ class Photograph:
                 note.add(b"cHRM", struct.pack(">8I", *(round(xy * 100_000) for xy in places)))
         if settings is not None:
             note.add_text(FIELD, json.dumps(settings))
-        told: dict[str, Any] = {name: info[name] for name in ("exif", "dpi") if name in info}
-        told["icc_profile"] = info.get("icc_profile")
+        told = {name: info[name] for name in ("exif", "dpi", "icc_profile") if name in info}
         # Level 1 is three times as fast as the default and a tenth larger.
         told |= {"format": "PNG", "pnginfo": note, "compress_level": 1}
         if self.pixels.dtype == np.uint8:
-            _picture(self.pixels).save(path, **told)
+            decoding.as_picture(self.pixels).save(path, **told)
             return
-        # Pillow writes no colours of 16 bits, OpenCV no metadata: the chunks of both are joined.
-        pixels = self.pixels
-        head = encoded(_picture(decoding.eight_bit(pixels[:1, :1])), **told)
-        if pixels.shape[2] == 2:
-            pixels = pixels[..., [0, 0, 0, 1]]
-        swapped = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]] if pixels.shape[2] > 2 else pixels
-        done, data = cv2.imencode(".png", swapped, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        assert done
-        first, *rest = _chunks(data.tobytes(), critical=True)
-        path.write_bytes(b"".join([PNG_SIGNATURE, first, *_chunks(head, critical=False), *rest]))
+        # Pillow writes no colours of 16 bits, OpenCV no metadata: the latter's file gets what the
+        # former puts between header and pixels.
+        order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[self.pixels.shape[2]]
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        data = cv2.imencode(".png", self.pixels[..., order], options)[1].tobytes()
+        told_file = encoded(decoding.as_picture(self.pixels[:1, :1]), **told)
+        between = told_file[PNG_HEADER : told_file.rindex(b"IDAT") - 4]
+        path.write_bytes(data[:PNG_HEADER] + between + data[PNG_HEADER:])
 
     def _save_tiff(self, path: Path, info: dict[str, Any]) -> None:
         # By hand: Pillow writes neither colours of 16 bits, nor Exif data with compression.
@@ -163,7 +152,7 @@ class Photograph:
         rows = np.diff(self.pixels, axis=1, prepend=self.pixels.dtype.type(0))
         data = zlib.compress(rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes(), 6)
         tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
-        exif = exif_tags(info.get("exif"))
+        exif = exif_tags(info.get("exif", b""))
         for tag, value in tags_of(exif, STRUCTURE):
             tags.tagtype |= {tag: 2} if isinstance(exif[tag], str) else {}
             tags[tag] = value
@@ -184,25 +173,6 @@ class Photograph:
             file.write(data)
 
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def _chunks(file: bytes, critical: bool) -> list[bytes]:
-    """The chunks of a PNG file that hold its pixels, or the others."""
-    place, found = len(PNG_SIGNATURE), []
-    while place < len(file):
-        end = place + 12 + int.from_bytes(file[place : place + 4])
-        if (file[place + 4 : place + 8] in (b"IHDR", b"PLTE", b"IDAT", b"IEND")) == critical:
-            found.append(file[place:end])
-        place = end
-    return found
-
-
-def _picture(pixels: np.ndarray) -> Image.Image:
-    channels = pixels.shape[2]
-    return Image.fromarray(pixels[..., 0] if channels == 1 else np.ascontiguousarray(pixels))
-
-
 def read_photograph(source: decoding.ImageSource | np.ndarray | Photograph) -> Photograph:
     """Read a photograph with everything that it holds.
 
@@ -216,47 +186,12 @@ def read_photograph(source: decoding.ImageSource | np.ndarray | Photograph) -> P
     """
     if isinstance(source, Photograph):
         return source
-    info, lost = dict[str, Any](), tuple[str, ...]()
     if isinstance(source, np.ndarray):
         pixels = source[..., None] if source.ndim == 2 else source
-        shaped = pixels.ndim == 3 and pixels.shape[2] in (1, 2, 3, 4) and 0 not in pixels.shape
+        shaped = pixels.ndim == 3 and pixels.shape[2] in (1, 2, 3, 4)
         if not shaped or source.dtype not in (np.uint8, np.uint16):
             expected = "expected a uint8 or uint16 array of shape (H, W), (H, W, 3) or (H, W, 4)"
             raise ValueError(f"{expected}, got {source.dtype} {source.shape}")
-    else:
-        found = decoding.decode(source)
-        if found.deep is None and found.picture.mode == "CMYK":
-            found = _from_inks(found)
-        info, lost = found.info, found.lost
-        pixels = _pixels(found.picture, found.name) if found.deep is None else found.deep
-    # An alpha that is opaque everywhere is none.
-    if pixels.shape[2] in (2, 4) and pixels[..., -1].min() == np.iinfo(pixels.dtype).max:
-        pixels = np.ascontiguousarray(pixels[..., :-1])
-    return Photograph(pixels, info, lost)
-
-
-def _pixels(picture: Image.Image, name: str) -> np.ndarray:
-    """What a picture of Pillow's holds, as in :class:`Photograph`."""
-    if picture.mode.startswith("I"):
-        return decoding.deep_grey(picture, name)
-    grey = picture.mode in ("1", "L", "LA", "La")
-    if picture.has_transparency_data and picture.mode != "F":
-        layer = np.asarray(decoding.with_alpha(picture))
-        return layer[..., [0, 3]] if grey else layer
-    if grey:
-        return np.asarray(picture.convert("L"))[..., None]
-    return np.asarray(decoding.flatten(picture, name))  # Refuses mode F.
-
-
-def _from_inks(found: decoding.Decoded) -> decoding.Decoded:
-    """A CMYK picture in RGB, through its profile if it has one."""
-    profile = found.info.get("icc_profile", b"")
-    info = {name: value for name, value in found.info.items() if name != "icc_profile"}
-    rgb: Any = None
-    if profile[16:20] == b"CMYK":
-        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError):
-            ours = ImageCms.createProfile("sRGB")
-            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            rgb = ImageCms.profileToProfile(found.picture, inks, ours, outputMode="RGB")
-    rgb = rgb or decoding.flatten(found.picture, found.name)
-    return replace(found, picture=rgb, info=info, lost=(*found.lost, "CMYK (converted to RGB)"))
+        return Photograph(decoding.without_opaque(pixels))
+    found = decoding.decode(source)
+    return Photograph(found.pixels, found.info, found.lost)

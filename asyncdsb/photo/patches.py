@@ -1,41 +1,38 @@
 """Known patches copied into the hole, coarse to fine.
 
-A small network knows where a hole is dark or bright, smooth or rough, but not the photo's colours
-and textures. Every patch p of the hole gets an offset o, to a known patch p + o that resembles it
-(texture synthesis, Efros and Leung 1999). All offsets together make ::
+Every patch p of the hole gets an offset o, to a known patch p + o that resembles it (texture
+synthesis, Efros and Leung 1999). All offsets together make ::
 
     sum over p  D(p, p + o_p)  -  0.003 |pairs of neighbours p, q with o_p = o_q|
 
     D(p, q) = mean |C_p - C_q|^2 / 3 + (distance / 1000)^2
 
 small, the distance in pixels. C are five channels: the colours in [-1, 1] and, times 4, the mean
-absolute difference of brightness between neighbouring pixels of a row and of a column at full size,
-which tells rough places from smooth ones at small sizes (Newson et al. 2014). The second term is
+absolute difference of brightness between neighbours of a row and of a column at full size, which
+tells rough places from smooth ones at small sizes (Newson et al. 2014). The second term is
 coherence (Ashikhmin 2001): neighbours with equal offsets copy whole pieces of the photo.
 
 Every patch starts at its nearest known one. Then each takes the best of its own offset and those of
 its eight neighbours (iterated conditional modes, Besag 1986). The copies of a pixel are averaged, D
-is measured against that picture, and so on (Wexler, Shechtman and Irani 2007).
-
-Where copies differ, their mean is too smooth, and the next round's nearest patches are smoother
-still. The detail of the mean, what a Gaussian filter G removes, is therefore amplified by ::
+is measured against that picture, and so on (Wexler, Shechtman and Irani 2007). Because a mean of
+copies is too smooth, its detail, what a Gaussian filter G removes, is amplified by ::
 
     gain = sqrt(1 + lost / kept),   lost = G (E |c|^2 - |E c|^2),   kept = G |E c - G E c|^2
 
 with E the mean over the copies c of a pixel's colours; the result gets half of that. In the end the
-difference between copies and known pixels around the hole is continued smoothly into it and added,
-which leaves no step at the border (Perez, Gangnet and Blake 2003).
+difference between copies and known pixels around the hole is continued smoothly into it and added.
 
-All this happens first at half the size, recursively, where patches show twice as much of the photo;
-the change there is added to the estimate, in the middle of the hole only, because the estimate at
-full size is better near the border. The estimate leads no edge far into the hole. At the smaller
-sizes, and at full size where a hole is thin, patches that continue the known part therefore first
-replace a margin of it, from the border inwards (Criminisi, Perez and Toyama 2004); only a margin,
-because errors grow inwards. ``train/LOG.md`` tells how the constants were chosen.
+All this happens first at half the size, recursively; the change there is added to the estimate in
+the middle of the hole, because the estimate at full size is better near the border. The estimate
+leads no edge far into the hole. At the smaller sizes, and at full size where a hole is thin,
+patches that continue the known part therefore first replace a margin of it, from the border inwards
+(Criminisi, Perez and Toyama 2004). ``train/LOG-patches.md`` tells how the constants were chosen.
 """
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,8 +87,7 @@ def copy_patches(estimate: Tensor, mask: Tensor, coarse: bool = True) -> Tensor:
     """
     found = []
     for one, hole in zip(estimate.split(1), (mask > 0.5).split(1), strict=True):
-        described = torch.cat([one, _texture(one, hole)], 1)
-        copied = _copied(described, hole, REACH, coarse=coarse, small=False)
+        copied = _copied(torch.cat([one, _texture(one, hole)], 1), hole, coarse)
         found.append(torch.where(hole, copied[:, :3].clamp(-1, 1), one))
     return torch.cat(found)
 
@@ -128,40 +124,33 @@ def _texture(estimate: Tensor, hole: Tensor) -> Tensor:
     return TEXTURE * harmonic_fill(means.masked_fill(hole, 0), hole)
 
 
-def _copied(estimate: Tensor, hole: Tensor, reach: float, *, coarse: bool, small: bool) -> Tensor:
-    """:func:`copy_patches` for the channels C (1, 5, H, W) of a picture, at full or ``small`` size.
-
-    ``reach`` is :data:`REACH` at this size.
-    """
+def _copied(estimate: Tensor, hole: Tensor, coarse: bool, scale: float = 1.0) -> Tensor:
+    """:func:`copy_patches` for the channels C (1, 5, H, W) of a picture at a share of full size."""
     if min(estimate.shape[2:]) < SIDE:
         return estimate
     if coarse:
-        estimate = _coarse_first(estimate, hole, reach)
+        estimate = _coarse_first(estimate, hole, scale)
     grid = _Grid(F.max_pool2d(hole[0].float(), SIDE, 1)[0] > 0)
     sources = grid.sources
     if len(sources) < FEWEST_SOURCES or not len(grid.targets):
         return estimate
-    features = _Features(estimate, grid, reach)
-    part = hole if small else _thin(hole)
+    features = _Features(estimate, grid, REACH * scale)
+    part = hole if scale < 1 else _thin(hole)
     if part.any():
         estimate = _continued(estimate, hole, part, grid, features.places)
     rows = features(estimate)
     offered = rows[sources]
-    best = nearest(rows[grid.targets], offered, offered.square().sum(1))
-    offsets, picture = sources[best] - grid.targets, estimate
-    for number in range(ROUNDS):
-        if number:
-            rows = features(picture)
+    offsets = sources[nearest(rows[grid.targets], offered, offered.square().sum(1))] - grid.targets
+    for share in (ROUNDS - 1) * [1.0] + [CONTRAST]:
         for _ in range(SWEEPS):
             offsets = grid.agreed(offsets, rows)
-        share = CONTRAST if number == ROUNDS - 1 else 1.0
         copied = grid.copied(offsets, estimate, share)
-        picture = torch.where(hole, copied, estimate)
+        rows = features(torch.where(hole, copied, estimate))
     ring = (F.max_pool2d(hole.float(), 2 * RING + 1, 1, RING) > 0) & ~hole
     return torch.where(hole, joined(copied, estimate, ~ring, RELAXATIONS), estimate)
 
 
-def _coarse_first(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
+def _coarse_first(estimate: Tensor, hole: Tensor, scale: float) -> Tensor:
     """The estimate with what copying at half the size makes of the middle of the hole."""
     missing = hole.float()
     # Beyond the picture's edge counts as missing.
@@ -169,23 +158,17 @@ def _coarse_first(estimate: Tensor, hole: Tensor, reach: float) -> Tensor:
     if not deep.any() or min(estimate.shape[2:]) < 2 * SIDE:
         return estimate
     small = F.avg_pool2d(estimate, 2)
-    hole = F.max_pool2d(missing, 2) > 0
-    change = _copied(small, hole, reach / 2, coarse=True, small=True) - small
+    change = _copied(small, F.max_pool2d(missing, 2) > 0, True, scale / 2) - small
     change = F.interpolate(change, estimate.shape[2:], mode="bilinear", align_corners=False)
     return torch.where(deep, estimate + change, estimate)
 
 
 def _thin(hole: Tensor) -> Tensor:
     """Where a hole (1, 1, H, W) bool is thin, see :data:`THIN`."""
-
-    def largest(x: Tensor) -> Tensor:
-        # Within a square around each pixel: along columns, then along rows.
-        columns = F.max_pool2d(x, (2 * THIN + 1, 1), 1, (THIN, 0))
-        return F.max_pool2d(columns, (1, 2 * THIN + 1), 1, (0, THIN))
-
+    square = np.ones((2 * THIN + 1, 2 * THIN + 1), np.uint8)
     # Beyond the picture's edge counts as missing.
-    core = -largest(-hole.float())
-    return hole & (largest(core) == 0)
+    core = cv2.morphologyEx(hole[0, 0].cpu().numpy().astype(np.uint8), cv2.MORPH_OPEN, square)
+    return hole & torch.from_numpy(core == 0).to(hole.device)
 
 
 def _continued(estimate: Tensor, hole: Tensor, part: Tensor, grid: _Grid, places: Tensor) -> Tensor:
@@ -232,10 +215,10 @@ def _continued(estimate: Tensor, hole: Tensor, part: Tensor, grid: _Grid, places
 class _Grid:
     """Places of a patch, numbered row by row within a rim that has no patches.
 
-    The rim is as wide as the step between neighbouring patches of the hole. Adding numbers
-    therefore tells where a neighbour's offset, a difference of numbers, leads: what would leave a
-    row ends in the rim. ``targets`` (N,) are the cells of the patches that reach into the hole, of
-    every second row and column and the last ones; ``sources`` (M,) those of the known patches.
+    The rim is as wide as the step between neighbours. An offset is a difference of numbers: where
+    it would leave a row it ends in the rim. ``targets`` (N,) are the cells of the patches that
+    reach into the hole, of every second row and column and the last ones; ``sources`` (M,) those of
+    the known patches.
     """
 
     def __init__(self, touched: Tensor):
@@ -259,21 +242,18 @@ class _Grid:
         # Numbers on the lattice within a rim that has no patch, numbered N.
         numbers = torch.full([n + 2 for n in there.shape], len(on), device=device)
         numbers[1:-1, 1:-1][there] = torch.arange(len(on), device=device)
-        # Each patch itself and its neighbours.
-        steps = ((0, 0), *((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j))
-        around = torch.stack([numbers[on[:, 0] + 1 + i, on[:, 1] + 1 + j] for i, j in steps], 1)
-        mine = torch.zeros(touched.shape, device=device)
-        mine[rows[:, None], columns] = there.float()
-        mine = F.pad(mine, 4 * (SIDE - 1,))[None]
+        around = numbers.unfold(0, 3, 1).unfold(1, 3, 1)[there].flatten(1)
+        around = around[:, [4, 0, 1, 2, 3, 5, 6, 7, 8]]  # Each patch itself and its neighbours.
         # How many of the targets each pixel of the picture is in.
-        self.count = (SIDE**2 * F.avg_pool2d(mine, SIDE, 1)).round().flatten()
+        ones = torch.ones(1, *(edge + SIDE - 1 for edge in touched.shape), device=device)
+        first = self.pixels(self.targets, ones.shape[2])
+        self.count = _summed(ones, first, first)[0]
         # No two of a colour are neighbours, so that all of them choose at once.
         colour = 2 * (on[:, 0] % 2) + on[:, 1] % 2
         self._turns = [
             (part, around[part], self.targets[part])
             for number in range(4)
             for part in (colour == number).nonzero()[:, 0].split(TOGETHER)
-            if len(part)
         ]
 
     def pixels(self, cells: Tensor, width: int) -> Tensor:
@@ -299,12 +279,12 @@ class _Grid:
 
     def copied(self, offsets: Tensor, photo: Tensor, share: float) -> Tensor:
         """Mean (1, C, H, W) of what offsets (N,) copy, else the photo, its detail amplified."""
-        cells, size = (self.targets, self.targets + offsets), photo.shape[2:]
         squares = photo[0, :3].square().sum(0, keepdim=True)
-        places = (self.pixels(part, size[1]) for part in cells)
+        cells = self.targets, self.targets + offsets
+        places = (self.pixels(part, photo.shape[3]) for part in cells)
         sums = _summed(torch.cat([photo[0], squares]), *places)
-        means = (sums / self.count.view(size).clamp(min=1))[None]
-        mean = torch.where(self.count.view(size) > 0, means[:, :-1], photo)
+        means = (sums / self.count.clamp(min=1))[None]
+        mean = torch.where(self.count > 0, means[:, :-1], photo)
         spread = (means[:, -1:] - means[:, :3].square().sum(1, keepdim=True)).clamp(min=0)
         slow = gaussian_blur(mean[:, :3].transpose(0, 1), FINE).transpose(0, 1)
         detail = mean[:, :3] - slow
@@ -337,8 +317,7 @@ class _Features:
         some = grid.sources[:: -(-len(grid.sources) // DESCRIBED)]
         pixels = grid.pixels(some, width)[:, None] + _within(width, photo.device)
         known = scale * photo[0].flatten(1)[:, pixels].transpose(0, 1).flatten(1)
-        # Nearly all that sets patches apart lies along a few directions, which an orthogonal
-        # iteration finds well enough in a tenth of the time of a decomposition.
+        # An orthogonal iteration takes a tenth of the time of a decomposition.
         covariance = (known - known.mean(0)).T.cov()
         generator = torch.Generator().manual_seed(0)
         directions = torch.randn(len(covariance), DIRECTIONS, generator=generator).to(covariance)

@@ -1,8 +1,7 @@
 """Settings and maps on disk, from which a restoration can be repeated.
 
 Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, and the
-precision if it is not float32, in a file or in the text field ``asyncdsb`` of a PNG. Maps in [0, 1]
-(gradient, tau) are 16-bit grey PNG files, value = grey / 65535.
+precision if it is not float32. Maps in [0, 1] are 16-bit grey PNG files, value = grey / 65535.
 """
 
 from __future__ import annotations
@@ -13,21 +12,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from asyncdsb.photo.decoding import decode, flatten
+from asyncdsb.photo.decoding import decode, shown
 from asyncdsb.photo.formats import FIELD
 
 LEVELS = 65535  # grey value that stands for 1 in a map
-MAX_JSON = 100_000  # bytes of the longest settings file: more is something else
-
-
+# Field of the page's answers, beside the settings, with what a file does not hold of a photograph.
 NOT_KEPT = "not_kept"
-"""Field of an answer, beside its settings, with what its file does not hold of the photograph."""
 
 
 def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
     """Read settings that are not null from a JSON file or a restored PNG; values are not checked.
-
-    :data:`NOT_KEPT`, which answers of the page's interface hold beside the settings, is left out.
 
     Raises:
         ValueError: no such file, no settings in it, or a field that is not among ``names``.
@@ -38,8 +32,6 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
                 text = picture.info.get(FIELD)
             if text is None:
                 raise ValueError("expected a PNG that AsyncDSB restored, found no settings in it")
-        elif path.stat().st_size > MAX_JSON:
-            raise ValueError(f"expected settings, got more than {MAX_JSON} bytes")
         else:
             text = path.read_text("utf-8")
         found = json.loads(text)
@@ -72,13 +64,11 @@ def load_map(path: Path, size: tuple[int, int]) -> np.ndarray:
     Raises:
         ValueError: not a readable picture, or not of this size (width, height).
     """
-    found = decode(path)
-    picture = found.picture
-    if picture.size != tuple(size):
-        raise ValueError(
-            f"{path.name} must have the photo's size {size[0]}x{size[1]}, "
-            f"got {picture.width}x{picture.height} (width x height)"
-        )
-    if picture.mode.startswith("I;16"):
-        return (np.asarray(picture).astype(np.float64) / LEVELS).astype(np.float32)
-    return np.asarray(flatten(picture, found.name).convert("L"), np.float32) / 255
+    pixels = decode(path).pixels
+    height, width, channels = pixels.shape
+    if (width, height) != tuple(size):
+        wanted = f"the photo's size {size[0]}x{size[1]}"
+        raise ValueError(f"{path.name} must have {wanted}, got {width}x{height} (width x height)")
+    if pixels.dtype == np.uint16 and channels == 1:
+        return (pixels[..., 0].astype(np.float64) / LEVELS).astype(np.float32)
+    return np.asarray(Image.fromarray(shown(pixels)).convert("L"), np.float32) / 255

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asyncdsb.photo.formats import SAVE_OPTIONS
 from asyncdsb.photo.heads import Box
-from asyncdsb.photo.images import to_pil, write_atomic
+from asyncdsb.photo.images import scaled, to_pil, write_atomic
 from asyncdsb.photo.original import Photograph
 from asyncdsb.photo.tiles import TOGETHER
 from asyncdsb.photo.window import Window, fill_smoothly
@@ -27,14 +27,18 @@ class Prepared:
     """A photo, the windows over its hole, and the networks' inputs."""
 
     original: Photograph  # as it was given
-    photo: np.ndarray  # (H, W, 3) uint8; with a smooth fill in its hole for the window of a head
     hole: np.ndarray  # (H, W) bool
     windows: tuple[Window, ...]  # around holes, or the one of a head
     images: tuple[Tensor, ...]  # (1, 3, h, w) in [-1, 1] each, with a smooth fill in its hole
     masks: tuple[Tensor, ...]  # (1, 1, h, w) float each, 1 = missing
-    rest: np.ndarray | None = None  # (H, W) bool, the hole beyond a head's window if there is any
+    key: Hashable  # tells the inputs from others
     box: Box | None = None  # (left, top, side) of a head's window
-    key: tuple | None = None  # tells the inputs from others; None for a photo that is too large
+    filled: np.ndarray | None = None  # (H, W, 3) uint8, then: the photo with a smooth fill
+
+    @property
+    def photo(self) -> np.ndarray:
+        """(H, W, 3) uint8; with a smooth fill in its hole for the window of a head."""
+        return self.original.rgb if self.filled is None else self.filled
 
     def batches(self) -> list[list[int]]:
         """Numbers of the windows that the networks can take together: of one size, not tiled."""
@@ -51,41 +55,32 @@ class Prepared:
     @cached_property
     def _grey(self) -> bool:
         """Whether what is known of the photo has no colour."""
-        known = self.original.rgb
-        alike = (known[..., 1:] == known[..., :1]).all(-1) | self.hole
-        return self.original.colours == 1 or bool(alike.all())
+        known = self.original.rgb[~self.hole]
+        return bool((known == known[:, :1]).all())
 
     def toned(self, picture: Image.Image) -> Image.Image:
-        """An RGB picture, without colours if the photo has none; grey pixels stay as they are."""
+        """An RGB picture, without colours if the photo has none."""
         return picture.convert("L").convert("RGB") if self._grey else picture
 
     @cached_property
-    def _small(self) -> tuple[Image.Image, list[tuple[Image.Image, tuple[int, int, int, int]]]]:
-        """Photo at preview size, and the mask and the box of each window there."""
+    def _small(self) -> Image.Image:
+        """The photo at preview size."""
         photo = Image.fromarray(self.photo)
         scale = min(1.0, PREVIEW / max(photo.size))
-        if scale < 1:
-            size = max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
-            photo = photo.resize(size, Image.Resampling.LANCZOS)
-        places = []
-        for window in self.windows:
-            left, top = round(window.left * scale), round(window.top * scale)
-            right = max(left + 1, round((window.left + window.width) * scale))
-            bottom = max(top + 1, round((window.top + window.height) * scale))
-            mask = Image.fromarray(window.own.astype(np.uint8) * 255)
-            mask = mask.resize((right - left, bottom - top), Image.Resampling.BOX)
-            places.append((mask, (left, top, right, bottom)))
-        return photo, places
+        return photo.resize(scaled(photo.size, scale), Image.Resampling.LANCZOS)
 
     def preview(self, parts: Sequence[Tensor]) -> Image.Image:
         """Working-size pictures of the windows set into the hole of the photo, at preview size."""
-        photo, places = self._small
-        shown = photo.copy()
-        for window, x, (mask, box) in zip(self.windows, parts, places, strict=True):
-            part = to_pil(window.crop(x))
-            if part.size != mask.size:
-                part = part.resize(mask.size, Image.Resampling.BILINEAR)
-            shown.paste(part, box, mask)
+        shown = self._small.copy()
+        scale = max(shown.size) / max(self.hole.shape)
+        for window, x in zip(self.windows, parts, strict=True):
+            left, top = round(window.left * scale), round(window.top * scale)
+            right = max(left + 1, round((window.left + window.width) * scale))
+            bottom = max(top + 1, round((window.top + window.height) * scale))
+            size = right - left, bottom - top
+            mask = Image.fromarray(window.own.astype(np.uint8) * 255)
+            part = to_pil(window.crop(x)).resize(size, Image.Resampling.BILINEAR)
+            shown.paste(part, (left, top), mask.resize(size, Image.Resampling.BOX))
         return self.toned(shown)
 
 
@@ -105,7 +100,7 @@ class Frame:
 
     @cached_property
     def x_t(self) -> Image.Image:
-        """State of the bridge in the hole, in the photo at preview size (long side <= 512)."""
+        """State of the bridge in the hole, in the photo at preview size."""
         return self.prepared.preview(self.states)
 
     @cached_property
@@ -127,48 +122,40 @@ class Frame:
     def rgb(self) -> np.ndarray:
         """The same as a viewer shows it: (H, W, 3) uint8."""
         prepared, picture = self.prepared, self.prepared.photo.copy()
+        rest = prepared.hole.copy()
         for window, estimate in zip(prepared.windows, self.estimates, strict=True):
             window.paste(picture, prepared.hole, estimate, self.patches)
-        if prepared.rest is not None:
+            rest[window.slices] &= ~window.own
+        if rest.any():
             # Once more, because the border of what was restored is known by now.
-            fill_smoothly(picture, prepared.rest)
+            fill_smoothly(picture, rest)
         return np.asarray(prepared.toned(Image.fromarray(picture)))
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished restoration.
+    """A finished restoration."""
 
-    Attributes:
-        image: restored photo of the input's size; outside the mask bit-identical to the input. Its
-            mode is the photo's: L, LA, RGB, RGBA, or I;16 for 16-bit grey (Pillow has no 16-bit
-            colours). ``info`` holds colour profile, Exif data and so on.
-        gradient: (H, W) float32 completed gradient map in [0, 1].
-        tau: (H, W) float32 per-pixel peak time in [0, 1].
-        trajectory: steps + 1 frames with t falling from 1 to 0; empty if it was not asked for.
-        settings: those that reproduce this result.
-        photograph: the restored photo with everything that its file holds.
-    """
-
+    # Outside the mask bit-identical to the input, in its mode: L, LA, RGB, RGBA, or I;16 for 16-bit
+    # grey (Pillow has no 16-bit colours). ``info`` holds colour profile, Exif data and so on.
     image: Image.Image
-    gradient: np.ndarray
-    tau: np.ndarray
-    trajectory: list[Frame] = field(repr=False)
-    settings: dict
-    photograph: Photograph = field(repr=False)
+    gradient: np.ndarray  # (H, W) float32 completed gradient map in [0, 1]
+    tau: np.ndarray  # (H, W) float32 peak time of every pixel in [0, 1]
+    trajectory: list[Frame] = field(repr=False)  # t falls from 1 to 0; empty if not asked for
+    settings: dict  # those that reproduce this result
+    photograph: Photograph = field(repr=False)  # the restored photo with all that its file holds
 
     def save(self, path: str | Path) -> Path:
-        """Write the restored photo with what its file held, 16 bits and metadata included.
+        """Write the restored photo as PNG, TIFF, WebP, BMP or JPEG, with what its file held.
 
-        The suffix says PNG, TIFF, WebP, BMP or JPEG. The first two can hold all but texts, PNG
-        those too, and the settings; a warning names what the format cannot hold.
+        A PNG holds the settings too. A warning names what the format cannot hold.
 
         Raises:
             ValueError: another suffix, or a place that cannot be written to.
         """
         if Path(path).suffix.lower() not in SAVE_OPTIONS:
-            expected = " ".join(SAVE_OPTIONS)
-            raise ValueError(f"expected a file ending in {expected}, got {Path(path).name}")
+            suffixes, got = " ".join(SAVE_OPTIONS), Path(path).name
+            raise ValueError(f"expected a file ending in {suffixes}, got {got}")
         saved = write_atomic(path, lambda beside: self.photograph.save(beside, self.settings))
         if lost := self.photograph.not_kept(saved.suffix):
             warnings.warn(f"not kept in {saved.name}: {', '.join(lost)}", stacklevel=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -11,8 +12,7 @@ from asyncdsb.denoiser import FINISHES, BridgeConfig
 from asyncdsb.samplers import GRIDS
 from asyncdsb.schedule import STRATEGIES, check_tau_range
 
-FROM_WEIGHTS = ("finish",)
-"""Settings whose value None stands for that in the weights' configuration."""
+FROM_WEIGHTS = ("finish",)  # whose value None stands for that in the weights' configuration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Settings:
         seed: of all noise, 0 <= seed < 2**63.
         tiles: most fields of the networks, >= 1: overlapping ones over a large hole, separate ones
             over holes far apart. More keep more detail of a large photo and take as much longer.
-            Weights for portraits use one square and ignore it.
+            Weights for portraits ignore it.
         box: with weights for portraits, the square around the head in which they work: left edge,
             top edge and side in photo pixels, at least 32 wide. None for what
             :func:`asyncdsb.photo.heads.head_box` chooses. The hole beyond it is filled smoothly.
@@ -55,8 +55,7 @@ class Settings:
         """Raise ValueError on a bad value; ``samplers`` are what the weights were trained for."""
         for name in ("tau_min", "tau_max", "eta"):
             value = getattr(self, name)
-            real = isinstance(value, int | float | np.integer | np.floating)
-            if not real or isinstance(value, bool):
+            if not isinstance(value, Real) or isinstance(value, bool):
                 raise ValueError(f"expected a number for {name}, got {value!r}")
         check_tau_range(self.tau_min, self.tau_max)
         if not 0 <= self.eta <= 1:
@@ -74,9 +73,8 @@ class Settings:
         ):
             if value not in known:
                 raise ValueError(f"expected a {what} out of {', '.join(known)}, got {value!r}")
-        box = self.box
-        three = isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))
-        if box is not None and not three:
+        box = (0, 0, 0) if self.box is None else self.box
+        if not (isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))):
             raise ValueError(f"expected three whole numbers for box (left, top, side), got {box!r}")
 
     def resolved(self, config: BridgeConfig) -> Settings:
@@ -86,7 +84,7 @@ class Settings:
 
     def as_dict(self) -> dict:
         """JSON-serialisable form; a painted tau map becomes the word "painted"."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = dict(vars(self))
         if not isinstance(self.strategy, str):
             values["strategy"] = "painted"
         if self.box is not None:
@@ -107,4 +105,4 @@ def check_painted(strategy: str | np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -1,9 +1,8 @@
 """Canvases larger than the networks' field: overlapping tiles over the hole, and their blend.
 
-A network is evaluated on every tile that holds a part of the hole. The results are averaged with
-weights that fall towards a tile's edges, where a network knows least. Applied to x0_hat within one
-sampling loop over the whole canvas, this makes one run of all tiles, without seams, with one noise
-and one clock per pixel (the idea of MultiDiffusion, Bar-Tal et al. 2023).
+The results of a network on all tiles are averaged with weights that fall towards a tile's edges,
+where it knows least. Applied to x0_hat within one sampling loop over the whole canvas, this makes
+one run of all tiles, without seams (the idea of MultiDiffusion, Bar-Tal et al. 2023).
 """
 
 from __future__ import annotations
@@ -54,15 +53,9 @@ class Tiles:
 
         It takes some of the tiles and returns (n, C, h, w) values on them.
         """
-
-        def ramp(length: int) -> Tensor:
-            place = torch.arange(length) + 0.5
-            near = torch.minimum(place, length - place) / max(1.0, OVERLAP * length)
-            return near.clamp(max=1)
-
         height, width = self.size
         # 1 in the middle, falling linearly over the overlap.
-        weight, total = ramp(height)[:, None] * ramp(width)[None, :], torch.zeros(())
+        weight, total = _ramp(height)[:, None] * _ramp(width), torch.zeros(())
         for first in range(0, len(self), TOGETHER):
             some = Tiles(self.canvas, self.size, self.corners[first : first + TOGETHER])
             values = function(some)
@@ -74,6 +67,11 @@ class Tiles:
                 place[:, :-1] += weight * value
                 place[:, -1:] += weight
         return total[:, :-1] / total[:, -1:].clamp(min=1e-12)
+
+
+def _ramp(length: int) -> Tensor:
+    place = torch.arange(length) + 0.5
+    return (torch.minimum(place, length - place) / max(1.0, OVERLAP * length)).clamp(max=1)
 
 
 def _places(marks: np.ndarray, length: int, limit: int) -> list[int]:

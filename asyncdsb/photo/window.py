@@ -1,22 +1,19 @@
 """Photos of any size: the window in which the networks work, and the way back.
 
-A window is cut around the hole and padded to a multiple of the networks' stride. Where it is larger
-than their field, tiles cover it (:mod:`asyncdsb.photo.tiles`), and it is scaled down until no more
-tiles are needed than allowed, and until no part of the hole is further from what is known than a
-network can see. Holes that lie far apart get a window each where one around all would have to be
-scaled down: specks at both ends of a large photo would come back blurred.
+A window is cut around the hole. Where it is larger than the networks' field, tiles cover it
+(:mod:`asyncdsb.photo.tiles`), and it is scaled down until no more tiles are needed than allowed,
+and until no part of the hole is further from what is known than a network can see. Holes that lie
+far apart get a window each where one around all would have to be scaled down.
 
-Weights for portraits work in a square around a head instead (:mod:`asyncdsb.photo.heads`), scaled
-to their resolution. The hole beyond it is filled smoothly. The result is enlarged and set into the
-hole alone; nothing that the photo holds under the mask reaches the networks or the result.
+Weights for portraits work in a square around a head instead (:mod:`asyncdsb.photo.heads`). The
+hole beyond it is filled smoothly. The result is set into the hole alone; nothing that the photo
+holds under the mask reaches the networks or the result.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import combinations
 
 import cv2
@@ -27,7 +24,7 @@ from torch import Tensor
 
 from asyncdsb.photo.fill import harmonic_fill, joined
 from asyncdsb.photo.heads import Box
-from asyncdsb.photo.images import bounds, to_bytes
+from asyncdsb.photo.images import scaled, to_bytes
 from asyncdsb.photo.patches import copy_patches
 from asyncdsb.photo.tiles import Tiles
 
@@ -43,8 +40,6 @@ SWEEPS = 2  # relaxations of fills at the photo's own size, which may be large
 # Most groups of holes, which bounds the memory. Twice as many are compared with one another; more
 # are first joined with their neighbours, by a distance that doubles.
 MANY = 32
-
-Edges = tuple[int, int, int, int]  # first row and column, and those behind the last
 
 
 @dataclass(frozen=True)
@@ -64,18 +59,16 @@ class Window:
 
     @classmethod
     def around(cls, hole: np.ndarray, resolution: int, stride: int, tiles: int = 1) -> Window:
-        """Choose the window for a hole (H, W) bool, with at least one pixel missing.
+        """Choose a square around a hole (H, W) bool, as far as the photo reaches.
 
-        It is a square around the hole's bounding box with a margin, at least ``resolution`` wide,
-        for which the networks were trained, as far as the photo reaches. A larger one is scaled
-        down to ``resolution``, or, where several ``tiles`` may be used and the hole is not too
-        deep, less or not at all. Sizes are padded to a multiple of ``stride``.
+        It is at least as wide as the ``resolution`` of the networks. A larger one is scaled down to
+        that, or, where several ``tiles`` may be used and the hole is not too deep, less or not.
         """
-        top, left, bottom, right = bounds(hole)
-        longest = max(bottom - top, right - left)
+        left, top, width, height = cv2.boundingRect(hole.astype(np.uint8))
+        longest = max(height, width)
         side = max(resolution, longest + 2 * max(MIN_MARGIN, round(MARGIN * longest)))
-        top, height = _span(top, bottom, side, hole.shape[0])
-        left, width = _span(left, right, side, hole.shape[1])
+        top, height = _span(top, top + height, side, hole.shape[0])
+        left, width = _span(left, left + width, side, hole.shape[1])
         least = min(1.0, resolution / max(height, width))
         # A copy, because a view would keep the whole photo's mask alive.
         own = hole[top : top + height, left : left + width].copy()
@@ -85,13 +78,13 @@ class Window:
             depth = float(cv2.distanceTransform(part, cv2.DIST_C, 3).max())
             scale = min(1.0, MAX_DEPTH * resolution / depth)
         while scale > least:
-            work = _scaled((height, width), scale)
+            work = scaled((height, width), scale)
             if math.prod(work) <= MAX_CANVAS:
                 chosen = _tiled(part, work, resolution, stride)
                 if len(chosen) <= tiles:
                     break
             scale, chosen = scale / FINER, None
-        work = _scaled((height, width), max(scale, least))
+        work = scaled((height, width), max(scale, least))
         return cls(hole.shape, top, left, height, width, work, stride, own, chosen)
 
     @classmethod
@@ -127,24 +120,21 @@ class Window:
         """Rows and columns of the window in an array of the photo's size."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
-    def others(self, hole: np.ndarray) -> np.ndarray:
-        """Where gradients depend on what another window restores: (height, width) bool."""
-        rest = hole[self.slices] & ~self.own
-        if not rest.any():
-            return rest
+    def settled(self, hole: np.ndarray) -> np.ndarray:
+        """Where no gradient depends on what other windows restore: (height, width) bool."""
+        others = (hole[self.slices] & ~self.own).astype(np.uint8)
         # A pixel for the operator and one for the filter that enlarges, at working size.
         reach = 2 * math.ceil(2 / self.scale) + 1
-        return cv2.dilate(rest.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+        return self.own | (cv2.dilate(others, np.ones((reach, reach), np.uint8)) == 0)
 
     def photo_at_work_scale(self) -> tuple[int, int]:
         """(h, w) of the whole photo at the window's scale, never more than its own."""
-        return self.photo if self.scale >= 1 else _scaled(self.photo, self.scale)
+        return self.photo if self.scale >= 1 else scaled(self.photo, self.scale)
 
     def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The window of a photo (H, W, 3) uint8, padded, with a smooth fill in its hole.
+        """The window of a photo (H, W, 3) uint8, (1, 3, h, w) in [-1, 1], padded, and its mask.
 
-        The image is (1, 3, h, w) in [-1, 1], the mask (1, 1, h, w) float; a working pixel is
-        missing if any photo pixel under it is.
+        The mask is (1, 1, h, w) float: a working pixel is missing if any photo pixel under it is.
         """
         original, missing = image[self.slices], _map(hole[self.slices])
         if self.native:
@@ -176,10 +166,9 @@ class Window:
     ) -> None:
         """Set what a window restores, (1, 3, h, w) in [-1, 1], padded, into the photo, in place.
 
-        A window that was scaled comes back without the photo's finest detail, and its colour may
-        miss the border's by a little. The difference on the known side is therefore continued
-        smoothly into the hole and added, which leaves no step. ``patches`` of the known part add
-        the detail at each finer size, if the estimate already shows patches.
+        The colour of a window that was scaled may miss the border's by a little. The difference is
+        continued smoothly into the hole and added. ``patches`` of the known part add the detail of
+        each finer size, if the estimate already shows patches.
         """
         part = self.crop(restored.float().cpu())
         original, missing = image[self.slices], _map(hole[self.slices])
@@ -203,7 +192,7 @@ class Window:
         ratio, sizes = self.scale, []
         while ratio < most:
             ratio = min(2 * ratio, most)
-            sizes.append(_scaled((self.height, self.width), ratio))
+            sizes.append(scaled((self.height, self.width), ratio))
         return sizes
 
 
@@ -212,25 +201,23 @@ def windows_over(
 ) -> tuple[Window, ...]:
     """Choose the windows in which a hole is restored; each of its pixels is one's ``own``.
 
-    One is enough where it works pixel by pixel, where only one field of the networks is allowed, or
-    where several windows would not bring the coarsest part of the hole to a finer scale. Otherwise
-    each group of holes gets a field, and the remaining fields go to the coarsest groups.
-
-    ``tiles`` is the most fields in all, >= 1; the rest is as for :meth:`Window.around`.
+    ``tiles`` is the most fields of the networks in all. Each group of holes gets one, and those
+    that remain go to the coarsest groups. One window is enough where it works pixel by pixel, or
+    where several would not bring the coarsest part of the hole to a finer scale.
     """
     whole = Window.around(hole, resolution, stride, tiles)
     if whole.native or tiles == 1:
         return (whole,)
-    groups = separate(hole, min(tiles, MANY))
-    if len(groups) == 1:
+    labels, count = separate(hole, min(tiles, MANY))
+    if count == 1:
         return (whole,)
-    windows = [Window.around(group(), resolution, stride) for group in groups]
-    left = tiles - len(windows)
+    windows = [Window.around(labels == i + 1, resolution, stride) for i in range(count)]
+    left = tiles - count
     room = MAX_CANVAS - sum(math.prod(window.work) for window in windows)
-    for i in sorted(range(len(windows)), key=lambda i: windows[i].scale):
+    for i in sorted(range(count), key=lambda i: windows[i].scale):
         if not left:
             break
-        finer = Window.around(groups[i](), resolution, stride, 1 + left)
+        finer = Window.around(labels == i + 1, resolution, stride, 1 + left)
         grown = math.prod(finer.work) - math.prod(windows[i].work)
         if grown <= room:
             left, room = left - (finer.fields - 1), room - grown
@@ -238,63 +225,45 @@ def windows_over(
     return tuple(windows) if min(w.scale for w in windows) > whole.scale else (whole,)
 
 
-def separate(hole: np.ndarray, most: int) -> list[Callable[[], np.ndarray]]:
-    """Split a hole (H, W) into at most ``most`` groups of pixels that lie apart.
+def separate(hole: np.ndarray, most: int) -> tuple[np.ndarray, int]:
+    """Split a hole (H, W) into groups of pixels that lie apart: their numbers from 1, and how many.
 
     Holes are one group where the known margins of their windows would overlap. Where that leaves
-    too many groups, those that fit into the smallest square together are joined first.
-
-    A group is a function that makes its (H, W) bool array, because all arrays at once would take a
-    large photo's memory many times.
+    more than ``most``, those that fit into the smallest square together are joined first.
     """
     reach = MIN_MARGIN
-    while len((found := _components(hole, reach))[1]) > 2 * MANY:
+    while True:
+        grown = cv2.dilate(hole.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+        found, labels, stats, _ = cv2.connectedComponentsWithStats(grown)
+        if found - 1 <= 2 * MANY:  # The first is what lies around the holes.
+            break
         reach *= 2
-    labels, boxes = found
-    groups = [([number], box) for number, box in enumerate(boxes, 1)]
+    # Their edges; those behind the last are negated, so that the least of two hold both.
+    groups: list[tuple[list[int], tuple[int, ...]]] = [
+        ([number], (top, left, -top - height, -left - width))
+        for number, (left, top, width, height, _) in enumerate(stats.tolist())
+    ][1:]
 
     def side(pair: tuple[int, int]) -> int:
-        top, left, bottom, right = _around(*(groups[k][1] for k in pair))
-        return max(bottom - top, right - left)
+        top, left, bottom, right = map(min, *(groups[k][1] for k in pair))
+        return -min(top + bottom, left + right)
 
     while len(groups) > most:
         i, j = min(combinations(range(len(groups)), 2), key=side)
         numbers, box = groups.pop(j)  # j > i, whose place stays
-        groups[i] = groups[i][0] + numbers, _around(groups[i][1], box)
-
-    def pixels(numbers: list[int], box: Edges) -> np.ndarray:
-        top, left, bottom, right = box
-        member = np.zeros(len(boxes) + 1, bool)
-        member[numbers] = True
-        found = np.zeros_like(hole)
-        inside = slice(top, bottom), slice(left, right)
-        found[inside] = member[labels[inside]] & hole[inside]
-        return found
-
-    return [partial(pixels, *group) for group in groups]
-
-
-def _components(hole: np.ndarray, reach: int) -> tuple[np.ndarray, list[Edges]]:
-    """Groups of holes less than twice ``reach`` pixels apart: numbers from 1, and their boxes."""
-    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    grown = cv2.dilate(hole.astype(np.uint8), kernel)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(grown)
-    boxes = [(top, left, top + height, left + width) for left, top, width, height, _ in stats[1:]]
-    return labels, boxes
-
-
-def _around(one: Edges, other: Edges) -> Edges:
-    (top, left), (bottom, right) = map(min, one[:2], other[:2]), map(max, one[2:], other[2:])
-    return top, left, bottom, right
+        groups[i] = groups[i][0] + numbers, tuple(map(min, groups[i][1], box))
+    group_of = np.zeros(found, np.uint8)
+    for number, (members, _) in enumerate(groups, 1):
+        group_of[members] = number
+    return group_of[labels] * hole, len(groups)
 
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
     """Continue a photo (H, W, 3) uint8 smoothly into a hole (H, W) bool, in place."""
-    top, left, bottom, right = bounds(hole)
-    if bottom == 0:
-        return
+    left, top, width, height = cv2.boundingRect(hole.astype(np.uint8))
     # Only the pixels around the hole decide, not those further away.
-    place = slice(max(0, top - 1), bottom + 1), slice(max(0, left - 1), right + 1)
+    rows = slice(max(0, top - 1), top + height + 1)
+    place = rows, slice(max(0, left - 1), left + width + 1)
     part, inside, missing = image[place], hole[place], _map(hole[place])
     for channel in range(3):
         plane = harmonic_fill(_known(part, missing, channel), missing)[0, 0]
@@ -311,10 +280,6 @@ def _map(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
 
-def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
 def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Tensor:
     """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole."""
     # Filled first: the filter must not mix a black hole into the known border. One channel after
@@ -325,17 +290,11 @@ def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Ten
 
 def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:
     """Tiles over a hole at working size, on the padded canvas."""
-    small = hole
-    if work != hole.shape:
-        # The same condition as in Window.cut: missing if any photo pixel under it is.
-        small = cv2.resize(hole.astype(np.float32), work[::-1], interpolation=cv2.INTER_AREA)
-    canvas = np.zeros([edge + -edge % stride for edge in work], bool)
+    # The same condition as in Window.cut: missing if any photo pixel under it is.
+    small = cv2.resize(hole.astype(np.float32), work[::-1], interpolation=cv2.INTER_AREA) > 0
     # The dilation covers the pixel by which the two filters may differ.
-    grown = cv2.dilate((small > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    canvas[: work[0], : work[1]] = grown
-    # Padding repeats the last row and column, hole included.
-    canvas[work[0] :] = canvas[work[0] - 1]
-    canvas[:, work[1] :] = canvas[:, work[1] - 1 : work[1]]
+    grown = cv2.dilate(small.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    canvas = np.pad(grown, [(0, -edge % stride) for edge in work], "edge")
     return Tiles.over(canvas, side + -side % stride)
 
 
