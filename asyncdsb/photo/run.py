@@ -241,7 +241,8 @@ def _digest(*arrays: np.ndarray) -> bytes:
     found = hashlib.blake2b()
     for values in arrays:
         found.update(repr(values.shape).encode())
-        found.update(np.packbits(values) if values.dtype == bool else np.ascontiguousarray(values))
+        packed = np.packbits(values) if values.dtype == bool else np.ascontiguousarray(values)
+        found.update(packed.data)
     return found.digest()
 
 

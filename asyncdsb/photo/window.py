@@ -241,8 +241,8 @@ def separate(hole: np.ndarray, most: int) -> tuple[np.ndarray, int]:
     # Their edges; those behind the last are negated, so that the least of two hold both.
     groups: list[tuple[list[int], tuple[int, ...]]] = [
         ([number], (top, left, -top - height, -left - width))
-        for number, (left, top, width, height, _) in enumerate(stats.tolist())
-    ][1:]
+        for number, (left, top, width, height, _) in enumerate(stats.tolist()[1:], 1)
+    ]
 
     def side(pair: tuple[int, int]) -> int:
         top, left, bottom, right = map(min, *(groups[k][1] for k in pair))

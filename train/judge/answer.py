@@ -204,7 +204,7 @@ def report(kept: Kept) -> str:
         f"- **Power**: this design finds {_least(primary)} in 80 % of cases.",
         *_tuned(tuned),
         *_lines(kept, answers),
-        f"- **So**: {_advice(primary, tuned, answers)}",
+        f"- **So**: {_advice(kept, primary, tuned, answers)}",
         f"- **Grids**: {grids[0]} for the gradient's order, {grids[1]} for the synchronous one.",
         "- **Gate**: both arms beat every classical method:",
     ]
@@ -250,15 +250,19 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
         (kind, Difference.of(*(kept.table(arm, (kind,), "log", STEPS) for arm in PRIMARY)))
         for kind in (*KINDS, "wide", "narrow")
     ]
-    pair = BY_GRADIENT, ("any", "synchronous")
-    grids = [
-        (grid, Difference.of(*(kept.table(arm, KINDS, grid, STEPS) for arm in pair)))
-        for grid in GRIDS
-    ]
+    pairs = (BY_GRADIENT, ("any", "synchronous")), TUNED
+    grids, tuned_grids = (
+        [
+            (grid, Difference.of(*(kept.table(arm, KINDS, grid, STEPS) for arm in pair)))
+            for grid in GRIDS
+        ]
+        for pair in pairs
+    )
     orders = [(a[1], d) for a, b, d, _ in answers if b == ("any", "synchronous")]
     others = [(WORDS[a[0]], d) for a, b, d, _ in answers if a[0] == b[0] != "any"]
     lines = []
     for title, rows in (
+        ("With less chance, by time grid", tuned_grids),
         ("By evaluations, first training seed", steps),
         ("By hole, even steps of log noise", kinds),
         ("Orders of one network against one tau for all pixels", orders),
@@ -282,11 +286,12 @@ def _lines(kept: Kept, answers: Answers) -> list[str]:
     return lines
 
 
-def _advice(primary: Difference, tuned: Difference | None, answers: Answers) -> str:
+def _advice(kept: Kept, primary: Difference, tuned: Difference | None, answers: Answers) -> str:
     """Whether to use asynchrony, and with which tau."""
     low, high = RANGE
+    grid = kept.best(PRIMARY[0] if tuned is None else TUNED[0])[0]
     texts = {
-        "asynchronous": f"use the gradient's order with tau {low} to {high}.",
+        "asynchronous": f"use the gradient's order with tau {low} to {high}, and {grid} steps.",
         "synchronous": "use one tau for all pixels.",
         "equal": "the gradient's order and one tau for all pixels restore equally well.",
         "": "networks that were trained for one order each do not decide it, because training "
