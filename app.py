@@ -1,9 +1,6 @@
-"""The page: paint a hole into a photograph and watch it being restored.
+"""Start the page: paint a hole into a photograph and watch it being restored.
 
-    python app.py [--host HOST] [--port PORT] [--share] [--weights DIR] [--device DEVICE]
-                  [--precision PRECISION] [--compile] [--open]
-
-The page itself is in ``asyncdsb.page``.
+``python app.py --help`` lists the options. The page itself is in ``asyncdsb.page``.
 """
 
 from __future__ import annotations
@@ -11,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,21 +23,9 @@ except ValueError as error:
 import gradio as gr
 
 from asyncdsb.networks.malloc import keep_freed
-from asyncdsb.page import payload, wiring
+from asyncdsb.page import payload
 from asyncdsb.page.layout import WEIGHTS, theme
-
-MAX_FILE_SIZE = "32mb"
-EXAMPLES = Path(__file__).parent / "assets" / "examples"
-
-
-def build(load: Callable[..., Any], names: Sequence[str] = ("scenes",)) -> gr.Blocks:
-    """Lay out the page, with the examples beside this file, and start loading the models.
-
-    Args:
-        load: makes the pipeline of named weights; called once for each, in the background.
-        names: of the weights that a visitor can choose from.
-    """
-    return wiring.build(load, names, EXAMPLES)
+from asyncdsb.page.wiring import build
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,21 +37,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Start the server; see the module's first lines for the options."""
+    """Start the server."""
     from asyncdsb.networks.device import PRECISIONS
 
     parser = Parser(description="Restore holes in photographs, in the browser.")
-    parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1)")
-    parser.add_argument(
-        "--port", default=None, help="port (default GRADIO_SERVER_PORT, or 7860 and up)"
-    )
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", help="port (default GRADIO_SERVER_PORT, or 7860 and up)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument(
         "--mcp", action="store_true", help="also serve /inpaint as a tool (needs gradio[mcp])"
     )
     parser.add_argument("--share", action="store_true", help="open a public link through gradio")
-    parser.add_argument("--weights", default=None, metavar="DIR", help="folder or Hub repository")
-    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: the best one)")
+    parser.add_argument("--weights", metavar="DIR", help="folder or Hub repository")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the best one)")
     parser.add_argument(
         "--precision", default="auto", choices=PRECISIONS,
         help="type in which the networks multiply (default: the faster one)",
@@ -88,10 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         from asyncdsb.pipeline import AsyncDSBPipeline
 
         return AsyncDSBPipeline.from_pretrained(
-            name,
-            device=device,
-            precision=options.precision,
-            compiled=options.compile,
+            name, device, precision=options.precision, compiled=options.compile
         )
 
     if options.mcp and (lacking := surroundings.unmet("gradio", "mcp")):
@@ -127,7 +106,7 @@ def launch(demo: gr.Blocks, **options: Any) -> None:
     demo.launch(
         theme=theme(),
         head=payload.head(),
-        max_file_size=MAX_FILE_SIZE,
+        max_file_size="32mb",
         run_history=False,
         # Else what the page library itself refuses comes back without a word.
         show_error=True,

@@ -41,7 +41,7 @@ from asyncdsb.measure.baselines import METHODS, restore
 from asyncdsb.networks.device import compiles, multiplies_bf16
 from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.page import payload, session
-from asyncdsb.page.engine import Moment, run_steps
+from asyncdsb.page.engine import run_steps
 from asyncdsb.photo.images import read_image, to_tensor
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
@@ -152,7 +152,7 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
     def streamed() -> None:
         settings = session.Settings(steps=steps, finish="none")
         for state in run_steps(pipe, image, mask, settings):
-            payload.frame_payload(state.step, state.steps, Moment.of(state))
+            payload.frame_payload(state)
 
     ratios = []
     for work in (partial(run, finish="none"), streamed, run):

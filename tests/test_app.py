@@ -33,10 +33,9 @@ from asyncdsb.page import (
     press,
     restoring,
     session,
-    updates,
     wiring,
 )  # fmt: skip
-from asyncdsb.page.engine import Engine, Model, Moment, Pace, predict_maps, run_steps
+from asyncdsb.page.engine import Engine, Model, Pace, Step, predict_maps, run_steps
 from asyncdsb.photo.record import load_map, load_settings
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 from asyncdsb.schedule import STRATEGIES
@@ -190,7 +189,7 @@ def test_heatmap_follows_the_package(tiny_pipe, tau_range, strategy):
     image = photograph()
     mask = hole_in(image)
     maps = predict_maps(tiny_pipe, image, mask, 8)
-    sent = payload.order_payload(maps.orders, image, mask, maps.schedule)
+    sent = payload.format_maps(maps, image, mask, Pace())["tau"]
     order = sent["orders"][strategy]
     if isinstance(order, str):
         order = from_base64(order, "<u2").reshape(sent["height"], sent["width"]) / 65535
@@ -205,7 +204,8 @@ def test_payloads_are_small_and_json(tiny_pipe):
     image = photograph(1200, 800)
     mask = hole_in(image)
     maps = predict_maps(tiny_pipe, image, mask, 8)
-    sent = payload.order_payload(maps.orders, image, mask, maps.schedule)
+    shown = payload.format_maps(maps, image, mask, Pace())
+    sent = shown["tau"]
     assert (sent["width"], sent["height"]) == (256, 171)
     hole = from_base64(sent["hole"], np.uint8).reshape(171, 256)
     assert hole[85, 128] == 255 and hole[0, 0] == 0
@@ -214,18 +214,18 @@ def test_payloads_are_small_and_json(tiny_pipe):
     np.testing.assert_array_equal(grey, luma)
     assert sent["orders"]["uniform"] == 0.5
     assert len(json.dumps(sent)) < 600_000
-    picture = from_uri(payload.gradient_payload(maps.gradient)["picture"])
+    picture = from_uri(shown["gradient"]["picture"])
     assert picture.size == (512, 341)
 
 
 @pytest.mark.parametrize("count, kept", [(3, 3), (41, 41), (251, 41)])
 def test_film_payload_keeps_the_ends(count, kept):
     frames = [
-        {"t": 1 - i / (count - 1), "x_t": f"x{i}", "x0_hat": f"h{i}", "width": 8, "height": 6}
+        {"t": 1 - i / (count - 1), "x_t": f"x{i}", "x0_hat": f"h{i}", "step": i}
         for i in range(count)
     ]
-    film = payload.film_payload(frames)
-    assert (film["width"], film["height"], len(film["frames"])) == (8, 6, kept)
+    film = payload.film_payload(frames=frames)
+    assert len(film["frames"]) == kept
     times = [frame["t"] for frame in film["frames"]]
     assert times[0] == 1 and times[-1] == 0 and times == sorted(times, reverse=True)
     assert film["frames"][-1]["x_t"] == f"x{count - 1}"
@@ -233,9 +233,8 @@ def test_film_payload_keeps_the_ends(count, kept):
 
 def test_frame_payload():
     x_t, x0_hat = Image.new("RGB", (80, 60), "#204060"), Image.new("RGB", (80, 60), "#c0a080")
-    sent = payload.frame_payload(3, 10, Moment(0.7, x_t, x0_hat))
+    sent = payload.frame_payload(Step(3, 10, 0.7, x_t, x0_hat, 0))
     assert (sent["step"], sent["steps"], sent["t"]) == (3, 10, 0.7)
-    assert (sent["width"], sent["height"]) == (80, 60)
     for name, expected in (("x_t", x_t), ("x0_hat", x0_hat)):
         shown = np.asarray(from_uri(sent[name]).convert("RGB"), int)
         assert np.abs(shown - np.asarray(expected, int)).max() <= 4
@@ -265,8 +264,8 @@ def test_page_files_name_no_other_host():
         ({"tau_max": 1.2}, r"\[0, 1\]"),
         ({"tau_min": None}, "tau_min"),
         ({"tau_min": float("nan")}, "tau_min"),
-        ({"steps": 0}, "steps >= 1"),
-        ({"steps": session.MAX_STEPS + 1}, "at most"),
+        ({"steps": 0}, "from 1 to 250 for steps"),
+        ({"steps": session.MAX_STEPS + 1}, "from 1 to 250 for steps"),
         ({"steps": 2.5}, "whole"),
         ({"seed": None}, "seed"),
         ({"seed": -1}, "seed"),
@@ -367,7 +366,7 @@ def test_bad_photo_is_refused(tmp_path, content):
 
 
 def test_the_page_opens_on_a_finished_example():
-    first = opening.read(("scenes", "portraits"), app.EXAMPLES)
+    first = opening.read(("scenes", "portraits"))
     film = first["frame"]
     assert film["opening"] and len(film["frames"]) == len(film["other"]) > 20
     times = [frame["t"] for frame in film["frames"]]
@@ -377,7 +376,7 @@ def test_the_page_opens_on_a_finished_example():
     assert hole_of(first["photo"], first["editor"]["hole"]).any()
     # It is there before any model, and small enough to come with the page.
     assert len(json.dumps({k: v for k, v in first.items() if k != "photo"})) < 1_200_000
-    assert opening.read(("elsewhere",), app.EXAMPLES) == {}
+    assert opening.read(("elsewhere",)) == {}
 
 
 def test_a_photo_after_an_example_begins_with_the_weights_for_any(tmp_path):
@@ -396,7 +395,7 @@ def test_a_photo_after_an_example_begins_with_the_weights_for_any(tmp_path):
 
 
 def test_examples_are_ready_to_use(engine):
-    examples = handlers.find_examples(app.EXAMPLES)
+    examples = handlers.find_examples()
     assert len(examples) >= 4
     with_mask = [example for example in examples if example.mask_path.exists()]
     assert len(with_mask) >= 2 and examples[: len(with_mask)] == with_mask
@@ -404,20 +403,20 @@ def test_examples_are_ready_to_use(engine):
         _, image, mask = example.read()
         assert max(image.size) <= 768 and example.path.stat().st_size < 200 * 1024
         assert mask is None or (mask.shape == (image.height, image.width) and 0 < mask.mean() < 0.5)
-    shown = handlers.on_example(engine, examples, 0)
+    shown = handlers.on_example(engine, 0)
     assert shown["photo"].path == str(examples[0].path)
     maps = handlers.on_preview(engine, shown["photo"], shown["editor"]["hole"], None)
     assert maps["tau"]["orders"]
-    bare = handlers.on_example(engine, examples, len(examples) - 1)
+    bare = handlers.on_example(engine, len(examples) - 1)
     assert (
-        handlers.on_preview(engine, bare["photo"], bare["editor"]["hole"], None) == updates.NO_MAPS
+        handlers.on_preview(engine, bare["photo"], bare["editor"]["hole"], None) == payload.NO_MAPS
     )
 
 
 @pytest.mark.parametrize("index", [-1, 99, None, "0"])
 def test_unknown_example_is_refused(engine, index):
     with pytest.raises(ValueError, match="expected an example"):
-        handlers.on_example(engine, handlers.find_examples(app.EXAMPLES), index)
+        handlers.on_example(engine, index)
 
 
 def test_preset_masks(engine, tmp_path):
@@ -455,7 +454,7 @@ def test_preview_follows_the_mask(engine, tmp_path):
     assert update["gradient"] and update["tau"]
     assert handlers.on_preview(engine, photo, value, update["seen"]) == {}
     blank = painted(photo)
-    assert handlers.on_preview(engine, photo, blank, update["seen"]) == updates.NO_MAPS
+    assert handlers.on_preview(engine, photo, blank, update["seen"]) == payload.NO_MAPS
     assert handlers.on_clear()["photo"] is None
 
 
@@ -624,7 +623,7 @@ def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
     assert chosen["result"]["value"] == second.path and chosen["chosen"] == 1
     assert len(chosen["frame"]["frames"]) == 2
     for index in (-1, 3, None, "0"):
-        with pytest.raises(ValueError, match="one of the results"):
+        with pytest.raises(ValueError, match="Restore something first"):
             restoring.on_choose(results, index)
     *_, listed, _ = restore(engine, photo, hole, results=results, steps=1, seed=9)
     assert len(listed["results"]) == 4
@@ -654,10 +653,9 @@ def test_a_result_is_shown_with_and_without_patches(engine, tmp_path):
     *_, listed, _ = restore(engine, photo, hole, steps=2)
     np.testing.assert_array_equal(restored(kept), restored(listed["results"][0]))
     # What "All files" says of it belongs to the picture that is shown.
-    assert kept.shown.record["finish"] == kept.shown.settings.finish == "patches"
+    assert kept.record["finish"] == "patches"
     (back,) = restoring.on_finish(engine, both["results"], 0, "none")
-    bridge = back["results"][0].shown
-    assert bridge.record["finish"] == bridge.settings.finish == "none"
+    assert back["results"][0].record["finish"] == "none"
     np.testing.assert_array_equal(restored(back["results"][0]), restored(alone[0]))
     assert list(restoring.on_finish(engine, [], -1, "none")) == []
     session.forget([*both["results"], *listed["results"]])
@@ -688,7 +686,7 @@ def test_painted_order(engine, tmp_path):
         run = restore(engine, photo, layer, strategy="painted", order=order_text(shown), steps=3)
         (kept,) = next(update["results"] for update in run if update.get("results"))
         results.append(restored(kept))
-        assert kept.run.record["strategy"] == "painted"
+        assert kept.record["strategy"] == "painted"
     assert (results[0] != results[1]).any()
     assert "Paint the order" in next(restore(engine, photo, layer, strategy="painted"))["status"]
 
@@ -737,7 +735,7 @@ def test_files_need_a_run(engine):
     with pytest.raises(ValueError, match="Restore something first"):
         list(restoring.on_files(engine, [], -1))
     with pytest.raises(ValueError, match="Restore something first"):
-        list(restoring.on_film(None, -1, ".webp"))
+        list(restoring.on_film([], -1, ".webp"))
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -856,10 +854,10 @@ def test_masks_are_edited(engine, tmp_path):
 
 
 def test_a_link_opens_what_it_was_copied_from():
-    examples = handlers.find_examples(app.EXAMPLES)
+    examples = handlers.find_examples()
     name = examples[-1].path.stem
     query = {"example": name, "mask": "narrow-3", "tau_max": "0.9", "steps": "7", "sampler": "ode"}
-    update = handlers.on_link(examples, query)
+    update = handlers.on_link(query)
     assert (update["tau_max"], update["steps"], update["sampler"]) == (0.9, 7, "ode")
     assert update["photo"].example == name
     assert update["editor"]["named"] == {"example": name, "mask": "narrow-3"}
@@ -876,23 +874,22 @@ def test_a_link_opens_what_it_was_copied_from():
     ],
 )  # fmt: skip
 def test_what_a_link_may_not_say_is_left_out(query):
-    assert handlers.on_link(handlers.find_examples(app.EXAMPLES), query) == {}
+    assert handlers.on_link(query) == {}
 
 
 def test_a_link_keeps_the_range_in_order():
-    examples = handlers.find_examples(app.EXAMPLES)
     for query in ({"tau_min": "0.8", "tau_max": "0.3"}, {"tau_min": "0.4", "tau_max": "0.1"}):
-        assert handlers.on_link(examples, query) == {}
+        assert handlers.on_link(query) == {}
     # The other end has its default.
-    assert handlers.on_link(examples, {"tau_min": "0.8"}) == {}
-    assert handlers.on_link(examples, {"tau_max": "0.1", "steps": "7"}) == {"steps": 7}
-    assert handlers.on_link(examples, {"tau_max": "0.3"}) == {"tau_max": 0.3}
+    assert handlers.on_link({"tau_min": "0.8"}) == {}
+    assert handlers.on_link({"tau_max": "0.1", "steps": "7"}) == {"steps": 7}
+    assert handlers.on_link({"tau_max": "0.3"}) == {"tau_max": 0.3}
 
 
 def test_a_link_has_no_seed_that_the_page_would_refuse():
     query = {"seed": str(session.MAX_SEED)}
-    assert handlers.on_link([], query) == {"seed": session.MAX_SEED}
-    assert handlers.on_link([], {"seed": str(session.MAX_SEED + 1)}) == {}
+    assert handlers.on_link(query) == {"seed": session.MAX_SEED}
+    assert handlers.on_link({"seed": str(session.MAX_SEED + 1)}) == {}
 
 
 def test_files_are_handed_over_without_leaving_others_behind(tmp_path):
@@ -1010,7 +1007,7 @@ def test_what_is_expected_is_run_beforehand():
         begun.append((np.asarray(image), np.asarray(mask), settings))
         yield
 
-    first = opening.read(["portraits"], app.EXAMPLES)
+    first = opening.read(["portraits"])
     photo, hole = first["photo"], first["editor"]["hole"]
     assert first["seen"] == handlers.maps_of(photo, hole, Settings.tiles)
     _, image, mask = session.read_pair(photo, hole)
@@ -1147,7 +1144,7 @@ def test_value_errors_become_messages():
 
 def test_answers_name_components():
     parts = {"status": object(), "restore": object()}
-    update = {"status": "text", "restore": updates.Props(interactive=False)}
+    update = {"status": "text", "restore": payload.Props(interactive=False)}
     answer = wiring.named(update, parts)
     assert answer[parts["status"]] == "text"
     assert answer[parts["restore"]]["interactive"] is False

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.page.engine import Maps
-from asyncdsb.page.session import Run
+from asyncdsb.page.session import Kept
 from asyncdsb.photo.record import save_map
 from asyncdsb.show import viz
 
@@ -32,31 +32,25 @@ tau.npy, .png          peak time of every pixel in [0, 1], likewise; larger is r
 """
 
 
-def pack(path: Path, run: Run, maps: Maps, result: Path, film: Path) -> Path:
-    """Write the archive of a run.
+def pack(path: Path, run: Kept, maps: Maps, film: Path) -> None:
+    """Write the archive of a run, with the result that is shown.
 
     Args:
         path: file to write, ending in ``.zip``.
-        run: what it was made from.
+        run: to be packed.
         maps: predicted for its photo and mask.
-        result: the restored PNG.
         film: of the run, as WebP.
-
-    Returns:
-        The path.
     """
     tau = np.asarray(maps.tau(run.settings), np.float32)
-    record = run.record
-    if not isinstance(run.settings.strategy, str):
-        record = record | {"strategy": "tau.png"}
+    painted = {} if isinstance(run.settings.strategy, str) else {"strategy": "tau.png"}
     with (
         tempfile.TemporaryDirectory(prefix="asyncdsb-") as name,
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
     ):
         folder = Path(name)
-        archive.write(result, "restored.png", zipfile.ZIP_STORED)
+        archive.write(run.path, "restored.png", zipfile.ZIP_STORED)
         archive.write(film, "film.webp", zipfile.ZIP_STORED)
-        archive.writestr("settings.json", json.dumps(record, indent=2) + "\n")
+        archive.writestr("settings.json", json.dumps(run.record | painted, indent=2) + "\n")
         archive.writestr("README.txt", README.format(photo=Path(run.photo.path).name))
         Image.fromarray(run.mask.astype(np.uint8) * 255).save(folder / "mask.png")
         np.save(folder / "gradient.npy", maps.gradient)
@@ -70,4 +64,3 @@ def pack(path: Path, run: Run, maps: Maps, result: Path, film: Path) -> Path:
         for file in sorted(folder.iterdir()):
             packed = zipfile.ZIP_STORED if file.suffix == ".png" else zipfile.ZIP_DEFLATED
             archive.write(file, file.name, packed)
-    return path

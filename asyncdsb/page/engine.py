@@ -1,4 +1,4 @@
-"""The model behind the page: loading it, its pace, and its answers as plain arrays."""
+"""The model behind the page: loading it, its pace, and its answers."""
 
 from __future__ import annotations
 
@@ -14,28 +14,23 @@ import torch
 from PIL import Image
 
 from asyncdsb.photo.heads import Box
+from asyncdsb.photo.result import Frame
 from asyncdsb.photo.settings import Settings
 from asyncdsb.schedule import STRATEGIES, NoiseSchedule
 
-WARM_UP = (4, 256)
-"""Steps, and side in pixels, of the run that measures the machine's pace."""
+WARM_UP = (4, 256)  # Steps, and side in pixels, of the run that measures the machine's pace.
+PARTS = ("flat", "middle", "steep")  # Thirds of the hole's pixels by the predicted gradient.
+FOLLOWED = 4_000  # Most pixels of a hole whose way is followed.
 
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-    """What the heatmaps show.
+    """What the heatmaps show."""
 
-    Attributes:
-        gradient: float32 (H, W) in [0, 1], the predicted gradient.
-        orders: per strategy its tau map for the range [0, 1], float32 (H, W).
-        schedule: noise schedule of the weights.
-        work: pixels that the network is evaluated on in one step.
-    """
-
-    gradient: np.ndarray
-    orders: dict[str, np.ndarray]
-    schedule: NoiseSchedule
-    work: int
+    gradient: np.ndarray  # float32 (H, W) in [0, 1], as predicted
+    orders: dict[str, np.ndarray]  # per strategy its tau map for the range [0, 1], float32 (H, W)
+    schedule: NoiseSchedule  # of the weights
+    work: int  # pixels that the network is evaluated on in one step
 
     def tau(self, settings: Settings) -> np.ndarray:
         """Peak times of a run with these maps, (H, W)."""
@@ -45,30 +40,17 @@ class Maps:
         return settings.tau_min + span * self.orders[settings.strategy]
 
 
-PARTS = ("flat", "middle", "steep")
-"""Thirds of the hole's pixels by the predicted gradient."""
-
-FOLLOWED = 4_000
-"""Most pixels of a hole whose way is followed."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Shares:
     """How much of each part of the hole is restored over a run.
 
     The measured share of the way from x1 to x0 at time t is <x1 - x_t, x1 - x0> / |x1 - x0|^2 over
-    the part's pixels, x0 being the result. In a state of the bridge its expectation is the mean of
-    1 - s(t; tau).
-
-    Attributes:
-        t: times, falling from 1 to 0.
-        measured: for each of :data:`PARTS` the share at every time.
-        scheduled: likewise the mean of 1 - s.
+    the part's pixels, x0 being the result. Its expectation is the mean of 1 - s(t; tau).
     """
 
-    t: list[float]
-    measured: dict[str, list[float]]
-    scheduled: dict[str, list[float]]
+    t: list[float]  # falling from 1 to 0
+    measured: dict[str, list[float]]  # for each of PARTS the share at every time
+    scheduled: dict[str, list[float]]  # likewise the mean of 1 - s
 
 
 class Follower:
@@ -77,18 +59,17 @@ class Follower:
     def __init__(self) -> None:
         self._t: list[float] = []
         self._states: list[torch.Tensor] = []
-        self._estimate: torch.Tensor | None = None
 
-    def see(self, frame: Any) -> None:
+    def see(self, frame: Frame) -> None:
         """Take over one frame of a pipeline's stream."""
-        windows, masks = frame.prepared.windows, frame.prepared.masks
         if not self._t:
-            self._holes = [mask[0, 0].cpu() > 0.5 for mask in masks]
+            self._holes = [mask[0, 0].cpu() > 0.5 for mask in frame.prepared.masks]
             count = sum(int(hole.sum()) for hole in self._holes)
             self._stride = max(1, -(-count // FOLLOWED))
-            both = (frame.gradient, frame.tau)
-            maps = ([window.shrink(one) for window in windows] for one in both)
-            self._gradient, self._tau = (self._chosen(one)[:, 0] for one in maps)
+            self._gradient, self._tau = (
+                self._chosen([window.shrink(one) for window in frame.prepared.windows])[:, 0]
+                for one in (frame.gradient, frame.tau)
+            )
         self._t.append(frame.t)
         self._states.append(self._chosen(frame.states))
         if frame.step < frame.steps:
@@ -96,7 +77,7 @@ class Follower:
 
     def shares(self, schedule: NoiseSchedule) -> Shares | None:
         """What the run did, once it is over."""
-        if self._estimate is None or len(self._tau) < len(PARTS):
+        if len(self._tau) < len(PARTS):
             return None
         x1, x0 = self._states[0], self._estimate
         # The last state may hold copied patches; the bridge ends where its estimate led it.
@@ -114,7 +95,7 @@ class Follower:
         return Shares([round(t, 4) for t in self._t], measured, scheduled)
 
     def _chosen(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(N, C) of the followed pixels in (1, C, h, w) of every window."""
+        """Values (N, C) of the followed pixels, of (1, C, h, w) in every window."""
         pairs = zip(values, self._holes, strict=True)
         found = [one[0].float().cpu()[:, hole] for one, hole in pairs]
         return torch.cat(found, dim=1)[:, :: self._stride].T.clone()
@@ -122,65 +103,32 @@ class Follower:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One state of a run as plain arrays, so that it can cross a process border.
+    """One state of a run without its tensors, so that it can cross a process border."""
 
-    Attributes:
-        step: number of steps done, 0 ... steps.
-        steps: number of steps of the run.
-        t: time, 1 ... 0.
-        x_t: uint8 (h, w, 3), the bridge state, reduced for the screen.
-        x0_hat: uint8 (h, w, 3), the prediction made from it, reduced likewise.
-        work: pixels that the network is evaluated on in one step.
-        maps: with the first step only, and only if they were asked for.
-        image: uint8 (H, W, 3), the finished picture; with the last step only.
-        bridge: the same before known patches were copied into it; with the last step only.
-        shares: how the run kept to its schedules; with the last step only, and None for a hole of
-            fewer than three pixels.
-        settings: all that gives this picture again, JSON-serialisable; with the last step only.
-    """
+    step: int  # steps done
+    steps: int  # of the run
+    t: float  # time, falling from 1 to 0
+    x_t: Image.Image  # the bridge state, RGB, reduced for the screen
+    x0_hat: Image.Image  # the prediction made from it, likewise
+    work: int  # pixels that the network is evaluated on in one step
+    maps: Maps | None = None  # with the first state, if they were asked for
 
-    step: int
-    steps: int
-    t: float
-    x_t: np.ndarray
-    x0_hat: np.ndarray
-    work: int
-    maps: Maps | None = None
-    image: np.ndarray | None = None
-    bridge: np.ndarray | None = None
-    shares: Shares | None = None
-    settings: dict[str, Any] | None = None
+    # With the last state alone:
+    image: np.ndarray | None = None  # uint8 (H, W, 3), the finished picture
+    bridge: np.ndarray | None = None  # the same before known patches were copied into it
+    shares: Shares | None = None  # None for a hole of fewer than three pixels
+    settings: dict[str, Any] | None = None  # give this picture again, JSON-serialisable
 
 
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """One frame of a run.
-
-    Attributes:
-        t: time, 1 ... 0.
-        x_t: the bridge state, reduced for the screen.
-        x0_hat: the prediction made from it.
-    """
-
-    t: float
-    x_t: Image.Image
-    x0_hat: Image.Image
-
-    @classmethod
-    def of(cls, step: Step) -> Moment:
-        """The pictures of a step."""
-        return cls(step.t, Image.fromarray(step.x_t), Image.fromarray(step.x0_hat))
-
-
+@dataclasses.dataclass
 class Pace:
     """How fast this machine is, learned from the runs."""
 
-    def __init__(self) -> None:
-        self._seconds: float | None = None
+    _seconds: float | None = None
 
     def learn(self, seconds: float, steps: int, work: int) -> None:
         """Take over what a run of so many evaluations of so many pixels took."""
-        if steps > 0 and work > 0:
+        if steps > 0:
             self._seconds = seconds / (steps * work)
 
     def of_step(self, work: int) -> float | None:
@@ -190,27 +138,24 @@ class Pace:
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What the handlers ask for.
+    """What the handlers ask for."""
 
-    Attributes:
-        predict: (weights, image, mask, tiles) to :class:`Maps`.
-        steps_of: (weights, image, mask, settings, maps) to an iterator over :class:`Step`; the last
-            one, False if it is left out, says whether the maps are wanted with the first step.
-        pace: of the machine.
-        ready: whether the model is loaded, so that nothing has to be waited for.
-    """
-
-    predict: Callable[[str, Image.Image, np.ndarray, int], Maps]
-    steps_of: Callable[..., Iterator[Step]]
+    predict: Callable[..., Maps]  # as predict_maps, with the name of the weights for the pipeline
+    steps_of: Callable[..., Iterator[Step]]  # likewise as run_steps
     pace: Pace
-    ready: Callable[[], bool] = lambda: True
+    ready: Callable[[], bool] = lambda: True  # whether nothing has to be waited for
 
 
 class Model:
     """Loads the pipelines in the background, each once, and hands them out.
 
+    Args:
+        load: makes the pipeline of named weights; called in a thread of its own.
+        names: of all weights; the first are loaded first and serve where none are named.
+        expected: weights, photograph and mask that are probably restored first; one step of that is
+            run beforehand, so that it need not wait for what is done once.
+
     Attributes:
-        names: of the weights; the first are loaded first and serve where none are named.
         pace: of the machine, with the first weights.
     """
 
@@ -220,14 +165,6 @@ class Model:
         names: Sequence[str],
         expected: tuple[str, Image.Image, np.ndarray] | None = None,
     ) -> None:
-        """Start loading.
-
-        Args:
-            load: makes the pipeline of named weights; called in a thread of its own.
-            names: of all weights that may be asked for.
-            expected: weights, photograph and mask that are probably restored first; one step of
-                that is run beforehand, so that it need not wait for what is done once.
-        """
         self.names, self._expected = tuple(names), expected
         self.pace = Pace()
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -236,24 +173,19 @@ class Model:
         executor.shutdown(wait=False)
 
     def _warm_up(self) -> None:
-        """Run what is expected, then measure the pace on a grey picture.
-
-        Where that fails, the first run does both.
-        """
+        """Run what is expected, then measure the pace on a grey picture."""
+        # Where that fails, the first run does both.
         with contextlib.suppress(Exception):
             if self._expected:
                 name, image, mask = self._expected
-                for _ in self.get(name).stream(image, mask, steps=1):
-                    pass
-        with contextlib.suppress(Exception):
+                list(self.get(name).stream(image, mask, steps=1))
             steps, side = WARM_UP
             mask = np.zeros((side, side), bool)
             mask[side // 4 : -side // 4, side // 4 : -side // 4] = True
             states = self.get().stream(np.full((side, side, 3), 128, np.uint8), mask, steps=steps)
             next(states)  # Comes with the first evaluation, which has memory to allocate.
             started = time.monotonic()
-            for _ in states:
-                pass
+            list(states)
             self.pace.learn(time.monotonic() - started, steps - 1, side**2)
 
     def ready(self) -> bool:
@@ -261,14 +193,10 @@ class Model:
         return all(loading.done() for loading in self._loading.values())
 
     def get(self, name: str | None = None) -> Any:
-        """Wait for a pipeline.
-
-        Args:
-            name: of the weights; None for the first.
+        """Wait for the pipeline of named weights, None for the first.
 
         Raises:
-            ValueError: there are no such weights, or they could not be loaded; the message says
-                why.
+            ValueError: there are no such weights, or the reason why they could not be loaded.
         """
         name = name or self.names[0]
         if name not in self._loading:
@@ -283,7 +211,7 @@ class Model:
 def predict_maps(pipe: Any, image: Image.Image, mask: np.ndarray, tiles: int) -> Maps:
     """Predict the gradient and every strategy's order of restoration; no step of the bridge."""
     box = pipe.head_box(image, mask)
-    return _maps(pipe, np.asarray(pipe.predict_gradient(image, mask, tiles, box)), mask, tiles, box)
+    return _maps(pipe, pipe.predict_gradient(image, mask, tiles, box), mask, tiles, box)
 
 
 def run_steps(
@@ -301,13 +229,11 @@ def run_steps(
     Yields:
         steps + 1 states, t from 1 to 0.
     """
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     follower, before = Follower(), None
-    for state in pipe.stream(image, mask, **values):
-        last = state.step == state.steps
+    for state in pipe.stream(image, mask, **vars(settings)):
         follower.see(state)
         finished: dict[str, Any] = {}
-        if last:
+        if state.step == state.steps:
             # At t = 0 the bridge is where its last estimate led it.
             bridge = dataclasses.replace(state, estimates=before, patches=False)
             finished = {
@@ -321,8 +247,8 @@ def run_steps(
             step=state.step,
             steps=state.steps,
             t=float(state.t),
-            x_t=np.asarray(state.x_t),
-            x0_hat=np.asarray(state.x0_hat),
+            x_t=state.x_t,
+            x0_hat=state.x0_hat,
             work=sum(window.evaluated for window in state.prepared.windows),
             maps=_maps(pipe, state.gradient, mask, settings.tiles, state.prepared.box)
             if maps and state.step == 0
@@ -332,8 +258,5 @@ def run_steps(
 
 
 def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray, tiles: int, box: Box | None) -> Maps:
-    orders = {
-        name: np.asarray(pipe.tau_map(gradient, mask, 0.0, 1.0, name, tiles, box))
-        for name in STRATEGIES
-    }
+    orders = {name: pipe.tau_map(gradient, mask, 0.0, 1.0, name, tiles, box) for name in STRATEGIES}
     return Maps(gradient, orders, pipe.config.schedule, pipe.work(mask, tiles, box))

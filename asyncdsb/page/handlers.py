@@ -3,13 +3,13 @@
 Restoring it is in :mod:`asyncdsb.page.restoring`.
 
 Every handler is a plain function: it checks what the browser sent, calls the pipeline and formats
-the answer as a dictionary from the name of a part of the page to its new value, or to new
-properties of it (:mod:`asyncdsb.page.updates`). A ``ValueError`` is shown to the visitor as it is.
-Nothing here knows the user interface library.
+the answer as a :data:`asyncdsb.page.payload.Update`. A ``ValueError`` is shown to the visitor as it
+is. Nothing here knows the user interface library.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,34 +22,26 @@ from PIL import Image
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.page import canvas, payload, session
 from asyncdsb.page.engine import Engine, Model
-from asyncdsb.page.updates import NO_MAPS, NO_RUN, Props, Update, format_maps
+from asyncdsb.page.payload import NO_MAPS, NO_RUN, Props, Update
+from asyncdsb.page.session import Photo
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 WELCOME = "Open a photo, or pick an example."
-
-OPENING = ("tau_min", "tau_max", "seed")
-"""Settings of its own that the page opens with."""
-
-AFTER_OPENING: Update = {name: getattr(Settings(), name) for name in OPENING}
-"""What takes their place when another photo comes."""
-
-ANY_PHOTO = "scenes"
-"""Weights that are for any photograph."""
+# What takes the place of the settings that are the opening example's own.
+AFTER_OPENING: Update = {name: getattr(Settings(), name) for name in ("tau_min", "tau_max", "seed")}
+ANY_PHOTO = "scenes"  # Weights that are for any photograph.
+EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A photograph that comes with the page.
-
-    Attributes:
-        path: the photograph.
-    """
+    """A photograph that comes with the page; its path."""
 
     path: Path
 
     @property
-    def weights(self) -> str | None:
+    def weights(self) -> str:
         """Weights that restore it, which are portraits' for files of that name."""
         return "portraits" if self.path.stem.startswith("portrait") else ANY_PHOTO
 
@@ -58,39 +50,38 @@ class Example:
         """Where its prepared mask lies, white = missing, if it has one."""
         return self.path.with_name(f"{self.path.stem}-mask.png")
 
-    def read(self) -> tuple[session.Photo, Image.Image, np.ndarray | None]:
+    def read(self) -> tuple[Photo, Image.Image, np.ndarray | None]:
         """Return the photograph, its pixels, and its mask or None."""
         photo, image = session.open_photo(str(self.path))
         photo = dataclasses.replace(photo, example=self.path.stem, weights=self.weights)
         return photo, image, read_mask(self.mask_path) if self.mask_path.exists() else None
 
 
-def find_examples(folder: Path) -> list[Example]:
-    """List the examples in a folder, those with a prepared mask first."""
-    examples = [Example(path) for path in sorted(folder.glob("*.jpg"))]
+def find_examples() -> list[Example]:
+    """List the examples, those with a prepared mask first."""
+    examples = [Example(path) for path in sorted(EXAMPLES.glob("*.jpg"))]
     return sorted(examples, key=lambda example: not example.mask_path.exists())
 
 
 def on_photo(
-    path: str | None,
-    weights: str | None = None,
-    before: session.Photo | None = None,
-    names: Sequence[str] = (),
+    path: str, weights: str | None = None, before: Photo | None = None, names: Sequence[str] = ()
 ) -> Update:
     """Open an uploaded photograph, to be restored by the chosen weights.
 
     After an example, which chooses its own, it begins with those for any photo.
     """
-    if not path:
-        raise ValueError("expected a photo, got no file")
     photo, image = session.open_photo(path)
     if before is not None and before.example and ANY_PHOTO in names:
         weights = ANY_PHOTO
-    shown = show(dataclasses.replace(photo, weights=weights), None, image=image)
-    return shown | (AFTER_OPENING if before is not None and before.opening else {})
+    return show(dataclasses.replace(photo, weights=weights), image=image) | _after(before)
 
 
-def on_weights(model: Model, photo: session.Photo | None, weights: str) -> Iterator[Update]:
+def _after(before: Photo | None) -> Update:
+    """What another photograph resets after the one that the page opened with."""
+    return AFTER_OPENING if before is not None and before.opening else {}
+
+
+def on_weights(model: Model, photo: Photo | None, weights: str) -> Iterator[Update]:
     """Let other weights restore the photograph; offer what they were trained for.
 
     The former comes at once: by the time that they are loaded, there may be another photograph.
@@ -112,40 +103,29 @@ def on_clear() -> Update:
 
 
 def on_example(
-    engine: Engine,
-    examples: Sequence[Example],
-    index: int,
-    tiles: float = Settings.tiles,
-    before: session.Photo | None = None,
+    engine: Engine, index: int, tiles: float = Settings.tiles, before: Photo | None = None
 ) -> Update:
     """Open an example photograph."""
-    if not isinstance(index, int) or not 0 <= index < len(examples):
+    examples = find_examples()
+    if index not in range(len(examples)):
         raise ValueError(f"expected an example 0 ... {len(examples) - 1}, got {index!r}")
-    example = examples[index]
-    photo, image, mask = example.read()
-    shown = show(photo, mask, "own" if mask is not None else None, image)
-    shown |= AFTER_OPENING if before is not None and before.opening else {}
-    return with_maps(engine, shown, tiles)
+    photo, image, mask = examples[index].read()
+    shown = show(photo, mask, None if mask is None else "own", image)
+    return with_maps(engine, shown | _after(before), tiles)
 
 
 def on_mask_file(
-    engine: Engine,
-    path: str | None,
-    photo: session.Photo | None,
-    hole: str | None,
-    tiles: float = Settings.tiles,
+    engine: Engine, path: str, photo: Photo | None, hole: str | None, tiles: float = Settings.tiles
 ) -> Update:
     """Take the hole from a file, white = missing."""
     photo, _ = session.read_hole(photo, hole)
-    if not path:
-        raise ValueError("expected a mask, got no file")
     return with_maps(engine, show(photo, read_mask(path, photo.size)), tiles)
 
 
 def on_preset(
     engine: Engine,
     kind: str,
-    photo: session.Photo | None,
+    photo: Photo | None,
     hole: str | None,
     drawn: int,
     tiles: float = Settings.tiles,
@@ -153,16 +133,11 @@ def on_preset(
     """Draw a mask of a kind; every press draws another one, in the same order each time."""
     photo, _ = session.read_hole(photo, hole)
     mask = make_mask(kind, photo.size[::-1], seed=drawn)
-    shown = show(photo, mask, f"{kind}-{drawn}")
-    return with_maps(engine, shown, tiles) | {"drawn": drawn + 1}
+    return with_maps(engine, show(photo, mask, f"{kind}-{drawn}"), tiles) | {"drawn": drawn + 1}
 
 
 def on_edit(
-    engine: Engine,
-    edit: str,
-    photo: session.Photo | None,
-    hole: str | None,
-    tiles: float = Settings.tiles,
+    engine: Engine, edit: str, photo: Photo | None, hole: str | None, tiles: float = Settings.tiles
 ) -> Update:
     """Invert, grow or shrink the painted hole."""
     # At the canvas's own scale, so that nothing is lost by going there and back.
@@ -172,41 +147,31 @@ def on_edit(
     return with_maps(engine, show(photo, canvas.edit_mask(mask, edit)), tiles)
 
 
-def on_reuse(result: str | None, photo: session.Photo | None, hole: str | None) -> Update:
+def on_reuse(result: str | None, photo: Photo | None, hole: str | None) -> Update:
     """Go on with the result as the photograph; the one before it can be brought back."""
     if not result:
         raise ValueError("Restore something first.")
     before, _ = session.read_hole(photo, hole)
     opened, image = session.open_photo(result)
     opened = dataclasses.replace(opened, weights=before.weights, before=before)
-    return show(opened, None, image=image)
+    return show(opened, image=image)
 
 
-def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
+def on_link(query: Mapping[str, str]) -> Update:
     """Take over settings, example and mask from the address with which the page was opened.
 
-    What the address says is not trusted: anything that is not one of the page's own choices is left
-    out.
+    Anything that is not one of the page's own choices is left out.
     """
     update: Update = {}
-    defaults = Settings()
-    for name in session.SETTINGS:
-        if name in query:
-            value = payload.parsed(query[name])
-            values = {one: getattr(defaults, one) for one in session.SETTINGS} | {name: value}
-            if name in ("tau_min", "tau_max"):
-                values |= {"tau_min": value, "tau_max": value}
-            try:
-                read = session.read_settings(list(values.values()))
-            except ValueError:
-                continue
-            if read.seed > session.MAX_SEED:  # Programs may have it, but not the page's own box.
-                continue
-            update[name] = value
-    if not update.get("tau_min", defaults.tau_min) <= update.get("tau_max", defaults.tau_max):
-        # Beside one end alone the other has its default.
-        update = {name: value for name, value in update.items() if not name.startswith("tau_")}
-    found = [one for one in examples if one.path.stem == query.get("example")]
+    defaults = {name: getattr(Settings(), name) for name in session.SETTINGS}
+    # The range counts as a whole. Beside one end alone the other has its default.
+    for names in (("tau_min", "tau_max"), *((name,) for name in session.SETTINGS[2:])):
+        said = {name: _parsed(query[name]) for name in names if name in query}
+        with contextlib.suppress(ValueError):
+            read = session.read_settings(list((defaults | said).values()))
+            if read.seed <= session.MAX_SEED:  # Programs may have more, but not the page's own box.
+                update |= said
+    found = [one for one in find_examples() if one.path.stem == query.get("example")]
     if not found:
         return update
     photo, image, mask = found[0].read()
@@ -216,13 +181,22 @@ def on_link(examples: Sequence[Example], query: Mapping[str, str]) -> Update:
         mask = make_mask(kind, (image.height, image.width), seed=int(drawn))
     elif chosen != "own":
         mask = None
-    shown = show(photo, mask, chosen if mask is not None else None, image)
+    shown = show(photo, mask, None if mask is None else chosen, image)
     return AFTER_OPENING | update | shown
+
+
+def _parsed(text: str) -> float | str:
+    """A value of the page's address: a number where it is one, else the text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else number
 
 
 def on_preview(
     engine: Engine,
-    photo: session.Photo | None,
+    photo: Photo | None,
     hole: str | None,
     seen: int | None,
     tiles: float = Settings.tiles,
@@ -241,17 +215,11 @@ def on_preview(
         return NO_MAPS
     maps = engine.predict(photo.weights, image, mask, tiles)
     told = {"seen": fingerprint, "status": payload.message(_described(photo, painted=True))}
-    return format_maps(maps, image, mask, engine.pace) | told
+    return payload.format_maps(maps, image, mask, engine.pace) | told
 
 
-def maps_of(photo: session.Photo, hole: str, tiles: int) -> int:
-    """What tells the maps of a hole from others, for the part ``seen``.
-
-    Args:
-        photo: of the session.
-        hole: text of the canvas, which holds the photograph's stamp.
-        tiles: most fields of the networks.
-    """
+def maps_of(photo: Photo, hole: str, tiles: int) -> int:
+    """What tells the maps of a hole, whose text names its photograph, from others."""
     return hash((photo.weights, hole, tiles))
 
 
@@ -268,8 +236,8 @@ def with_maps(engine: Engine, shown: Update, tiles: float) -> Update:
 
 
 def show(
-    photo: session.Photo,
-    mask: np.ndarray | None,
+    photo: Photo,
+    mask: np.ndarray | None = None,
     drawn: str | None = None,
     image: Image.Image | None = None,
 ) -> Update:
@@ -303,7 +271,7 @@ def show(
     return NO_RUN | NO_MAPS | shown
 
 
-def _described(photo: session.Photo, painted: bool) -> str:
+def _described(photo: Photo, painted: bool) -> str:
     """Say what is on the canvas, and what comes next."""
     todo = "Press Restore." if painted else "Paint over what is to be restored."
     return f"{Path(photo.path).name}, {photo.size[0]} × {photo.size[1]}. {todo}"

@@ -6,12 +6,12 @@ This and :mod:`asyncdsb.page.wiring` alone know the user interface library.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from asyncdsb.page import canvas, handlers, payload, session, updates
+from asyncdsb.page import canvas, handlers, payload, session
+from asyncdsb.page.payload import Update
 from asyncdsb.photo.settings import Settings
 from asyncdsb.samplers import GRIDS, SAMPLERS
 from asyncdsb.schedule import STRATEGIES
@@ -26,20 +26,16 @@ RANGES = {
 }
 PRESET_MASKS = ("center", "half", "wide", "narrow")
 DEFAULTS = Settings()
-WEIGHTS = {"scenes": "Any photo", "portraits": "Portrait: a head, upright"}
-"""What the bundled weights are for, as the page says it."""
-
+WEIGHTS = {"scenes": "Any photo", "portraits": "Portrait: a head, upright"}  # Bundled.
 NO_MP4 = "<span>For films as MP4 too, the machine of this page needs imageio-ffmpeg (pip).</span>"
-
 FINISH_NAMES = {"Bridge only": "none", "With known patches": "patches"}
 
 
-def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dict[str, Any]:
+def layout(names: Sequence[str], opening: Update) -> dict[str, Any]:
     """Create the parts of the page; their names are those in the handlers' answers.
 
     Args:
         names: of the weights that a visitor can choose from.
-        examples: folder of the photographs that come with the page.
         opening: what the parts show at first, see :mod:`asyncdsb.page.opening`.
     """
     parts: dict[str, Any] = {name: gr.State(opening.get(name)) for name in ("photo", "seen")}
@@ -58,23 +54,19 @@ def layout(names: Sequence[str], examples: Path, opening: updates.Update) -> dic
             with gr.Column(elem_classes="pane", elem_id="pane-canvas", min_width=320):
                 with gr.Column(elem_classes="card", elem_id="card-canvas", min_width=0):
                     canvas_pane(parts, opening)
-                    run_pane(parts, opening)
                 with gr.Column(elem_classes="card", elem_id="card-results", min_width=0):
                     results_pane(parts)
                 with gr.Column(elem_classes="card", elem_id="card-settings", min_width=0):
                     settings_pane(parts, names, opening)
-                    examples_strip(parts, examples)
             with gr.Column(elem_classes="pane", elem_id="pane-stage", min_width=320):
                 with gr.Column(elem_classes="card", elem_id="card-stage", min_width=0):
                     heading(2, "Watch how it comes back")
-                    parts["frame"] = mounted(
-                        "frame", "mountStage", "stage.html", opening.get("frame")
-                    )
+                    parts["frame"] = mounted("frame", "mountStage", "stage.html", opening)
                 with gr.Column(elem_classes="card", elem_id="card-maps", min_width=0):
                     maps_pane(parts, opening)
         with gr.Tab("How it works", id="story"):
             gr.HTML(
-                payload.about(examples / ABOUT_PHOTO), elem_id="story",
+                payload.about(handlers.EXAMPLES / ABOUT_PHOTO), elem_id="story",
                 js_on_load="asyncdsb.mountAbout(element)",
             )  # fmt: skip
     parts["preview"] = gr.Button("Predict", elem_id="preview", visible="hidden")
@@ -90,8 +82,8 @@ def heading(number: int, text: str) -> gr.HTML:
     return gr.HTML(f"<h2><span>{number}</span>{text}</h2>", elem_classes="heading")
 
 
-def canvas_pane(parts: dict[str, Any], opening: updates.Update) -> None:
-    """Create the canvas and what fills it."""
+def canvas_pane(parts: dict[str, Any], opening: Update) -> None:
+    """Create the canvas, what fills it, what starts a run, and what it says."""
     with gr.Row(elem_classes="bar"):
         heading(1, "Paint the hole")
         with gr.Row(elem_id="open-photo"):
@@ -99,22 +91,13 @@ def canvas_pane(parts: dict[str, Any], opening: updates.Update) -> None:
             parts["open_photo"] = by_path(
                 gr.UploadButton("Open photo", size="sm", file_types=["image"])
             )
-    parts["editor"] = gr.HTML(
-        opening.get("editor"),
-        elem_id="editor",
-        html_template=payload.asset("canvas.html"),
-        js_on_load="asyncdsb.canvas.mount(element, props, watch)",
-    )
+    parts["editor"] = mounted("editor", "canvas.mount", "canvas.html", opening)
     with gr.Row(elem_classes="chips", elem_id="holes"):
         for kind in PRESET_MASKS:
             parts[kind] = gr.Button(kind.capitalize(), size="sm", min_width=0)
         parts["open_mask"] = by_path(gr.UploadButton("Mask file", size="sm", file_types=["image"]))
         for edit in canvas.EDITS:
             parts[edit] = gr.Button(edit.capitalize(), size="sm", min_width=0, elem_id=edit)
-
-
-def run_pane(parts: dict[str, Any], opening: updates.Update) -> None:
-    """Create what starts a run, and what it says."""
     with gr.Column(elem_id="run-bar"):
         with gr.Row(elem_id="actions"):
             parts["restore"] = gr.Button("Restore", variant="primary", elem_id="restore")
@@ -128,12 +111,9 @@ def run_pane(parts: dict[str, Any], opening: updates.Update) -> None:
 
 def results_pane(parts: dict[str, Any]) -> None:
     """Create what is left of the runs."""
-    parts["compare"] = mounted("compare", "mountCompare", "compare.html")
+    parts["compare"] = mounted("compare", "mountCompare", "compare.html", {})
     with gr.Row(elem_id="downloads"):
-        parts["finish"] = gr.Radio(
-            list(FINISH_NAMES.items()), value="none", show_label=False, container=False,
-            elem_id="finish", elem_classes="segments",
-        )  # fmt: skip
+        parts["finish"] = segments("finish", list(FINISH_NAMES.items()), "none")
         parts["result"] = by_path(gr.DownloadButton("PNG", elem_id="result", interactive=False))
         mp4 = h264_encoder() is not None
         parts["animation"] = gr.Button("Film: WebP", elem_id="animation", interactive=False)
@@ -146,13 +126,11 @@ def results_pane(parts: dict[str, Any]) -> None:
     )
 
 
-def settings_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.Update) -> None:
-    """Create the controls of the next run, but for those of its order."""
-    value = opening.get("weights") if opening.get("weights") in names else names[0]
-    parts["weights"] = gr.Radio(
-        [(WEIGHTS.get(name, name), name) for name in names], value=value, show_label=False,
-        container=False, elem_id="weights", elem_classes="segments", visible=len(names) > 1,
-    )  # fmt: skip
+def settings_pane(parts: dict[str, Any], names: Sequence[str], opening: Update) -> None:
+    """Create the controls of the next run, but for those of its order, and the examples."""
+    value = opening.get("weights", names[0])
+    choices = [(WEIGHTS.get(name, name), name) for name in names]
+    parts["weights"] = segments("weights", choices, value, visible=len(names) > 1)
     gr.HTML(payload.asset("weights.html"), elem_id="about-weights")
     with gr.Row(elem_id="settings"):
         parts["steps"] = gr.Slider(
@@ -174,57 +152,43 @@ def settings_pane(parts: dict[str, Any], names: Sequence[str], opening: updates.
             payload.asset("more.html"), elem_id="more-title",
             js_on_load="asyncdsb.mountMore(element)",
         )  # fmt: skip
-        more_settings(parts)
-
-
-def more_settings(parts: dict[str, Any]) -> None:
-    """Create the controls that few need."""
-    with gr.Row(elem_id="more-settings"):
-        parts["seeds"] = gr.Slider(
-            1, session.MAX_SEEDS, 1, step=1, label="Seeds at once", elem_id="seeds"
-        )
-        parts["tiles"] = gr.Slider(
-            1, session.MAX_TILES, DEFAULTS.tiles, step=1, label="Most tiles", elem_id="tiles"
-        )
-        parts["sampler"] = gr.Dropdown(
-            list(SAMPLERS), value=DEFAULTS.sampler, label="Sampler", elem_id="sampler"
-        )
-        parts["grid"] = gr.Dropdown(
-            list(GRIDS), value=DEFAULTS.grid, label="Time grid", elem_id="grid"
-        )
-        parts["eta"] = gr.Slider(
-            0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"
-        )
-
-
-def examples_strip(parts: dict[str, Any], folder: Path) -> None:
-    """Create the strip of example photographs."""
+        with gr.Row(elem_id="more-settings"):
+            for name, text, most, value in (
+                ("seeds", "Seeds at once", session.MAX_SEEDS, 1),
+                ("tiles", "Most tiles", session.MAX_TILES, DEFAULTS.tiles),
+            ):
+                parts[name] = gr.Slider(1, most, value, step=1, label=text, elem_id=name)
+            for name, text, known in (
+                ("sampler", "Sampler", SAMPLERS),
+                ("grid", "Time grid", GRIDS),
+            ):
+                value = getattr(DEFAULTS, name)
+                parts[name] = gr.Dropdown(list(known), value=value, label=text, elem_id=name)
+            parts["eta"] = gr.Slider(
+                0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"
+            )
     gr.HTML("<span>Examples, five of them with a hole</span>", elem_classes="chip-label")
-    examples = handlers.find_examples(folder)
+    examples = [(one.path.stem, *one.read()[1:]) for one in handlers.find_examples()]
     parts["examples"] = gr.HTML(
-        payload.example_buttons([(one.path.stem, *one.read()[1:]) for one in examples]),
+        payload.example_buttons(examples),
         elem_id="examples",
         js_on_load="asyncdsb.mountExamples(element, trigger)",
     )
 
 
-def maps_pane(parts: dict[str, Any], opening: updates.Update) -> None:
+def maps_pane(parts: dict[str, Any], opening: Update) -> None:
     """Create the maps with the range of tau, and the chart."""
     with gr.Row(elem_id="maps"):
         with gr.Column(min_width=0):
             gr.HTML("<h3>Predicted gradient</h3>", elem_classes="subheading")
-            parts["gradient"] = mounted(
-                "gradient", "mountGradient", "gradient.html", opening.get("gradient")
-            )
+            parts["gradient"] = mounted("gradient", "mountGradient", "gradient.html", opening)
         with gr.Column(min_width=0):
             gr.HTML("<h3>Peak time τ <span>of every pixel</span></h3>", elem_classes="subheading")
-            parts["tau"] = mounted("tau", "mountTau", "tau.html", opening.get("tau"))
+            parts["tau"] = mounted("tau", "mountTau", "tau.html", opening)
         with gr.Column(min_width=0, elem_id="order"):
             gr.HTML("<h3>Order of restoration</h3>", elem_classes="subheading")
-            parts["strategy"] = gr.Radio(
-                [*STRATEGIES, session.PAINTED], value=str(DEFAULTS.strategy), show_label=False,
-                container=False, elem_id="strategy", elem_classes="segments",
-            )  # fmt: skip
+            choices = [*STRATEGIES, session.PAINTED]
+            parts["strategy"] = segments("strategy", choices, DEFAULTS.strategy)
             for name, text in (("tau_min", "τ min"), ("tau_max", "τ max")):
                 parts[name] = gr.Slider(
                     0, 1, opening.get(name, getattr(DEFAULTS, name)), step=0.001, label=text,
@@ -234,13 +198,21 @@ def maps_pane(parts: dict[str, Any], opening: updates.Update) -> None:
                 for name in RANGES:
                     parts[name] = gr.Button(name, size="sm", min_width=0)
             gr.HTML(payload.asset("order.html"), elem_id="about-order")
-    parts["timing"] = mounted("timing", "mountTiming", "timing.html", opening.get("timing"))
+    parts["timing"] = mounted("timing", "mountTiming", "timing.html", opening)
 
 
-def mounted(name: str, function: str, template: str, value: Any = None) -> gr.HTML:
+def segments(name: str, choices: list, value: Any, visible: bool = True) -> gr.Radio:
+    """Create a row of buttons, one of which is pressed."""
+    return gr.Radio(
+        choices, value=value, show_label=False, container=False, visible=visible, elem_id=name,
+        elem_classes="segments",
+    )  # fmt: skip
+
+
+def mounted(name: str, function: str, template: str, opening: Update) -> gr.HTML:
     """Create a component that one function of the page's script fills in the browser."""
     return gr.HTML(
-        value,
+        opening.get(name),
         elem_id=name,
         html_template=payload.asset(template),
         js_on_load=f"asyncdsb.{function}(element, props, watch)",

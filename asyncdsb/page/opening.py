@@ -7,11 +7,8 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,97 +16,77 @@ from PIL import Image
 
 from asyncdsb.page import handlers, payload
 from asyncdsb.page.engine import Pace, Step, run_steps
-from asyncdsb.page.updates import Update, format_maps
+from asyncdsb.page.payload import Update
+from asyncdsb.page.press import synchronous
+from asyncdsb.photo.images import bounds
 from asyncdsb.photo.settings import Settings
 
+FILE = handlers.EXAMPLES.with_name("opening.json")
 EXAMPLE = "portrait-1"
+# Steps that are even in t, so that the film runs evenly; the widest range, so that edges are seen
+# to come first.
 RUN = Settings(tau_min=0.0, tau_max=1.0, steps=36, grid="uniform", seed=22)
-"""Steps that are even in t, so that the film runs evenly; the widest range, so that edges are seen
-to come first."""
-
-MARGIN = 0.12
-"""Of the hole's longer side, around it in the film."""
-
+MARGIN = 0.12  # Of the hole's longer side, around it in the film.
 SAID = "This is an example. Press Restore to run it here, or open a photo of your own."
 
 
-def read(names: Sequence[str], examples: Path) -> Update:
-    """What the parts of the page show at first; nothing if the example's weights are not offered.
+def read(names: Sequence[str]) -> Update:
+    """What the parts of the page show at first.
 
-    Args:
-        names: of the weights that a visitor can choose from.
-        examples: folder of the photographs that come with the page.
+    Nothing if the example's weights are not among the names of those that a visitor can choose.
     """
-    path = examples.parent / "opening.json"
-    chosen = [one for one in handlers.find_examples(examples) if one.path.stem == EXAMPLE]
-    if not path.is_file() or not chosen or chosen[0].weights not in names:
+    example = handlers.Example(handlers.EXAMPLES / f"{EXAMPLE}.jpg")
+    if example.weights not in names:
         return {}
-    photo, image, mask = chosen[0].read()
+    photo, image, mask = example.read()
     shown = handlers.show(dataclasses.replace(photo, opening=True), mask, None, image)
     copy = payload.base64_of(shown["editor"].pop("picture"))
     picture = {"url": f"data:image/jpeg;base64,{copy}"}
     # The maps are here: an answer that came late would take the place of another photo's.
     editor = shown["editor"] | {"picture": picture, "named": {}, "maps": True}
-    made: Update = json.loads(path.read_text(encoding="utf-8"))
+    made: Update = json.loads(FILE.read_text(encoding="utf-8"))
     seen = handlers.maps_of(shown["photo"], editor["hole"], Settings.tiles)
     return shown | made | {"editor": editor, "seen": seen, "status": SAID}
 
 
-def make(pipe: Any, example: handlers.Example) -> Update:
+def make(pipe: Any, image: Image.Image, mask: np.ndarray) -> Update:
     """Run the example with its own schedules and with one for all pixels."""
-    _, image, mask = example.read()
-    rows, columns = np.nonzero(mask)
-    margin = round(MARGIN * max(np.ptp(rows), np.ptp(columns)))
+    top, left, bottom, right = bounds(mask)
+    margin = round(MARGIN * (max(bottom - top, right - left) - 1))
     box = (
-        max(0, int(columns.min()) - margin), max(0, int(rows.min()) - margin),
-        min(image.width, int(columns.max()) + 1 + margin),
-        min(image.height, int(rows.max()) + 1 + margin),
+        max(0, left - margin), max(0, top - margin),
+        min(image.width, right + margin), min(image.height, bottom + margin),
     )  # fmt: skip
 
-    def frames(steps: Iterator[Step]) -> tuple[list[dict[str, Any]], list[Step]]:
-        seen = list(steps)
-        film = []
-        for step in seen:
-            pictures = {"x_t": step.x_t, "x0_hat": step.x0_hat}
-            film.append(
-                {"t": round(step.t, 4)} | {name: _webp(one, box) for name, one in pictures.items()}
-            )
-        return film, seen
+    def frame(step: Step) -> dict[str, Any]:
+        pictures = {"x_t": step.x_t, "x0_hat": step.x0_hat}
+        return {"t": round(step.t, 4)} | {
+            name: payload.data_uri(picture.crop(box), "WEBP", quality=82, method=6)
+            for name, picture in pictures.items()
+        }
 
-    own, seen = frames(run_steps(pipe, image, mask, RUN, maps=True))
-    synchronous = Settings(
-        tau_min=0.5, tau_max=0.5, strategy="uniform", steps=RUN.steps, grid=RUN.grid, seed=RUN.seed
-    )
-    other, beside = frames(run_steps(pipe, image, mask, synchronous))
-    maps = format_maps(seen[0].maps, image, mask, Pace())
+    own = list(run_steps(pipe, image, mask, RUN, maps=True))
+    other = list(run_steps(pipe, image, mask, synchronous(RUN)))
+    maps = payload.format_maps(own[0].maps, image, mask, Pace())
     # The script's own range is that of the sliders of a page without an example.
-    tau = maps["tau"] | {"range": [RUN.tau_min, RUN.tau_max, RUN.strategy]}
-    shown = {
-        "tau": tau,
-        "frame": {"frames": own, "other": other, "crop": [0, 0, 1, 1], "opening": True},
-        "timing": payload.timing_payload(seen[-1].shares, beside[-1].shares),
+    maps["tau"]["range"] = [RUN.tau_min, RUN.tau_max, RUN.strategy]
+    film = {"frames": [*map(frame, own)], "other": [*map(frame, other)]}
+    return maps | {
+        "frame": film | {"crop": [0, 0, 1, 1], "opening": True},
+        "timing": payload.timing_payload(own[-1].shares, other[-1].shares),
+        **{name: getattr(RUN, name) for name in handlers.AFTER_OPENING},
     }
-    return maps | shown | {name: getattr(RUN, name) for name in handlers.OPENING}
 
 
-def _webp(pixels: np.ndarray, box: tuple[int, int, int, int]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).crop(box).save(buffer, "WEBP", quality=82, method=6)
-    return "data:image/webp;base64," + payload.base64_of(buffer.getvalue())
-
-
-def main() -> int:
+def main() -> None:
     """Make the file anew."""
     from asyncdsb.pipeline import AsyncDSBPipeline
 
-    examples = Path(__file__).resolve().parents[2] / "assets" / "examples"
-    (chosen,) = [one for one in handlers.find_examples(examples) if one.path.stem == EXAMPLE]
-    made = make(AsyncDSBPipeline.from_pretrained(chosen.weights), chosen)
-    path = examples.parent / "opening.json"
-    path.write_text(json.dumps(made, separators=(",", ":")) + "\n", encoding="utf-8")
-    print(f"{path}: {path.stat().st_size // 1024} KiB")
-    return 0
+    example = handlers.Example(handlers.EXAMPLES / f"{EXAMPLE}.jpg")
+    made = make(AsyncDSBPipeline.from_pretrained(example.weights), *example.read()[1:])
+    FILE.write_text(json.dumps(made, separators=(",", ":")) + "\n", encoding="utf-8")
+    print(f"{FILE}: {FILE.stat().st_size // 1024} KiB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

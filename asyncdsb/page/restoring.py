@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from asyncdsb.page import archive, payload, session
 from asyncdsb.page.engine import Engine
 from asyncdsb.page.handlers import maps_of
-from asyncdsb.page.press import Press, add_finish, make_film, show_again, show_kept, strip
-from asyncdsb.page.updates import BUSY, IDLE, NO_RUN, Update
+from asyncdsb.page.payload import BUSY, IDLE, NO_RUN, Update
+from asyncdsb.page.press import Press, add_finish, listed, make_film, read_view, show_kept
+from asyncdsb.photo.images import read_image
 from asyncdsb.photo.original import read_photograph
-from asyncdsb.photo.record import NOT_KEPT
+from asyncdsb.photo.record import NOT_KEPT, load_map
 
 
 def on_restore(
@@ -23,7 +24,7 @@ def on_restore(
     photo: session.Photo | None,
     hole: str | None,
     painted: str | None,
-    results: Sequence[session.Kept] | None,
+    results: list[session.Kept],
     beside: bool,
     seeds: float,
     seen: int | None,
@@ -33,7 +34,6 @@ def on_restore(
 
     The maps are sent with the first state, unless they are those that the page shows.
     """
-    results = list(results or ())
     try:
         photo, image, mask = session.read_pair(photo, hole)
         settings = session.read_settings(values, session.read_order(painted, image.size))
@@ -51,8 +51,11 @@ def on_restore(
                     yield update | ({"seen": wanted} if "tau" in update else {})
                 seen = wanted
                 # At once, so that stopping what follows loses nothing.
-                results = _with(results, run.kept)
-                yield _listed(results, len(results) - 1)
+                most = session.MAX_RESULTS
+                results = [*results, run.kept]
+                session.forget(results[:-most])
+                results = results[-most:]
+                yield listed(results, len(results) - 1)
                 if beside:
                     yield from run.restore_beside()
             finally:
@@ -71,53 +74,34 @@ def on_restore(
             raise
 
 
-def _with(results: list[session.Kept], kept: session.Kept) -> list[session.Kept]:
-    """The results with one more, and without the files of those that are too old."""
-    kept_before = results[max(0, len(results) + 1 - session.MAX_RESULTS) :]
-    session.forget([one for one in results if one not in kept_before])
-    return [*kept_before, kept]
-
-
-def _listed(results: list[session.Kept], chosen: int) -> Update:
-    return {"results": results, "chosen": chosen, "strip": strip(results, chosen)}
-
-
-def on_choose(results: Sequence[session.Kept] | None, index: object) -> Update:
+def on_choose(results: list[session.Kept], index: int) -> Update:
     """Show one of the session's results again: in place, with its film and its files."""
-    if not results or not isinstance(index, int) or not 0 <= index < len(results):
-        raise ValueError("expected one of the results in the strip")
-    kept = results[index]
-    said = f"Result with seed {kept.run.settings.seed}. It can be downloaded, compared and edited."
-    return show_again(kept) | _listed(list(results), index) | {"status": payload.message(said)}
+    kept = _shown(results, index)
+    said = f"Result with seed {kept.settings.seed}. It can be downloaded, compared and edited."
+    shown = read_view(kept) | show_kept(kept) | listed(results, index)
+    return shown | {"status": payload.message(said)}
 
 
 def on_finish(
-    engine: Engine, results: Sequence[session.Kept] | None, chosen: int, finish: str
+    engine: Engine, results: list[session.Kept], chosen: int, finish: str
 ) -> Iterator[Update]:
     """Show the result as the bridge left it, or with known patches copied into it."""
-    if not results or not 0 <= chosen < len(results):
+    if not results:
         return
     kept = results[chosen]
     if finish not in kept.files:
         yield BUSY | {"status": payload.message("Copying known patches …", "busy")}
-        kept = add_finish(engine, kept, session.open_photo(kept.run.photo.path)[1], finish)
-    else:
-        kept = dataclasses.replace(kept, finish=finish)
+        kept = add_finish(engine, kept, finish)
+    kept = dataclasses.replace(kept, finish=finish)
     results = [*results[:chosen], kept, *results[chosen + 1 :]]
-    said = (
-        "The bridge alone."
-        if finish == "none"
-        else ("Known patches that resemble the bridge's result take its place.")
-    )
-    yield (
-        IDLE
-        | show_kept(kept)
-        | _listed(results, chosen)
-        | {"status": payload.message(said, "done")}
-    )
+    said = "Known patches that resemble the bridge's result take its place."
+    if finish == "none":
+        said = "The bridge alone."
+    shown = IDLE | show_kept(kept) | listed(results, chosen)
+    yield shown | {"status": payload.message(said, "done")}
 
 
-def on_film(results: Sequence[session.Kept] | None, chosen: int, suffix: str) -> Iterator[Update]:
+def on_film(results: list[session.Kept], chosen: int, suffix: str) -> Iterator[Update]:
     """Make the film of the result that is shown, ``.webp`` or ``.mp4``, to be downloaded."""
     kept = _shown(results, chosen)
     yield {"status": payload.message("Making the film …", "busy")}
@@ -130,33 +114,28 @@ def on_film(results: Sequence[session.Kept] | None, chosen: int, suffix: str) ->
     yield {"archive": str(path), "status": payload.message(said, "done")}
 
 
-def on_files(
-    engine: Engine, results: Sequence[session.Kept] | None, chosen: int
-) -> Iterator[Update]:
+def on_files(engine: Engine, results: list[session.Kept], chosen: int) -> Iterator[Update]:
     """Pack everything that belongs to the result that is shown."""
     kept = _shown(results, chosen)
-    run = kept.shown
-    (_, image), mask = session.open_photo(run.photo.path), run.mask
-    maps = engine.predict(run.photo.weights, image, mask, run.settings.tiles)
+    photo = kept.photo
+    maps = engine.predict(photo.weights, read_image(photo.path), kept.mask, kept.settings.tiles)
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
-        path = Path(folder, f"{run.photo.stem}-asyncdsb.zip")
-        archive.pack(path, run, maps, Path(kept.path), make_film(kept, ".webp"))
+        path = Path(folder, f"{photo.stem}-asyncdsb.zip")
+        archive.pack(path, kept, maps, make_film(kept, ".webp"))
         yield {"archive": str(path)}
 
 
-def _shown(results: Sequence[session.Kept] | None, chosen: int) -> session.Kept:
+def _shown(results: list[session.Kept], chosen: int) -> session.Kept:
     """The result that is shown; raise ValueError if there is none."""
-    if not results or not 0 <= chosen < len(results):
+    if chosen not in range(len(results)):
         raise ValueError("Restore something first.")
     return results[chosen]
 
 
 def on_stopped() -> Update:
-    """Say that the run was stopped; its film so far stays.
-
-    Restore stays off until the step that is on its way is over: before, the page's library drops a
-    press without a word.
-    """
+    """Say that the run was stopped; its film so far stays."""
+    # Restore stays off until the step that is on its way is over: before, the page's library drops
+    # a press without a word.
     said = "Stopped. The film so far stays in view."
     return {"stop": IDLE["stop"], "status": payload.message(said)}
 
@@ -206,7 +185,8 @@ def inpaint(
     if (strategy == session.PAINTED) != bool(order):
         expected = "an order" if not order else f"the strategy {session.PAINTED!r} for the order"
         raise ValueError(f"expected {expected}, got the strategy {strategy!r}")
-    image, hole, painted = session.read_files(photo, mask, order)
+    image, hole = session.read_files(photo, mask)
+    painted = load_map(Path(order), image.size) if order else None
     values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles, finish)
     settings = session.read_settings(values, painted)
     *_, last = engine.steps_of(weights, image, hole, settings)

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import dataclasses
 import json
-import math
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -20,22 +19,18 @@ from PIL import Image
 from asyncdsb.page import canvas
 from asyncdsb.photo.images import check_pair, read_image, shortened
 from asyncdsb.photo.mask_files import read_mask
-from asyncdsb.photo.record import load_map, quantised
+from asyncdsb.photo.record import quantised
 from asyncdsb.photo.settings import Settings
 from asyncdsb.samplers import SAMPLERS
 
-MAX_PIXELS = 32_000_000
-"""Largest photograph that the page accepts, in pixels."""
-
-NO_PHOTO = "Open a photo first: drop one on the canvas, or pick an example."
+MAX_PIXELS = 32_000_000  # Of a photograph that the page accepts.
 MAX_STEPS = 250
 MAX_TILES = 32
 MAX_SEED = 2**31 - 1
-MAX_SEEDS = 6
-"""Most seeds that one press tries."""
-
-MAX_RESULTS = 12
-"""Most results of a session that are kept; the oldest go first."""
+MAX_SEEDS = 6  # That one press tries.
+MAX_RESULTS = 12  # Of a session; the oldest go first.
+MAX_ORDER_SIDE = 256  # In pixels, of a painted order: that of the map which the browser shows.
+PAINTED = "painted"  # Strategy of a visitor who paints the order, beside those of the package.
 
 SETTINGS = (
     "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "tiles",
@@ -43,34 +38,18 @@ SETTINGS = (
 )  # fmt: skip
 """The page's controls that hold settings, in the order in which the handlers take them."""
 
-PAINTED = "painted"
-"""Strategy of a visitor who paints the order, beside those of the package."""
-
-MAX_ORDER_SIDE = 256
-"""Longest side in pixels of a painted order, that of the map which the browser shows."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Photo:
-    """The photograph of one session: a file on the server, at its own resolution.
+    """The photograph of one session: a file on the server, at its own resolution."""
 
-    Attributes:
-        path: the uploaded file, or an example.
-        size: (width, height) in pixels, EXIF rotation applied.
-        example: its name if it is an example.
-        weights: that restore it; None for the page's first.
-        stamp: what the browser calls it.
-        before: the photograph whose result this one is, if it is one.
-        opening: whether the page opened with it, and with settings that are its own.
-    """
-
-    path: str
-    size: tuple[int, int]
-    example: str | None = None
-    weights: str | None = None
-    stamp: str = ""
-    before: Photo | None = None
-    opening: bool = False
+    path: str  # the uploaded file, or an example
+    size: tuple[int, int]  # (width, height) in pixels, EXIF rotation applied
+    stamp: str  # what the browser calls it
+    example: str | None = None  # its name if it is an example
+    weights: str | None = None  # that restore it; None for the page's first
+    before: Photo | None = None  # the photograph whose result this one is, if it is one
+    opening: bool = False  # whether the page opened with it, and with settings that are its own
 
     def at(self, stamp: str) -> Photo:
         """Return the photograph that the browser shows: this one, or one it was made from.
@@ -78,12 +57,11 @@ class Photo:
         Raises:
             ValueError: none of them has the stamp.
         """
-        found: Photo | None = self
-        while found is not None and found.stamp != stamp:
-            found = found.before
-        if found is None:
+        if self.stamp == stamp:
+            return self
+        if self.before is None:
             raise ValueError("The photo on the canvas is not here any more: open it again.")
-        return dataclasses.replace(found, weights=self.weights)
+        return dataclasses.replace(self.before.at(stamp), weights=self.weights)
 
     @property
     def stem(self) -> str:
@@ -92,25 +70,16 @@ class Photo:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """What a finished run was made from, for the files that are asked for later.
-
-    Attributes:
-        photo: of the session.
-        hole: the mask's bits, packed.
-        settings: of the run.
-        record: the settings with all that the weights decided, JSON-serialisable.
-    """
+class Kept:
+    """A finished run of this session, with its files."""
 
     photo: Photo
-    hole: bytes
+    hole: bytes  # the mask's bits, packed
     settings: Settings
-    record: dict[str, Any]
-
-    @classmethod
-    def of(cls, photo: Photo, mask: np.ndarray, settings: Settings, record: dict[str, Any]) -> Run:
-        """Keep a photograph and its mask."""
-        return cls(photo, np.packbits(mask).tobytes(), settings, record)
+    decided: dict[str, Any]  # the settings with all that the weights decided, JSON-serialisable
+    folder: str  # of its files
+    files: dict[str, str]  # for each finish that was made, the path of the result as PNG
+    finish: str  # the one that is shown
 
     @property
     def mask(self) -> np.ndarray:
@@ -119,34 +88,15 @@ class Run:
         bits = np.unpackbits(np.frombuffer(self.hole, np.uint8), count=width * height)
         return bits.astype(bool).reshape(height, width)
 
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """A finished run of this session, with its files.
-
-    Attributes:
-        run: what it was made from.
-        folder: of its files.
-        files: for each finish that was made, the path of the result as PNG.
-        finish: the one that is shown.
-    """
-
-    run: Run
-    folder: str
-    files: dict[str, str]
-    finish: str
-
     @property
     def path(self) -> str:
         """Of the result that is shown."""
         return self.files[self.finish]
 
     @property
-    def shown(self) -> Run:
-        """The run that gives the result that is shown: with its finish."""
-        settings = dataclasses.replace(self.run.settings, finish=self.finish)
-        record = self.run.record | {"finish": self.finish}
-        return dataclasses.replace(self.run, settings=settings, record=record)
+    def record(self) -> dict[str, Any]:
+        """What gives the result that is shown, JSON-serialisable."""
+        return self.decided | {"finish": self.finish}
 
 
 def forget(results: Sequence[Kept]) -> None:
@@ -168,7 +118,7 @@ def open_photo(path: str) -> tuple[Photo, Image.Image]:
                 f"got {header.width}x{header.height}"
             )
     image = read_image(path)
-    return Photo(path, image.size, stamp=secrets.token_hex(8)), image
+    return Photo(path, image.size, secrets.token_hex(8)), image
 
 
 def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -> Settings:
@@ -182,55 +132,38 @@ def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -
     Raises:
         ValueError: something is missing or outside its range.
     """
-    given = dict(zip(SETTINGS, values, strict=True))
-    settings = Settings(
-        tau_min=_number("tau_min", given["tau_min"]),
-        tau_max=_number("tau_max", given["tau_max"]),
-        steps=_whole("steps", given["steps"]),
-        sampler=str(given["sampler"]),
-        strategy="gradient" if given["strategy"] == PAINTED else str(given["strategy"]),
-        seed=_whole("seed", given["seed"]),
-        eta=_number("eta", given["eta"]),
-        grid=str(given["grid"]),
-        tiles=read_count("tiles", given["tiles"], MAX_TILES),
-        # None leaves it to the weights, as programs may.
-        finish=None if given["finish"] is None else str(given["finish"]),
-    )
+    given: dict[str, Any] = dict(zip(SETTINGS, values, strict=True))
+    for name, most in (("steps", MAX_STEPS), ("tiles", MAX_TILES)):
+        given[name] = read_count(name, given[name], most)
+    if isinstance(given["seed"], float) and given["seed"].is_integer():
+        given["seed"] = int(given["seed"])
+    strategy = str(given["strategy"])
+    settings = Settings(**given | {"strategy": "gradient" if strategy == PAINTED else strategy})
     settings.check(SAMPLERS)
-    if given["strategy"] == PAINTED:
+    if strategy == PAINTED:
         if painted is None:
             raise ValueError("Paint the order of restoration on the heatmap first.")
         span = settings.tau_max - settings.tau_min
         # Rounded as in its file, so that the file gives the same result.
         tau = quantised(settings.tau_min + span * painted)
         settings = dataclasses.replace(settings, strategy=tau)
-    if settings.steps > MAX_STEPS:
-        raise ValueError(f"expected at most {MAX_STEPS} steps, got {settings.steps}")
     return settings
 
 
-def read_count(name: str, value: object, limit: int) -> int:
-    """Check a number of things, 1 ... limit.
-
-    Raises:
-        ValueError: anything else.
-    """
-    count = _whole(name, value)
-    if not 1 <= count <= limit:
-        raise ValueError(f"expected 1 to {limit} for {name}, got {value!r}")
-    return count
+def read_count(name: str, value: Any, limit: int) -> int:
+    """Check a number of things, 1 ... limit; raise ValueError on anything else."""
+    if value not in range(1, limit + 1):
+        raise ValueError(f"expected a whole number from 1 to {limit} for {name}, got {value!r}")
+    return int(value)
 
 
-def read_order(text: object, size: tuple[int, int]) -> np.ndarray | None:
-    """Decode an order that was painted in the browser.
+def read_order(text: str | None, size: tuple[int, int]) -> np.ndarray | None:
+    """Decode an order that was painted in the browser: float32 (H, W) in [0, 1], or None.
 
     Args:
         text: JSON with ``width``, ``height`` and ``data``, uint8 in base64, 255 = first; empty for
             none.
         size: (width, height) of the photograph, to which the order is enlarged.
-
-    Returns:
-        float32 (H, W) in [0, 1], or None.
 
     Raises:
         ValueError: anything else than such a text.
@@ -238,7 +171,7 @@ def read_order(text: object, size: tuple[int, int]) -> np.ndarray | None:
     if not text:
         return None
     try:
-        found = json.loads(str(text)[: 2 * MAX_ORDER_SIDE**2])
+        found = json.loads(text[: 2 * MAX_ORDER_SIDE**2])
         width, height = int(found["width"]), int(found["height"])
         if not (0 < width <= MAX_ORDER_SIDE and 0 < height <= MAX_ORDER_SIDE):
             raise ValueError(f"size {width}x{height}")
@@ -246,7 +179,7 @@ def read_order(text: object, size: tuple[int, int]) -> np.ndarray | None:
         small = values.reshape(height, width).astype(np.float32) / 255
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"expected a painted order, got something else ({error})") from None
-    return cv2.resize(small, tuple(size), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(small, size, interpolation=cv2.INTER_LINEAR)
 
 
 def read_hole(photo: Photo | None, hole: str | None) -> tuple[Photo, np.ndarray]:
@@ -260,7 +193,7 @@ def read_hole(photo: Photo | None, hole: str | None) -> tuple[Photo, np.ndarray]
         ValueError: no photograph, or they do not belong together.
     """
     if photo is None or not hole:
-        raise ValueError(NO_PHOTO)
+        raise ValueError("Open a photo first: drop one on the canvas, or pick an example.")
     stamp, mask = canvas.read_hole_text(hole)
     photo = photo.at(stamp)
     width, height = canvas.mask_size(photo.size)
@@ -284,10 +217,8 @@ def read_pair(photo: Photo | None, hole: str | None) -> tuple[Photo, Image.Image
     return photo, image, mask
 
 
-def read_files(
-    photo: str, mask: str, order: str | None = None
-) -> tuple[Image.Image, np.ndarray, np.ndarray | None]:
-    """Return a photograph, its mask and, if there is one, its painted order from their files.
+def read_files(photo: str | None, mask: str | None) -> tuple[Image.Image, np.ndarray]:
+    """Return a photograph and its mask from their files.
 
     Raises:
         ValueError: one of them is missing or unreadable, or they do not belong together.
@@ -297,17 +228,4 @@ def read_files(
     _, image = open_photo(photo)
     hole = read_mask(mask, image.size)
     check_pair(image, hole)
-    return image, hole, load_map(Path(order), image.size) if order else None
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"expected a number for {name}, got {value!r}")
-    return value
-
-
-def _whole(name: str, value: object) -> int:
-    number = _number(name, value)
-    if number != int(number):
-        raise ValueError(f"expected a whole number for {name}, got {value!r}")
-    return int(number)
+    return image, hole

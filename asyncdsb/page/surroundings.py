@@ -19,10 +19,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
 
 
 def settle(environment: MutableMapping[str, str]) -> list[str]:
-    """Set the variables that the page's library reads when it is imported.
-
-    Args:
-        environment: of the process, changed in place.
+    """Set, in place, the variables that the page's library reads when it is imported.
 
     Returns:
         The proxies that cannot be used, as NAME=VALUE; they are taken out.
@@ -36,11 +33,9 @@ def settle(environment: MutableMapping[str, str]) -> list[str]:
     if "GRADIO_SERVER_PORT" in environment:
         port_number(environment["GRADIO_SERVER_PORT"], "GRADIO_SERVER_PORT: ")
     bypass_proxies(environment, LOCAL)
-    unusable = []
-    for name in (*PROXIES, *map(str.upper, PROXIES)):
-        if name in environment and not _usable(environment[name]):
-            unusable.append(f"{name}={environment.pop(name)}")
-    return unusable
+    names = (*PROXIES, *map(str.upper, PROXIES))
+    unusable = [name for name in names if not _usable(environment.get(name))]
+    return [f"{name}={environment.pop(name)}" for name in unusable]
 
 
 def bypass_proxies(environment: MutableMapping[str, str], hosts: tuple[str, ...]) -> None:
@@ -51,7 +46,7 @@ def bypass_proxies(environment: MutableMapping[str, str], hosts: tuple[str, ...]
             environment[name] = ",".join(dict.fromkeys([*filter(None, found), *hosts]))
 
 
-def _usable(proxy: str) -> bool:
+def _usable(proxy: str | None) -> bool:
     import httpx
 
     if not proxy:
@@ -76,52 +71,40 @@ def own_folder() -> Path:
 
 
 def port_number(text: str, where: str = "") -> int:
-    """Read a port.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Read a port; raise ValueError, with where it was found, if it is none."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise ValueError(f"{where}expected a port from 1 to 65535, got {text!r}")
     return int(text)
 
 
 def check_listening(host: str, port: int) -> None:
-    """Refuse a port or an address on which the page cannot listen.
-
-    Raises:
-        ValueError: with the reason.
-    """
+    """Raise ValueError, with the reason, if the page cannot listen on an address and a port."""
     try:
         kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(kind) as place:
             place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             place.bind(address)
     except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"cannot listen on {host}, port {port}: {reason}") from error
+        raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
 
 
 def unmet(package: str, extra: str) -> list[str]:
     """What an extra of an installed package asks for beyond the package itself, and is not here.
 
-    Returns:
-        Each as it asks for it, with the version that is here instead.
+    Each with the versions that are asked for and the version that is here.
     """
     from packaging.requirements import Requirement
 
     lacking = []
     for line in metadata.requires(package) or ():
         wanted = Requirement(line)
-        marker = wanted.marker
+        asked, marker = f"{wanted.name}{wanted.specifier}", wanted.marker
         if not marker or marker.evaluate({"extra": ""}) or not marker.evaluate({"extra": extra}):
             continue
-        asked = f"{wanted.name}{wanted.specifier}"
         try:
             found = metadata.version(wanted.name)
+            if not wanted.specifier.contains(found, prereleases=True):
+                lacking.append(f"{asked} ({found} is installed)")
         except metadata.PackageNotFoundError:
             lacking.append(f"{asked} (not installed)")
-            continue
-        if not wanted.specifier.contains(found, prereleases=True):
-            lacking.append(f"{asked} ({found} is installed)")
     return lacking

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
-from asyncdsb.page import canvas, handlers, opening, restoring, session, updates
+from asyncdsb.page import canvas, handlers, opening, restoring, session
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.page.layout import PRESET_MASKS, RANGES, by_path, layout
+from asyncdsb.page.payload import IDLE, Props, Update
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 try:  # Present on a hosted ZeroGPU machine only; must come before anything touches the GPU.
@@ -25,47 +25,48 @@ try:  # Present on a hosted ZeroGPU machine only; must come before anything touc
 except ImportError:
     spaces = None
 
+# How the browser says what is painted on the canvas and on the heatmap.
 PAINTED = {"hole": "asyncdsb.canvas.hole()", "painted": "asyncdsb.paintedOrder()"}
-"""How the browser says what is painted on the canvas and on the heatmap."""
 
 
-def build(load: Callable[..., Any], names: Sequence[str], examples: Path) -> gr.Blocks:
+def build(load: Callable[..., Any], names: Sequence[str] = ("scenes",)) -> gr.Blocks:
     """Lay out the page and start loading the models.
 
     Args:
         load: makes the pipeline of named weights, and with ``device="cpu"`` one on the processor;
             called once for each, in the background.
         names: of the weights that a visitor can choose from.
-        examples: folder of the photographs that come with the page.
     """
-    first = opening.read(names, examples)
+    first = opening.read(names)
     expected = None
     if first:
         photo, image, mask = session.read_pair(first["photo"], first["editor"]["hole"])
         expected = str(photo.weights), image, mask
     model = maps = Model(load, names, expected)
+    # Maps of the largest photographs take much memory, and events have limits each of their own.
+    turn = threading.Lock()
 
     def steps_of(weights: str | None, *args: Any) -> Iterator[Step]:
         yield from run_steps(model.get(weights), *args)
 
     def predict(weights: str | None, *args: Any) -> Maps:
-        return predict_maps(maps.get(weights), *args)
+        with turn:
+            return predict_maps(maps.get(weights), *args)
 
     if spaces:
         # Only runs take the time of the GPU that visitors share; maps are cheap enough without.
-        maps = Model(functools.partial(load, device="cpu"), names)
+        maps = Model(partial(load, device="cpu"), names)
         # The hosted machine wants the model in place before its first visitor.
         with contextlib.suppress(ValueError):
             for name in names:
                 model.get(name)
         steps_of = spaces.GPU(duration=gpu_seconds)(steps_of)
 
-    engine = Engine(one_at_a_time(predict), steps_of, model.pace, model.ready)
+    engine = Engine(predict, steps_of, model.pace, model.ready)
     with gr.Blocks(
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
-        parts = layout(names, examples, first)
-        wire(demo, parts, model, engine, handlers.find_examples(examples))
+        wire(demo, layout(names, first), model, engine)
     return demo.queue(max_size=20, default_concurrency_limit=2)
 
 
@@ -80,28 +81,7 @@ def gpu_seconds(
     return min(120, 15 + math.ceil(settings.steps * settings.tiles / 20))
 
 
-def one_at_a_time(function: Callable) -> Callable:
-    """Let calls of a function wait for one another.
-
-    Events have limits each of their own, and maps of the largest photographs take much memory. The
-    lock is this process's: what a hosted machine runs on its GPU, it runs in others.
-    """
-    turn = threading.Lock()
-
-    def call(*args: Any) -> Any:
-        with turn:
-            return function(*args)
-
-    return call
-
-
-def wire(
-    demo: gr.Blocks,
-    parts: dict[str, Any],
-    model: Model,
-    engine: Engine,
-    examples: list[handlers.Example],
-) -> None:
+def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -> None:
     """Connect the parts with the handlers."""
 
     def on(event: Callable, handler: Callable, inputs: str, outputs: str, **options: Any) -> Any:
@@ -123,85 +103,73 @@ def wire(
     run = "frame compare timing result animation movie files reuse"
     kept = "results chosen strip"
     fresh = f"photo weights editor gradient tau seen status {run}"
-    opened = f"{fresh} {' '.join(handlers.OPENING)}"
+    opened = f"{fresh} {' '.join(handlers.AFTER_OPENING)}"
     settings = " ".join(session.SETTINGS)
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
-
-    on_preview = functools.partial(handlers.on_preview, engine)
+    on_preview = partial(handlers.on_preview, engine)
 
     def follow(event: Callable) -> None:
         """Show the maps for the hole that is painted when the event comes."""
         on(event, on_preview, "photo hole seen tiles", "gradient tau seen status", **maps)
 
-    def on_example(tiles: float, before: Any, event: gr.EventData) -> updates.Update:
-        return handlers.on_example(engine, examples, event.index, tiles, before)
+    def on_example(tiles: float, before: Any, event: gr.EventData) -> Update:
+        return handlers.on_example(engine, event.index, tiles, before)
 
     close = "() => asyncdsb.canvas.close()"
     on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
-    on_photo = functools.partial(handlers.on_photo, names=model.names)
+    on_photo = partial(handlers.on_photo, names=model.names)
     photo_opened = on(parts["open_photo"].upload, on_photo, "open_photo weights photo", opened)
     photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
     told = f"photo sampler {' '.join(FROM_WEIGHTS)}"
-    on_weights = functools.partial(handlers.on_weights, model)
+    on_weights = partial(handlers.on_weights, model)
     follow(on(parts["weights"].change, on_weights, "photo weights", told).then)
     on(parts["examples"].click, on_example, "tiles photo", opened)
-    on_mask = functools.partial(handlers.on_mask_file, engine)
+    on_mask = partial(handlers.on_mask_file, engine)
     on(parts["open_mask"].upload, on_mask, "open_mask photo hole tiles", fresh)
     for kind in PRESET_MASKS:
-        on_preset = functools.partial(handlers.on_preset, engine, kind)
+        on_preset = partial(handlers.on_preset, engine, kind)
         on(parts[kind].click, on_preset, "photo hole drawn tiles", f"{fresh} drawn")
 
     follow(parts["preview"].click)
     follow(parts["tiles"].release)
     for edit in canvas.EDITS:
-        on_edit = functools.partial(handlers.on_edit, engine, edit)
+        on_edit = partial(handlers.on_edit, engine, edit)
         on(parts[edit].click, on_edit, "photo hole tiles", fresh)
 
+    one_run: dict[str, Any] = {"concurrency_id": "run", "concurrency_limit": 1}
     started = on(
         parts["restore"].click,
-        functools.partial(restoring.on_restore, engine),
+        partial(restoring.on_restore, engine),
         f"photo hole painted results beside seeds seen {settings}",
         f"gradient tau seen status restore stop {run} {kept}",
-        concurrency_id="run",
-        concurrency_limit=1,
         # Says how many visitors are before this one.
         show_progress="minimal",
+        **one_run,
     )
 
-    def on_choose(results: Any, event: gr.EventData) -> updates.Update:
+    def on_choose(results: Any, event: gr.EventData) -> Update:
         return restoring.on_choose(results, event.index)
 
     on(parts["strip"].click, on_choose, "results", f"status {run} {kept}")
-    finished = on(
-        parts["finish"].input,
-        functools.partial(restoring.on_finish, engine),
-        "results chosen finish",
-        f"status restore stop {run} {kept}",
-        concurrency_id="run",
-        concurrency_limit=1,
-    )
+    on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
+    finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
-        on(event.failure, lambda: updates.IDLE, "", "restore stop")
+        on(event.failure, lambda: IDLE, "", "restore stop")
     stopped = parts["stop"].click(None, None, None, cancels=work, api_visibility="private")
     on(stopped.then, restoring.on_stopped, "", "stop status")
     on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
     # Made when they are asked for; the browser fetches what the answer names.
-    made = [
-        on(
-            parts[name].click, functools.partial(restoring.on_film, suffix=suffix),
-            "results chosen", "archive status",
-        )
-        for name, suffix in (("animation", ".webp"), ("movie", ".mp4"))
-    ]  # fmt: skip
-    on_files = functools.partial(restoring.on_files, engine)
-    made.append(
-        on(parts["files"].click, on_files, "results chosen", "archive", show_progress="minimal")
-    )
-    for event in made:
-        event.success(None, parts["archive"], None, js="(file) => asyncdsb.fetchFile(file)")
+    for name, make, progress in (
+        ("animation", partial(restoring.on_film, suffix=".webp"), "hidden"),
+        ("movie", partial(restoring.on_film, suffix=".mp4"), "hidden"),
+        ("files", partial(restoring.on_files, engine), "minimal"),
+    ):
+        outputs = "archive status"
+        made = on(parts[name].click, make, "results chosen", outputs, show_progress=progress)
+        made.success(None, parts["archive"], None, js="(file) => asyncdsb.fetchFile(file)")
 
     files = [by_path(gr.File(visible=False, label=name)) for name in ("photo", "mask", "order")]
     answers = [gr.File(visible=False, label="result"), gr.JSON(visible=False, label="settings")]
@@ -212,25 +180,19 @@ def wire(
     }
     given = [plain.get(name, parts[name]) for name in session.SETTINGS if name not in FROM_WEIGHTS]
     own = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
-    inpaint: Any = functools.partial(restoring.inpaint, engine)
+    inpaint: Any = partial(restoring.inpaint, engine)
     # What programs are told about it.
     inpaint.__name__, inpaint.__doc__ = "inpaint", restoring.inpaint.__doc__
-    gr.Button(visible=False).click(
-        listener(inpaint),
-        [*files[:2], *given, files[2], *own],
-        answers,
-        api_name="inpaint",
-        concurrency_id="run",
-        concurrency_limit=1,
-    )
+    asked = [*files[:2], *given, files[2], *own]
+    gr.Button(visible=False).click(listener(inpaint), asked, answers, api_name="inpaint", **one_run)
 
-    def on_load(weights: str, request: gr.Request) -> Iterator[updates.Update]:
+    def on_load(weights: str, request: gr.Request) -> Iterator[Update]:
         yield from handlers.on_load(model, dict(request.query_params), weights)
 
     on(demo.load, on_load, "weights", f"model status sampler {' '.join(FROM_WEIGHTS)}")
 
-    def on_link(request: gr.Request) -> updates.Update:
-        return handlers.on_link(examples, dict(request.query_params))
+    def on_link(request: gr.Request) -> Update:
+        return handlers.on_link(dict(request.query_params))
 
     linked = on(demo.load, on_link, "", f"{fresh} {settings}")
     # Whatever came of it: until then the example with which the page opens stays out of sight.
@@ -261,12 +223,12 @@ def wire_browser(parts: dict[str, Any]) -> None:
     )
 
 
-def named(update: updates.Update, parts: dict[str, Any]) -> Any:
+def named(update: Update, parts: dict[str, Any]) -> Any:
     """Turn the names in a handler's answer into components."""
     if not update:
         return gr.skip()
     return {
-        parts[name]: gr.update(**value) if isinstance(value, updates.Props) else with_files(value)
+        parts[name]: gr.update(**value) if isinstance(value, Props) else with_files(value)
         for name, value in update.items()
     }
 
@@ -287,7 +249,7 @@ def with_files(value: Any) -> Any:
 def listener(handler: Callable, convert: Callable = lambda answer: answer) -> Callable:
     """Make a listener of a handler: its answers are converted, a ValueError becomes a message."""
 
-    @functools.wraps(handler)
+    @wraps(handler)
     def stream(*args: Any) -> Iterator[Any]:
         try:
             for answer in handler(*args):
@@ -295,7 +257,7 @@ def listener(handler: Callable, convert: Callable = lambda answer: answer) -> Ca
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    @functools.wraps(handler)
+    @wraps(handler)
     def call(*args: Any) -> Any:
         try:
             return convert(handler(*args))
