@@ -168,10 +168,8 @@ class Context:
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
-        maps = self.mask, self.gradient, self.fill, self.membrane, self.x1
-        mask, gradient, fill, membrane, x1 = map(tiles.cut, maps)
-        stochastic = self.stochastic.expand(len(tiles), 1, 1, 1)
-        return Context(mask, gradient, fill, membrane, x1, stochastic)
+        maps = map(tiles.cut, (self.mask, self.gradient, self.fill, self.membrane, self.x1))
+        return Context(*maps, self.stochastic.expand(len(tiles), 1, 1, 1))
 
 
 class Score:
@@ -194,7 +192,7 @@ class Score:
         self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
     ) -> Tensor:
         """The estimate that an output F of the network stands for."""
-        return bridge.x0_from_target(x_t, output, s, total_var)
+        return x_t - (total_var * s).sqrt() * output
 
     def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
         """The part of the estimate that does not pass the network: x_t."""
@@ -315,8 +313,7 @@ class BridgeDenoiser(nn.Module):
         if "membrane" in self.config.conditions:
             membrane = fill_hole(image, mask, "harmonic")
         x1 = fill + mask * self.config.hole_noise * noise
-        with_noise = stochastic.to(image.dtype).view(-1, 1, 1, 1)
-        return Context(mask, gradient, fill, membrane, x1, with_noise)
+        return Context(mask, gradient, fill, membrane, x1, stochastic.to(x1).view(-1, 1, 1, 1))
 
     def x0_hat(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
@@ -351,9 +348,8 @@ class BridgeDenoiser(nn.Module):
             def on(some: Tiles) -> Tensor:
                 return self.x0_hat(some.cut(x_t), t, some.cut(s), context.cut(some), total_var)
 
-            if tiles is None:
-                return self.x0_hat(x_t, t, s, context, total_var).clamp(-1, 1)
-            return tiles.blend(on).clamp(-1, 1)
+            found = self.x0_hat(x_t, t, s, context, total_var) if tiles is None else tiles.blend(on)
+            return found.clamp(-1, 1)
 
         return denoise
 

@@ -17,8 +17,7 @@ The random kinds leave out at most half of the image; larger draws are drawn aga
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,7 +32,6 @@ MIN_SIDE = 8  # shortest side, in pixels, for which masks are drawn
 MAX_RANDOM_AREA = 0.5  # largest missing share of the random kinds
 
 Random = np.random.Generator
-Seed = int | Sequence[int] | Random
 
 
 class StrokeStyle(NamedTuple):
@@ -49,13 +47,13 @@ WIDE = StrokeStyle(strokes=(1, 5), width=100, length=200, box_share=0.23)
 NARROW = StrokeStyle(strokes=(4, 50), width=10, length=40)
 
 
-def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndarray:
+def make_mask(kind: str, size: int | tuple[int, int], seed: int | Random = 0) -> np.ndarray:
     """Draw one mask, bool (H, W), True = missing, never empty nor full, the same for the same seed.
 
     Args:
         kind: one of :data:`MASK_KINDS`; ``center`` and ``half`` ignore the seed.
         size: side of a square, or (height, width), in pixels, each at least :data:`MIN_SIDE`.
-        seed: non-negative integer, sequence of such integers, or a numpy generator (advanced).
+        seed: not negative; or a numpy generator (advanced).
 
     Raises:
         ValueError: unknown kind, or a size below :data:`MIN_SIDE`.
@@ -66,10 +64,10 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndar
     >>> float(make_mask("center", 64).mean())
     0.25
     """
-    height, width = _check_size(size)
     if kind not in MASK_KINDS:
         raise ValueError(f"expected a mask kind out of {', '.join(MASK_KINDS)}; got {kind!r}")
-    canvas = np.zeros((height, width), np.uint8)
+    canvas = _blank(size)
+    height, width = canvas.shape
     if kind == "half":
         canvas[:, width // 2 :] = 1
     elif kind == "center":
@@ -84,33 +82,19 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndar
 
 
 def make_mask_in_bin(
-    area_bin: tuple[float, float], size: int | tuple[int, int], seed: Seed = 0
+    area_bin: tuple[float, float], size: int | tuple[int, int], seed: int = 0
 ) -> np.ndarray:
     """Draw a brush-stroke mask whose missing share lies in a bin.
 
     A share is drawn uniformly from the bin, then thick, thin and curved strokes are added until it
     is reached. A stroke that would pass the bin's upper end is taken back, and the next ones are
-    smaller. ``area_bin`` is the lowest and highest missing share, 0 < low < high < 1, as in
-    :data:`AREA_BINS`, both included; the rest is as for :func:`make_mask`.
-
-    Raises:
-        ValueError: shares out of order or range, a bin narrower than one pixel, or a bad size.
+    smaller. ``area_bin`` is the lowest and highest missing share, as in :data:`AREA_BINS`; the rest
+    is as for :func:`make_mask`.
     """
-    height, width = _check_size(size)
-    try:
-        low, high = (float(share) for share in area_bin)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected area_bin as (low, high); got {area_bin!r}") from None
-    if not 0 < low < high < 1:
-        raise ValueError(f"expected 0 < low < high < 1 in area_bin; got ({low}, {high})")
-    area = height * width
-    least, most = math.ceil(low * area), math.floor(high * area)
-    if least > most:
-        whole = f"a whole number of the {area} pixels"
-        raise ValueError(f"expected a bin that holds {whole}; got ({low}, {high})")
-    rng = np.random.default_rng(seed)
-    target = int(rng.integers(least, most + 1))
-    canvas, shrink = np.zeros((height, width), np.uint8), 1.0
+    canvas, rng, shrink = _blank(size), np.random.default_rng(seed), 1.0
+    low, high = area_bin
+    most = math.floor(high * canvas.size)
+    target = int(rng.integers(math.ceil(low * canvas.size), most + 1))
     while cv2.countNonZero(canvas) < target:
         attempt = canvas.copy()
         kind = rng.integers(3)
@@ -120,25 +104,18 @@ def make_mask_in_bin(
             _sweeps(attempt, rng, (WIDE, NARROW)[kind], 1, shrink)
         if cv2.countNonZero(attempt) <= most:
             canvas = attempt
-        elif shrink > 1e-3:
+        else:
             shrink *= 0.7
-        else:  # The last resort on tiny canvases: single pixels.
-            free, missing = np.flatnonzero(canvas == 0), target - cv2.countNonZero(canvas)
-            canvas.reshape(-1)[rng.choice(free, missing, replace=False)] = 1
     return canvas.astype(bool)
 
 
-def _check_size(size: Any) -> tuple[int, int]:
-    """Return (height, width), or raise ValueError."""
-    try:
-        height, width = (size, size) if np.isscalar(size) else tuple(size)
-        whole = int(height) == height and int(width) == width
-    except (TypeError, ValueError):
-        whole = False
-    if not whole or min(height, width) < MIN_SIDE:
+def _blank(size: int | tuple[int, int]) -> np.ndarray:
+    """A mask without a hole, uint8 (H, W); ValueError on a size below :data:`MIN_SIDE`."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < MIN_SIDE:
         expected = f"expected size as an integer or (height, width), each at least {MIN_SIDE}"
         raise ValueError(f"{expected}; got {size!r}")
-    return int(height), int(width)
+    return np.zeros((height, width), np.uint8)
 
 
 def _unit(canvas: np.ndarray) -> float:
@@ -218,15 +195,14 @@ def _brush(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:
         x, y = next_x, next_y
 
 
-def _outline(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:
+def _outline(canvas: np.ndarray, rng: Random) -> None:
     """Fill one smooth closed outline: an ellipse of 20 to 80 px radius with three wobbles."""
     height, width = canvas.shape
-    unit = _unit(canvas) * shrink
     around = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     wobble = np.ones_like(around)
     for order in (2, 3, 5):
         wobble += rng.normal(0, 0.25 / order) * np.cos(order * around + rng.uniform(0, 6.3))
-    radii = rng.uniform(20, 80, 2) * unit
+    radii = rng.uniform(20, 80, 2) * _unit(canvas)
     tilt = rng.uniform(0, math.pi)
     along = radii[0] * wobble * np.cos(around)
     across = radii[1] * wobble * np.sin(around)
@@ -242,8 +218,7 @@ def _paint(kind: str, canvas: np.ndarray, rng: Random) -> None:
         if rng.random() < style.box_share:
             _boxes(canvas, rng)
         else:
-            fewest, most = style.strokes
-            _sweeps(canvas, rng, style, strokes=int(rng.integers(fewest, most + 1)))
+            _sweeps(canvas, rng, style, int(rng.integers(*style.strokes, endpoint=True)))
     elif rng.random() < 0.3:
         for _ in range(int(rng.integers(1, 3))):
             _outline(canvas, rng)

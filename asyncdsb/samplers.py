@@ -85,31 +85,28 @@ def time_grid(
         (steps + 1,) float64 on the CPU, strictly falling, first 1 and last 0.
 
     Raises:
-        ValueError: on an unknown kind, steps < 1, or a grid without the tau map and schedule that
-            it needs.
+        ValueError: on an unknown kind or steps < 1.
     """
     if isinstance(steps, bool) or not steps >= 1 or steps % 1 != 0:
         raise ValueError(f"expected a whole number of steps >= 1, got {steps}")
-    if kind == "uniform":
-        return torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
     if kind not in GRIDS:
         raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {kind!r}")
-    if tau is None or schedule is None:
-        raise ValueError(f"expected a tau map and a schedule for the {kind} grid, got none")
+    even = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
+    if kind == "uniform":
+        return even
+    assert tau is not None and schedule is not None
     values = tau.detach().to("cpu", torch.float64).flatten()
     if hole is not None:
         values = values[hole.detach().to("cpu").flatten() > 0.5]
-    centres, weights = _histogram(values)
     total_var = schedule.total_var if bridge_var is None else bridge_var
     if kind == "clock" or total_var == start_std == 0:
-        clocks = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
-    else:
-        coarsest = max(COARSEST * len(values) ** 0.5, 2 * FINEST)
-        ends = math.log10(coarsest), math.log10(FINEST)
-        levels = torch.logspace(*ends, int(steps) - 1, dtype=torch.float64)
-        clocks = F.pad(clock_at_level(levels, total_var, start_std), (1, 1))
-        clocks[0] = 1
-    return _times_of(clocks, centres, weights, schedule)
+        return _times_of(even, values, schedule)
+    coarsest = max(COARSEST * len(values) ** 0.5, 2 * FINEST)
+    ends = math.log10(coarsest), math.log10(FINEST)
+    levels = torch.logspace(*ends, int(steps) - 1, dtype=torch.float64)
+    clocks = F.pad(clock_at_level(levels, total_var, start_std), (1, 1))
+    clocks[0] = 1
+    return _times_of(clocks, values, schedule)
 
 
 def sample(
@@ -146,12 +143,8 @@ def sample(
         start_std: h, standard deviation of the noise of x1, which the grid "log" depends on.
         generators: one CPU generator per sample; may be None for the ODE only.
 
-    Yields:
-        ``steps + 1`` states.
-
-    Raises:
-        ValueError: on an unknown sampler, eta or tau outside [0, 1], or a wrong number
-            of generators or times.
+    Yields ``steps + 1`` states. ValueError on an unknown sampler, eta or tau outside [0, 1], or a
+    wrong number of generators or times.
 
     >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     >>> mask[..., 2:6, 2:6] = 1
@@ -181,14 +174,12 @@ def sample(
     ):
         raise ValueError(f"expected {steps + 1} times that fall from 1 to 0, got {grid.tolist()}")
     hole = mask > 0.5
-    bridge_var = 0.0 if sampler == "ode" else schedule.total_var
-    grids = [
-        grid
-        if isinstance(grid, Tensor)
-        else time_grid(grid, steps, tau[i], hole[i], schedule, start_std, bridge_var)
-        for i in range(batch)
-    ]
-    times = torch.stack(grids, dim=1)
+    if isinstance(grid, Tensor):
+        times = grid[:, None].expand(-1, batch)
+    else:
+        rest = schedule, start_std, 0.0 if sampler == "ode" else None
+        grids = [time_grid(grid, steps, *maps, *rest) for maps in zip(tau, hole, strict=True)]
+        times = torch.stack(grids, dim=1)
     at = times.to(x1.device, x1.dtype).view(steps + 1, batch, 1, 1, 1)
 
     x, s = x1, schedule.clock(at[0], tau)
@@ -197,8 +188,10 @@ def sample(
         yield SamplerState(i, steps, times[i], x, x0_hat)
         if i == steps - 1:
             break
-        s_next = schedule.clock(at[i + 1], tau)
-        z = _noise(x, sources) if sources else None
+        s_next, z = schedule.clock(at[i + 1], tau), None
+        if sources:
+            draws = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in sources]
+            z = torch.stack(draws).to(x.device, non_blocking=True)
         if z is None or sampler == "posterior":
             x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
         else:
@@ -208,32 +201,22 @@ def sample(
     yield SamplerState(steps, steps, times[steps], x0_hat, x0_hat)
 
 
-def _noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise of the shape of ``like``, sample i from generator i."""
-    shape = like.shape[1:]
-    draws = [torch.randn(shape, generator=g, dtype=like.dtype) for g in generators]
-    return torch.stack(draws).to(like.device, non_blocking=True)
-
-
-def _histogram(values: Tensor, bins: int = 1024) -> tuple[Tensor, Tensor]:
-    """Mean value and share of the pixels of each non-empty bin of [0, 1], both float64.
-
-    The mean clock changes by O(1 / bins^2) when pixels of a bin are moved to their mean, and the
-    grid then costs the same for every picture size.
-    """
-    index = (values * bins).long().clamp(0, bins - 1)
-    count = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, torch.ones_like(values))
-    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, values)
+def _times_of(clocks: Tensor, tau: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Times at which the mean clock over pixels of ``tau`` has given values, first 1 and last 0."""
+    # Pixels of a bin are moved to their mean, so that a grid costs the same for every picture size;
+    # that changes the mean clock by O(1 / bins^2).
+    bins = 1024
+    index = (tau * bins).long().clamp(0, bins - 1)
+    count, total = (
+        torch.zeros(bins, dtype=torch.float64).index_add_(0, index, x)
+        for x in (torch.ones_like(tau), tau)
+    )
     used = count > 0
-    return total[used] / count[used], count[used] / count.sum()
-
-
-def _times_of(clocks: Tensor, tau: Tensor, weights: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """Times at which the weighted mean clock has the given values, the first 1, the last 0."""
+    centres, weights = total[used] / count[used], count[used] / count.sum()
     low, high = torch.zeros_like(clocks), torch.ones_like(clocks)
     for _ in range(52):
         middle = (low + high) / 2
-        mean = schedule.clock(middle[:, None], tau[None, :]) @ weights
+        mean = schedule.clock(middle[:, None], centres[None, :]) @ weights
         low = torch.where(mean < clocks, middle, low)
         high = torch.where(mean < clocks, high, middle)
     times = (low + high) / 2

@@ -12,6 +12,7 @@ Time runs from 0 (clean image) to 1 (corrupted image); sampling goes from 1 to 0
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -41,13 +42,7 @@ class NoiseSchedule:
 
     All methods are element-wise, broadcast their arguments, keep their floating dtype (Python
     numbers alone give float64) and accept ``t`` and ``tau`` in [0, 1], both ends included.
-
-    Args:
-        beta_min: value of beta at t = 0 and t = 1, at least 1e-3.
-        beta_max: value of beta at t = tau, at least ``beta_min``.
-
-    Raises:
-        ValueError: if the two values are out of range.
+    ValueError unless 1e-3 <= ``beta_min`` <= ``beta_max``.
 
     >>> schedule = NoiseSchedule()
     >>> round(schedule.total_var, 3)
@@ -72,22 +67,17 @@ class NoiseSchedule:
         a, b = self.beta_min**0.5, self.beta_max**0.5
         return (a * a + a * b + b * b) / 3
 
-    def beta(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
-        """Noise intensity at time t, the square of the tent above."""
-        t, tau = _broadcast(t, tau)
-        a, b = self.beta_min**0.5, self.beta_max**0.5
-        rising, u, w = _ramps(t, tau)
-        return torch.where(rising, a + (b - a) * u, b - (b - a) * w) ** 2
-
     def var(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
         """sigma^2(t; tau), the integral of beta from 0 to t (Eq. 3, Eq. 12)."""
         t, tau = _broadcast(t, tau)
         a, b = self.beta_min**0.5, self.beta_max**0.5
         d = b - a
-        rising, u, w = _ramps(t, tau)
+        # Positions on the two ramps.
+        u = (t / _positive(tau)).clamp(0, 1)
+        w = ((t - tau) / _positive(1 - tau)).clamp(0, 1)
         before = t * (a * a + a * d * u + d * d * u * u / 3)
         after = tau * self.total_var + (t - tau) * (b * b - b * d * w + d * d * w * w / 3)
-        return torch.where(rising, before, after)
+        return torch.where(t <= tau, before, after)
 
     def var_bar(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
         """sigma_bar^2(t; tau), the integral of beta from t to 1 (Eq. 3, Eq. 12).
@@ -108,9 +98,8 @@ class NoiseSchedule:
     def inverse_clock(self, s: Tensor | float, tau: Tensor | float) -> Tensor:
         """Time t in [0, 1] at which ``clock(t, tau) = s``, in closed form."""
         s, tau = _broadcast(s, tau)
-        rising = self._inverse_rising(s, tau)
         falling = 1 - self._inverse_rising(1 - s, 1 - tau)
-        return torch.where(s <= tau, rising, falling)
+        return torch.where(s <= tau, self._inverse_rising(s, tau), falling)
 
     def _inverse_rising(self, s: Tensor, tau: Tensor) -> Tensor:
         """Inverse on the first ramp: tau (c - a) / d with c = cbrt(a^3 + 3 d M s / tau)."""
@@ -147,11 +136,7 @@ def tau_map(
             range to a few steep pixels where gradients are unevenly spread; ranks spread tau evenly
             over the range and keep the order.
 
-    Returns:
-        (B, 1, H, W) tau in [tau_min, tau_max], of the dtype of ``gradient``.
-
-    Raises:
-        ValueError: if the range or a shape is not as above.
+    Returns (B, 1, H, W), of the dtype of ``gradient``. ValueError on another range or shape.
 
     >>> gradient = torch.tensor([[[[0.0, 0.1, 0.4]]]])
     >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0)
@@ -169,19 +154,9 @@ def tau_map(
 def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None = None) -> Tensor:
     """Position of each pixel within the hole's range of blurred gradients, the fraction of Eq. 11.
 
-    It holds all of Eq. 11 that does not depend on (tau_min, tau_max), which is what a live display
-    needs to redraw the tau map for other ranges.
-
-    Args:
-        gradient: (B, 1, H, W) gradient map in [0, 1].
-        blur_sigma: standard deviation in pixels of the Gaussian filter; 0 for none.
-        hole: (B, 1, H, W) mask, non-zero = missing; None for the whole picture.
-
-    Returns:
-        (B, 1, H, W) in [0, 1]; 0.5 everywhere where the hole's gradient is flat.
-
-    Raises:
-        ValueError: on another shape, or a negative width.
+    It holds all of Eq. 11 that does not depend on (tau_min, tau_max); the arguments are those of
+    :func:`tau_map`. Returns (B, 1, H, W) in [0, 1], 0.5 everywhere where the hole's gradient is
+    flat.
     """
     if gradient.ndim != 4 or gradient.shape[1] != 1:
         raise ValueError(f"expected a gradient map (B, 1, H, W), got {tuple(gradient.shape)}")
@@ -190,11 +165,19 @@ def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None =
             f"expected a hole of shape {tuple(gradient.shape)}, got {tuple(hole.shape)}"
         )
     blurred = gaussian_blur(gradient, blur_sigma)
-    low, high = _range_over(blurred, hole)
+    outside = _outside(gradient, hole)
+    low = blurred.masked_fill(outside, math.inf).amin((1, 2, 3), keepdim=True)
+    high = blurred.masked_fill(outside, -math.inf).amax((1, 2, 3), keepdim=True)
     # Rounding in the filter leaves a flat map not quite flat; it must not be stretched to [0, 1].
+    # Without a hole, high - low is -inf.
     flat = high - low <= 1e-6
-    spread = torch.where(flat, torch.ones_like(high), high - low)
-    return torch.where(flat, torch.full_like(low, 0.5), ((blurred - low) / spread).clamp(0, 1))
+    spread = torch.where(flat, 1, high - low)
+    return torch.where(flat, 0.5, ((blurred - low) / spread).clamp(0, 1))
+
+
+def _outside(gradient: Tensor, hole: Tensor | None) -> Tensor:
+    """Where nothing is missing, bool (B, 1, H, W)."""
+    return torch.zeros_like(gradient, dtype=torch.bool) if hole is None else hole <= 0.5
 
 
 def _ranks(relative: Tensor, hole: Tensor | None) -> Tensor:
@@ -203,9 +186,8 @@ def _ranks(relative: Tensor, hole: Tensor | None) -> Tensor:
     Equal values share their mean rank; known pixels take a place among the hole's. A flat hole,
     0.5 everywhere, stays so.
     """
-    inside = torch.ones_like(relative) if hole is None else hole
     ranks = []
-    for values, part in zip(relative, inside > 0.5, strict=True):
+    for values, part in zip(relative, ~_outside(relative, hole), strict=True):
         ordered = values[part].sort().values
         first = torch.searchsorted(ordered, values)
         last = torch.searchsorted(ordered, values, right=True) - 1
@@ -217,16 +199,8 @@ def _ranks(relative: Tensor, hole: Tensor | None) -> Tensor:
 def uniform_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
     """One tau for all pixels, the middle of the range; (0.5, 0.5) is I2SB's synchronous bridge.
 
-    Args:
-        hole: (B, 1, H, W) mask; gives the shape and device.
-        tau_min: lower end of the range.
-        tau_max: upper end of the range.
-
-    Returns:
-        (B, 1, H, W) float32.
-
-    Raises:
-        ValueError: if the range is not 0 <= tau_min <= tau_max <= 1.
+    Returns float32 of the shape and on the device of ``hole``. ValueError on another range than
+    0 <= tau_min <= tau_max <= 1.
     """
     check_tau_range(tau_min, tau_max)
     return torch.full(hole.shape, (tau_min + tau_max) / 2, device=hole.device)
@@ -238,16 +212,8 @@ def inward_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
     The depth is the Euclidean distance to the nearest known pixel, scaled per sample; a hole one
     pixel deep everywhere is all border. Known pixels get tau_max.
 
-    Args:
-        hole: (B, 1, H, W) mask, non-zero = missing.
-        tau_min: tau of the deepest pixel.
-        tau_max: tau of the pixels next to a known one.
-
-    Returns:
-        (B, 1, H, W) float32 tau map on the hole's device.
-
-    Raises:
-        ValueError: if the range is not 0 <= tau_min <= tau_max <= 1.
+    ``hole`` is a (B, 1, H, W) mask, non-zero = missing. Returns float32 of its shape on its device.
+    ValueError on another range than 0 <= tau_min <= tau_max <= 1.
     """
     check_tau_range(tau_min, tau_max)
     holes = (hole[:, 0] > 0.5).to("cpu", torch.uint8).numpy()
@@ -273,15 +239,8 @@ def check_tau_range(tau_min: float, tau_max: float) -> None:
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian filter with replicated borders, cut off at four standard deviations.
 
-    Args:
-        image: (B, 1, H, W) floating tensor.
-        sigma: standard deviation in pixels, >= 0; 0 returns the input.
-
-    Returns:
-        (B, 1, H, W) of the same dtype.
-
-    Raises:
-        ValueError: if ``sigma`` is negative.
+    Of a floating (B, 1, H, W), with a standard deviation in pixels; 0 returns the input, a negative
+    one raises ValueError.
     """
     if sigma < 0:
         raise ValueError(f"expected a Gaussian width >= 0 pixels, got {sigma}")
@@ -305,27 +264,6 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
         rows = F.conv2d(rows, kernel.view(1, 1, 1, -1))
         columns = F.pad(rows, (0, 0, radius, radius), mode="replicate")
         return F.conv2d(columns, kernel.view(1, 1, -1, 1))
-
-
-def _range_over(values: Tensor, hole: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Per-sample minimum and maximum over the hole, each (B, 1, 1, 1)."""
-    if hole is None:
-        return values.amin((1, 2, 3), keepdim=True), values.amax((1, 2, 3), keepdim=True)
-    inside = hole > 0.5
-    low = values.masked_fill(~inside, float("inf")).amin((1, 2, 3), keepdim=True)
-    high = values.masked_fill(~inside, float("-inf")).amax((1, 2, 3), keepdim=True)
-    # A sample without a hole has no range: treat it as flat rather than spread infinities.
-    empty = torch.isinf(low)
-    zero = torch.zeros_like(low)
-    return torch.where(empty, zero, low), torch.where(empty, zero, high)
-
-
-def _ramps(t: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which ramp holds t, and the position on each: u = t / tau, w = (t - tau) / (1 - tau)."""
-    rising = t <= tau
-    u = (t / _positive(tau)).clamp(0, 1)
-    w = ((t - tau) / _positive(1 - tau)).clamp(0, 1)
-    return rising, u, w
 
 
 def _positive(x: Tensor) -> Tensor:

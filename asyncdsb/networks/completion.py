@@ -27,22 +27,16 @@ class CompletionConfig:
     kind: ClassVar[str] = "edgeconnect"
 
     stride: ClassVar[int] = 16
-    """Heights and widths of input pictures must be multiples of this. Two strides of two alone ask
-    for 4; the reflecting borders of the dilated blocks need some rows at a quarter of the size."""
+    """Heights and widths of input pictures must be multiples of this: the reflecting borders of the
+    dilated blocks need some rows at a quarter of the size."""
 
     def build(self, in_channels: int, out_channels: int, scalars: int) -> CompletionGenerator:
-        """The network, which needs no scalars."""
-        if out_channels != 1:
-            raise ValueError(f"expected one map to complete, got {out_channels}")
+        """The network, which returns one map and needs no scalars."""
         return CompletionGenerator(self, in_channels)
 
 
 class CompletionGenerator(nn.Module):
-    """Encoder, dilated residual blocks and decoder.
-
-    Instance normalisation shows the network contrast relative to the picture. The dilated blocks
-    look across the hole at a quarter of the resolution.
-    """
+    """Encoder, residual blocks that look across the hole at a quarter of the size, and decoder."""
 
     def __init__(self, config: CompletionConfig, in_channels: int):
         super().__init__()
@@ -87,21 +81,18 @@ class DilatedBlock(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Spectrally normalised 70x70 patch discriminator; it also returns its features for matching.
 
-    Args:
-        in_channels: channels of the input, with the image that it is conditioned on.
-        width: channels of the first layer; doubled up to eight times that.
+    ``width`` is that of the first layer, doubled up to eight times that.
     """
 
-    def __init__(self, in_channels: int, width: int = 64):
+    def __init__(self, in_channels: int, width: int):
         super().__init__()
-        plan = [(in_channels, width, 2), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
-        plan += [(4 * width, 8 * width, 1)]
+        widths = (in_channels, width, 2 * width, 4 * width, 8 * width)
         self.features = nn.ModuleList(
             nn.Sequential(
                 spectral_norm(nn.Conv2d(c_in, c_out, 4, stride=stride, padding=1)),
                 nn.LeakyReLU(0.2, inplace=True),
             )
-            for c_in, c_out, stride in plan
+            for c_in, c_out, stride in zip(widths[:-1], widths[1:], (2, 2, 2, 1), strict=True)
         )
         self.head = spectral_norm(nn.Conv2d(8 * width, 1, 4, padding=1))
 

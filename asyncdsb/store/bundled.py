@@ -11,10 +11,15 @@ from asyncdsb.gradient import GradientCompletion, GradientConfig
 from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.store import hub
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-_INSTALLED, _CHECKOUT = _PACKAGE / "weights", _PACKAGE.parent / "assets" / "weights"
-BUNDLED = _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
-"""Folder of the project's weights: in the package of a wheel, beside that of a checkout."""
+
+def shipped(name: str) -> Path:
+    """A folder of the project's files: in the package of a wheel, beside that of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return package / name if (package / name).is_dir() else package.parent / "assets" / name
+
+
+BUNDLED = shipped("weights")
+"""Folder of the project's weights."""
 
 BUNDLED_NAMES = ("scenes", "portraits")
 """Bundled weights, each a folder in :data:`BUNDLED`. The first are the default."""
