@@ -218,10 +218,10 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
 def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -> None:
     """Write all files of one job, or none."""
     from asyncdsb.show.report import report_figure
-    from asyncdsb.show.viz import save_trajectory
+    from asyncdsb.show.viz import save_animation
 
     writers: tuple[tuple[Path | None, Writer], ...] = (
-        (job.trajectory, lambda path: save_trajectory(result.trajectory, path)),
+        (job.trajectory, lambda path: save_animation([x.x_t for x in result.trajectory], path)),
         (job.report, lambda path: report_figure(result, image, mask, path)),
         (job.out, lambda path: result.photograph.save(path, result.settings)),
     )

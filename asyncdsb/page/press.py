@@ -136,7 +136,7 @@ def make_film(kept: session.Kept, suffix: str) -> Path:
 
     Args:
         kept: the run.
-        suffix: one of :data:`asyncdsb.show.film.FILM_SUFFIXES`.
+        suffix: ".webp" or ".mp4".
 
     Returns:
         Path of the film, in the folder of the run.

@@ -1,11 +1,7 @@
-"""A restoration on one page: maps and steps.
-
-The same input always gives the same bytes: no date and no library version is written into a file.
-"""
+"""A restoration on one page: maps and steps. The same input always gives the same bytes."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,27 +23,15 @@ SIDE = 512  # most pixels of a picture's side in the first row
 PICTURES = {"left": 0.005, "right": 0.995, "wspace": 0.02}  # margins of a row of pictures
 
 
-def report_figure(
-    result: Result,
-    image: Image.Image | np.ndarray,
-    mask: np.ndarray,
-    path: str | os.PathLike,
-) -> Path:
+def report_figure(result: Result, image: np.ndarray, mask: np.ndarray, path: Path) -> Path:
     """Draw one restoration on a page: input, predicted gradient, tau, result, and the way there.
 
     Args:
         result: what the pipeline returned, with its trajectory.
-        image: the photograph that was restored, RGB or uint8 (H, W, 3).
+        image: the photograph that was restored, uint8 (H, W, 3).
         mask: bool (H, W), True in the hole.
         path: PNG file, which is returned.
-
-    Raises:
-        ValueError: another suffix, or a result without a trajectory.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"expected a file name ending in .png, got {Path(path).name!r}")
-    if not result.trajectory:
-        raise ValueError("expected a result with its trajectory (trajectory=True), got none")
     from matplotlib.figure import Figure
 
     picks = np.linspace(0, len(result.trajectory) - 1, COLUMNS).round().astype(int)
@@ -71,9 +55,7 @@ def _show(axes: Axes, title: str, picture: np.ndarray, **more: Any) -> Any:
     return axes.imshow(picture, **more)
 
 
-def _draw_maps(
-    part: SubFigure, result: Result, image: Image.Image | np.ndarray, mask: np.ndarray
-) -> None:
+def _draw_maps(part: SubFigure, result: Result, image: np.ndarray, mask: np.ndarray) -> None:
     """Draw input with the hole, gradient, tau, result; colour bars below the maps."""
     from matplotlib.colors import Normalize, PowerNorm
 

@@ -23,8 +23,6 @@ GRADIENT_COLOURS = "magma"
 HOLE_COLOUR = (255, 45, 120)
 """Colour of the hole where it is painted over a photograph, 8-bit RGB."""
 
-ANIMATION_SUFFIXES = (".webp", ".gif")
-
 # Milliseconds: the motion, the shortest and the longest frame, and more for the first and the last.
 _MOTION, _SHORTEST, _LONGEST, _HOLD_FIRST, _HOLD_LAST = 2600, 20, 260, 500, 1600
 
@@ -66,21 +64,12 @@ def paint_hole(image: Image.Image | np.ndarray, mask: np.ndarray) -> Image.Image
     return Image.fromarray(painted)
 
 
-def save_trajectory(frames: Sequence[Any], path: str | os.PathLike) -> Path:
-    """Write the bridge states x_t as a looping animation that holds its first and last frame.
+def save_animation(pictures: Sequence[Image.Image], path: str | os.PathLike) -> Path:
+    """Write pictures of one size as a looping animation that holds its first and last frame.
 
     The path, which is returned, ends in ``.webp`` (small, fast) or ``.gif`` (256 colours, for old
-    viewers); ValueError on anything else, no frames, or frames of several sizes.
+    viewers).
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in ANIMATION_SUFFIXES:
-        raise ValueError(f"expected a file name ending in .webp or .gif, got {Path(path).name!r}")
-    return save_animation([frame.x_t for frame in frames], path)
-
-
-def save_animation(pictures: Sequence[Image.Image], path: str | os.PathLike) -> Path:
-    """Write pictures of one size as a looping animation, see :func:`save_trajectory`."""
-    common_size(pictures)
     options: dict[str, Any] = {"save_all": True, "loop": 0, "duration": durations(len(pictures))}
     if Path(path).suffix.lower() == ".gif":
         pictures = [picture.quantize(256, Image.Quantize.FASTOCTREE) for picture in pictures]
@@ -90,16 +79,6 @@ def save_animation(pictures: Sequence[Image.Image], path: str | os.PathLike) -> 
     first, *others = pictures
     data = encoded(first, append_images=others, **options)
     return write_atomic(path, lambda target: target.write_bytes(data))
-
-
-def common_size(pictures: Sequence[Image.Image]) -> tuple[int, int]:
-    """Width and height of all pictures; raise ValueError if there are none, or several sizes."""
-    if not pictures:
-        raise ValueError("expected at least one frame, got an empty trajectory")
-    sizes = {picture.size for picture in pictures}
-    if len(sizes) > 1:
-        raise ValueError(f"expected frames of one size, got {sorted(sizes)}")
-    return sizes.pop()
 
 
 def durations(count: int) -> list[int]:
