@@ -93,10 +93,8 @@ class AsyncDSBPipeline:
 
         ``source`` is one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
         on the Hugging Face Hub, there at ``revision``: a branch, tag or commit. None is the first
-        of the bundled weights.
-
-        Raises:
-            ValueError: if there are no such weights, or they are damaged or of another version.
+        of the bundled weights. ValueError if there are no such weights, or they are damaged or of
+        another version.
         """
         chosen_precision(precision, "cpu")  # Refuses another one before anything is fetched.
         folder = weights_folder(source, revision)
@@ -121,10 +119,7 @@ class AsyncDSBPipeline:
         """Upload what :meth:`save_pretrained` writes to the Hub; return the commit's address.
 
         "user/repo" is made if need be. A card that lay beside the weights goes with them; a new one
-        names no licence.
-
-        Raises:
-            ValueError: if the Hub cannot be reached or does not allow it.
+        names no licence. ValueError if the Hub cannot be reached or does not allow it.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -164,7 +159,8 @@ class AsyncDSBPipeline:
         """
         frames: list[Frame] = []
         for last in self.stream(image, mask, **settings):
-            frames += [last] if trajectory else []
+            if trajectory:
+                frames.append(last)
             if on_frame is not None:
                 on_frame(last)
         record, photo = self.record(Settings(**settings), last.prepared.box), last.photograph
@@ -187,26 +183,16 @@ class AsyncDSBPipeline:
         return self.runner.frames(prepared, chosen)
 
     @torch.no_grad()
-    def restore_batch(
-        self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
-    ) -> Tensor:
-        """Restore pictures (B, 3, H, W) in [-1, 1] at the networks' own resolution, on the CPU.
-
-        H and W are multiples of the network's stride, masks (B, 1, H, W), 1 = missing. Each sample
-        depends on its picture, mask and seed alone; known pixels stay. The settings are those of
-        :meth:`__call__` without ``seed`` and box, and with a named strategy.
-
-        Raises:
-            ValueError: on other sides, seeds or settings.
-        """
-        *_, last = self.trace(images, masks, seeds, **settings)[1]
-        return last.x_t.cpu()
-
-    @torch.no_grad()
     def trace(
         self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
     ) -> tuple[Tensor, Iterator[SamplerState]]:
-        """Tau maps (B, 1, H, W) and the states of :meth:`restore_batch`, on its device."""
+        """Restore pictures (B, 3, H, W) in [-1, 1] at the networks' own resolution.
+
+        H and W are multiples of the network's stride, masks (B, 1, H, W), 1 = missing. Each sample
+        depends on its picture, mask and seed alone; known pixels stay. The settings are those of
+        :meth:`__call__` without ``seed`` and box, and with a named strategy. Returns tau maps
+        (B, 1, H, W) and the states, on the device. ValueError on other sides, seeds or settings.
+        """
         chosen = self._checked(settings)
         if not isinstance(chosen.strategy, str) or chosen.box is not None:
             raise ValueError("expected a named strategy and no box for a batch")
@@ -246,18 +232,14 @@ class AsyncDSBPipeline:
         """Per-pixel peak time (H, W) float32 for a gradient of :meth:`predict_gradient`, at once.
 
         ``box`` is of :meth:`head_box`; without it, weights for portraits take the largest square.
-        The rest are settings.
-
-        Raises:
-            ValueError: if sizes differ or the range or strategy is not valid.
+        The rest are settings. ValueError if sizes differ or a setting is not valid.
         """
         chosen = Settings(tau_min, tau_max, strategy=strategy, tiles=tiles, box=box)
         chosen.check(SAMPLERS)
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         check_painted(strategy, hole.shape)
         check_pair(gradient, hole)
-        windows = self.runner.windows(hole, tiles, box)
-        return self.runner.tau(hole, windows, gradient, chosen)
+        return self.runner.tau(hole, self.runner.windows(hole, tiles, box), gradient, chosen)
 
     def work(self, mask, tiles: int = Settings.tiles, box: Box | None = None) -> int:
         """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo."""

@@ -513,17 +513,6 @@ def test_links_that_lead_nowhere_and_pipes_are_named(photos, tiny_weights, capsy
     assert "pipe.jpg: left out: expected a file, got a device or pipe" in second
 
 
-@pytest.mark.parametrize(("share", "finish"), [("0", "none"), ("0.5", "patches"), ("1", "patches")])
-def test_the_earlier_name_of_the_finish(capsys, share, finish):
-    paths = ["inpaint", "photo.png", "mask.png", "-o", "out.png"]
-    assert cli._parser().parse_args([*paths, "--patches", share]).finish == finish
-    assert capsys.readouterr().err.splitlines() == [
-        f"asyncdsb: warning: --patches is now --finish: taken as --finish {finish}"
-    ]
-    assert run("inpaint", "--help") == 0
-    assert "--patches" not in capsys.readouterr().out
-
-
 def test_folders_of_the_command_itself_are_not_left_out(photos, tiny_weights, capsys):
     (photos / "masks").rename(photos / "photos" / "masks")
     place = photos / "photos"

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _NO_PHOTOS = ("thumbs.db", "desktop.ini")  # what systems put into folders, beside hidden files
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
-_TRAJECTORY_SUFFIXES = (".webp", ".gif")
-_REPORT_SUFFIXES = (".png",)
 
 Writer = Callable[[Path], object]
 
@@ -45,11 +43,8 @@ class Job:
 def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     """Pair photographs with masks and choose the names of the files to write.
 
-    Returns:
-        The jobs, and one sentence for each file of a folder that has to be left out.
-
-    Raises:
-        ValueError: the command as a whole cannot be carried out.
+    Returns the jobs, and one sentence for each file of a folder that has to be left out. ValueError
+    if the command as a whole cannot be carried out.
     """
     photo, mask, out = arguments.photo, arguments.mask, arguments.out
     trajectory, report = arguments.trajectory, arguments.report
@@ -61,8 +56,8 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
             photo,
             _mask_for(photo, mask),
             output_file(out),
-            trajectory and _checked("--trajectory", trajectory, _TRAJECTORY_SUFFIXES),
-            report and _checked("--report", report, _REPORT_SUFFIXES),
+            trajectory and _checked("--trajectory", trajectory, (".webp", ".gif")),
+            report and _checked("--report", report, (".png",)),
         )
         _refuse_clashes([job], arguments.strategy)
         return [job], []
@@ -71,7 +66,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     if not photos:
         raise ValueError(f"there is no picture in the folder {photo}")
     used = [path.resolve() for path in (mask, out, trajectory, report) if path]
-    others = sorted({*_visible(photo)} - {*photos})
+    others = (path for path in _visible(photo) if path not in photos)
     problems = [_left_out(path) for path in others if path.resolve() not in used]
     jobs = []
     for path in photos:
@@ -179,9 +174,8 @@ def check_size(out: Path, size: tuple[int, int]) -> None:
     kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
     most = LARGEST_SIDE.get(kind, max(size))
     if max(size) > most:
-        held = f"{kind} holds at most {most} pixels a side"
         got = f"the photo is {size[0]}x{size[1]}: choose .png or .tif"
-        raise ValueError(f"{out.name}: {held}, {got}")
+        raise ValueError(f"{out.name}: {kind} holds at most {most} pixels a side, {got}")
 
 
 def _without_twins(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
@@ -203,16 +197,15 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
     """Refuse to write a file twice, or over one that is read, a map of the order among them."""
     read = {path.resolve() for job in jobs for path in (job.photo, job.mask)}
     read |= {Path(strategy).resolve()} if strategy else set()
-    written: dict[Path, str] = {}
+    written: set[Path] = set()
     for job in jobs:
         for path in job.written:
             place = path.resolve()
             if place in read:
                 raise ValueError(f"{path} is read and would be overwritten: choose another name")
             if place in written:
-                names = " and ".join(sorted({written[place], job.photo.name}))
-                raise ValueError(f"{path} would be written twice (for {names})")
-            written[place] = job.photo.name
+                raise ValueError(f"{path} would be written twice (for {job.photo.name})")
+            written.add(place)
 
 
 def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -> None:
@@ -220,19 +213,19 @@ def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -
     from asyncdsb.show.report import report_figure
     from asyncdsb.show.viz import save_animation
 
-    writers: tuple[tuple[Path | None, Writer], ...] = (
-        (job.trajectory, lambda path: save_animation([x.x_t for x in result.trajectory], path)),
-        (job.report, lambda path: report_figure(result, image, mask, path)),
-        (job.out, lambda path: result.photograph.save(path, result.settings)),
-    )
-    files = [(path, write) for path, write in writers if path]
+    files: list[tuple[Path, Writer]] = []
+    if job.trajectory:
+        pictures = [frame.x_t for frame in result.trajectory]
+        files.append((job.trajectory, lambda path: save_animation(pictures, path)))
+    if job.report:
+        files.append((job.report, lambda path: report_figure(result, image, mask, path)))
+    files.append((job.out, lambda path: result.photograph.save(path, result.settings)))
     made: list[Path] = []
     try:
-        for place, _ in files:
-            for folder in reversed(place.parents):
-                if not folder.exists():
-                    folder.mkdir()
-                    made.append(folder)
+        for folder in (folder for path, _ in files for folder in reversed(path.parents)):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
         _write_together(files)
     except BaseException:
         for folder in reversed(made):
@@ -244,11 +237,6 @@ def _write_together(files: Sequence[tuple[Path, Writer]]) -> None:
     """Write every file beside its place before the first is renamed into it."""
     from asyncdsb.photo.images import write_atomic
 
-    (path, write), *others = files
-
-    def write_this_and_others(temporary: Path) -> None:
-        write(temporary)
-        if others:
-            _write_together(others)
-
-    write_atomic(path, write_this_and_others)
+    if files:
+        (path, write), *others = files
+        write_atomic(path, lambda temporary: (write(temporary), _write_together(others)))

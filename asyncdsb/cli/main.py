@@ -13,7 +13,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -119,7 +118,6 @@ def _parser() -> argparse.ArgumentParser:
     add(run, "--strategy", "NAME")
     add(run, "--eta", "ETA", type=float, help="noise of the implicit sampler, 0 to 1 (0)")
     add(run, "--finish", choices=FINISHES)
-    add(run, "--patches", type=share, dest="finish", help=argparse.SUPPRESS)
     add(run, "--grid", choices=GRIDS, help="spacing of the steps (log)")
     add(run, "--seed", "SEED", type=int, help="the same seed, the same file (0)")
     add(run, "--tiles", "N", type=int)
@@ -141,18 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def share(text: str) -> str:
-    """What ``--patches SHARE``, as ``--finish`` was called before it had names, is taken as."""
-    finish = "patches" if float(text) else "none"
-    _say("warning", f"--patches is now --finish: taken as --finish {finish}")
-    return finish
-
-
 def _box(text: str) -> tuple[int, int, int]:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"expected LEFT,TOP,SIDE in pixels, got {text!r}")
-    return int(parts[0]), int(parts[1]), int(parts[2])
+    left, top, side = map(int, parts)
+    return left, top, side
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -204,7 +196,8 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     from asyncdsb.photo.settings import Settings
 
     settings, strategy, precision = _settings(arguments)
-    Settings(**settings).check(SAMPLERS)
+    checked = Settings(**settings)
+    checked.check(SAMPLERS)
     keep_frames = bool(arguments.trajectory or arguments.report)
     for problem in problems:
         _say("error", problem)
@@ -244,18 +237,18 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
         bar = {"desc": label, "unit": "step", "file": sys.stderr, "disable": arguments.quiet}
         try:
-            with tqdm(**bar, dynamic_ncols=True) as shown:
-                show, chosen = partial(_advance, shown), settings | order
-                result = pipe(photo, mask, trajectory=keep_frames, on_frame=show, **chosen)
+            with tqdm(**bar, total=checked.steps, dynamic_ncols=True) as shown:
+                result = pipe(
+                    photo,
+                    mask,
+                    trajectory=keep_frames,
+                    on_frame=lambda frame: shown.update(frame.step - shown.n),
+                    **settings | order,
+                )
             write_files(job, result, photo.rgb, mask)
         except (ValueError, OSError) as error:
             refuse(error, job)
     return 2 if failed else 0
-
-
-def _advance(bar: Any, frame: Any) -> None:
-    bar.total = frame.steps
-    bar.update(frame.step - bar.n)
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str]:
