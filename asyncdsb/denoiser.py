@@ -122,19 +122,14 @@ class BridgeConfig:
         ):
             if unknown := ", ".join(name for name in got if name not in allowed):
                 raise ValueError(f"expected {what} out of {', '.join(allowed)}, got {unknown}")
-        if not self.bridges:
-            raise ValueError("expected at least one bridge, got none")
+        assert self.bridges and 0 <= self.hole_noise < math.inf, self
+        assert len(self.sigmas) in (1, 3) and 0 < min(self.sigmas) <= max(self.sigmas) < math.inf
         score = self.parametrisation == "score"
         if isinstance(self.unet, ADMConfig) and not (score and len(self.bridges) == 1):
             raise ValueError(
                 "expected the score form and one bridge for an ADM network, which is told the time "
                 f"alone, got {self.parametrisation} and {len(self.bridges)}"
             )
-        sigmas = self.sigmas
-        if len(sigmas) not in (1, 3) or not all(0 < sigma < math.inf for sigma in sigmas):
-            raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
-        if not 0 <= self.hole_noise < math.inf:
-            raise ValueError(f"expected a finite hole_noise >= 0, got {self.hole_noise}")
 
     @property
     def sigmas(self) -> tuple[float, ...]:

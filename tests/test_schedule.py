@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -326,20 +324,9 @@ def test_inward_tau_of_a_line_is_all_border() -> None:
 
 
 @pytest.mark.parametrize("limits", [(0.6, 0.5), (-0.1, 0.5), (0.2, 1.1), (float("nan"), 0.5)])
-@pytest.mark.parametrize("make", [tau_map, uniform_tau, inward_tau])
-def test_bad_tau_ranges_are_refused(make: Callable, limits: tuple[float, float]) -> None:
-    source = random_gradient() if make is tau_map else square_hole()
+def test_bad_tau_ranges_are_refused(limits: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="tau_min"):
-        make(source, *limits)
-
-
-def test_bad_gradient_maps_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\(48, 48\)"):
-        tau_map(random_gradient()[0, 0], 0.2, 0.5)
-    with pytest.raises(ValueError, match="hole"):
-        tau_map(random_gradient(), 0.2, 0.5, hole=square_hole(size=40))
-    with pytest.raises(ValueError, match="-1"):
-        tau_map(random_gradient(), 0.2, 0.5, blur_sigma=-1)
+        tau_map(random_gradient(), *limits)
 
 
 def test_the_blur_takes_any_floating_type_and_no_picture_at_all():

@@ -17,9 +17,7 @@ from asyncdsb.networks.layers import (
     Modulated,
     Stage,
     attend,
-    check_levels,
     check_size,
-    count_heads,
     group_norm,
     sinusoidal_embedding,
     zero_init,
@@ -32,15 +30,8 @@ INTERVALS = 1000  # Steps into which I2SB divides the time from 0 to 1.
 class ADMConfig:
     """Shape of an ADM network; the default is the published unconditional one for 256 pixels.
 
-    Attributes:
-        width: channels of the finest level, a multiple of 32 in the published networks.
-        multipliers: channels of each level in multiples of ``width``, finest first.
-        blocks: residual blocks per level on the way down (one more on the way up).
-        attention: for each level, whether its blocks are followed by self-attention; by default
-            where a picture of 256 pixels has 32, 16 or 8.
-        head_channels: channels of an attention head.
-        dropout: dropout probability of the residual blocks.
-        kind: tells this configuration from others on disk.
+    The attributes are those of :class:`asyncdsb.networks.unet.UNetConfig`. By default there is
+    attention where a picture of 256 pixels has 32, 16 or 8.
     """
 
     width: int = 256
@@ -50,9 +41,6 @@ class ADMConfig:
     head_channels: int = 64
     dropout: float = 0.0
     kind: str = field(default="adm", init=False)
-
-    def __post_init__(self) -> None:
-        check_levels(self.multipliers, self.attention)
 
     @property
     def stride(self) -> int:
@@ -196,7 +184,8 @@ class ADMAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        self.heads = count_heads(channels, head_channels)
+        assert channels % head_channels == 0, (channels, head_channels)
+        self.heads = channels // head_channels
         self.norm = group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))

@@ -9,15 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def check_levels(multipliers: tuple[int, ...], attention: tuple[bool, ...]) -> None:
-    """Raise ValueError unless every level says whether it has attention."""
-    if len(multipliers) != len(attention):
-        raise ValueError(
-            "expected as many attention flags as multipliers, "
-            f"got {len(attention)} and {len(multipliers)}"
-        )
-
-
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with 32 groups, or with as many as divide the channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
@@ -67,15 +58,6 @@ def check_size(x: Tensor, stride: int) -> None:
         raise ValueError(f"expected H and W as multiples of {stride}, got {tuple(x.shape)}")
 
 
-def count_heads(channels: int, head_channels: int) -> int:
-    """Number of attention heads; raise ValueError unless the channels divide among them."""
-    if channels % head_channels:
-        raise ValueError(
-            f"expected channels divisible by head_channels={head_channels}, got {channels}"
-        )
-    return channels // head_channels
-
-
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of h heads over N positions: (B, h, c, N) queries, keys, values to (B, h c, N)."""
     if query.device.type == "cpu" and torch.is_grad_enabled():
@@ -106,7 +88,7 @@ class Stage(nn.ModuleList):
 class ResBlock(Modulated):
     """Residual block with two 3x3 convolutions; an embedding scales and shifts its features."""
 
-    def __init__(self, channels_in: int, channels: int, embedding: int, dropout: float = 0.0):
+    def __init__(self, channels_in: int, channels: int, embedding: int, dropout: float):
         super().__init__()
         self.norm1 = group_norm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
@@ -129,9 +111,10 @@ class ResBlock(Modulated):
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all positions of a feature map, as a residual branch."""
 
-    def __init__(self, channels: int, head_channels: int = 32):
+    def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        self.heads = count_heads(channels, head_channels)
+        assert channels % head_channels == 0, (channels, head_channels)
+        self.heads = channels // head_channels
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))

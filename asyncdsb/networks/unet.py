@@ -13,7 +13,6 @@ from asyncdsb.networks.layers import (
     ResBlock,
     SelfAttention,
     Stage,
-    check_levels,
     check_size,
     group_norm,
     sinusoidal_embedding,
@@ -48,12 +47,7 @@ class UNetConfig:
     kind: str = field(default="unet", init=False)
 
     def __post_init__(self) -> None:
-        check_levels(self.multipliers, self.attention)
-        if len(self.blocks_of_levels) != len(self.multipliers):
-            raise ValueError(
-                f"expected one number of blocks for each of {len(self.multipliers)} levels, "
-                f"got {self.blocks}"
-            )
+        assert len(self.blocks_of_levels) == len(self.multipliers) == len(self.attention), self
 
     @property
     def blocks_of_levels(self) -> tuple[int, ...]:
