@@ -26,7 +26,7 @@ except ValueError as error:
 
 import gradio as gr
 
-from asyncdsb.networks.malloc import keep_freed
+from asyncdsb.networks.device import PRECISIONS, keep_freed
 from asyncdsb.page import payload, wiring
 from asyncdsb.page.layout import WEIGHTS, theme
 
@@ -54,8 +54,6 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> None:
     """Start the server; see the module's first lines for the options."""
-    from asyncdsb.networks.device import PRECISIONS
-
     parser = Parser(description="Restore holes in photographs, in the browser.")
     parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1)")
     parser.add_argument(

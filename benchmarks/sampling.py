@@ -38,8 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.masks import make_mask
 from asyncdsb.measure.baselines import METHODS, restore
-from asyncdsb.networks.device import compiles, multiplies_bf16
-from asyncdsb.networks.malloc import keep_freed
+from asyncdsb.networks.device import compiles, keep_freed, multiplies_bf16
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import Moment, run_steps
 from asyncdsb.photo.images import read_image, to_tensor

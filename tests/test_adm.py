@@ -366,11 +366,12 @@ def test_added_conditions_change_nothing(run, inputs, seen):
     context = denoiser.context(image, mask, torch.rand_like(mask), torch.ones(2) > 0, noise)
     s = t.expand_as(mask)
     with torch.no_grad():
-        got = denoiser.x0_hat(x_t, t, s, context, 0.247)
+        got = denoiser.x0_hat(x_t, t, s, context)
         start = image * (1 - mask) + noise * mask
         sees = torch.cat([x_t, start], 1) if seen else x_t
         level = LEVELS[(1000 * t.flatten()).round().long() - 1]
-        wanted = x_t - (0.247 * s).sqrt() * evaluate(state, SMALL, sees, level)
+        sigma = (denoiser.config.schedule.total_var * s).sqrt()
+        wanted = x_t - sigma * evaluate(state, SMALL, sees, level)
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
 
 

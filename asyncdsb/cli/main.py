@@ -227,7 +227,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             _say("warning", f"{job.photo.name}: not kept in {job.out.name}: {', '.join(lost)}")
         if pipe is None:
             # Not guarded: without weights no photograph of the folder can be restored.
-            from asyncdsb.networks.malloc import keep_freed
+            from asyncdsb.networks.device import keep_freed
             from asyncdsb.pipeline import AsyncDSBPipeline
 
             keep_freed()
