@@ -44,8 +44,7 @@ class AsyncDSBPipeline:
         compiled: whether to use torch.compile: faster, the same pictures up to rounding. The first
             run of each size of window and batch, of eight at most, takes a minute more.
 
-    Raises:
-        ValueError: if torch cannot use the device or cannot compile, or on another precision.
+    ValueError if torch cannot use the device or cannot compile, or on another precision.
 
     >>> import numpy as np
     >>> pipe = AsyncDSBPipeline.random()  # from_pretrained() for weights that were trained
@@ -109,8 +108,8 @@ class AsyncDSBPipeline:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write safetensors in half precision, JSON and a card to a folder, made if need be."""
-        save_weights(folder, self.denoiser, self.training.get("bridge", {}))
-        save_weights(folder, self.completion, self.training.get("gradient", {}))
+        for kind, network in (("bridge", self.denoiser), ("gradient", self.completion)):
+            save_weights(folder, network, self.training.get(kind, {}))
         write_card(Path(folder), self.card or model_card(self.facts))
 
     def push_to_hub(
@@ -154,8 +153,7 @@ class AsyncDSBPipeline:
             on_frame: called with each frame as it comes, to show progress.
             **settings: fields of :class:`asyncdsb.photo.settings.Settings`.
 
-        Raises:
-            ValueError: on anything that cannot be restored, naming what was expected.
+        ValueError on anything that cannot be restored, naming what was expected.
         """
         frames: list[Frame] = []
         for last in self.stream(image, mask, **settings):
@@ -169,7 +167,7 @@ class AsyncDSBPipeline:
     def record(self, chosen: Settings, box: Box | None = None) -> dict:
         """Settings that reproduce a picture, as JSON; ``box`` is a frame's ``prepared.box``."""
         other = {} if self.precision == "fp32" else {"precision": self.precision}
-        chosen = chosen if box is None else dataclasses.replace(chosen, box=box)
+        chosen = dataclasses.replace(chosen, box=box or chosen.box)
         return chosen.resolved(self.config).as_dict() | other
 
     def stream(self, image, mask, **settings) -> Iterator[Frame]:

@@ -52,13 +52,11 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         if not path.exists():
             raise ValueError(f"there is no such {what}: {path}")
     if not photo.is_dir():
-        job = Job(
-            photo,
-            _mask_for(photo, mask),
-            output_file(out),
-            trajectory and _checked("--trajectory", trajectory, (".webp", ".gif")),
-            report and _checked("--report", report, (".png",)),
-        )
+        job = Job(photo, _mask_for(photo, mask), output_file(out), trajectory, report)
+        if trajectory:
+            _check_name("--trajectory", trajectory, (".webp", ".gif"))
+        if report:
+            _check_name("--report", report, (".png",))
         _refuse_clashes([job], arguments.strategy)
         return [job], []
 
@@ -68,9 +66,13 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     used = [path.resolve() for path in (mask, out, trajectory, report) if path]
     others = (path for path in _visible(photo) if path not in photos)
     problems = [_left_out(path) for path in others if path.resolve() not in used]
+    from asyncdsb.photo.images import shortened
+
     jobs = []
     for path in photos:
-        png, webp = (_named(path.stem, suffix) for suffix in (".png", ".webp"))
+        # Another suffix may make a name too long.
+        ends = (".png", ".webp")
+        png, webp = (f"{shortened(path.stem, LONGEST_NAME - len(end))}{end}" for end in ends)
         more = trajectory and trajectory / webp, report and report / png
         try:
             jobs.append(Job(path, _mask_for(path, mask), out / png, *more))
@@ -100,32 +102,27 @@ def _visible(folder: Path) -> list[Path]:
 def _left_out(path: Path) -> str:
     """Why a file of a folder is left out."""
     if path.is_dir():
-        return f"{path.name}: left out: a folder within the folder; give it by itself"
-    if path.is_symlink() and not path.exists():
-        return f"{path.name}: left out: a link that leads nowhere"
-    if not path.is_file():
-        return f"{path.name}: left out: expected a file, got a device or pipe"
-    if path.suffix.lower() in (".heic", ".heif", ".hif"):
-        return f"{path.name}: left out: HEIC pictures need the package pillow-heif"
-    return f"{path.name}: left out: expected a picture, got a file ending in {path.suffix!r}"
-
-
-def _named(stem: str, suffix: str) -> str:
-    """A name to write, which another suffix may make too long."""
-    from asyncdsb.photo.images import shortened
-
-    return f"{shortened(stem, LONGEST_NAME - len(suffix))}{suffix}"
-
-
-def _alike(stem: str) -> str:
-    """The same for names that look alike: Macs write accents as characters of their own."""
-    return unicodedata.normalize("NFC", stem).casefold()
+        why = "a folder within the folder; give it by itself"
+    elif path.is_symlink() and not path.exists():
+        why = "a link that leads nowhere"
+    elif not path.is_file():
+        why = "expected a file, got a device or pipe"
+    elif path.suffix.lower() in (".heic", ".heif", ".hif"):
+        why = "HEIC pictures need the package pillow-heif"
+    else:
+        why = f"expected a picture, got a file ending in {path.suffix!r}"
+    return f"{path.name}: left out: {why}"
 
 
 def _mask_for(photo: Path, mask: Path) -> Path:
     if not mask.is_dir():
         return mask
-    alike = [path for path in _pictures(mask) if _alike(path.stem) == _alike(photo.stem)]
+
+    def looks(path: Path) -> str:
+        # Macs write accents as characters of their own.
+        return unicodedata.normalize("NFC", path.stem).casefold()
+
+    alike = [path for path in _pictures(mask) if looks(path) == looks(photo)]
     found = [path for path in alike if path.stem == photo.stem] or alike
     if len(found) != 1:
         got = "none" if not found else ", ".join(path.name for path in found)
@@ -141,16 +138,16 @@ def output_file(out: Path) -> Path:
         raise ValueError(f"cannot write {out}: expected a file name, got a folder")
     if not out.suffix:
         out = out.with_name(f"{out.name}.png")
-    return _checked("-o", out, tuple(SAVE_OPTIONS))
+    _check_name("-o", out, SAVE_OPTIONS)
+    return out
 
 
-def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
+def _check_name(option: str, path: Path, suffixes: Iterable[str]) -> None:
     if path.suffix.lower() not in suffixes:
         known = " ".join(suffixes)
         raise ValueError(f"{option}: expected a file ending in {known}, got {path.name}")
     if not path.parent.is_dir():
         raise ValueError(f"{option}: there is no folder {path.parent}")
-    return path
 
 
 def check_places(jobs: Iterable[Job]) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tqdm import tqdm
+
 from asyncdsb import __version__
 from asyncdsb.cli.jobs import Job, check_places, check_size, output_file, plan, write_files
 from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS
@@ -72,10 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     # Other output on standard error is for developers; users get one line.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    previous = None
     # A polite kill unwinds the stack, so that temporary files are removed.
     with contextlib.suppress(ValueError):  # Only the main thread may do this.
-        previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with warnings.catch_warnings(action="ignore"):
             return arguments.run(arguments)
@@ -85,9 +86,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("error", "interrupted")
         return 130
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -161,11 +159,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _say(kind: str, message: object) -> None:
     """Print one line on standard error, above a progress bar if there is one."""
-    line = f"asyncdsb: {kind}: {' '.join(str(message).split())}"
-    if "tqdm" in sys.modules:
-        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
-    else:
-        print(line, file=sys.stderr)
+    tqdm.write(f"asyncdsb: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _mask(arguments: argparse.Namespace) -> int:
@@ -187,8 +181,6 @@ def _mask(arguments: argparse.Namespace) -> int:
 def _inpaint(arguments: argparse.Namespace) -> int:
     jobs, problems = plan(arguments)
     check_places(jobs)
-
-    from tqdm import tqdm
 
     from asyncdsb.photo.images import check_pair
     from asyncdsb.photo.mask_files import read_mask

@@ -35,11 +35,7 @@ class Lpips:
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         """Return (B,) distances of pairs (B, 3, H, W) in [-1, 1], sides >= 32, else ValueError."""
-        if image.shape != truth.shape or image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(
-                f"expected two batches (B, 3, H, W) of one shape;"
-                f" got {tuple(image.shape)} and {tuple(truth.shape)}"
-            )
+        assert image.shape == truth.shape, (image.shape, truth.shape)
         if min(image.shape[2:]) < 32:
             raise ValueError(f"expected sides of at least 32 pixels; got {tuple(image.shape[2:])}")
         pairs = zip(self._features(image), self._features(truth), strict=True)
@@ -137,22 +133,17 @@ class InceptionFeatures(FeatureExtractor):
     slug = "inception"
     names = SetNames("FID", "KID", "IS")
 
-    def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu"):
+    def __init__(self, weights: Path | None = None, device: str | torch.device = "cpu"):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         # A torchvision that was built for another torch fails to import with a RuntimeError.
         except (ImportError, RuntimeError, AttributeError) as error:
-            raise ValueError(
-                f"expected torch-fidelity for FID and a torchvision that fits torch; got "
-                f"{type(error).__name__}: {error}: run `pip install torch-fidelity`"
-            ) from None
-        if weights is not None and not Path(weights).is_file():
-            raise ValueError(f"expected {INCEPTION_FILE} at {weights}; found none")
+            expected = "expected torch-fidelity for FID and a torchvision that fits torch"
+            got = f"{type(error).__name__}: {error}: run `pip install torch-fidelity`"
+            raise ValueError(f"{expected}; got {got}") from None
         try:
-            self._network = FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048"],
-                feature_extractor_weights_path=None if weights is None else str(weights),
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights
             )
         except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
@@ -160,8 +151,8 @@ class InceptionFeatures(FeatureExtractor):
                 f"expected the Inception weights ({INCEPTION_FILE}); got {type(error).__name__}:"
                 f" {reason}: give the file's path, or a network connection"
             ) from None
-        self._network, self._device = self._network.eval().to(device), device
-        self.weight = self._network.fc.weight
+        self._network, self._device = network.eval().to(device), device
+        self.weight = network.fc.weight
 
     def _pooled(self, images: torch.Tensor) -> torch.Tensor:
         levels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
