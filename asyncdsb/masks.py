@@ -40,11 +40,11 @@ class StrokeStyle(NamedTuple):
     strokes: tuple[int, int]  # fewest and most, both included
     width: int  # largest addition to the least brush width of 6.5 (cv2 draws its thickness 5 so)
     length: int  # largest addition to the least segment length of 10
-    box_share: float = 0.0  # probability that boxes are drawn instead
+    box_share: float  # probability that boxes are drawn instead
 
 
-WIDE = StrokeStyle(strokes=(1, 5), width=100, length=200, box_share=0.23)
-NARROW = StrokeStyle(strokes=(4, 50), width=10, length=40)
+WIDE = StrokeStyle((1, 5), width=100, length=200, box_share=0.23)
+NARROW = StrokeStyle((4, 50), width=10, length=40, box_share=0.0)
 
 
 def make_mask(kind: str, size: int | tuple[int, int], seed: int | Random = 0) -> np.ndarray:

@@ -12,6 +12,7 @@ Time runs from 0 (clean image) to 1 (corrupted image); sampling goes from 1 to 0
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -258,10 +259,8 @@ def _positive(x: Tensor) -> Tensor:
 
 def _broadcast(x: Tensor | float, y: Tensor | float) -> tuple[Tensor, Tensor]:
     """Both arguments as floating tensors of one dtype, device and shape."""
-    floating = [v for v in (x, y) if isinstance(v, Tensor) and v.is_floating_point()]
-    dtype = torch.float64 if not floating else floating[0].dtype
-    for v in floating:
-        dtype = torch.promote_types(dtype, v.dtype)
+    floating = [v.dtype for v in (x, y) if isinstance(v, Tensor) and v.is_floating_point()]
+    dtype = functools.reduce(torch.promote_types, floating) if floating else torch.float64
     device = next((v.device for v in (x, y) if isinstance(v, Tensor) and v.ndim), None)
     x, y = (torch.as_tensor(v, dtype=dtype, device=device) for v in (x, y))
     return torch.broadcast_tensors(x, y)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from asyncdsb.show import report, viz
+from asyncdsb.show import viz
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 32)) -> Image.Image:
@@ -111,7 +111,7 @@ def test_report_bytes_repeat(result, tmp_path):
     mask = np.zeros((32, 48), bool)
     mask[8:20, 8:20] = True
     paths = [
-        report.report_figure(result, np.asarray(picture(5)), mask, tmp_path / f"{name}.png")
+        viz.report_figure(result, np.asarray(picture(5)), mask, tmp_path / f"{name}.png")
         for name in "ab"
     ]
     first, second = (path.read_bytes() for path in paths)

@@ -207,8 +207,7 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
 
 def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -> None:
     """Write all files of one job, or none."""
-    from asyncdsb.show.report import report_figure
-    from asyncdsb.show.viz import save_animation
+    from asyncdsb.show.viz import report_figure, save_animation
 
     files: list[tuple[Path, Writer]] = []
     if job.trajectory:

@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,9 +30,6 @@ GRIDS = ("log", "uniform", "clock")
 FINISHES = ("none", "patches")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
 MAX_PIXELS = 64_000_000
-SETTINGS = (
-    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "finish", "seed", "tiles", "box",
-)  # fmt: skip
 
 # Texts of the help that take more than a line.
 _TOLD = {
@@ -246,10 +244,12 @@ def _inpaint(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str]:
     """The settings, the strategy and the precision; options override the settings file."""
     from asyncdsb.photo.record import load_settings
+    from asyncdsb.photo.settings import Settings
 
     path, strategy = arguments.settings, arguments.strategy
-    found = load_settings(path, (*SETTINGS, "strategy", "precision")) if path else {}
-    own = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    names = {field.name for field in fields(Settings)} - {"strategy"}
+    found = load_settings(path, (*names, "strategy", "precision")) if path else {}
+    own = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     recorded = found.pop("strategy", None)
     precision = found.pop("precision", "fp32" if path else "auto")
     if strategy is None and recorded is not None:

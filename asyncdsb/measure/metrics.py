@@ -15,8 +15,8 @@ from asyncdsb.denoiser import COLOUR_AXES
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Peak signal-to-noise ratio in decibels, 10 log10(255^2 / MSE), of images in [0, 255].
 
-    Both have one shape (H, W) or (H, W, C). With a mask, bool (H, W), the mean runs over its True
-    pixels only. Infinite where the images agree exactly; ValueError on two shapes.
+    Both have one shape (H, W) or (H, W, C), else ValueError. With a mask, bool (H, W), the mean
+    runs over its True pixels only. Infinite where the images agree exactly.
     """
     image, truth = _pair(image, truth)
     squared = (image - truth) ** 2
@@ -63,9 +63,8 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
         step  = mean |d_image| - mean |d_truth|      jumps that the untouched photo does not have
         shift = mean over channels |mean (d_image - d_truth)|      a common offset of the colour
 
-    Both are 0 for a perfect restoration; a seam makes both larger, a blurred border makes the step
-    negative. Images have one shape (H, W) or (H, W, C), the hole is bool (H, W). ValueError on two
-    shapes, or a hole without a border.
+    A blurred border makes the step negative. Images have one shape (H, W) or (H, W, C), the hole is
+    bool (H, W). ValueError on two shapes, or a hole without a border.
     """
     both = np.stack(_pair(image, truth)).reshape(2, *hole.shape, -1)
     jumps = []
@@ -158,8 +157,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
     |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), with means m and sample covariances S. The trace
     of the root is the sum of the singular values of X1 X2^T / sqrt((n1 - 1)(n2 - 1)), X being the
-    centred features (n, d), n >= 2: exact also with fewer samples than dimensions, and no matrix
-    root is needed.
+    centred features (n, d), n >= 2: exact also with fewer samples than dimensions.
     """
     first, second = (np.asarray(features, np.float64) for features in (first, second))
     x1, x2 = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (first, second))
@@ -173,7 +171,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (as KID).
 
-    Features are (n, d), n >= 2. 0 on average for two sets of one distribution, so at times below 0.
+    Features are (n, d), n >= 2. It is below 0 at times.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
 
@@ -190,10 +188,8 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 def inception_score(logits: np.ndarray) -> float:
     """Inception score (Salimans et al. 2016): exp of the mean KL(p(y | x) || p(y)).
 
-    Of class scores (n, classes) before the softmax, all taken as one set; for tens of thousands of
-    images the mean over ten parts is customary. Between 1 and the number of classes.
+    Of class scores (n, classes) before the softmax, all taken as one set; at least 1.
     """
-    # Only evaluations need scipy: it comes with the extra `eval`.
     from scipy.special import log_softmax
 
     log_p = log_softmax(np.asarray(logits, np.float64), axis=1)

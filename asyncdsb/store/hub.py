@@ -27,10 +27,16 @@ def download(repo: str, revision: str | None = None) -> Path:
 
     ValueError if the repository cannot be read, or holds no such weights.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     with _refusals(f"weights not found: there is no folder {repo!r}, and", repo, revision):
-        silence = _silence(repo, revision)
+        silence: Exception | None = None
+        # snapshot_download itself asks for the commit without any timeout; other errors it meets.
+        try:
+            timeout = constants.HF_HUB_ETAG_TIMEOUT
+            HfApi().repo_info(repo, revision=revision, timeout=timeout)
+        except Exception as error:
+            silence = error if _timed_out(error) else None
         try:
             cached = {"local_files_only": silence is not None}
             found = snapshot_download(
@@ -58,21 +64,6 @@ def upload(folder: Path, repo: str, message: str, private: bool) -> str:
     with _refusals(f"cannot upload to {repo!r}:", repo, None):
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.create_commit(repo, files, commit_message=message).commit_url)
-
-
-def _silence(repo: str, revision: str | None) -> Exception | None:
-    """The client's timeout if the Hub, or a proxy on the way, accepts a request and is silent.
-
-    ``snapshot_download`` itself asks for the commit without any timeout. All other errors it meets
-    again.
-    """
-    from huggingface_hub import HfApi, constants
-
-    try:
-        HfApi().repo_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception as error:
-        return error if _timed_out(error) else None
-    return None
 
 
 def _timed_out(error: BaseException) -> bool:
