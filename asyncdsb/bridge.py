@@ -21,8 +21,6 @@ equation of the paper. Images, states and noise are (B, C, H, W). All functions 
 clock may be a scalar, (B, 1, 1, 1) or (B, 1, H, W); a constant map gives the bridge of I2SB.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -82,9 +80,8 @@ def posterior_step(
 
     ``x_m = rho x_n + (1 - rho) x0_hat + sqrt(M s_m (1 - rho)) z``
 
-    The paper's equations, read to the letter, step away from x0 and leave noise at the end; this is
-    the posterior of the bridge that they approximate. Without ``z`` it is the OT-ODE step, in which
-    M plays no part. At s_m = 0 the result is x0_hat exactly.
+    Without ``z`` it is the OT-ODE step, in which M plays no part. At s_m = 0 the result is x0_hat
+    exactly.
 
     >>> x0, x_n = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
     >>> s_n, s_m = torch.tensor(0.5), torch.tensor(0.125)

@@ -26,9 +26,8 @@
 
     The colours of photographs differ far less than their brightness. sigma_d may therefore be one
     number for each of :data:`COLOUR_AXES`; d, e and F are then along these axes, where white noise
-    stays white. The root mean square error of an output F = 0 is then at most sigma_d along every
-    axis. The weight w of an axis in the loss is its sigma_d over the mean of the three; with one
-    number, w is 1.
+    stays white. The weight w of an axis in the loss is its sigma_d over the mean of the three; with
+    one number, w is 1.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Image gradients and their completion inside the hole (step 1 of the paper, Eq. 9 and Eq. 10)."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, field
 

@@ -29,7 +29,6 @@ AREA_BINS = ((0.01, 0.10), (0.11, 0.20), (0.21, 0.30), (0.31, 0.40), (0.41, 0.50
 """Shares of missing area (lowest, highest), both included, as used to study hole sizes."""
 
 MIN_SIDE = 8  # shortest side, in pixels, for which masks are drawn
-MAX_RANDOM_AREA = 0.5  # largest missing share of the random kinds
 
 Random = np.random.Generator
 
@@ -75,7 +74,7 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: int | Random = 0) ->
         canvas[top : top + height // 2, left : left + width // 2] = 1
     else:
         rng = np.random.default_rng(seed)
-        while not 0 < cv2.countNonZero(canvas) <= MAX_RANDOM_AREA * canvas.size:
+        while not 0 < cv2.countNonZero(canvas) <= canvas.size / 2:
             canvas[:] = 0
             _paint(kind, canvas, rng)
     return canvas.astype(bool)
@@ -118,11 +117,6 @@ def _blank(size: int | tuple[int, int]) -> np.ndarray:
     return np.zeros((height, width), np.uint8)
 
 
-def _unit(canvas: np.ndarray) -> float:
-    """Length on the canvas of one pixel of a 256 x 256 image."""
-    return math.sqrt(canvas.size) / 256
-
-
 def _thickness(line_width: float) -> int:
     """The cv2 thickness whose line comes closest to the given width in pixels."""
     # Thickness 1 is one pixel, an even n covers n + 1 and an odd one n + 2.
@@ -136,7 +130,7 @@ def _sweeps(
     # A segment points 0.01 + {0, 1, 2, 3} rad from straight down, so that nearly all of a stroke's
     # segments lean to one side: to the left and to the right for every other stroke.
     height, width = canvas.shape
-    unit = _unit(canvas) * shrink
+    unit = math.sqrt(canvas.size) / 256 * shrink
     segments = rng.integers(1, 6, strokes).tolist()
     starts = np.stack([rng.integers(width, size=strokes), rng.integers(height, size=strokes)], 1)
     angles = 0.01 + rng.integers(0, 4, (strokes, 5))
@@ -154,7 +148,7 @@ def _sweeps(
 
 def _boxes(canvas: np.ndarray, rng: Random) -> None:
     """Draw 1 to 3 boxes with sides of 30 to 150 px and at least 10 px from the border."""
-    unit = _unit(canvas)
+    unit = math.sqrt(canvas.size) / 256
     for _ in range(int(rng.integers(1, 4))):
         spans = []
         for length in canvas.shape:
@@ -171,7 +165,7 @@ def _brush(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:
     # The turn per step is an autoregressive walk, so the stroke bends smoothly; the width swings
     # between about half and twice its median of 8 to 40 px.
     height, width = canvas.shape
-    unit = _unit(canvas) * shrink
+    unit = math.sqrt(canvas.size) / 256 * shrink
     steps = int(rng.integers(12, 60))
     stride = rng.uniform(4, 10) * unit
     median_width = 8 * 5 ** rng.random() * unit
@@ -202,7 +196,7 @@ def _outline(canvas: np.ndarray, rng: Random) -> None:
     wobble = np.ones_like(around)
     for order in (2, 3, 5):
         wobble += rng.normal(0, 0.25 / order) * np.cos(order * around + rng.uniform(0, 6.3))
-    radii = rng.uniform(20, 80, 2) * _unit(canvas)
+    radii = rng.uniform(20, 80, 2) * (math.sqrt(canvas.size) / 256)
     tilt = rng.uniform(0, math.pi)
     along = radii[0] * wobble * np.cos(around)
     across = radii[1] * wobble * np.sin(around)

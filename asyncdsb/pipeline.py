@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
-from asyncdsb.gradient import GradientCompletion
+from asyncdsb.gradient import GradientCompletion, GradientConfig
+from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.networks.device import chosen_precision, compile_for, usable
 from asyncdsb.networks.layers import check_size
 from asyncdsb.photo.heads import Box
@@ -23,7 +24,7 @@ from asyncdsb.photo.run import Runner, read_pair
 from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
 from asyncdsb.store import hub
-from asyncdsb.store.bundled import untrained_pair, weights_folder
+from asyncdsb.store.bundled import weights_folder
 from asyncdsb.store.card import Facts, model_card, read_card, write_card
 from asyncdsb.store.checkpoint import KINDS, load_weights, save_weights
 
@@ -104,7 +105,15 @@ class AsyncDSBPipeline:
     @classmethod
     def random(cls, seed: int = 0, device: str | torch.device = "cpu") -> AsyncDSBPipeline:
         """A tiny pipeline with random weights, for tests and for trying out an installation."""
-        return cls(*untrained_pair(seed), device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            unet = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
+            denoiser = BridgeDenoiser(BridgeConfig(unet=unet))
+            for parameter in denoiser.unet.get_submodule("head").parameters():
+                torch.nn.init.normal_(parameter, std=0.02)
+            generator = CompletionConfig(width=4, blocks=1)
+            completion = GradientCompletion(GradientConfig(generator))
+        return cls(denoiser, completion, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write safetensors in half precision, JSON and a card to a folder, made if need be."""

@@ -1,11 +1,8 @@
 """Time grids and the sampling loop, from the corrupted image at t = 1 to the restored one at 0.
 
-The loop is a generator that yields one state per time of the grid, so that a caller can show,
-record or abandon a run as it goes. All noise comes from one ``torch.Generator`` per sample, drawn
-on the CPU: a sample's result depends neither on the batch it is in nor on the device.
+All noise comes from one ``torch.Generator`` per sample, drawn on the CPU: a sample's result depends
+neither on the batch it is in nor on the device.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +22,8 @@ FINEST = 0.03
 """sigma_eff of the last evaluation on the grid "log": noise below it hardly shows at 8 bits."""
 
 COARSEST = 1.0
-"""sigma_eff of the second evaluation over the square root of the hole's area in pixels. It exceeds
-the standard deviation of the coarsest structure of a hole (orthonormal cosine transform, measured
-on photographs in ``benchmarks/gaussian_bridge.py``)."""
+"""sigma_eff of the second evaluation over the square root of the hole's area in pixels: more than
+the standard deviation of the coarsest structure of a hole, see docs/paper.md."""
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``denoise(x_t, t, s) -> x0_hat``: x_t and x0_hat (B, C, H, W), t (B, 1, 1, 1), s (B, 1, H, W)."""
@@ -55,13 +51,11 @@ def time_grid(
 ) -> Tensor:
     """Times of a run, from 1 to 0.
 
-    ``log`` has equal steps of log sigma_eff of the mean clock over the hole: sigma_eff is the
-    standard deviation of the noise that a denoiser has to remove, in units of the picture, see
-    :func:`asyncdsb.bridge.clock_at_level`. Only while it is larger than a structure of the hole can
-    a run invent that structure. After t = 1, where it is infinite, the grid begins at
-    :data:`COARSEST`; its last evaluation is at :data:`FINEST`. A bridge without any noise has no
-    levels, and "log" is "clock" there. ``uniform`` has equal steps of t. ``clock`` has equal steps
-    of the mean clock, so that every step restores about as much of the picture as any other.
+    ``log`` has equal steps of log sigma_eff of the mean clock over the hole, see
+    :func:`asyncdsb.bridge.clock_at_level`: after t = 1, where sigma_eff is infinite, from
+    :data:`COARSEST` to :data:`FINEST`. A bridge without any noise has no levels, and "log" is
+    "clock" there. ``uniform`` has equal steps of t. ``clock`` has equal steps of the mean clock, so
+    that every step restores about as much of the picture as any other.
 
     Args:
         kind: one of :data:`GRIDS`.

@@ -1,16 +1,9 @@
 """The per-pixel noise schedule and the tau maps that steer it.
 
-Every pixel runs the same schedule shape, sqrt(beta) linear from ``sqrt(beta_min)`` up to
-``sqrt(beta_max)`` and back, but its peak sits at the pixel's own time ``tau`` (AsyncDSB, the
-schedule-asynchronous diffusion Schroedinger bridge; I2SB is ``tau = 0.5`` everywhere).
-The accumulated variances of Eq. 3 and Eq. 12 have a closed form, so nothing is tabulated over time:
-memory is that of one map.
-
-Time runs from 0 (clean image) to 1 (corrupted image); sampling goes from 1 to 0, hence a larger
-``tau`` means that a pixel is restored earlier.
+Every pixel runs the same schedule shape, but its peak sits at the pixel's own time ``tau``; I2SB is
+``tau = 0.5`` everywhere. Time runs from 0 (clean image) to 1 (corrupted image); sampling goes from
+1 to 0, hence a larger ``tau`` means that a pixel is restored earlier.
 """
-
-from __future__ import annotations
 
 import functools
 import math
@@ -39,7 +32,7 @@ class NoiseSchedule:
         sqrt(beta(t; tau)) = b - d (t - tau) / (1 - tau)      for t >  tau
 
     Its integral over [0, 1] is M = (a^2 + a b + b^2) / 3 for every tau. The defaults are those of
-    I2SB's inpainting runs in units of t in [0, 1] (peak 0.433, M about 0.247).
+    I2SB's inpainting runs.
 
     All methods are element-wise, broadcast their arguments, keep their floating dtype (Python
     numbers alone give float64) and accept ``t`` and ``tau`` in [0, 1], both ends included.
@@ -81,18 +74,13 @@ class NoiseSchedule:
         return torch.where(t <= tau, before, after)
 
     def var_bar(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
-        """sigma_bar^2(t; tau), the integral of beta from t to 1 (Eq. 3, Eq. 12).
-
-        Computed from the mirrored schedule, so that it keeps full relative precision near t = 1.
-        """
+        """sigma_bar^2(t; tau), the integral of beta from t to 1 (Eq. 3, Eq. 12)."""
+        # Of the mirrored schedule, because this keeps full relative precision near t = 1.
         t, tau = _broadcast(t, tau)
         return self.var(1 - t, 1 - tau)
 
     def clock(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
-        """s(t; tau) = sigma^2 / M in [0, 1]: the fraction of the bridge that a pixel has behind it.
-
-        ``s(tau; tau) = tau``; the bridge depends on t and tau through s alone.
-        """
+        """s(t; tau) = sigma^2 / M in [0, 1]; the bridge depends on t and tau through s alone."""
         # Rounding may put the value an ulp above 1, where sqrt(1 - s) would be NaN.
         return (self.var(t, tau) / self.total_var).clamp(0, 1)
 
@@ -133,9 +121,8 @@ def tau_map(
         tau_max: tau of the steepest hole pixel, in [tau_min, 1].
         blur_sigma: standard deviation in pixels of the Gaussian filter; 0 for none.
         hole: (B, 1, H, W) mask, non-zero = missing; None takes the whole picture as the hole.
-        ranked: takes the rank of G in the hole in place of the fraction. Eq. 11 gives most of the
-            range to a few steep pixels where gradients are unevenly spread; ranks spread tau evenly
-            over the range and keep the order.
+        ranked: takes the rank of G in the hole in place of the fraction, which spreads tau evenly
+            over the range, also where most of the gradient is in a few steep pixels.
 
     Returns (B, 1, H, W), of the dtype of ``gradient``. ValueError on another range of tau.
 
@@ -155,9 +142,8 @@ def tau_map(
 def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None = None) -> Tensor:
     """Position of each pixel within the hole's range of blurred gradients, the fraction of Eq. 11.
 
-    It holds all of Eq. 11 that does not depend on (tau_min, tau_max); the arguments are those of
-    :func:`tau_map`. Returns (B, 1, H, W) in [0, 1], 0.5 everywhere where the hole's gradient is
-    flat.
+    The arguments are those of :func:`tau_map`. Returns (B, 1, H, W) in [0, 1], 0.5 everywhere where
+    the hole's gradient is flat.
     """
     assert gradient.shape[1] == 1 and (hole is None or hole.shape == gradient.shape)
     blurred = gaussian_blur(gradient, blur_sigma)

@@ -6,8 +6,6 @@ PHOTO and MASK (white = hole) are scaled to the size of the weights; a photograp
 is squeezed. ``AsyncDSBPipeline`` works on photographs of any size without that.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

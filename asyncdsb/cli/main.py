@@ -4,8 +4,6 @@ Exit codes: 0 done; 2 something that the user can mend, in one line on standard 
 that fails writes nothing; of a folder, it writes the photographs that it could restore.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging

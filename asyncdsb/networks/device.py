@@ -1,7 +1,5 @@
 """Networks on a device: where they run, in which type they multiply, and compilation."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import functools

@@ -1,7 +1,5 @@
 """Building blocks of the networks."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ MP4 needs ffmpeg with the encoder libx264: that of the package imageio-ffmpeg (t
 or one on the PATH. WebP needs neither.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools
@@ -50,13 +48,13 @@ def crop_around(mask: np.ndarray) -> tuple[float, float, float, float]:
     places = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
     longest = max(int(place[-1] - place[0]) + 1 for place in places)
     square = min(MARGIN * max(longest, 24), max(sides))
-    starts, ends = [], []
+    spans = []
     for place, side in zip(places, sides, strict=True):
         length = min(square, side)
         start = min(max((place[0] + place[-1] + 1 - length) / 2, 0), side - length)
-        starts.append(start / side)
-        ends.append((start + length) / side)
-    return starts[0], starts[1], ends[0], ends[1]
+        spans.append((start / side, (start + length) / side))
+    (left, right), (top, bottom) = spans
+    return left, top, right, bottom
 
 
 def draw_film(

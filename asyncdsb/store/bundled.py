@@ -1,14 +1,7 @@
-"""Where weights come from: the project itself, a folder, the Hub, or random numbers."""
-
-from __future__ import annotations
+"""Where weights come from: the project itself, a folder, or the Hub."""
 
 from pathlib import Path
 
-import torch
-
-from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
-from asyncdsb.gradient import GradientCompletion, GradientConfig
-from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.store import hub
 
 
@@ -35,15 +28,3 @@ def weights_folder(source: str | Path | None, revision: str | None = None) -> Pa
     if bundled:
         raise ValueError(f"weights not found: expected the bundled weights in {folder}")
     return hub.download(str(source), revision)
-
-
-def untrained_pair(seed: int) -> tuple[BridgeDenoiser, GradientCompletion]:
-    """Both networks, tiny, with random weights; torch's random state stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        unet = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
-        denoiser = BridgeDenoiser(BridgeConfig(unet=unet))
-        for parameter in denoiser.unet.get_submodule("head").parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
-        generator = CompletionConfig(width=4, blocks=1)
-        return denoiser, GradientCompletion(GradientConfig(generator))

@@ -1,7 +1,5 @@
 """The model card beside weights, for people and for the Hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A weights folder holds ``bridge.safetensors`` + ``bridge.json`` and ``gradient.s
 ``gradient.json``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

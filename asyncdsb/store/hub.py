@@ -1,7 +1,5 @@
 """Weights on the Hugging Face Hub: upload in one commit, download, errors in one line."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
