@@ -55,17 +55,12 @@ def known_gradient(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class GradientConfig:
-    """Everything that fixes a trained gradient completion.
+    """Everything that fixes a trained gradient completion."""
 
-    Attributes:
-        generator: shape of the generator: EdgeConnect's, as in the paper, or the bridge's UNet,
-            which sees the whole picture by attention and costs less.
-        position: whether the generator sees where in the picture a pixel lies, see
-            :data:`asyncdsb.denoiser.CONDITIONS`.
-    """
-
+    # EdgeConnect's, as in the paper, or the bridge's UNet, which sees the whole picture by
+    # attention and costs less.
     generator: CompletionConfig | UNetConfig = field(default_factory=CompletionConfig)
-    position: bool = False
+    position: bool = False  # whether it sees where in the picture a pixel lies
 
 
 class GradientCompletion(nn.Module):

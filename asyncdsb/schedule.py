@@ -103,8 +103,8 @@ def tau_map(
     gradient: Tensor,
     tau_min: float,
     tau_max: float,
-    blur_sigma: float = 3.0,
-    hole: Tensor | None = None,
+    blur_sigma: float,
+    hole: Tensor,
     ranked: bool = False,
 ) -> Tensor:
     """Per-pixel peak time from a gradient map (Eq. 11, with its parenthesis mended).
@@ -120,16 +120,16 @@ def tau_map(
         tau_min: tau of the flattest hole pixel, in [0, 1].
         tau_max: tau of the steepest hole pixel, in [tau_min, 1].
         blur_sigma: standard deviation in pixels of the Gaussian filter; 0 for none.
-        hole: (B, 1, H, W) mask, non-zero = missing; None takes the whole picture as the hole.
+        hole: (B, 1, H, W) mask, non-zero = missing.
         ranked: takes the rank of G in the hole in place of the fraction, which spreads tau evenly
             over the range, also where most of the gradient is in a few steep pixels.
 
     Returns (B, 1, H, W), of the dtype of ``gradient``. ValueError on another range of tau.
 
-    >>> gradient = torch.tensor([[[[0.0, 0.1, 0.4]]]])
-    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0)
+    >>> gradient, hole = torch.tensor([[[[0.0, 0.1, 0.4]]]]), torch.ones(1, 1, 1, 3)
+    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0, hole=hole)
     tensor([[[[0.2000, 0.2750, 0.5000]]]])
-    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0, ranked=True)
+    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0, hole=hole, ranked=True)
     tensor([[[[0.2000, 0.3500, 0.5000]]]])
     """
     check_tau_range(tau_min, tau_max)
@@ -139,15 +139,14 @@ def tau_map(
     return relative * (tau_max - tau_min) + tau_min
 
 
-def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None = None) -> Tensor:
+def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor) -> Tensor:
     """Position of each pixel within the hole's range of blurred gradients, the fraction of Eq. 11.
 
     The arguments are those of :func:`tau_map`. Returns (B, 1, H, W) in [0, 1], 0.5 everywhere where
     the hole's gradient is flat.
     """
-    assert gradient.shape[1] == 1 and (hole is None or hole.shape == gradient.shape)
-    blurred = gaussian_blur(gradient, blur_sigma)
-    outside = _outside(gradient, hole)
+    assert hole.shape == gradient.shape, (hole.shape, gradient.shape)
+    blurred, outside = gaussian_blur(gradient, blur_sigma), hole <= 0.5
     low = blurred.masked_fill(outside, math.inf).amin((1, 2, 3), keepdim=True)
     high = blurred.masked_fill(outside, -math.inf).amax((1, 2, 3), keepdim=True)
     # Rounding in the filter leaves a flat map not quite flat; it must not be stretched to [0, 1].
@@ -157,19 +156,14 @@ def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None =
     return torch.where(flat, 0.5, ((blurred - low) / spread).clamp(0, 1))
 
 
-def _outside(gradient: Tensor, hole: Tensor | None) -> Tensor:
-    """Where nothing is missing, bool (B, 1, H, W)."""
-    return torch.zeros_like(gradient, dtype=torch.bool) if hole is None else hole <= 0.5
-
-
-def _ranks(relative: Tensor, hole: Tensor | None) -> Tensor:
+def _ranks(relative: Tensor, hole: Tensor) -> Tensor:
     """Rank of each value among those of the hole, over the largest: (B, 1, H, W) in [0, 1].
 
     Equal values share their mean rank; known pixels take a place among the hole's. A flat hole,
     0.5 everywhere, stays so.
     """
     ranks = []
-    for values, part in zip(relative, ~_outside(relative, hole), strict=True):
+    for values, part in zip(relative, hole > 0.5, strict=True):
         ordered = values[part].sort().values
         first = torch.searchsorted(ordered, values)
         last = torch.searchsorted(ordered, values, right=True) - 1

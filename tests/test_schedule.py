@@ -201,12 +201,12 @@ def square_hole(batch: int = 1, size: int = 48, margin: int = 14) -> torch.Tenso
 def test_tau_map_fills_the_range_over_the_hole(
     limits: tuple[float, float], blur_sigma: float, with_hole: bool
 ) -> None:
-    gradient, hole = random_gradient(2), square_hole(2)
-    tau = tau_map(gradient, *limits, blur_sigma=blur_sigma, hole=hole if with_hole else None)
+    gradient, hole = random_gradient(2), square_hole(2) | (not with_hole)
+    tau = tau_map(gradient, *limits, blur_sigma=blur_sigma, hole=hole)
     assert tau.shape == gradient.shape and tau.dtype == gradient.dtype
     assert tau.min() >= limits[0] - 1e-12 and tau.max() <= limits[1] + 1e-12
     for i in range(2):
-        inside = tau[i][hole[i]] if with_hole else tau[i]
+        inside = tau[i][hole[i]]
         assert inside.min().item() == pytest.approx(limits[0], abs=1e-12)
         assert inside.max().item() == pytest.approx(limits[1], abs=1e-12)
 
@@ -239,9 +239,9 @@ def test_tau_map_treats_each_sample_alone() -> None:
     gradient, hole = random_gradient(3), square_hole(3)
     gradient[1] *= 0.01
     hole[2, :, 20:] = False
-    together = tau_map(gradient, 0.2, 0.5, hole=hole)
+    together = tau_map(gradient, 0.2, 0.5, 3.0, hole)
     for i in range(3):
-        alone = tau_map(gradient[i : i + 1], 0.2, 0.5, hole=hole[i : i + 1])
+        alone = tau_map(gradient[i : i + 1], 0.2, 0.5, 3.0, hole[i : i + 1])
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-12)
 
 
@@ -252,12 +252,12 @@ def test_flat_gradient_gives_the_middle_of_the_range(
     level: float, dtype: torch.dtype, with_hole: bool
 ) -> None:
     gradient = torch.full((1, 1, 48, 48), level, dtype=dtype)
-    tau = tau_map(gradient, 0.2, 0.5, hole=square_hole() if with_hole else None)
+    tau = tau_map(gradient, 0.2, 0.5, 3.0, square_hole() | (not with_hole))
     torch.testing.assert_close(tau, torch.full_like(tau, 0.35), rtol=0, atol=1e-6)
 
 
 def test_equal_limits_give_a_constant_map() -> None:
-    tau = tau_map(random_gradient(), 0.5, 0.5, hole=square_hole())
+    tau = tau_map(random_gradient(), 0.5, 0.5, 3.0, square_hole())
     assert torch.equal(tau, torch.full_like(tau, 0.5))
 
 
@@ -292,9 +292,9 @@ def test_ranked_tau_has_scipys_ranks_and_fills_its_range(seed: int) -> None:
 
 
 def test_ranked_tau_of_a_flat_hole_is_the_middle() -> None:
-    torch.testing.assert_close(
-        tau_map(torch.zeros(1, 1, 8, 8), 0.2, 0.6, ranked=True), torch.full((1, 1, 8, 8), 0.4)
-    )
+    flat, hole = torch.zeros(1, 1, 8, 8), torch.ones(1, 1, 8, 8)
+    tau = tau_map(flat, 0.2, 0.6, 3.0, hole, ranked=True)
+    torch.testing.assert_close(tau, torch.full((1, 1, 8, 8), 0.4))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -326,7 +326,7 @@ def test_inward_tau_of_a_line_is_all_border() -> None:
 @pytest.mark.parametrize("limits", [(0.6, 0.5), (-0.1, 0.5), (0.2, 1.1), (float("nan"), 0.5)])
 def test_bad_tau_ranges_are_refused(limits: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="tau_min"):
-        tau_map(random_gradient(), *limits)
+        tau_map(random_gradient(), *limits, 3.0, square_hole())
 
 
 def test_the_blur_takes_any_floating_type_and_no_picture_at_all():

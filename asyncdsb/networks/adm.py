@@ -30,8 +30,7 @@ INTERVALS = 1000  # Steps into which I2SB divides the time from 0 to 1.
 class ADMConfig:
     """Shape of an ADM network; the default is the published unconditional one for 256 pixels.
 
-    The attributes are those of :class:`asyncdsb.networks.unet.UNetConfig`. By default there is
-    attention where a picture of 256 pixels has 32, 16 or 8.
+    Its fields are those of :class:`asyncdsb.networks.unet.UNetConfig`.
     """
 
     width: int = 256

@@ -11,20 +11,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 @dataclass(frozen=True)
 class CompletionConfig:
-    """Shape of the generator.
+    """Shape of the generator."""
 
-    Attributes:
-        width: channels at full resolution; twice and four times that after each stride.
-        blocks: dilated residual blocks at a quarter of the resolution.
-        spectral: whether training normalises convolutions spectrally; export folds that into the
-            weights.
-        kind: tells this configuration from others on disk.
-    """
-
-    width: int = 32
-    blocks: int = 8
+    width: int = 32  # channels at full resolution; twice and four times that after each stride
+    blocks: int = 8  # dilated residual blocks at a quarter of the resolution
+    # Whether training normalises convolutions spectrally; export folds that into the weights.
     spectral: bool = True
-    kind: ClassVar[str] = "edgeconnect"
+    kind: ClassVar[str] = "edgeconnect"  # tells this configuration from others on disk
 
     stride: ClassVar[int] = 16
     """Heights and widths of input pictures must be multiples of this: the reflecting borders of the

@@ -22,29 +22,19 @@ from asyncdsb.networks.layers import (
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Shape of a UNet.
+    """Shape of a UNet; levels are in order from the finest."""
 
-    Attributes:
-        width: channels of the finest level.
-        multipliers: channels of each level in multiples of ``width``, finest first.
-        blocks: residual blocks of a level on the way down (one more on the way up), for all levels
-            or for each.
-        attention: for each level, whether self-attention follows its blocks.
-        head_channels: channels of an attention head.
-        patch: side of the pixel-unshuffle before the first convolution (1 for none). 2 works at
-            half resolution for a quarter of the cost; the channels hold all pixels.
-        dropout: dropout probability of the residual blocks.
-        kind: tells this configuration from others on disk.
-    """
-
-    width: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    width: int = 64  # channels of the finest level
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)  # channels of each level in multiples of ``width``
+    # Residual blocks on the way down (one more on the way up), of all levels or of each.
     blocks: int | tuple[int, ...] = 1
-    attention: tuple[bool, ...] = (False, False, False, True)
-    head_channels: int = 32
+    attention: tuple[bool, ...] = (False, False, False, True)  # whether it follows a level's blocks
+    head_channels: int = 32  # of an attention head
+    # Side of the pixel-unshuffle before the first convolution (1 for none). 2 works at half
+    # resolution for a quarter of the cost; the channels hold all pixels.
     patch: int = 2
-    dropout: float = 0.0
-    kind: str = field(default="unet", init=False)
+    dropout: float = 0.0  # its probability, in the residual blocks
+    kind: str = field(default="unet", init=False)  # tells this configuration from others on disk
 
     def __post_init__(self) -> None:
         assert len(self.blocks_of_levels) == len(self.multipliers) == len(self.attention), self

@@ -1,8 +1,4 @@
-"""The film of a run: labelled panels side by side, written as animated WebP or as MP4 (H.264).
-
-MP4 needs ffmpeg with the encoder libx264: that of the package imageio-ffmpeg (the extra ``mp4``),
-or one on the PATH. WebP needs neither.
-"""
+"""The film of a run: labelled panels side by side, written as animated WebP or as MP4 (H.264)."""
 
 import contextlib
 import functools
