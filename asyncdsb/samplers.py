@@ -134,19 +134,18 @@ def sample(
     >>> [(float(state.t), round(float(state.x_t[0, 0, 4, 4]), 2)) for state in states]
     [(1.0, 0.0), (0.5, 0.4), (0.0, 0.8)]
     """
-    batch = x1.shape[0]
     assert sampler in SAMPLERS and 0 <= eta <= 1, (sampler, eta)
     assert tau.shape == mask.shape, (tau.shape, mask.shape)
     sources = () if sampler == "ode" else generators or ()
-    assert sampler == "ode" or len(sources) == batch, (batch, len(sources))
+    assert sampler == "ode" or len(sources) == len(x1), (len(sources), len(x1))
     hole = mask > 0.5
     if isinstance(grid, Tensor):
-        times = grid[:, None].expand(-1, batch)
+        times = grid[:, None].expand(-1, len(x1))
     else:
         rest = schedule, start_std, 0.0 if sampler == "ode" else None
         grids = [time_grid(grid, steps, *maps, *rest) for maps in zip(tau, hole, strict=True)]
         times = torch.stack(grids, dim=1)
-    at = times.to(x1.device, x1.dtype).view(steps + 1, batch, 1, 1, 1)
+    at = times.to(x1.device, x1.dtype).view(*times.shape, 1, 1, 1)
 
     x, s = x1, schedule.clock(at[0], tau)
     for i in range(steps):

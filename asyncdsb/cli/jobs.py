@@ -218,10 +218,11 @@ def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -
     files.append((job.out, lambda path: result.photograph.save(path, result.settings)))
     made: list[Path] = []
     try:
-        for folder in (folder for path, _ in files for folder in reversed(path.parents)):
-            if not folder.exists():
-                folder.mkdir()
-                made.append(folder)
+        for path, _ in files:
+            for folder in reversed(path.parents):
+                if not folder.exists():
+                    folder.mkdir()
+                    made.append(folder)
         _write_together(files)
     except BaseException:
         for folder in reversed(made):
@@ -233,6 +234,12 @@ def _write_together(files: Sequence[tuple[Path, Writer]]) -> None:
     """Write every file beside its place before the first is renamed into it."""
     from asyncdsb.photo.images import write_atomic
 
-    if files:
-        (path, write), *others = files
-        write_atomic(path, lambda temporary: (write(temporary), _write_together(others)))
+    if not files:
+        return
+    (path, write), *others = files
+
+    def write_this_and_others(temporary: Path) -> None:
+        write(temporary)
+        _write_together(others)
+
+    write_atomic(path, write_this_and_others)

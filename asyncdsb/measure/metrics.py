@@ -1,8 +1,7 @@
 """How close a restored image is to the truth, and a set of restored images to a set of true ones.
 
 Distances between sets are over features that a network of :mod:`asyncdsb.measure.perceptual`
-extracts. A Frechet distance is biased upwards in small sets: compare it at equal n only, and print
-n.
+extracts. A Frechet distance is biased upwards in small sets: compare it at equal n only.
 """
 
 import math

@@ -4,7 +4,6 @@ The extractors need packages, which the error messages name; the weights of LPIP
 """
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,12 +77,14 @@ class FeatureExtractor:
     weight: torch.Tensor  # (classes, d), of the class scores
     bias: torch.Tensor | float = 0.0  # (classes,)
     _device: str | torch.device
-    _pooled: Callable[[torch.Tensor], torch.Tensor]
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """Return float64 (B, d) features of float32 (B, 3, H, W) images in [-1, 1]."""
         return self._pooled(images.to(self._device)).double().cpu().numpy()
+
+    def _pooled(self, images: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return float64 class scores (n, classes) of features (n, d)."""

@@ -27,8 +27,8 @@ def usable(device: str | torch.device | None) -> torch.device:
 def multiplies_bf16(device: str | torch.device) -> bool:
     """Whether the device multiplies bf16 faster than float32.
 
-    Processors with matrix tiles (AMX) do, and AMD's with AVX-512 BF16 (EPYC Zen 4: 220 for 110
-    GFLOP/s). A Xeon whose tiles are switched off is slower with the same instructions: 90 for 160.
+    Processors with matrix tiles (AMX) do, and AMD's with AVX-512 BF16 (a core of Zen 4: 220 against
+    110 GFLOP/s). A Xeon whose tiles are switched off is slower with the same instructions.
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

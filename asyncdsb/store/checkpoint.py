@@ -76,9 +76,8 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         found = f"{description['format']} version {description['version']}"
         checksum, config = description["sha256"], description["config"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"expected {json_path} to describe weights as JSON, got {error!r}"
-        ) from error
+        expected = f"expected {json_path} to describe weights as JSON"
+        raise ValueError(f"{expected}, got {error!r}") from error
     wanted = f"asyncdsb-{kind} version {VERSION}"
     if found != wanted:
         raise ValueError(f"expected {json_path} to be of format {wanted}, got {found}")
@@ -88,7 +87,7 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
     try:
         tensors = load_file(tensor_path)
         module = module_class(config_from_dict(config_class, config))
-    except (SafetensorError, TypeError, ValueError) as error:
+    except (SafetensorError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
     parts: list[Any] = [*filter(parametrize.is_parametrized, module.modules())]
     for part in parts:

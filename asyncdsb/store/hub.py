@@ -29,10 +29,10 @@ def download(repo: str, revision: str | None = None) -> Path:
 
     with _refusals(f"weights not found: there is no folder {repo!r}, and", repo, revision):
         silence: Exception | None = None
-        # snapshot_download itself asks for the commit without any timeout; other errors it meets.
+        # snapshot_download asks for the commit without a timeout, so a Hub, or a proxy on the way,
+        # that accepts the request and is silent is found here. It meets all other errors again.
         try:
-            timeout = constants.HF_HUB_ETAG_TIMEOUT
-            HfApi().repo_info(repo, revision=revision, timeout=timeout)
+            HfApi().repo_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except Exception as error:
             silence = error if _timed_out(error) else None
         try:
