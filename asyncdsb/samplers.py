@@ -153,10 +153,9 @@ def sample(
         yield SamplerState(i, steps, times[i], x, x0_hat)
         if i == steps - 1:
             break
-        s_next, z = schedule.clock(at[i + 1], tau), None
-        if sources:
-            draws = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in sources]
-            z = torch.stack(draws).to(x.device, non_blocking=True)
+        s_next = schedule.clock(at[i + 1], tau)
+        draws = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in sources]
+        z = torch.stack(draws).to(x.device, non_blocking=True) if draws else None
         if z is None or sampler == "posterior":
             x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
         else:

@@ -6,7 +6,7 @@ import argparse
 import os
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,7 +142,7 @@ def output_file(out: Path) -> Path:
     return out
 
 
-def _check_name(option: str, path: Path, suffixes: Iterable[str]) -> None:
+def _check_name(option: str, path: Path, suffixes: Collection[str]) -> None:
     if path.suffix.lower() not in suffixes:
         known = " ".join(suffixes)
         raise ValueError(f"{option}: expected a file ending in {known}, got {path.name}")

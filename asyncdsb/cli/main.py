@@ -245,7 +245,7 @@ def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None
     from asyncdsb.photo.settings import Settings
 
     path, strategy = arguments.settings, arguments.strategy
-    names = {field.name for field in fields(Settings)} - {"strategy"}
+    names = [field.name for field in fields(Settings) if field.name != "strategy"]
     found = load_settings(path, (*names, "strategy", "precision")) if path else {}
     own = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     recorded = found.pop("strategy", None)

@@ -119,7 +119,8 @@ def report_figure(result: Result, image: np.ndarray, mask: np.ndarray, path: Pat
     aspect = min(2.0, result.image.height / result.image.width)
     heights = [WIDTH / 4 * aspect + 1.2, 2 * (WIDTH / len(frames) * aspect + 0.4)]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=100)
-    maps, steps = figure.subfigures(2, 1, height_ratios=heights)  # type: ignore[misc]
+    rows: Any = figure.subfigures(2, 1, height_ratios=heights)
+    maps, steps = rows
     _draw_maps(maps, result, image, mask)
     grid = steps.subplots(2, len(frames), squeeze=False, gridspec_kw=PICTURES)
     for (bridge, estimate), frame in zip(grid.T, frames, strict=True):
