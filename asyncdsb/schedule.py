@@ -201,7 +201,7 @@ def inward_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
 def check_tau_range(tau_min: float, tau_max: float) -> None:
     """Raise ValueError unless 0 <= tau_min <= tau_max <= 1."""
     if not 0 <= tau_min <= tau_max <= 1:
-        expected = "expected 0 <= tau_min <= tau_max <= 1"
+        expected = "expected tau_min <= tau_max, both in [0, 1]"
         raise ValueError(f"{expected}, got tau_min={tau_min}, tau_max={tau_max}")
 
 
