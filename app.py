@@ -22,7 +22,7 @@ except ValueError as error:
 
 import gradio as gr
 
-from asyncdsb.networks.malloc import keep_freed
+from asyncdsb.networks.device import PRECISIONS, keep_freed
 from asyncdsb.page import payload
 from asyncdsb.page.layout import WEIGHTS, theme
 from asyncdsb.page.wiring import build
@@ -38,8 +38,6 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> None:
     """Start the server."""
-    from asyncdsb.networks.device import PRECISIONS
-
     parser = Parser(description="Restore holes in photographs, in the browser.")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", help="port (default GRADIO_SERVER_PORT, or 7860 and up)")

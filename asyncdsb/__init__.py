@@ -5,9 +5,7 @@
 >>> pipe.samplers
 ('posterior', 'ode')
 
-Start at :class:`asyncdsb.pipeline.AsyncDSBPipeline`. The parts are usable on their own:
-:mod:`asyncdsb.schedule` (schedules, clocks and tau maps), :mod:`asyncdsb.bridge` (marginal, target
-and steps), :mod:`asyncdsb.samplers`, :mod:`asyncdsb.masks`, :mod:`asyncdsb.photo.images`.
+Start at :class:`asyncdsb.pipeline.AsyncDSBPipeline`. The parts are usable on their own.
 """
 
 from __future__ import annotations
@@ -28,7 +26,3 @@ def __getattr__(name: str) -> type[AsyncDSBPipeline]:
 
         return AsyncDSBPipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

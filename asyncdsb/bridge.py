@@ -5,27 +5,24 @@ Notation, used in the whole package:
 =========  =====================================================================================
 x0, x1     clean image (t = 0) and corrupted image (t = 1)
 x_t        state at time t
-z          standard normal noise of the shape of x0
+x0_hat     estimate of x0 made from x_t
+z          standard normal noise of the shape of x0; None for the noise-free bridge (OT-ODE)
 tau        per-pixel peak time of the noise schedule
 s          clock s(t; tau) = sigma^2(t; tau) / M in [0, 1] (:mod:`asyncdsb.schedule`)
+s_n, s_m   clocks before and after a step from t_n down to t_m, 0 <= s_m <= s_n <= 1
+rho        s_m / s_n
 M          total variance of the schedule, ``total_var``
-rho        s_m / s_n for a step from t_n down to t_m
 c          sqrt(M s (1 - s)), standard deviation of the bridge at clock s
-x0_hat     estimate of x0 made from x_t
+h          standard deviation of the noise added to the fill in x1, ``hole_noise``
 =========  =====================================================================================
 
 sigma^2 = M s and sigma_bar^2 = M (1 - s) (Eq. 3), so that s and M replace both variances in every
-equation of the paper. All functions are element-wise: ``s`` may be a scalar, (B, 1, 1, 1) or
-(B, 1, H, W); a constant map gives the ordinary (I2SB) bridge.
+equation of the paper. Images, states and noise are (B, C, H, W). All functions are element-wise: a
+clock may be a scalar, (B, 1, 1, 1) or (B, 1, H, W); a constant map gives the bridge of I2SB.
 """
-
-from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-END = 1e-6
-"""Clocks nearer to 0 or 1 count as an end of the bridge."""
 
 
 def std(s: Tensor, total_var: float) -> Tensor:
@@ -37,16 +34,6 @@ def marginal(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | No
     """Draw x_t given both ends (Eq. 2, Eq. 6).
 
     ``x_t = (1 - s) x0 + s x1 + sqrt(M s (1 - s)) z``
-
-    Args:
-        x0: (B, C, H, W) clean image.
-        x1: (B, C, H, W) corrupted image.
-        s: clock, broadcastable to x0, in [0, 1].
-        total_var: M >= 0.
-        z: (B, C, H, W) standard normal noise; None for the noise-free bridge (OT-ODE).
-
-    Returns:
-        (B, C, H, W) state x_t.
 
     >>> x0, x1 = torch.zeros(1, 3, 1, 2), torch.ones(1, 3, 1, 2)
     >>> s = torch.tensor([[[[0.25, 0.5]]]])  # the right pixel is nearer to x1
@@ -60,10 +47,7 @@ def marginal(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | No
 def noise_var(s: Tensor, total_var: Tensor | float, hole_noise: float) -> Tensor:
     """N = M s (1 - s) + s^2 h^2, variance of the noise in a state, given x0 and the fill.
 
-    Args:
-        s: clock, in [0, 1].
-        total_var: M; 0 for the bridge without noise.
-        hole_noise: h.
+    M is 0 for the bridge without noise.
     """
     return total_var * s * (1 - s) + (s * hole_noise) ** 2
 
@@ -71,15 +55,8 @@ def noise_var(s: Tensor, total_var: Tensor | float, hole_noise: float) -> Tensor
 def clock_at_level(sigma: Tensor, total_var: Tensor | float, hole_noise: float) -> Tensor:
     """The clock s at which sigma_eff = sqrt(N) / (1 - s) has a value, in closed form.
 
-    With r = s / (1 - s), sigma_eff^2 = M r + h^2 r^2.
-
-    Args:
-        sigma: sigma_eff, > 0; infinity is the start, s = 1.
-        total_var: M, broadcastable; 0 for the bridge without noise.
-        hole_noise: h; one of M and h is positive.
-
-    Returns:
-        s in [0, 1], of the shape of both.
+    With r = s / (1 - s), sigma_eff^2 = M r + h^2 r^2. ``sigma`` is sigma_eff > 0, infinite at the
+    start, s = 1. M, broadcastable, is 0 for the bridge without noise; M or h is positive.
     """
     # The root of the quadratic in a form that does not cancel, divided by sigma twice.
     root = (total_var**2 / sigma**2 + 4 * hole_noise**2) ** 0.5
@@ -90,35 +67,10 @@ def clock_at_level(sigma: Tensor, total_var: Tensor | float, hole_noise: float) 
 def target(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | None) -> Tensor:
     """Regression target (x_t - x0) / sigma_t (Eq. 4), written so that s -> 0 is harmless.
 
-    ``sqrt(s / M) (x1 - x0) + sqrt(1 - s) z``
-
-    Args:
-        x0: (B, C, H, W) clean image.
-        x1: (B, C, H, W) corrupted image.
-        s: clock, broadcastable to x0, in [0, 1].
-        total_var: M > 0.
-        z: the noise given to :func:`marginal`, or None.
-
-    Returns:
-        (B, C, H, W) target.
+    ``sqrt(s / M) (x1 - x0) + sqrt(1 - s) z``, with the noise z of :func:`marginal` and M > 0.
     """
     mean = (s / total_var).sqrt() * (x1 - x0)
     return mean if z is None else mean + (1 - s).sqrt() * z
-
-
-def x0_from_target(x_t: Tensor, output: Tensor, s: Tensor, total_var: float) -> Tensor:
-    """Invert :func:`target`: ``x0_hat = x_t - sqrt(M s) output``.
-
-    Args:
-        x_t: (B, C, H, W) state.
-        output: (B, C, H, W) network output in the sense of :func:`target`.
-        s: clock, broadcastable to x_t, in [0, 1].
-        total_var: M > 0.
-
-    Returns:
-        (B, C, H, W) estimate of x0.
-    """
-    return x_t - (total_var * s).sqrt() * output
 
 
 def posterior_step(
@@ -128,20 +80,8 @@ def posterior_step(
 
     ``x_m = rho x_n + (1 - rho) x0_hat + sqrt(M s_m (1 - rho)) z``
 
-    The paper's equations, read to the letter, step away from x0 and leave noise at the end; this is
-    the posterior of the bridge that they approximate. Without ``z`` it is the OT-ODE step, in which
-    M plays no part.
-
-    Args:
-        x_n: (B, C, H, W) state at s_n.
-        x0_hat: (B, C, H, W) estimate of x0.
-        s_n: clock of x_n, broadcastable, in [0, 1].
-        s_m: clock to arrive at, 0 <= s_m <= s_n; at s_m = 0 the result is x0_hat exactly.
-        total_var: M >= 0.
-        z: (B, C, H, W) standard normal noise, or None for the OT-ODE step.
-
-    Returns:
-        (B, C, H, W) state at s_m.
+    Without ``z`` it is the OT-ODE step, in which M plays no part. At s_m = 0 the result is x0_hat
+    exactly.
 
     >>> x0, x_n = torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1)
     >>> s_n, s_m = torch.tensor(0.5), torch.tensor(0.125)
@@ -172,23 +112,10 @@ def implicit_step(
 
     eta = 1 is :func:`posterior_step`, eta = 0 draws no fresh noise. Where s_n = 1 the state carries
     no noise that could be reused (c_n = 0), and eta = 1 is taken for those pixels. For eta < 1 the
-    step is exact only with an x0_hat that was given x1.
-
-    Args:
-        x_n: (B, C, H, W) state at s_n.
-        x0_hat: (B, C, H, W) estimate of x0.
-        x1: (B, C, H, W) the corrupted image from which this run started.
-        s_n: clock of x_n, broadcastable, in [0, 1].
-        s_m: clock to arrive at, 0 <= s_m <= s_n.
-        total_var: M > 0.
-        eta: share of fresh noise, in [0, 1].
-        z: (B, C, H, W) standard normal noise.
-
-    Returns:
-        (B, C, H, W) state at s_m.
+    step is exact only with an x0_hat that was given x1, the start of this run. M > 0.
     """
     rho = _ratio(s_m, s_n)
-    started = 1 - s_n > END
+    started = 1 - s_n > 1e-6
     share = torch.where(started, torch.full_like(s_n, eta), torch.ones_like(s_n))
     fresh_var = share**2 * total_var * s_m * (1 - rho)
     kept_var = (total_var * s_m * (1 - s_m) - fresh_var).clamp(min=0)

@@ -26,9 +26,8 @@
 
     The colours of photographs differ far less than their brightness. sigma_d may therefore be one
     number for each of :data:`COLOUR_AXES`; d, e and F are then along these axes, where white noise
-    stays white. The root mean square error of an output F = 0 is then at most sigma_d along every
-    axis. The weight w of an axis in the loss is its sigma_d over the mean of the three; with one
-    number, w is 1.
+    stays white. The weight w of an axis in the loss is its sigma_d over the mean of the three; with
+    one number, w is 1.
 """
 
 from __future__ import annotations
@@ -122,19 +121,14 @@ class BridgeConfig:
         ):
             if unknown := ", ".join(name for name in got if name not in allowed):
                 raise ValueError(f"expected {what} out of {', '.join(allowed)}, got {unknown}")
-        if not self.bridges:
-            raise ValueError("expected at least one bridge, got none")
+        assert self.bridges and 0 <= self.hole_noise < math.inf, self
+        assert len(self.sigmas) in (1, 3) and 0 < min(self.sigmas) <= max(self.sigmas) < math.inf
         score = self.parametrisation == "score"
         if isinstance(self.unet, ADMConfig) and not (score and len(self.bridges) == 1):
             raise ValueError(
                 "expected the score form and one bridge for an ADM network, which is told the time "
                 f"alone, got {self.parametrisation} and {len(self.bridges)}"
             )
-        sigmas = self.sigmas
-        if len(sigmas) not in (1, 3) or not all(0 < sigma < math.inf for sigma in sigmas):
-            raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
-        if not 0 <= self.hole_noise < math.inf:
-            raise ValueError(f"expected a finite hole_noise >= 0, got {self.hole_noise}")
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -168,10 +162,8 @@ class Context:
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
-        maps = self.mask, self.gradient, self.fill, self.membrane, self.x1
-        mask, gradient, fill, membrane, x1 = map(tiles.cut, maps)
-        stochastic = self.stochastic.expand(len(tiles), 1, 1, 1)
-        return Context(mask, gradient, fill, membrane, x1, stochastic)
+        maps = map(tiles.cut, (self.mask, self.gradient, self.fill, self.membrane, self.x1))
+        return Context(*maps, self.stochastic.expand(len(tiles), 1, 1, 1))
 
 
 class Score:
@@ -181,30 +173,27 @@ class Score:
     """What the network sees of the state, and how many channels it takes."""
 
     def __init__(self, config: BridgeConfig):
+        self.total_var = config.schedule.total_var
         self.weights = torch.ones(1, 1, 1, 1, dtype=torch.float64)
 
     def inputs(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context
     ) -> tuple[list[Tensor], Tensor]:
         """What the network sees of the state, (B, C, H, W) in parts, and (B, 2) scalars."""
         scalars = torch.cat([t.expand(len(x_t), 1, 1, 1), context.stochastic], dim=1).flatten(1)
         return [x_t], scalars.to(x_t.dtype)
 
-    def x0_hat(
-        self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
-    ) -> Tensor:
+    def x0_hat(self, x_t: Tensor, output: Tensor, s: Tensor, context: Context) -> Tensor:
         """The estimate that an output F of the network stands for."""
-        return bridge.x0_from_target(x_t, output, s, total_var)
+        return x_t - (self.total_var * s).sqrt() * output
 
-    def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
+    def skip(self, x_t: Tensor, s: Tensor, context: Context) -> Tensor:
         """The part of the estimate that does not pass the network: x_t."""
         return x_t
 
-    def target(
-        self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
-    ) -> Tensor:
+    def target(self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
         """The output F that stands for x0 itself."""
-        return bridge.target(x0, context.x1, s, total_var, z)
+        return bridge.target(x0, context.x1, s, self.total_var, z)
 
 
 class Edm:
@@ -214,15 +203,14 @@ class Edm:
     """What the network sees of the state, and how many channels it takes."""
 
     def __init__(self, config: BridgeConfig):
-        self.hole_noise = config.hole_noise
+        self.total_var, self.hole_noise = config.schedule.total_var, config.hole_noise
         self.sigmas = torch.tensor(config.sigmas, dtype=torch.float64).view(1, -1, 1, 1)
         self.weights = self.sigmas / self.sigmas.mean()
 
-    def _variances(
-        self, s: Tensor, context: Context, total_var: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _variances(self, s: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """N (B, 1, H, W), off zero; D (B, A, H, W) and sigma_d (1, A, 1, 1), A = 1 or 3 axes."""
-        n = bridge.noise_var(s, total_var * context.stochastic, self.hole_noise).clamp(min=1e-8)
+        total_var = self.total_var * context.stochastic
+        n = bridge.noise_var(s, total_var, self.hole_noise).clamp(min=1e-8)
         sigma = self.sigmas.to(s)
         return n, (1 - s) ** 2 * sigma**2 + n, sigma
 
@@ -235,7 +223,7 @@ class Edm:
         return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
 
     def inputs(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context
     ) -> tuple[list[Tensor], Tensor]:
         """What the network sees: c_in d in the hole with the photograph around it, log sigma_eff.
 
@@ -243,7 +231,7 @@ class Edm:
         that :data:`LEVELS` are 0 and 1; a known pixel has 0.
         """
         hole = context.mask
-        n, d_var, _ = self._variances(s, context, total_var)
+        n, d_var, _ = self._variances(s, context)
         scaled = self._along_axes(x_t - context.fill) * d_var.rsqrt()
         state = torch.where(hole > 0.5, scaled, self._along_axes(context.fill))
         low, high = (math.log(level) for level in LEVELS)
@@ -253,31 +241,27 @@ class Edm:
         mean = level.mean((1, 2, 3)) / area.clamp(min=1e-6)
         return [state, level], torch.stack([mean, area], dim=1)
 
-    def x0_hat(
-        self, x_t: Tensor, output: Tensor, s: Tensor, context: Context, total_var: float
-    ) -> Tensor:
+    def x0_hat(self, x_t: Tensor, output: Tensor, s: Tensor, context: Context) -> Tensor:
         """The estimate that an output F of the network stands for, (B, 3, H, W)."""
-        n, d_var, sigma = self._variances(s, context, total_var)
+        n, d_var, sigma = self._variances(s, context)
         c_out = sigma * (n / d_var).sqrt()
-        return self.skip(x_t, s, context, total_var) + self._along_axes(c_out * output, back=True)
+        return self.skip(x_t, s, context) + self._along_axes(c_out * output, back=True)
 
-    def skip(self, x_t: Tensor, s: Tensor, context: Context, total_var: float) -> Tensor:
+    def skip(self, x_t: Tensor, s: Tensor, context: Context) -> Tensor:
         """The part of the estimate that does not pass the network, f + c_skip d, (B, 3, H, W)."""
-        _, d_var, sigma = self._variances(s, context, total_var)
+        _, d_var, sigma = self._variances(s, context)
         c_skip = (1 - s) * sigma**2 / d_var
         d = self._along_axes(x_t - context.fill)
         return context.fill + self._along_axes(c_skip * d, back=True)
 
-    def target(
-        self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
-    ) -> Tensor:
+    def target(self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
         """The output F that stands for x0 itself, (B, 3, H, W).
 
         (e - c_skip d) / c_out with d = (1 - s) e + sqrt(N) n put in, which leaves no 0 / 0::
 
             F = (sqrt(N) e - (1 - s) sigma_d^2 n) / (sigma_d sqrt(D))
         """
-        n, d_var, sigma = self._variances(s, context, total_var)
+        n, d_var, sigma = self._variances(s, context)
         e, d = self._along_axes(x0 - context.fill), self._along_axes(x_t - context.fill)
         unit = (d - (1 - s) * e) / n.sqrt()
         return (n.sqrt() * e - (1 - s) * sigma**2 * unit) / (sigma * d_var.sqrt())
@@ -288,7 +272,7 @@ class BridgeDenoiser(nn.Module):
 
     In its methods, pictures are (B, 3, H, W): the state x_t, the clean x0 in [-1, 1], and standard
     normal noise z; t is the time, (B, 1, 1, 1); s the clock there and mask and gradient in [0, 1],
-    (B, 1, H, W); total_var is M of the schedule in use.
+    (B, 1, H, W).
     """
 
     def __init__(self, config: BridgeConfig):
@@ -315,32 +299,25 @@ class BridgeDenoiser(nn.Module):
         if "membrane" in self.config.conditions:
             membrane = fill_hole(image, mask, "harmonic")
         x1 = fill + mask * self.config.hole_noise * noise
-        with_noise = stochastic.to(image.dtype).view(-1, 1, 1, 1)
-        return Context(mask, gradient, fill, membrane, x1, with_noise)
+        return Context(mask, gradient, fill, membrane, x1, stochastic.to(x1).view(-1, 1, 1, 1))
 
-    def x0_hat(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
-    ) -> Tensor:
+    def x0_hat(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> Tensor:
         """Estimate the clean image, (B, 3, H, W), of use inside the hole."""
-        output = self._output(x_t, t, s, context, total_var)
-        return self.form.x0_hat(x_t, output, s, context, total_var)
+        output = self._output(x_t, t, s, context)
+        return self.form.x0_hat(x_t, output, s, context)
 
-    def loss(
-        self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, total_var: float
-    ) -> Tensor:
+    def loss(self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
         """Weighted mean squared error (B,) of the network's output over the hole; t, M > 0."""
         z = z * context.stochastic
-        x_t = bridge.marginal(x0, context.x1, s, total_var, z)
-        output = self._output(x_t, t, s, context, total_var)
-        wanted = self.form.target(x0, x_t, s, z, context, total_var)
+        x_t = bridge.marginal(x0, context.x1, s, self.form.total_var, z)
+        output = self._output(x_t, t, s, context)
+        wanted = self.form.target(x0, x_t, s, z, context)
         weights = self.form.weights.to(x0)
         squared = (context.mask * weights * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
         return squared / (x0.shape[1] * area)
 
-    def bind(
-        self, context: Context, total_var: float, tiles: Tiles | None = None
-    ) -> Callable[..., Tensor]:
+    def bind(self, context: Context, tiles: Tiles | None = None) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
 
         Estimates are clamped to [-1, 1], the range of pictures. The network is evaluated on
@@ -349,17 +326,14 @@ class BridgeDenoiser(nn.Module):
 
         def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
             def on(some: Tiles) -> Tensor:
-                return self.x0_hat(some.cut(x_t), t, some.cut(s), context.cut(some), total_var)
+                return self.x0_hat(some.cut(x_t), t, some.cut(s), context.cut(some))
 
-            if tiles is None:
-                return self.x0_hat(x_t, t, s, context, total_var).clamp(-1, 1)
-            return tiles.blend(on).clamp(-1, 1)
+            found = self.x0_hat(x_t, t, s, context) if tiles is None else tiles.blend(on)
+            return found.clamp(-1, 1)
 
         return denoise
 
-    def _output(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, total_var: float
-    ) -> Tensor:
+    def _output(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> Tensor:
         """F, (B, 3, H, W)."""
         s = s.expand_as(context.mask)
         conditions: dict[str, Callable[[], Tensor]] = {
@@ -371,9 +345,9 @@ class BridgeDenoiser(nn.Module):
             "membrane": lambda: context.membrane,
             # Without bridge noise x1 and x_t together would give x0 away.
             "x1": lambda: context.x1 * context.stochastic,
-            "skip": lambda: self.form.skip(x_t, s, context, total_var),
+            "skip": lambda: self.form.skip(x_t, s, context),
             "position": lambda: pixel_position(context.mask),
         }
-        seen, scalars = self.form.inputs(x_t, t, s, context, total_var)
+        seen, scalars = self.form.inputs(x_t, t, s, context)
         seen += [conditions[name]() for name in self.config.conditions]
         return self.unet(torch.cat(seen, dim=1), scalars)

@@ -1,7 +1,5 @@
 """Image gradients and their completion inside the hole (step 1 of the paper, Eq. 9 and Eq. 10)."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass, field
 
@@ -13,16 +11,13 @@ from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.networks.device import without_autocast
 from asyncdsb.networks.layers import pixel_position
 
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601 weights of red, green and blue."""
-
 
 # Cached, because a copy to a device blocks; not in inference mode, because a training uses it too.
 @functools.cache
 @torch.inference_mode(False)
 def luma_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """:data:`LUMA` as (1, 3, 1, 1)."""
-    return torch.tensor(LUMA, device=device, dtype=dtype).view(1, 3, 1, 1)
+    """ITU-R BT.601 weights of red, green and blue, (1, 3, 1, 1)."""
+    return torch.tensor((0.299, 0.587, 0.114), device=device, dtype=dtype).view(1, 3, 1, 1)
 
 
 @functools.cache
@@ -60,17 +55,12 @@ def known_gradient(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class GradientConfig:
-    """Everything that fixes a trained gradient completion.
+    """Everything that fixes a trained gradient completion."""
 
-    Attributes:
-        generator: shape of the generator: EdgeConnect's, as in the paper, or the bridge's UNet,
-            which sees the whole picture by attention and costs less.
-        position: whether the generator sees where in the picture a pixel lies, see
-            :data:`asyncdsb.denoiser.CONDITIONS`.
-    """
-
+    # EdgeConnect's, as in the paper, or the bridge's UNet, which sees the whole picture by
+    # attention and costs less.
     generator: CompletionConfig | UNetConfig = field(default_factory=CompletionConfig)
-    position: bool = False
+    position: bool = False  # whether it sees where in the picture a pixel lies
 
 
 class GradientCompletion(nn.Module):
@@ -87,10 +77,7 @@ class GradientCompletion(nn.Module):
 
     def companded(self, image: Tensor, mask: Tensor) -> Tensor:
         """Square root of the map that is predicted over the whole picture, for the losses."""
-        return self._predict(image, mask, known_gradient(image, mask)[0])
-
-    def _predict(self, image: Tensor, mask: Tensor, gradient: Tensor) -> Tensor:
-        seen = [image * (1 - mask), mask, gradient.sqrt()]
+        seen = [image * (1 - mask), mask, known_gradient(image, mask)[0].sqrt()]
         if self.config.position:
             seen.append(pixel_position(mask))
         logits = self.generator(torch.cat(seen, dim=1), mask.mean((1, 2, 3))[:, None])
@@ -103,4 +90,4 @@ class GradientCompletion(nn.Module):
         holds in the hole of ``mask``, (B, 1, H, W) float, 1 = missing, does not matter.
         """
         gradient, unknown = known_gradient(image, mask)
-        return torch.where(unknown > 0.5, self._predict(image, mask, gradient) ** 2, gradient)
+        return torch.where(unknown > 0.5, self.companded(image, mask) ** 2, gradient)

@@ -17,8 +17,7 @@ The random kinds leave out at most half of the image; larger draws are drawn aga
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,10 +29,8 @@ AREA_BINS = ((0.01, 0.10), (0.11, 0.20), (0.21, 0.30), (0.31, 0.40), (0.41, 0.50
 """Shares of missing area (lowest, highest), both included, as used to study hole sizes."""
 
 MIN_SIDE = 8  # shortest side, in pixels, for which masks are drawn
-MAX_RANDOM_AREA = 0.5  # largest missing share of the random kinds
 
 Random = np.random.Generator
-Seed = int | Sequence[int] | Random
 
 
 class StrokeStyle(NamedTuple):
@@ -42,20 +39,20 @@ class StrokeStyle(NamedTuple):
     strokes: tuple[int, int]  # fewest and most, both included
     width: int  # largest addition to the least brush width of 6.5 (cv2 draws its thickness 5 so)
     length: int  # largest addition to the least segment length of 10
-    box_share: float = 0.0  # probability that boxes are drawn instead
+    box_share: float  # probability that boxes are drawn instead
 
 
-WIDE = StrokeStyle(strokes=(1, 5), width=100, length=200, box_share=0.23)
-NARROW = StrokeStyle(strokes=(4, 50), width=10, length=40)
+WIDE = StrokeStyle((1, 5), width=100, length=200, box_share=0.23)
+NARROW = StrokeStyle((4, 50), width=10, length=40, box_share=0.0)
 
 
-def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndarray:
+def make_mask(kind: str, size: int | tuple[int, int], seed: int | Random = 0) -> np.ndarray:
     """Draw one mask, bool (H, W), True = missing, never empty nor full, the same for the same seed.
 
     Args:
         kind: one of :data:`MASK_KINDS`; ``center`` and ``half`` ignore the seed.
         size: side of a square, or (height, width), in pixels, each at least :data:`MIN_SIDE`.
-        seed: non-negative integer, sequence of such integers, or a numpy generator (advanced).
+        seed: not negative; or a numpy generator (advanced).
 
     Raises:
         ValueError: unknown kind, or a size below :data:`MIN_SIDE`.
@@ -66,10 +63,10 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndar
     >>> float(make_mask("center", 64).mean())
     0.25
     """
-    height, width = _check_size(size)
     if kind not in MASK_KINDS:
         raise ValueError(f"expected a mask kind out of {', '.join(MASK_KINDS)}; got {kind!r}")
-    canvas = np.zeros((height, width), np.uint8)
+    canvas = _blank(size)
+    height, width = canvas.shape
     if kind == "half":
         canvas[:, width // 2 :] = 1
     elif kind == "center":
@@ -77,40 +74,26 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: Seed = 0) -> np.ndar
         canvas[top : top + height // 2, left : left + width // 2] = 1
     else:
         rng = np.random.default_rng(seed)
-        while not 0 < cv2.countNonZero(canvas) <= MAX_RANDOM_AREA * canvas.size:
+        while not 0 < cv2.countNonZero(canvas) <= canvas.size / 2:
             canvas[:] = 0
             _paint(kind, canvas, rng)
     return canvas.astype(bool)
 
 
 def make_mask_in_bin(
-    area_bin: tuple[float, float], size: int | tuple[int, int], seed: Seed = 0
+    area_bin: tuple[float, float], size: int | tuple[int, int], seed: int = 0
 ) -> np.ndarray:
     """Draw a brush-stroke mask whose missing share lies in a bin.
 
     A share is drawn uniformly from the bin, then thick, thin and curved strokes are added until it
     is reached. A stroke that would pass the bin's upper end is taken back, and the next ones are
-    smaller. ``area_bin`` is the lowest and highest missing share, 0 < low < high < 1, as in
-    :data:`AREA_BINS`, both included; the rest is as for :func:`make_mask`.
-
-    Raises:
-        ValueError: shares out of order or range, a bin narrower than one pixel, or a bad size.
+    smaller. ``area_bin`` is the lowest and highest missing share, as in :data:`AREA_BINS`; the rest
+    is as for :func:`make_mask`.
     """
-    height, width = _check_size(size)
-    try:
-        low, high = (float(share) for share in area_bin)
-    except (TypeError, ValueError):
-        raise ValueError(f"expected area_bin as (low, high); got {area_bin!r}") from None
-    if not 0 < low < high < 1:
-        raise ValueError(f"expected 0 < low < high < 1 in area_bin; got ({low}, {high})")
-    area = height * width
-    least, most = math.ceil(low * area), math.floor(high * area)
-    if least > most:
-        whole = f"a whole number of the {area} pixels"
-        raise ValueError(f"expected a bin that holds {whole}; got ({low}, {high})")
-    rng = np.random.default_rng(seed)
-    target = int(rng.integers(least, most + 1))
-    canvas, shrink = np.zeros((height, width), np.uint8), 1.0
+    canvas, rng, shrink = _blank(size), np.random.default_rng(seed), 1.0
+    low, high = area_bin
+    most = math.floor(high * canvas.size)
+    target = int(rng.integers(math.ceil(low * canvas.size), most + 1))
     while cv2.countNonZero(canvas) < target:
         attempt = canvas.copy()
         kind = rng.integers(3)
@@ -120,30 +103,18 @@ def make_mask_in_bin(
             _sweeps(attempt, rng, (WIDE, NARROW)[kind], 1, shrink)
         if cv2.countNonZero(attempt) <= most:
             canvas = attempt
-        elif shrink > 1e-3:
+        else:
             shrink *= 0.7
-        else:  # The last resort on tiny canvases: single pixels.
-            free, missing = np.flatnonzero(canvas == 0), target - cv2.countNonZero(canvas)
-            canvas.reshape(-1)[rng.choice(free, missing, replace=False)] = 1
     return canvas.astype(bool)
 
 
-def _check_size(size: Any) -> tuple[int, int]:
-    """Return (height, width), or raise ValueError."""
-    try:
-        height, width = (size, size) if np.isscalar(size) else tuple(size)
-        whole = int(height) == height and int(width) == width
-    except (TypeError, ValueError):
-        whole = False
-    if not whole or min(height, width) < MIN_SIDE:
+def _blank(size: int | tuple[int, int]) -> np.ndarray:
+    """A mask without a hole, uint8 (H, W); ValueError on a size below :data:`MIN_SIDE`."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width) < MIN_SIDE:
         expected = f"expected size as an integer or (height, width), each at least {MIN_SIDE}"
         raise ValueError(f"{expected}; got {size!r}")
-    return int(height), int(width)
-
-
-def _unit(canvas: np.ndarray) -> float:
-    """Length on the canvas of one pixel of a 256 x 256 image."""
-    return math.sqrt(canvas.size) / 256
+    return np.zeros((height, width), np.uint8)
 
 
 def _thickness(line_width: float) -> int:
@@ -159,7 +130,7 @@ def _sweeps(
     # A segment points 0.01 + {0, 1, 2, 3} rad from straight down, so that nearly all of a stroke's
     # segments lean to one side: to the left and to the right for every other stroke.
     height, width = canvas.shape
-    unit = _unit(canvas) * shrink
+    unit = math.sqrt(canvas.size) / 256 * shrink
     segments = rng.integers(1, 6, strokes).tolist()
     starts = np.stack([rng.integers(width, size=strokes), rng.integers(height, size=strokes)], 1)
     angles = 0.01 + rng.integers(0, 4, (strokes, 5))
@@ -177,7 +148,7 @@ def _sweeps(
 
 def _boxes(canvas: np.ndarray, rng: Random) -> None:
     """Draw 1 to 3 boxes with sides of 30 to 150 px and at least 10 px from the border."""
-    unit = _unit(canvas)
+    unit = math.sqrt(canvas.size) / 256
     for _ in range(int(rng.integers(1, 4))):
         spans = []
         for length in canvas.shape:
@@ -194,7 +165,7 @@ def _brush(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:
     # The turn per step is an autoregressive walk, so the stroke bends smoothly; the width swings
     # between about half and twice its median of 8 to 40 px.
     height, width = canvas.shape
-    unit = _unit(canvas) * shrink
+    unit = math.sqrt(canvas.size) / 256 * shrink
     steps = int(rng.integers(12, 60))
     stride = rng.uniform(4, 10) * unit
     median_width = 8 * 5 ** rng.random() * unit
@@ -218,15 +189,14 @@ def _brush(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:
         x, y = next_x, next_y
 
 
-def _outline(canvas: np.ndarray, rng: Random, shrink: float = 1.0) -> None:
+def _outline(canvas: np.ndarray, rng: Random) -> None:
     """Fill one smooth closed outline: an ellipse of 20 to 80 px radius with three wobbles."""
     height, width = canvas.shape
-    unit = _unit(canvas) * shrink
     around = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     wobble = np.ones_like(around)
     for order in (2, 3, 5):
         wobble += rng.normal(0, 0.25 / order) * np.cos(order * around + rng.uniform(0, 6.3))
-    radii = rng.uniform(20, 80, 2) * unit
+    radii = rng.uniform(20, 80, 2) * (math.sqrt(canvas.size) / 256)
     tilt = rng.uniform(0, math.pi)
     along = radii[0] * wobble * np.cos(around)
     across = radii[1] * wobble * np.sin(around)
@@ -242,8 +212,7 @@ def _paint(kind: str, canvas: np.ndarray, rng: Random) -> None:
         if rng.random() < style.box_share:
             _boxes(canvas, rng)
         else:
-            fewest, most = style.strokes
-            _sweeps(canvas, rng, style, strokes=int(rng.integers(fewest, most + 1)))
+            _sweeps(canvas, rng, style, int(rng.integers(*style.strokes, endpoint=True)))
     elif rng.random() < 0.3:
         for _ in range(int(rng.integers(1, 3))):
             _outline(canvas, rng)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
-from asyncdsb.gradient import GradientCompletion
+from asyncdsb.gradient import GradientCompletion, GradientConfig
+from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.networks.device import chosen_precision, compile_for, usable
 from asyncdsb.networks.layers import check_size
 from asyncdsb.photo.heads import Box
@@ -23,7 +24,7 @@ from asyncdsb.photo.run import Runner, read_pair
 from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
 from asyncdsb.store import hub
-from asyncdsb.store.bundled import untrained_pair, weights_folder
+from asyncdsb.store.bundled import weights_folder
 from asyncdsb.store.card import Facts, model_card, read_card, write_card
 from asyncdsb.store.checkpoint import KINDS, load_weights, save_weights
 
@@ -44,8 +45,7 @@ class AsyncDSBPipeline:
         compiled: whether to use torch.compile: faster, the same pictures up to rounding. The first
             run of each size of window and batch, of eight at most, takes a minute more.
 
-    Raises:
-        ValueError: if torch cannot use the device or cannot compile, or on another precision.
+    ValueError if torch cannot use the device or cannot compile, or on another precision.
 
     >>> import numpy as np
     >>> pipe = AsyncDSBPipeline.random()  # from_pretrained() for weights that were trained
@@ -93,10 +93,8 @@ class AsyncDSBPipeline:
 
         ``source`` is one of :data:`asyncdsb.store.bundled.BUNDLED_NAMES`, a folder, or "user/repo"
         on the Hugging Face Hub, there at ``revision``: a branch, tag or commit. None is the first
-        of the bundled weights.
-
-        Raises:
-            ValueError: if there are no such weights, or they are damaged or of another version.
+        of the bundled weights. ValueError if there are no such weights, or they are damaged or of
+        another version.
         """
         chosen_precision(precision, "cpu")  # Refuses another one before anything is fetched.
         folder = weights_folder(source, revision)
@@ -107,12 +105,20 @@ class AsyncDSBPipeline:
     @classmethod
     def random(cls, seed: int = 0, device: str | torch.device = "cpu") -> AsyncDSBPipeline:
         """A tiny pipeline with random weights, for tests and for trying out an installation."""
-        return cls(*untrained_pair(seed), device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            unet = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
+            denoiser = BridgeDenoiser(BridgeConfig(unet=unet))
+            for parameter in denoiser.unet.get_submodule("head").parameters():
+                torch.nn.init.normal_(parameter, std=0.02)
+            generator = CompletionConfig(width=4, blocks=1)
+            completion = GradientCompletion(GradientConfig(generator))
+        return cls(denoiser, completion, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write safetensors in half precision, JSON and a card to a folder, made if need be."""
-        save_weights(folder, self.denoiser, self.training.get("bridge", {}))
-        save_weights(folder, self.completion, self.training.get("gradient", {}))
+        for kind, network in (("bridge", self.denoiser), ("gradient", self.completion)):
+            save_weights(folder, network, self.training.get(kind, {}))
         write_card(Path(folder), self.card or model_card(self.facts))
 
     def push_to_hub(
@@ -121,10 +127,7 @@ class AsyncDSBPipeline:
         """Upload what :meth:`save_pretrained` writes to the Hub; return the commit's address.
 
         "user/repo" is made if need be. A card that lay beside the weights goes with them; a new one
-        names no licence.
-
-        Raises:
-            ValueError: if the Hub cannot be reached or does not allow it.
+        names no licence. ValueError if the Hub cannot be reached or does not allow it.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -159,12 +162,12 @@ class AsyncDSBPipeline:
             on_frame: called with each frame as it comes, to show progress.
             **settings: fields of :class:`asyncdsb.photo.settings.Settings`.
 
-        Raises:
-            ValueError: on anything that cannot be restored, naming what was expected.
+        ValueError on anything that cannot be restored, naming what was expected.
         """
         frames: list[Frame] = []
         for last in self.stream(image, mask, **settings):
-            frames += [last] if trajectory else []
+            if trajectory:
+                frames.append(last)
             if on_frame is not None:
                 on_frame(last)
         record, photo = self.record(Settings(**settings), last.prepared.box), last.photograph
@@ -173,7 +176,7 @@ class AsyncDSBPipeline:
     def record(self, chosen: Settings, box: Box | None = None) -> dict:
         """Settings that reproduce a picture, as JSON; ``box`` is a frame's ``prepared.box``."""
         other = {} if self.precision == "fp32" else {"precision": self.precision}
-        chosen = chosen if box is None else dataclasses.replace(chosen, box=box)
+        chosen = dataclasses.replace(chosen, box=box or chosen.box)
         return chosen.resolved(self.config).as_dict() | other
 
     def stream(self, image, mask, **settings) -> Iterator[Frame]:
@@ -187,26 +190,16 @@ class AsyncDSBPipeline:
         return self.runner.frames(prepared, chosen)
 
     @torch.no_grad()
-    def restore_batch(
-        self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
-    ) -> Tensor:
-        """Restore pictures (B, 3, H, W) in [-1, 1] at the networks' own resolution, on the CPU.
-
-        H and W are multiples of the network's stride, masks (B, 1, H, W), 1 = missing. Each sample
-        depends on its picture, mask and seed alone; known pixels stay. The settings are those of
-        :meth:`__call__` without ``seed`` and box, and with a named strategy.
-
-        Raises:
-            ValueError: on other sides, seeds or settings.
-        """
-        *_, last = self.trace(images, masks, seeds, **settings)[1]
-        return last.x_t.cpu()
-
-    @torch.no_grad()
     def trace(
         self, images: Tensor, masks: Tensor, seeds: Sequence[int], **settings
     ) -> tuple[Tensor, Iterator[SamplerState]]:
-        """Tau maps (B, 1, H, W) and the states of :meth:`restore_batch`, on its device."""
+        """Restore pictures (B, 3, H, W) in [-1, 1] at the networks' own resolution.
+
+        H and W are multiples of the network's stride, masks (B, 1, H, W), 1 = missing. Each sample
+        depends on its picture, mask and seed alone; known pixels stay. The settings are those of
+        :meth:`__call__` without ``seed`` and box, and with a named strategy. Returns tau maps
+        (B, 1, H, W) and the states, on the device. ValueError on other sides, seeds or settings.
+        """
         chosen = self._checked(settings)
         if not isinstance(chosen.strategy, str) or chosen.box is not None:
             raise ValueError("expected a named strategy and no box for a batch")
@@ -246,18 +239,14 @@ class AsyncDSBPipeline:
         """Per-pixel peak time (H, W) float32 for a gradient of :meth:`predict_gradient`, at once.
 
         ``box`` is of :meth:`head_box`; without it, weights for portraits take the largest square.
-        The rest are settings.
-
-        Raises:
-            ValueError: if sizes differ or the range or strategy is not valid.
+        The rest are settings. ValueError if sizes differ or a setting is not valid.
         """
         chosen = Settings(tau_min, tau_max, strategy=strategy, tiles=tiles, box=box)
         chosen.check(SAMPLERS)
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         check_painted(strategy, hole.shape)
         check_pair(gradient, hole)
-        windows = self.runner.windows(hole, tiles, box)
-        return self.runner.tau(hole, windows, gradient, chosen)
+        return self.runner.tau(hole, self.runner.windows(hole, tiles, box), gradient, chosen)
 
     def work(self, mask, tiles: int = Settings.tiles, box: Box | None = None) -> int:
         """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo."""

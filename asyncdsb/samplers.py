@@ -1,11 +1,8 @@
 """Time grids and the sampling loop, from the corrupted image at t = 1 to the restored one at 0.
 
-The loop is a generator that yields one state per time of the grid, so that a caller can show,
-record or abandon a run as it goes. All noise comes from one ``torch.Generator`` per sample, drawn
-on the CPU: a sample's result depends neither on the batch it is in nor on the device.
+All noise comes from one ``torch.Generator`` per sample, drawn on the CPU: a sample's result depends
+neither on the batch it is in nor on the device.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +22,8 @@ FINEST = 0.03
 """sigma_eff of the last evaluation on the grid "log": noise below it hardly shows at 8 bits."""
 
 COARSEST = 1.0
-"""sigma_eff of the second evaluation over the square root of the hole's area in pixels. It exceeds
-the standard deviation of the coarsest structure of a hole (orthonormal cosine transform, measured
-on photographs in ``benchmarks/gaussian_bridge.py``)."""
+"""sigma_eff of the second evaluation over the square root of the hole's area in pixels: more than
+the standard deviation of the coarsest structure of a hole, see docs/paper.md."""
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``denoise(x_t, t, s) -> x0_hat``: x_t and x0_hat (B, C, H, W), t (B, 1, 1, 1), s (B, 1, H, W)."""
@@ -35,21 +31,13 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SamplerState:
-    """One moment of a run.
+    """One moment of a run."""
 
-    Attributes:
-        step: how many steps are done, 0 to ``steps``.
-        steps: length of the run.
-        t: (B,) float64 time of this state, falling from 1 to 0.
-        x_t: (B, C, H, W) state.
-        x0_hat: (B, C, H, W) estimate made from x_t; equal to x_t in the last state.
-    """
-
-    step: int
-    steps: int
-    t: Tensor
-    x_t: Tensor
-    x0_hat: Tensor
+    step: int  # how many steps are done, 0 to ``steps``
+    steps: int  # length of the run
+    t: Tensor  # (B,) float64 time of this state, falling from 1 to 0
+    x_t: Tensor  # (B, C, H, W) state
+    x0_hat: Tensor  # (B, C, H, W) estimate made from x_t; equal to x_t in the last state
 
 
 def time_grid(
@@ -63,13 +51,11 @@ def time_grid(
 ) -> Tensor:
     """Times of a run, from 1 to 0.
 
-    ``log`` has equal steps of log sigma_eff of the mean clock over the hole: sigma_eff is the
-    standard deviation of the noise that a denoiser has to remove, in units of the picture, see
-    :func:`asyncdsb.bridge.clock_at_level`. Only while it is larger than a structure of the hole can
-    a run invent that structure. After t = 1, where it is infinite, the grid begins at
-    :data:`COARSEST`; its last evaluation is at :data:`FINEST`. A bridge without any noise has no
-    levels, and "log" is "clock" there. ``uniform`` has equal steps of t. ``clock`` has equal steps
-    of the mean clock, so that every step restores about as much of the picture as any other.
+    ``log`` has equal steps of log sigma_eff of the mean clock over the hole, see
+    :func:`asyncdsb.bridge.clock_at_level`: after t = 1, where sigma_eff is infinite, from
+    :data:`COARSEST` to :data:`FINEST`. A bridge without any noise has no levels, and "log" is
+    "clock" there. ``uniform`` has equal steps of t. ``clock`` has equal steps of the mean clock, so
+    that every step restores about as much of the picture as any other.
 
     Args:
         kind: one of :data:`GRIDS`.
@@ -81,35 +67,25 @@ def time_grid(
         bridge_var: M of the noise of the bridge, 0 for the ODE; None for the schedule's ("log"
             only).
 
-    Returns:
-        (steps + 1,) float64 on the CPU, strictly falling, first 1 and last 0.
-
-    Raises:
-        ValueError: on an unknown kind, steps < 1, or a grid without the tau map and schedule that
-            it needs.
+    Returns (steps + 1,) float64 on the CPU, strictly falling, first 1 and last 0.
     """
-    if isinstance(steps, bool) or not steps >= 1 or steps % 1 != 0:
-        raise ValueError(f"expected a whole number of steps >= 1, got {steps}")
+    assert kind in GRIDS and steps >= 1, (kind, steps)
+    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     if kind == "uniform":
-        return torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
-    if kind not in GRIDS:
-        raise ValueError(f"expected a time grid out of {', '.join(GRIDS)}, got {kind!r}")
-    if tau is None or schedule is None:
-        raise ValueError(f"expected a tau map and a schedule for the {kind} grid, got none")
+        return even
+    assert tau is not None and schedule is not None
     values = tau.detach().to("cpu", torch.float64).flatten()
     if hole is not None:
         values = values[hole.detach().to("cpu").flatten() > 0.5]
-    centres, weights = _histogram(values)
     total_var = schedule.total_var if bridge_var is None else bridge_var
     if kind == "clock" or total_var == start_std == 0:
-        clocks = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
-    else:
-        coarsest = max(COARSEST * len(values) ** 0.5, 2 * FINEST)
-        ends = math.log10(coarsest), math.log10(FINEST)
-        levels = torch.logspace(*ends, int(steps) - 1, dtype=torch.float64)
-        clocks = F.pad(clock_at_level(levels, total_var, start_std), (1, 1))
-        clocks[0] = 1
-    return _times_of(clocks, centres, weights, schedule)
+        return _times_of(even, values, schedule)
+    coarsest = max(COARSEST * len(values) ** 0.5, 2 * FINEST)
+    ends = math.log10(coarsest), math.log10(FINEST)
+    levels = torch.logspace(*ends, steps - 1, dtype=torch.float64)
+    clocks = F.pad(clock_at_level(levels, total_var, start_std), (1, 1))
+    clocks[0] = 1
+    return _times_of(clocks, values, schedule)
 
 
 def sample(
@@ -146,12 +122,7 @@ def sample(
         start_std: h, standard deviation of the noise of x1, which the grid "log" depends on.
         generators: one CPU generator per sample; may be None for the ODE only.
 
-    Yields:
-        ``steps + 1`` states.
-
-    Raises:
-        ValueError: on an unknown sampler, eta or tau outside [0, 1], or a wrong number
-            of generators or times.
+    Yields ``steps + 1`` states.
 
     >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     >>> mask[..., 2:6, 2:6] = 1
@@ -163,33 +134,18 @@ def sample(
     >>> [(float(state.t), round(float(state.x_t[0, 0, 4, 4]), 2)) for state in states]
     [(1.0, 0.0), (0.5, 0.4), (0.0, 0.8)]
     """
-    batch = x1.shape[0]
-    if sampler not in SAMPLERS:
-        raise ValueError(f"expected a sampler out of {', '.join(SAMPLERS)}, got {sampler!r}")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"expected eta in [0, 1], got {eta}")
-    if tau.shape != mask.shape or not bool(((tau >= 0) & (tau <= 1)).all()):
-        raise ValueError(
-            f"expected a tau map of shape {tuple(mask.shape)} in [0, 1], got shape "
-            f"{tuple(tau.shape)} and range {float(tau.min()):.3g} to {float(tau.max()):.3g}"
-        )
+    assert sampler in SAMPLERS and 0 <= eta <= 1, (sampler, eta)
+    assert tau.shape == mask.shape, (tau.shape, mask.shape)
     sources = () if sampler == "ode" else generators or ()
-    if sampler != "ode" and len(sources) != batch:
-        raise ValueError(f"expected {batch} generators for sampler {sampler!r}, got {len(sources)}")
-    if isinstance(grid, Tensor) and not (
-        grid.shape == (steps + 1,) and grid[0] == 1 and grid[-1] == 0 and (grid.diff() < 0).all()
-    ):
-        raise ValueError(f"expected {steps + 1} times that fall from 1 to 0, got {grid.tolist()}")
+    assert sampler == "ode" or len(sources) == len(x1), (len(sources), len(x1))
     hole = mask > 0.5
-    bridge_var = 0.0 if sampler == "ode" else schedule.total_var
-    grids = [
-        grid
-        if isinstance(grid, Tensor)
-        else time_grid(grid, steps, tau[i], hole[i], schedule, start_std, bridge_var)
-        for i in range(batch)
-    ]
-    times = torch.stack(grids, dim=1)
-    at = times.to(x1.device, x1.dtype).view(steps + 1, batch, 1, 1, 1)
+    if isinstance(grid, Tensor):
+        times = grid[:, None].expand(-1, len(x1))
+    else:
+        rest = schedule, start_std, 0.0 if sampler == "ode" else None
+        grids = [time_grid(grid, steps, *maps, *rest) for maps in zip(tau, hole, strict=True)]
+        times = torch.stack(grids, dim=1)
+    at = times.to(x1.device, x1.dtype).view(*times.shape, 1, 1, 1)
 
     x, s = x1, schedule.clock(at[0], tau)
     for i in range(steps):
@@ -198,7 +154,8 @@ def sample(
         if i == steps - 1:
             break
         s_next = schedule.clock(at[i + 1], tau)
-        z = _noise(x, sources) if sources else None
+        draws = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in sources]
+        z = torch.stack(draws).to(x.device, non_blocking=True) if draws else None
         if z is None or sampler == "posterior":
             x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
         else:
@@ -208,32 +165,22 @@ def sample(
     yield SamplerState(steps, steps, times[steps], x0_hat, x0_hat)
 
 
-def _noise(like: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise of the shape of ``like``, sample i from generator i."""
-    shape = like.shape[1:]
-    draws = [torch.randn(shape, generator=g, dtype=like.dtype) for g in generators]
-    return torch.stack(draws).to(like.device, non_blocking=True)
-
-
-def _histogram(values: Tensor, bins: int = 1024) -> tuple[Tensor, Tensor]:
-    """Mean value and share of the pixels of each non-empty bin of [0, 1], both float64.
-
-    The mean clock changes by O(1 / bins^2) when pixels of a bin are moved to their mean, and the
-    grid then costs the same for every picture size.
-    """
-    index = (values * bins).long().clamp(0, bins - 1)
-    count = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, torch.ones_like(values))
-    total = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, values)
+def _times_of(clocks: Tensor, tau: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Times at which the mean clock over pixels of ``tau`` has given values, first 1 and last 0."""
+    # Pixels of a bin are moved to their mean, so that a grid costs the same for every picture size;
+    # that changes the mean clock by O(1 / bins^2).
+    bins = 1024
+    index = (tau * bins).long().clamp(0, bins - 1)
+    count, total = (
+        torch.zeros(bins, dtype=torch.float64).index_add_(0, index, x)
+        for x in (torch.ones_like(tau), tau)
+    )
     used = count > 0
-    return total[used] / count[used], count[used] / count.sum()
-
-
-def _times_of(clocks: Tensor, tau: Tensor, weights: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """Times at which the weighted mean clock has the given values, the first 1, the last 0."""
+    centres, weights = total[used] / count[used], count[used] / count.sum()
     low, high = torch.zeros_like(clocks), torch.ones_like(clocks)
     for _ in range(52):
         middle = (low + high) / 2
-        mean = schedule.clock(middle[:, None], tau[None, :]) @ weights
+        mean = schedule.clock(middle[:, None], centres[None, :]) @ weights
         low = torch.where(mean < clocks, middle, low)
         high = torch.where(mean < clocks, high, middle)
     times = (low + high) / 2

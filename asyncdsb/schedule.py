@@ -1,17 +1,12 @@
 """The per-pixel noise schedule and the tau maps that steer it.
 
-Every pixel runs the same schedule shape, sqrt(beta) linear from ``sqrt(beta_min)`` up to
-``sqrt(beta_max)`` and back, but its peak sits at the pixel's own time ``tau`` (AsyncDSB, the
-schedule-asynchronous diffusion Schroedinger bridge; I2SB is ``tau = 0.5`` everywhere).
-The accumulated variances of Eq. 3 and Eq. 12 have a closed form, so nothing is tabulated over time:
-memory is that of one map.
-
-Time runs from 0 (clean image) to 1 (corrupted image); sampling goes from 1 to 0, hence a larger
-``tau`` means that a pixel is restored earlier.
+Every pixel runs the same schedule shape, but its peak sits at the pixel's own time ``tau``; I2SB is
+``tau = 0.5`` everywhere. Time runs from 0 (clean image) to 1 (corrupted image); sampling goes from
+1 to 0, hence a larger ``tau`` means that a pixel is restored earlier.
 """
 
-from __future__ import annotations
-
+import functools
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -37,17 +32,11 @@ class NoiseSchedule:
         sqrt(beta(t; tau)) = b - d (t - tau) / (1 - tau)      for t >  tau
 
     Its integral over [0, 1] is M = (a^2 + a b + b^2) / 3 for every tau. The defaults are those of
-    I2SB's inpainting runs in units of t in [0, 1] (peak 0.433, M about 0.247).
+    I2SB's inpainting runs.
 
     All methods are element-wise, broadcast their arguments, keep their floating dtype (Python
     numbers alone give float64) and accept ``t`` and ``tau`` in [0, 1], both ends included.
-
-    Args:
-        beta_min: value of beta at t = 0 and t = 1, at least 1e-3.
-        beta_max: value of beta at t = tau, at least ``beta_min``.
-
-    Raises:
-        ValueError: if the two values are out of range.
+    ValueError unless 1e-3 <= ``beta_min`` <= ``beta_max``.
 
     >>> schedule = NoiseSchedule()
     >>> round(schedule.total_var, 3)
@@ -72,45 +61,34 @@ class NoiseSchedule:
         a, b = self.beta_min**0.5, self.beta_max**0.5
         return (a * a + a * b + b * b) / 3
 
-    def beta(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
-        """Noise intensity at time t, the square of the tent above."""
-        t, tau = _broadcast(t, tau)
-        a, b = self.beta_min**0.5, self.beta_max**0.5
-        rising, u, w = _ramps(t, tau)
-        return torch.where(rising, a + (b - a) * u, b - (b - a) * w) ** 2
-
     def var(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
         """sigma^2(t; tau), the integral of beta from 0 to t (Eq. 3, Eq. 12)."""
         t, tau = _broadcast(t, tau)
         a, b = self.beta_min**0.5, self.beta_max**0.5
         d = b - a
-        rising, u, w = _ramps(t, tau)
+        # Positions on the two ramps.
+        u = (t / _positive(tau)).clamp(0, 1)
+        w = ((t - tau) / _positive(1 - tau)).clamp(0, 1)
         before = t * (a * a + a * d * u + d * d * u * u / 3)
         after = tau * self.total_var + (t - tau) * (b * b - b * d * w + d * d * w * w / 3)
-        return torch.where(rising, before, after)
+        return torch.where(t <= tau, before, after)
 
     def var_bar(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
-        """sigma_bar^2(t; tau), the integral of beta from t to 1 (Eq. 3, Eq. 12).
-
-        Computed from the mirrored schedule, so that it keeps full relative precision near t = 1.
-        """
+        """sigma_bar^2(t; tau), the integral of beta from t to 1 (Eq. 3, Eq. 12)."""
+        # Of the mirrored schedule, because this keeps full relative precision near t = 1.
         t, tau = _broadcast(t, tau)
         return self.var(1 - t, 1 - tau)
 
     def clock(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
-        """s(t; tau) = sigma^2 / M in [0, 1]: the fraction of the bridge that a pixel has behind it.
-
-        ``s(tau; tau) = tau``; the bridge depends on t and tau through s alone.
-        """
+        """s(t; tau) = sigma^2 / M in [0, 1]; the bridge depends on t and tau through s alone."""
         # Rounding may put the value an ulp above 1, where sqrt(1 - s) would be NaN.
         return (self.var(t, tau) / self.total_var).clamp(0, 1)
 
     def inverse_clock(self, s: Tensor | float, tau: Tensor | float) -> Tensor:
         """Time t in [0, 1] at which ``clock(t, tau) = s``, in closed form."""
         s, tau = _broadcast(s, tau)
-        rising = self._inverse_rising(s, tau)
         falling = 1 - self._inverse_rising(1 - s, 1 - tau)
-        return torch.where(s <= tau, rising, falling)
+        return torch.where(s <= tau, self._inverse_rising(s, tau), falling)
 
     def _inverse_rising(self, s: Tensor, tau: Tensor) -> Tensor:
         """Inverse on the first ramp: tau (c - a) / d with c = cbrt(a^3 + 3 d M s / tau)."""
@@ -125,8 +103,8 @@ def tau_map(
     gradient: Tensor,
     tau_min: float,
     tau_max: float,
-    blur_sigma: float = 3.0,
-    hole: Tensor | None = None,
+    blur_sigma: float,
+    hole: Tensor,
     ranked: bool = False,
 ) -> Tensor:
     """Per-pixel peak time from a gradient map (Eq. 11, with its parenthesis mended).
@@ -142,21 +120,16 @@ def tau_map(
         tau_min: tau of the flattest hole pixel, in [0, 1].
         tau_max: tau of the steepest hole pixel, in [tau_min, 1].
         blur_sigma: standard deviation in pixels of the Gaussian filter; 0 for none.
-        hole: (B, 1, H, W) mask, non-zero = missing; None takes the whole picture as the hole.
-        ranked: takes the rank of G in the hole in place of the fraction. Eq. 11 gives most of the
-            range to a few steep pixels where gradients are unevenly spread; ranks spread tau evenly
-            over the range and keep the order.
+        hole: (B, 1, H, W) mask, non-zero = missing.
+        ranked: takes the rank of G in the hole in place of the fraction, which spreads tau evenly
+            over the range, also where most of the gradient is in a few steep pixels.
 
-    Returns:
-        (B, 1, H, W) tau in [tau_min, tau_max], of the dtype of ``gradient``.
+    Returns (B, 1, H, W), of the dtype of ``gradient``. ValueError on another range of tau.
 
-    Raises:
-        ValueError: if the range or a shape is not as above.
-
-    >>> gradient = torch.tensor([[[[0.0, 0.1, 0.4]]]])
-    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0)
+    >>> gradient, hole = torch.tensor([[[[0.0, 0.1, 0.4]]]]), torch.ones(1, 1, 1, 3)
+    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0, hole=hole)
     tensor([[[[0.2000, 0.2750, 0.5000]]]])
-    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0, ranked=True)
+    >>> tau_map(gradient, 0.2, 0.5, blur_sigma=0, hole=hole, ranked=True)
     tensor([[[[0.2000, 0.3500, 0.5000]]]])
     """
     check_tau_range(tau_min, tau_max)
@@ -166,46 +139,31 @@ def tau_map(
     return relative * (tau_max - tau_min) + tau_min
 
 
-def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor | None = None) -> Tensor:
+def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor) -> Tensor:
     """Position of each pixel within the hole's range of blurred gradients, the fraction of Eq. 11.
 
-    It holds all of Eq. 11 that does not depend on (tau_min, tau_max), which is what a live display
-    needs to redraw the tau map for other ranges.
-
-    Args:
-        gradient: (B, 1, H, W) gradient map in [0, 1].
-        blur_sigma: standard deviation in pixels of the Gaussian filter; 0 for none.
-        hole: (B, 1, H, W) mask, non-zero = missing; None for the whole picture.
-
-    Returns:
-        (B, 1, H, W) in [0, 1]; 0.5 everywhere where the hole's gradient is flat.
-
-    Raises:
-        ValueError: on another shape, or a negative width.
+    The arguments are those of :func:`tau_map`. Returns (B, 1, H, W) in [0, 1], 0.5 everywhere where
+    the hole's gradient is flat.
     """
-    if gradient.ndim != 4 or gradient.shape[1] != 1:
-        raise ValueError(f"expected a gradient map (B, 1, H, W), got {tuple(gradient.shape)}")
-    if hole is not None and hole.shape != gradient.shape:
-        raise ValueError(
-            f"expected a hole of shape {tuple(gradient.shape)}, got {tuple(hole.shape)}"
-        )
-    blurred = gaussian_blur(gradient, blur_sigma)
-    low, high = _range_over(blurred, hole)
+    assert hole.shape == gradient.shape, (hole.shape, gradient.shape)
+    blurred, outside = gaussian_blur(gradient, blur_sigma), hole <= 0.5
+    low = blurred.masked_fill(outside, math.inf).amin((1, 2, 3), keepdim=True)
+    high = blurred.masked_fill(outside, -math.inf).amax((1, 2, 3), keepdim=True)
     # Rounding in the filter leaves a flat map not quite flat; it must not be stretched to [0, 1].
+    # Without a hole, high - low is -inf.
     flat = high - low <= 1e-6
-    spread = torch.where(flat, torch.ones_like(high), high - low)
-    return torch.where(flat, torch.full_like(low, 0.5), ((blurred - low) / spread).clamp(0, 1))
+    spread = torch.where(flat, 1, high - low)
+    return torch.where(flat, 0.5, ((blurred - low) / spread).clamp(0, 1))
 
 
-def _ranks(relative: Tensor, hole: Tensor | None) -> Tensor:
+def _ranks(relative: Tensor, hole: Tensor) -> Tensor:
     """Rank of each value among those of the hole, over the largest: (B, 1, H, W) in [0, 1].
 
     Equal values share their mean rank; known pixels take a place among the hole's. A flat hole,
     0.5 everywhere, stays so.
     """
-    inside = torch.ones_like(relative) if hole is None else hole
     ranks = []
-    for values, part in zip(relative, inside > 0.5, strict=True):
+    for values, part in zip(relative, hole > 0.5, strict=True):
         ordered = values[part].sort().values
         first = torch.searchsorted(ordered, values)
         last = torch.searchsorted(ordered, values, right=True) - 1
@@ -217,18 +175,8 @@ def _ranks(relative: Tensor, hole: Tensor | None) -> Tensor:
 def uniform_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
     """One tau for all pixels, the middle of the range; (0.5, 0.5) is I2SB's synchronous bridge.
 
-    Args:
-        hole: (B, 1, H, W) mask; gives the shape and device.
-        tau_min: lower end of the range.
-        tau_max: upper end of the range.
-
-    Returns:
-        (B, 1, H, W) float32.
-
-    Raises:
-        ValueError: if the range is not 0 <= tau_min <= tau_max <= 1.
+    Returns float32 of the shape and on the device of ``hole``.
     """
-    check_tau_range(tau_min, tau_max)
     return torch.full(hole.shape, (tau_min + tau_max) / 2, device=hole.device)
 
 
@@ -238,18 +186,8 @@ def inward_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
     The depth is the Euclidean distance to the nearest known pixel, scaled per sample; a hole one
     pixel deep everywhere is all border. Known pixels get tau_max.
 
-    Args:
-        hole: (B, 1, H, W) mask, non-zero = missing.
-        tau_min: tau of the deepest pixel.
-        tau_max: tau of the pixels next to a known one.
-
-    Returns:
-        (B, 1, H, W) float32 tau map on the hole's device.
-
-    Raises:
-        ValueError: if the range is not 0 <= tau_min <= tau_max <= 1.
+    ``hole`` is a (B, 1, H, W) mask, non-zero = missing. Returns float32 of its shape on its device.
     """
-    check_tau_range(tau_min, tau_max)
     holes = (hole[:, 0] > 0.5).to("cpu", torch.uint8).numpy()
     depths = []
     for mask in holes:
@@ -262,29 +200,16 @@ def inward_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
 
 def check_tau_range(tau_min: float, tau_max: float) -> None:
     """Raise ValueError unless 0 <= tau_min <= tau_max <= 1."""
-    if not 0 <= tau_min <= 1 or not 0 <= tau_max <= 1:
-        raise ValueError(
-            f"expected tau_min and tau_max in [0, 1], got tau_min={tau_min}, tau_max={tau_max}"
-        )
-    if tau_min > tau_max:
-        raise ValueError(f"expected tau_min <= tau_max, got tau_min={tau_min}, tau_max={tau_max}")
+    if not 0 <= tau_min <= tau_max <= 1:
+        expected = "expected tau_min <= tau_max, both in [0, 1]"
+        raise ValueError(f"{expected}, got tau_min={tau_min}, tau_max={tau_max}")
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Separable Gaussian filter with replicated borders, cut off at four standard deviations.
 
-    Args:
-        image: (B, 1, H, W) floating tensor.
-        sigma: standard deviation in pixels, >= 0; 0 returns the input.
-
-    Returns:
-        (B, 1, H, W) of the same dtype.
-
-    Raises:
-        ValueError: if ``sigma`` is negative.
+    Of a floating (B, 1, H, W), with a standard deviation in pixels; 0 returns the input.
     """
-    if sigma < 0:
-        raise ValueError(f"expected a Gaussian width >= 0 pixels, got {sigma}")
     if sigma == 0:
         return image
     radius = max(1, round(4 * sigma))
@@ -307,27 +232,6 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
         return F.conv2d(columns, kernel.view(1, 1, -1, 1))
 
 
-def _range_over(values: Tensor, hole: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Per-sample minimum and maximum over the hole, each (B, 1, 1, 1)."""
-    if hole is None:
-        return values.amin((1, 2, 3), keepdim=True), values.amax((1, 2, 3), keepdim=True)
-    inside = hole > 0.5
-    low = values.masked_fill(~inside, float("inf")).amin((1, 2, 3), keepdim=True)
-    high = values.masked_fill(~inside, float("-inf")).amax((1, 2, 3), keepdim=True)
-    # A sample without a hole has no range: treat it as flat rather than spread infinities.
-    empty = torch.isinf(low)
-    zero = torch.zeros_like(low)
-    return torch.where(empty, zero, low), torch.where(empty, zero, high)
-
-
-def _ramps(t: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which ramp holds t, and the position on each: u = t / tau, w = (t - tau) / (1 - tau)."""
-    rising = t <= tau
-    u = (t / _positive(tau)).clamp(0, 1)
-    w = ((t - tau) / _positive(1 - tau)).clamp(0, 1)
-    return rising, u, w
-
-
 def _positive(x: Tensor) -> Tensor:
     """``x`` kept off zero: for tau = 0 and tau = 1 one of the two ramps is empty."""
     return x.clamp(min=torch.finfo(x.dtype).tiny)
@@ -335,10 +239,8 @@ def _positive(x: Tensor) -> Tensor:
 
 def _broadcast(x: Tensor | float, y: Tensor | float) -> tuple[Tensor, Tensor]:
     """Both arguments as floating tensors of one dtype, device and shape."""
-    floating = [v for v in (x, y) if isinstance(v, Tensor) and v.is_floating_point()]
-    dtype = torch.float64 if not floating else floating[0].dtype
-    for v in floating:
-        dtype = torch.promote_types(dtype, v.dtype)
+    floating = [v.dtype for v in (x, y) if isinstance(v, Tensor) and v.is_floating_point()]
+    dtype = functools.reduce(torch.promote_types, floating) if floating else torch.float64
     device = next((v.device for v in (x, y) if isinstance(v, Tensor) and v.ndim), None)
     x, y = (torch.as_tensor(v, dtype=dtype, device=device) for v in (x, y))
     return torch.broadcast_tensors(x, y)

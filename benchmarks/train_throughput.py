@@ -53,10 +53,9 @@ def operations(trainer: BridgeTrainer) -> float:
     """Floating-point operations of a step, per sample."""
     with torch.no_grad(), FlopCounterMode(display=False) as preparation:
         batch = trainer.prepare(0)
-    total_var = trainer.schedule.total_var
     with torch.no_grad(), trainer.mixed():
         with FlopCounterMode(display=False) as forward:
-            trainer.model.loss(batch.image, batch.t, batch.s, batch.z, batch.context, total_var)
+            trainer.model.loss(batch.image, batch.t, batch.s, batch.z, batch.context)
     total = preparation.get_total_flops() + 3 * forward.get_total_flops()
     return total / trainer.preset.batch
 

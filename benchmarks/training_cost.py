@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks import PatchDiscriminator
-from asyncdsb.networks.adm import Stage
+from asyncdsb.networks.layers import Stage
 from asyncdsb.store.bundled import BUNDLED
 from train.corpus import PackSettings, pack
 from train.data.sources import iter_photos

@@ -6,8 +6,6 @@ PHOTO and MASK (white = hole) are scaled to the size of the weights; a photograp
 is squeezed. ``AsyncDSBPipeline`` works on photographs of any size without that.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -27,17 +25,7 @@ STEPS = 20
 
 @torch.no_grad()
 def restore(photo: Image.Image, mask: Image.Image, folder: Path, seed: int = 0) -> Image.Image:
-    """Restore the white part of a mask in a photograph.
-
-    Args:
-        photo: any size.
-        mask: of the same size, white = missing.
-        folder: of the weights.
-        seed: of all noise.
-
-    Returns:
-        The result at the weights' resolution.
-    """
+    """Restore the white part of a mask, of the photograph's size, at the weights' resolution."""
     denoiser, _ = load_weights(folder, "bridge")
     completion, _ = load_weights(folder, "gradient")
     config = denoiser.config
@@ -70,7 +58,7 @@ def restore(photo: Image.Image, mask: Image.Image, folder: Path, seed: int = 0) 
         # that is still ahead of it.
         s_n, s_m = schedule.clock(t_n, tau), schedule.clock(t_m, tau)
         # Eq. 4 with the network's output put in: the estimate of the clean photograph.
-        x0_hat = denoiser.x0_hat(x_n, t_n.view(1, 1, 1, 1), s_n, context, total_var).clamp(-1, 1)
+        x0_hat = denoiser.x0_hat(x_n, t_n.view(1, 1, 1, 1), s_n, context).clamp(-1, 1)
         x0_hat = torch.where(m > 0.5, x0_hat, x1)  # the known pixels are known
         # Eq. 13: x_m = rho x_n + (1 - rho) x0_hat + sqrt(M s_m (1 - rho)) z, rho = s_m / s_n.
         z = torch.randn(x.shape, generator=generator)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +18,6 @@ from asyncdsb.cli import main as cli
 from asyncdsb.cli.main import main
 from asyncdsb.photo import decoding, images
 from asyncdsb.photo.record import load_map, save_map
-from asyncdsb.photo.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +66,6 @@ def test_names_are_those_of_the_package():
     assert cli.SAMPLERS == samplers.SAMPLERS
     assert cli.GRIDS == samplers.GRIDS
     assert cli.FINISHES == denoiser.FINISHES
-    assert {*cli.SETTINGS, "strategy"} == {f.name for f in dataclasses.fields(Settings)}
     assert cli.STRATEGIES == schedule.STRATEGIES
     assert cli.MASK_KINDS == masks.MASK_KINDS
     assert cli.MAX_PIXELS == decoding.MAX_PIXELS
@@ -372,7 +369,7 @@ def test_nothing_is_left_when_a_later_file_cannot_be_written(
         raise OSError("no space left on device")
 
     (folder / "out.png").write_bytes(b"an older result")
-    monkeypatch.setattr("asyncdsb.show.report.report_figure", full)
+    monkeypatch.setattr("asyncdsb.show.viz.report_figure", full)
     before = listing(folder)
     more = "--trajectory", folder / "way.webp", "--report", folder / "page.png"
     code = inpaint(folder, tiny_weights, *more)
@@ -511,17 +508,6 @@ def test_links_that_lead_nowhere_and_pipes_are_named(photos, tiny_weights, capsy
     first, second = capsys.readouterr().err.splitlines()
     assert "link.jpg: left out: a link that leads nowhere" in first
     assert "pipe.jpg: left out: expected a file, got a device or pipe" in second
-
-
-@pytest.mark.parametrize(("share", "finish"), [("0", "none"), ("0.5", "patches"), ("1", "patches")])
-def test_the_earlier_name_of_the_finish(capsys, share, finish):
-    paths = ["inpaint", "photo.png", "mask.png", "-o", "out.png"]
-    assert cli._parser().parse_args([*paths, "--patches", share]).finish == finish
-    assert capsys.readouterr().err.splitlines() == [
-        f"asyncdsb: warning: --patches is now --finish: taken as --finish {finish}"
-    ]
-    assert run("inpaint", "--help") == 0
-    assert "--patches" not in capsys.readouterr().out
 
 
 def test_folders_of_the_command_itself_are_not_left_out(photos, tiny_weights, capsys):

@@ -121,7 +121,7 @@ def test_the_target_stands_for_x0_and_has_no_loss(
 ) -> None:
     this = scene(stochastic, parametrisation=form, hole_noise=hole_noise, sigma_data=sigma_data)
     x_t, time, s = this.at(t)
-    rest = (this.context, this.total_var)
+    rest = (this.context,)
     z = this.z * this.context.stochastic
     target = this.denoiser.form.target(this.x0, x_t, s, z, *rest)
     assert torch.isfinite(target).all()
@@ -141,7 +141,7 @@ def test_the_loss_is_the_error_of_the_estimate_in_units_of_c_out(
     """c_out^2 is M s in the score form, and the variance of e given d in EDM's."""
     this = scene(stochastic, parametrisation=form, hole_noise=hole_noise, sigma_data=0.7)
     x_t, time, s = this.at(t)
-    rest = (this.context, this.total_var)
+    rest = (this.context,)
     g = torch.Generator().manual_seed(5)
     this.denoiser.unet = Fixed(torch.randn(SHAPE, generator=g).double())
     variance = this.total_var * s
@@ -159,7 +159,7 @@ def test_an_axis_counts_as_much_as_its_colours_differ(t: float) -> None:
     sigmas = (0.8, 0.3, 0.1)
     this = scene(sigma_data=sigmas)
     x_t, time, s = this.at(t)
-    rest = (this.context, this.total_var)
+    rest = (this.context,)
     g = torch.Generator().manual_seed(5)
     this.denoiser.unet = Fixed(torch.randn(SHAPE, generator=g).double())
     error = this.denoiser.x0_hat(x_t, time, s, *rest) - this.x0
@@ -183,7 +183,7 @@ def test_edm_is_bayes_for_a_gaussian_unknown(stochastic: bool, hole_noise: float
     mean = this.context.fill + gain * (x_t - this.context.fill)
     for output in (0.0, 1.0):
         this.denoiser.unet = Fixed(torch.full_like(x_t, output))
-        estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        estimate = this.denoiser.x0_hat(x_t, time, s, this.context)
         expected = mean + output * variance.sqrt()
         torch.testing.assert_close(estimate, expected, rtol=0, atol=1e-10)
 
@@ -208,7 +208,7 @@ def test_edm_is_bayes_for_a_gaussian_unknown_whose_colours_hang_together(
     self_information = prior - gain @ (keep * prior)
     for output in (0.0, 1.0):
         this.denoiser.unet = Fixed(torch.full_like(x_t, output))
-        estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        estimate = this.denoiser.x0_hat(x_t, time, s, this.context)
         along = torch.einsum("ij,bjhw->bihw", axes, estimate - mean)
         left = torch.einsum("ij,bhwjk,ik->bihw", axes, self_information, axes)
         torch.testing.assert_close(along**2, output * left, rtol=0, atol=1e-10)
@@ -225,7 +225,7 @@ def test_nothing_is_known_at_the_start() -> None:
     x_t, time, s = this.at(1.0)
     assert s.min() > 1 - 1e-12
     this.denoiser.unet = Fixed(torch.zeros_like(x_t))
-    estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+    estimate = this.denoiser.x0_hat(x_t, time, s, this.context)
     torch.testing.assert_close(estimate, this.context.fill, rtol=0, atol=1e-12)
 
 
@@ -244,7 +244,7 @@ def test_input_and_target_have_unit_variance_for_unknowns_of_the_assumed_size(
         x1 = this.context.fill + this.context.mask * noise
         this.context, this.z = dataclasses.replace(this.context, x1=x1), z
         x_t, time, s = this.at(t)
-        rest = (this.context, this.total_var)
+        rest = (this.context,)
         seen, _ = this.denoiser.form.inputs(x_t, time, s, *rest)
         target = this.denoiser.form.target(this.x0, x_t, s, z * this.context.stochastic, *rest)
         found.append(torch.stack([seen[0][this.hole], target[this.hole]]))
@@ -278,7 +278,7 @@ def test_the_network_of_edm_sees_the_unknown_in_noise_and_its_level_only(sigma: 
         network = Recorder()
         this.denoiser.unet = network
         time = torch.full((3, 1, 1, 1), 0.123 + hole_noise / 3, dtype=torch.float64)
-        estimate = this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        estimate = this.denoiser.x0_hat(x_t, time, s, this.context)
         found.append((*network.seen[0], estimate * this.context.mask))
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
@@ -295,14 +295,14 @@ def test_known_pixels_are_seen_as_they_are(form: str) -> None:
     this = scene(parametrisation=form, hole_noise=1.0)
     this.z = torch.zeros_like(this.z)
     x_t, time, s = this.at(0.6)
-    seen, _ = this.denoiser.form.inputs(x_t, time, s, this.context, this.total_var)
+    seen, _ = this.denoiser.form.inputs(x_t, time, s, this.context)
     torch.testing.assert_close(seen[0][~this.hole], this.x0[~this.hole], rtol=0, atol=1e-12)
 
 
 def test_known_pixels_are_seen_along_the_axes_of_the_colours() -> None:
     this = scene(sigma_data=(0.8, 0.3, 0.1))
     x_t, time, s = this.at(0.6)
-    seen, _ = this.denoiser.form.inputs(x_t, time, s, this.context, this.total_var)
+    seen, _ = this.denoiser.form.inputs(x_t, time, s, this.context)
     red, green, blue = this.x0.unbind(1)
     known = (1 - this.context.mask[:, 0]).bool()
     expected = torch.stack([(red + green + blue) / 3**0.5, (red - blue) / 2**0.5], 1)
@@ -323,7 +323,7 @@ def test_what_a_photograph_holds_under_its_mask_has_no_influence(form: str, fill
         image = torch.where(mask > 0.5, torch.full_like(x0, under), x0)
         context = this.denoiser.context(image, mask, gradient, torch.ones(3).bool(), noise)
         _, time, s = this.at(0.7)
-        found = this.denoiser.x0_hat(context.x1, time.float(), s.float(), context, this.total_var)
+        found = this.denoiser.x0_hat(context.x1, time.float(), s.float(), context)
         estimates.append(found)
     assert torch.isfinite(estimates[0]).all()
     assert all(torch.equal(one, estimates[0]) for one in estimates)
@@ -336,7 +336,7 @@ def test_only_the_hole_counts(form: str) -> None:
     losses = []
     for outside in (0.0, 100.0):
         this.denoiser.unet = Fixed((1 - this.context.mask) * outside + torch.zeros_like(this.x0))
-        losses.append(this.denoiser.loss(this.x0, time, s, this.z, this.context, this.total_var))
+        losses.append(this.denoiser.loss(this.x0, time, s, this.z, this.context))
     assert torch.equal(*losses)
 
 
@@ -346,7 +346,7 @@ def test_position_tells_row_and_column() -> None:
     network = Recorder()
     this.denoiser.unet = network
     x_t, time, s = this.at(0.5)
-    this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+    this.denoiser.x0_hat(x_t, time, s, this.context)
     row, column = network.seen[0][0][:, -2:].unbind(1)
     ramp = torch.arange(16).double() / 7.5 - 1
     torch.testing.assert_close(row, ramp.view(1, -1, 1).expand_as(row), rtol=0, atol=1e-6)
@@ -361,7 +361,7 @@ def test_conditions_come_in_the_order_of_the_configuration(form: str) -> None:
         network = Recorder()
         this.denoiser.unet, wanted = network, this.denoiser.unet.in_channels
         x_t, time, s = this.at(0.5)
-        this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        this.denoiser.x0_hat(x_t, time, s, this.context)
         seen = network.seen[0][0]
         of_state = sum(this.denoiser.form.channels.values())
         assert seen.shape[1] == wanted == of_state + sum(CONDITIONS.values())
@@ -381,9 +381,9 @@ def test_skip_is_the_estimate_of_a_silent_network(form: str, sigma_data: Any) ->
     this.denoiser.unet = network
     for t in (0.05, 0.5, 1.0):
         x_t, time, s = this.at(t)
-        this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+        this.denoiser.x0_hat(x_t, time, s, this.context)
         zero = torch.zeros_like(x_t)
-        silent = this.denoiser.form.x0_hat(x_t, zero, s, this.context, this.total_var)
+        silent = this.denoiser.form.x0_hat(x_t, zero, s, this.context)
         torch.testing.assert_close(network.seen[-1][0][:, -3:], silent, rtol=0, atol=1e-12)
 
 
@@ -393,7 +393,7 @@ def test_x1_is_hidden_in_the_bridge_without_noise() -> None:
     network = Recorder()
     this.denoiser.unet = network
     x_t, time, s = this.at(0.5)
-    this.denoiser.x0_hat(x_t, time, s, this.context, this.total_var)
+    this.denoiser.x0_hat(x_t, time, s, this.context)
     assert network.seen[0][0][:, -3:].abs().max() == 0
 
 
@@ -406,7 +406,7 @@ def test_inputs_stay_bounded_on_a_whole_run(form: str, sampler: str) -> None:
     network = Recorder()
     this.denoiser.unet = network
     states = sample(
-        this.denoiser.bind(context, this.total_var),
+        this.denoiser.bind(context),
         context.x1,
         context.mask,
         this.tau.float(),
@@ -427,19 +427,11 @@ def test_inputs_stay_bounded_on_a_whole_run(form: str, sampler: str) -> None:
     ("change", "said"),
     [
         ({"conditions": ("mask", "depth")}, "conditions out of mask.*got depth"),
-        ({"bridges": ()}, "at least one bridge"),
         ({"bridges": ("noisy",)}, "bridges out of stochastic.*got noisy"),
         ({"parametrisation": "velocity"}, "parametrisation out of score, edm, got velocity"),
         ({"fill": "blur"}, "fill out of zero.*got blur"),
         ({"window": "whole"}, "window out of hole, head, got whole"),
         ({"finish": "paint"}, "finish out of none, patches, got paint"),
-        ({"sigma_data": 0.0}, "sigma_data > 0, got 0"),
-        ({"sigma_data": -1.0}, "sigma_data > 0, got -1"),
-        ({"sigma_data": float("nan")}, "sigma_data > 0, got nan"),
-        ({"sigma_data": (0.5, 0.5)}, "one or three finite sigma_data"),
-        ({"sigma_data": (0.5, 0.5, 0.0)}, "sigma_data > 0, got"),
-        ({"hole_noise": -0.5}, "hole_noise >= 0, got -0.5"),
-        ({"hole_noise": float("nan")}, "hole_noise >= 0, got nan"),
         ({"unet": ADMConfig()}, "score form and one bridge for an ADM network.*got edm and 2"),
     ],
     ids=str,

@@ -257,7 +257,7 @@ def test_other_weights_and_batches_take_no_box(tiny_pipe, portraits):
     assert tiny_pipe.head_box(photo, hole) is None
     batch = torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
     with pytest.raises(ValueError, match="no box for a batch"):
-        portraits.restore_batch(*batch, [0], box=(0, 0, 32))
+        portraits.trace(*batch, [0], box=(0, 0, 32))
 
 
 def test_the_box_of_the_command_line_is_used_and_recorded(portraits, tmp_path: Path, capsys):

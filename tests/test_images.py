@@ -414,19 +414,16 @@ from pathlib import Path
 import numpy as np
 from asyncdsb.photo.images import write_atomic
 from asyncdsb.photo.original import Photograph
-from asyncdsb.show.viz import save_trajectory
+from asyncdsb.show.viz import save_animation
 
 pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
 photo = Photograph(pixels)
-
-class Frame:
-    x_t = photo.picture
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
 for path in map(Path, sys.argv[1:]):
     try:
         if path.suffix == ".gif":
-            save_trajectory([Frame], path)
+            save_animation([photo.picture], path)
         else:
             write_atomic(path, photo.save)
     except ValueError as error:

@@ -237,4 +237,4 @@ def test_a_refused_array_is_told_by_its_own_shape(tiny_pipe):
 def test_batches_have_sides_that_the_networks_can_take(tiny_pipe):
     images, masks = torch.zeros(1, 3, 50, 64), torch.ones(1, 1, 50, 64)
     with pytest.raises(ValueError, match=r"multiples of \d+, got \(.*50, 64\)"):
-        tiny_pipe.restore_batch(images, masks, [0], steps=1)
+        tiny_pipe.trace(images, masks, [0], steps=1)

@@ -274,7 +274,7 @@ def test_an_added_condition_changes_nothing_at_first():
         for one in (model, wider):
             noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
             context = one.context(image, mask, mask * 0.1, torch.ones(2).bool(), noise)
-            found.append(one.x0_hat(context.x1, t, s, context, 0.25))
+            found.append(one.x0_hat(context.x1, t, s, context))
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -302,7 +302,7 @@ def test_a_denoiser_is_adapted_to_another_configuration():
         for one in (model, adapted):
             noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
             context = one.context(image, mask, mask * 0.1, torch.ones(2).bool(), noise)
-            found.append(one.x0_hat(context.x1, t, s, context, 0.25))
+            found.append(one.x0_hat(context.x1, t, s, context))
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -576,7 +576,7 @@ def test_two_hundred_steps_beat_the_smooth_fill_at_the_start():
         t = draw_times(preset, tau, mask, stochastic, random)
         noise, z = torch.randn(2, *image.shape)
         context = model.context(image, mask, mask, stochastic, noise)
-        loss = model.loss(image, t, schedule.clock(t, tau), z, context, schedule.total_var).mean()
+        loss = model.loss(image, t, schedule.clock(t, tau), z, context).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -586,7 +586,7 @@ def test_two_hundred_steps_beat_the_smooth_fill_at_the_start():
     )
     one = torch.ones(32, 1, 1, 1)
     with torch.no_grad():
-        found = model.x0_hat(context.x1, one, one.expand_as(mask), context, schedule.total_var)
+        found = model.x0_hat(context.x1, one, one.expand_as(mask), context)
     ours, smooth = (((x - image) * mask).square().sum() for x in (found, context.fill))
     assert ours / smooth < 0.3
 

@@ -112,7 +112,7 @@ class BridgeTrainer(Trainer):
     def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
         """Terms of the loss; their sum is minimised."""
         with self.mixed():
-            loss = self.loss(*batch, self.schedule.total_var)
+            loss = self.loss(*batch)
         return {"loss": loss.mean()}
 
     @torch.no_grad()
@@ -148,7 +148,7 @@ class BridgeTrainer(Trainer):
             stochastic = torch.full((len(image),), name != "ode", device=self.device)
             context = model.context(image, mask, gradient, stochastic, noise)
             *_, last = sample(
-                model.bind(context, self.schedule.total_var),
+                model.bind(context),
                 context.x1,
                 context.mask,
                 tau,

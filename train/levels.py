@@ -69,7 +69,7 @@ def denoiser_errors(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, batch:
             time = schedule.inverse_clock(s, torch.full_like(s, 0.5))
             s = s.expand_as(mask)
             state = bridge.marginal(image, context.x1, s, total_var, z)
-            estimates[f"{level:g}"] = model.x0_hat(state, time, s, context, total_var)
+            estimates[f"{level:g}"] = model.x0_hat(state, time, s, context)
         for name, estimate in estimates.items():
             error = torch.einsum("ij,bjhw->bihw", axes, estimate - image)
             sums[name] = sums.get(name, torch.zeros(3)) + (mask * error**2).sum((0, 2, 3)).cpu()

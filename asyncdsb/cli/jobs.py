@@ -6,7 +6,7 @@ import argparse
 import os
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 _NO_PHOTOS = ("thumbs.db", "desktop.ini")  # what systems put into folders, beside hidden files
 LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
-_TRAJECTORY_SUFFIXES = (".webp", ".gif")
-_REPORT_SUFFIXES = (".png",)
 
 Writer = Callable[[Path], object]
 
@@ -45,11 +43,8 @@ class Job:
 def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     """Pair photographs with masks and choose the names of the files to write.
 
-    Returns:
-        The jobs, and one sentence for each file of a folder that has to be left out.
-
-    Raises:
-        ValueError: the command as a whole cannot be carried out.
+    Returns the jobs, and one sentence for each file of a folder that has to be left out. ValueError
+    if the command as a whole cannot be carried out.
     """
     photo, mask, out = arguments.photo, arguments.mask, arguments.out
     trajectory, report = arguments.trajectory, arguments.report
@@ -57,13 +52,11 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         if not path.exists():
             raise ValueError(f"there is no such {what}: {path}")
     if not photo.is_dir():
-        job = Job(
-            photo,
-            _mask_for(photo, mask),
-            output_file(out),
-            trajectory and _checked("--trajectory", trajectory, _TRAJECTORY_SUFFIXES),
-            report and _checked("--report", report, _REPORT_SUFFIXES),
-        )
+        job = Job(photo, _mask_for(photo, mask), output_file(out), trajectory, report)
+        if trajectory:
+            _check_name("--trajectory", trajectory, (".webp", ".gif"))
+        if report:
+            _check_name("--report", report, (".png",))
         _refuse_clashes([job], arguments.strategy)
         return [job], []
 
@@ -71,11 +64,15 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     if not photos:
         raise ValueError(f"there is no picture in the folder {photo}")
     used = [path.resolve() for path in (mask, out, trajectory, report) if path]
-    others = sorted({*_visible(photo)} - {*photos})
+    others = (path for path in _visible(photo) if path not in photos)
     problems = [_left_out(path) for path in others if path.resolve() not in used]
+    from asyncdsb.photo.images import shortened
+
     jobs = []
     for path in photos:
-        png, webp = (_named(path.stem, suffix) for suffix in (".png", ".webp"))
+        # Another suffix may make a name too long.
+        ends = (".png", ".webp")
+        png, webp = (f"{shortened(path.stem, LONGEST_NAME - len(end))}{end}" for end in ends)
         more = trajectory and trajectory / webp, report and report / png
         try:
             jobs.append(Job(path, _mask_for(path, mask), out / png, *more))
@@ -105,32 +102,27 @@ def _visible(folder: Path) -> list[Path]:
 def _left_out(path: Path) -> str:
     """Why a file of a folder is left out."""
     if path.is_dir():
-        return f"{path.name}: left out: a folder within the folder; give it by itself"
-    if path.is_symlink() and not path.exists():
-        return f"{path.name}: left out: a link that leads nowhere"
-    if not path.is_file():
-        return f"{path.name}: left out: expected a file, got a device or pipe"
-    if path.suffix.lower() in (".heic", ".heif", ".hif"):
-        return f"{path.name}: left out: HEIC pictures need the package pillow-heif"
-    return f"{path.name}: left out: expected a picture, got a file ending in {path.suffix!r}"
-
-
-def _named(stem: str, suffix: str) -> str:
-    """A name to write, which another suffix may make too long."""
-    from asyncdsb.photo.images import shortened
-
-    return f"{shortened(stem, LONGEST_NAME - len(suffix))}{suffix}"
-
-
-def _alike(stem: str) -> str:
-    """The same for names that look alike: Macs write accents as characters of their own."""
-    return unicodedata.normalize("NFC", stem).casefold()
+        why = "a folder within the folder; give it by itself"
+    elif path.is_symlink() and not path.exists():
+        why = "a link that leads nowhere"
+    elif not path.is_file():
+        why = "expected a file, got a device or pipe"
+    elif path.suffix.lower() in (".heic", ".heif", ".hif"):
+        why = "HEIC pictures need the package pillow-heif"
+    else:
+        why = f"expected a picture, got a file ending in {path.suffix!r}"
+    return f"{path.name}: left out: {why}"
 
 
 def _mask_for(photo: Path, mask: Path) -> Path:
     if not mask.is_dir():
         return mask
-    alike = [path for path in _pictures(mask) if _alike(path.stem) == _alike(photo.stem)]
+
+    def looks(path: Path) -> str:
+        # Macs write accents as characters of their own.
+        return unicodedata.normalize("NFC", path.stem).casefold()
+
+    alike = [path for path in _pictures(mask) if looks(path) == looks(photo)]
     found = [path for path in alike if path.stem == photo.stem] or alike
     if len(found) != 1:
         got = "none" if not found else ", ".join(path.name for path in found)
@@ -146,16 +138,16 @@ def output_file(out: Path) -> Path:
         raise ValueError(f"cannot write {out}: expected a file name, got a folder")
     if not out.suffix:
         out = out.with_name(f"{out.name}.png")
-    return _checked("-o", out, tuple(SAVE_OPTIONS))
+    _check_name("-o", out, SAVE_OPTIONS)
+    return out
 
 
-def _checked(option: str, path: Path, suffixes: Sequence[str]) -> Path:
+def _check_name(option: str, path: Path, suffixes: Collection[str]) -> None:
     if path.suffix.lower() not in suffixes:
         known = " ".join(suffixes)
         raise ValueError(f"{option}: expected a file ending in {known}, got {path.name}")
     if not path.parent.is_dir():
         raise ValueError(f"{option}: there is no folder {path.parent}")
-    return path
 
 
 def check_places(jobs: Iterable[Job]) -> None:
@@ -179,9 +171,8 @@ def check_size(out: Path, size: tuple[int, int]) -> None:
     kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
     most = LARGEST_SIDE.get(kind, max(size))
     if max(size) > most:
-        held = f"{kind} holds at most {most} pixels a side"
         got = f"the photo is {size[0]}x{size[1]}: choose .png or .tif"
-        raise ValueError(f"{out.name}: {held}, {got}")
+        raise ValueError(f"{out.name}: {kind} holds at most {most} pixels a side, {got}")
 
 
 def _without_twins(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
@@ -203,33 +194,32 @@ def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
     """Refuse to write a file twice, or over one that is read, a map of the order among them."""
     read = {path.resolve() for job in jobs for path in (job.photo, job.mask)}
     read |= {Path(strategy).resolve()} if strategy else set()
-    written: dict[Path, str] = {}
+    written: set[Path] = set()
     for job in jobs:
         for path in job.written:
             place = path.resolve()
             if place in read:
                 raise ValueError(f"{path} is read and would be overwritten: choose another name")
             if place in written:
-                names = " and ".join(sorted({written[place], job.photo.name}))
-                raise ValueError(f"{path} would be written twice (for {names})")
-            written[place] = job.photo.name
+                raise ValueError(f"{path} would be written twice (for {job.photo.name})")
+            written.add(place)
 
 
 def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -> None:
     """Write all files of one job, or none."""
-    from asyncdsb.show.report import report_figure
-    from asyncdsb.show.viz import save_trajectory
+    from asyncdsb.show.viz import report_figure, save_animation
 
-    writers: tuple[tuple[Path | None, Writer], ...] = (
-        (job.trajectory, lambda path: save_trajectory(result.trajectory, path)),
-        (job.report, lambda path: report_figure(result, image, mask, path)),
-        (job.out, lambda path: result.photograph.save(path, result.settings)),
-    )
-    files = [(path, write) for path, write in writers if path]
+    files: list[tuple[Path, Writer]] = []
+    if job.trajectory:
+        pictures = [frame.x_t for frame in result.trajectory]
+        files.append((job.trajectory, lambda path: save_animation(pictures, path)))
+    if job.report:
+        files.append((job.report, lambda path: report_figure(result, image, mask, path)))
+    files.append((job.out, lambda path: result.photograph.save(path, result.settings)))
     made: list[Path] = []
     try:
-        for place, _ in files:
-            for folder in reversed(place.parents):
+        for path, _ in files:
+            for folder in reversed(path.parents):
                 if not folder.exists():
                     folder.mkdir()
                     made.append(folder)
@@ -244,11 +234,12 @@ def _write_together(files: Sequence[tuple[Path, Writer]]) -> None:
     """Write every file beside its place before the first is renamed into it."""
     from asyncdsb.photo.images import write_atomic
 
+    if not files:
+        return
     (path, write), *others = files
 
     def write_this_and_others(temporary: Path) -> None:
         write(temporary)
-        if others:
-            _write_together(others)
+        _write_together(others)
 
     write_atomic(path, write_this_and_others)

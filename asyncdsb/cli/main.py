@@ -4,8 +4,6 @@ Exit codes: 0 done; 2 something that the user can mend, in one line on standard 
 that fails writes nothing; of a folder, it writes the photographs that it could restore.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging
@@ -13,9 +11,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 from asyncdsb import __version__
 from asyncdsb.cli.jobs import Job, check_places, check_size, output_file, plan, write_files
@@ -28,9 +28,6 @@ GRIDS = ("log", "uniform", "clock")
 FINISHES = ("none", "patches")
 MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
 MAX_PIXELS = 64_000_000
-SETTINGS = (
-    "steps", "tau_min", "tau_max", "sampler", "eta", "grid", "finish", "seed", "tiles", "box",
-)  # fmt: skip
 
 # Texts of the help that take more than a line.
 _TOLD = {
@@ -73,10 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     # Other output on standard error is for developers; users get one line.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    previous = None
     # A polite kill unwinds the stack, so that temporary files are removed.
     with contextlib.suppress(ValueError):  # Only the main thread may do this.
-        previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with warnings.catch_warnings(action="ignore"):
             return arguments.run(arguments)
@@ -86,9 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("error", "interrupted")
         return 130
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,7 +112,6 @@ def _parser() -> argparse.ArgumentParser:
     add(run, "--strategy", "NAME")
     add(run, "--eta", "ETA", type=float, help="noise of the implicit sampler, 0 to 1 (0)")
     add(run, "--finish", choices=FINISHES)
-    add(run, "--patches", type=share, dest="finish", help=argparse.SUPPRESS)
     add(run, "--grid", choices=GRIDS, help="spacing of the steps (log)")
     add(run, "--seed", "SEED", type=int, help="the same seed, the same file (0)")
     add(run, "--tiles", "N", type=int)
@@ -141,18 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def share(text: str) -> str:
-    """What ``--patches SHARE``, as ``--finish`` was called before it had names, is taken as."""
-    finish = "patches" if float(text) else "none"
-    _say("warning", f"--patches is now --finish: taken as --finish {finish}")
-    return finish
-
-
 def _box(text: str) -> tuple[int, int, int]:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"expected LEFT,TOP,SIDE in pixels, got {text!r}")
-    return int(parts[0]), int(parts[1]), int(parts[2])
+    left, top, side = map(int, parts)
+    return left, top, side
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -169,11 +155,7 @@ def _size(text: str) -> tuple[int, int]:
 
 def _say(kind: str, message: object) -> None:
     """Print one line on standard error, above a progress bar if there is one."""
-    line = f"asyncdsb: {kind}: {' '.join(str(message).split())}"
-    if "tqdm" in sys.modules:
-        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
-    else:
-        print(line, file=sys.stderr)
+    tqdm.write(f"asyncdsb: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _mask(arguments: argparse.Namespace) -> int:
@@ -196,15 +178,14 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     jobs, problems = plan(arguments)
     check_places(jobs)
 
-    from tqdm import tqdm
-
     from asyncdsb.photo.images import check_pair
     from asyncdsb.photo.mask_files import read_mask
     from asyncdsb.photo.original import read_photograph
     from asyncdsb.photo.settings import Settings
 
     settings, strategy, precision = _settings(arguments)
-    Settings(**settings).check(SAMPLERS)
+    checked = Settings(**settings)
+    checked.check(SAMPLERS)
     keep_frames = bool(arguments.trajectory or arguments.report)
     for problem in problems:
         _say("error", problem)
@@ -234,7 +215,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             _say("warning", f"{job.photo.name}: not kept in {job.out.name}: {', '.join(lost)}")
         if pipe is None:
             # Not guarded: without weights no photograph of the folder can be restored.
-            from asyncdsb.networks.malloc import keep_freed
+            from asyncdsb.networks.device import keep_freed
             from asyncdsb.pipeline import AsyncDSBPipeline
 
             keep_freed()
@@ -244,27 +225,29 @@ def _inpaint(arguments: argparse.Namespace) -> int:
         label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
         bar = {"desc": label, "unit": "step", "file": sys.stderr, "disable": arguments.quiet}
         try:
-            with tqdm(**bar, dynamic_ncols=True) as shown:
-                show, chosen = partial(_advance, shown), settings | order
-                result = pipe(photo, mask, trajectory=keep_frames, on_frame=show, **chosen)
+            with tqdm(**bar, total=checked.steps, dynamic_ncols=True) as shown:
+                result = pipe(
+                    photo,
+                    mask,
+                    trajectory=keep_frames,
+                    on_frame=lambda frame: shown.update(frame.step - shown.n),
+                    **settings | order,
+                )
             write_files(job, result, photo.rgb, mask)
         except (ValueError, OSError) as error:
             refuse(error, job)
     return 2 if failed else 0
 
 
-def _advance(bar: Any, frame: Any) -> None:
-    bar.total = frame.steps
-    bar.update(frame.step - bar.n)
-
-
 def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str]:
     """The settings, the strategy and the precision; options override the settings file."""
     from asyncdsb.photo.record import load_settings
+    from asyncdsb.photo.settings import Settings
 
     path, strategy = arguments.settings, arguments.strategy
-    found = load_settings(path, (*SETTINGS, "strategy", "precision")) if path else {}
-    own = {name: value for name in SETTINGS if (value := getattr(arguments, name)) is not None}
+    names = [field.name for field in fields(Settings) if field.name != "strategy"]
+    found = load_settings(path, (*names, "strategy", "precision")) if path else {}
+    own = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     recorded = found.pop("strategy", None)
     precision = found.pop("precision", "fp32" if path else "auto")
     if strategy is None and recorded is not None:

@@ -20,12 +20,10 @@ from asyncdsb.photo.fill import fill_hole
 from asyncdsb.photo.images import to_pil, to_tensor
 from asyncdsb.photo.patches import copy_patches
 
-CV2_RADIUS = 3.0  # Neighbourhood, in pixels, that cv2's methods look at.
-
 
 def opencv(flags: int, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Fill by one of OpenCV's methods; see :func:`restore`."""
-    return cv2.inpaint(image, mask.astype(np.uint8), CV2_RADIUS, flags)
+    """Fill by one of OpenCV's methods, which look 3 pixels far; see :func:`restore`."""
+    return cv2.inpaint(image, mask.astype(np.uint8), 3.0, flags)
 
 
 def patchmatch(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -66,6 +64,5 @@ def restore(method: str, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     same arguments give the same result, and what the hole shows has no influence. ValueError if a
     package is not installed.
     """
-    blanked = np.where(mask[..., None], np.uint8(0), image)
-    filled = METHODS[method](blanked, mask)
+    filled = METHODS[method](np.where(mask[..., None], np.uint8(0), image), mask)
     return np.where(mask[..., None], filled, image)

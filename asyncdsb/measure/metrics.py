@@ -1,14 +1,7 @@
 """How close a restored image is to the truth, and a set of restored images to a set of true ones.
 
-Paired: :func:`psnr` and :func:`ssim` (both over the whole image or over the hole alone),
-:func:`seam` along the hole's border, and :func:`squared_error`. Of a result alone:
-:func:`band_power`, how much structure of every size a hole holds, and :func:`colour_excess`.
-Between sets, over features that a network of :mod:`asyncdsb.measure.perceptual` extracts:
-:func:`frechet_distance` and :func:`kernel_distance`; of one set, over its class scores:
-:func:`inception_score`. The perceptual distance of a pair is
-:class:`asyncdsb.measure.perceptual.Lpips`.
-
-A Frechet distance is biased upwards in small sets: compare it at equal n only, and print n.
+Distances between sets are over features that a network of :mod:`asyncdsb.measure.perceptual`
+extracts. A Frechet distance is biased upwards in small sets: compare it at equal n only.
 """
 
 import math
@@ -21,8 +14,8 @@ from asyncdsb.denoiser import COLOUR_AXES
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Peak signal-to-noise ratio in decibels, 10 log10(255^2 / MSE), of images in [0, 255].
 
-    Both have one shape (H, W) or (H, W, C). With a mask, bool (H, W), the mean runs over its True
-    pixels only. Infinite where the images agree exactly; ValueError on two shapes.
+    Both have one shape (H, W) or (H, W, C), else ValueError. With a mask, bool (H, W), the mean
+    runs over its True pixels only. Infinite where the images agree exactly.
     """
     image, truth = _pair(image, truth)
     squared = (image - truth) ** 2
@@ -31,27 +24,25 @@ def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -
 
 
 def ssim(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Structural similarity (Wang et al. 2004), Gaussian window of sigma 1.5, 11 x 11 pixels.
-
-    With the window's means m, variances v and covariance c of each channel,
-    ``(2 m1 m2 + C1) (2 c + C2) / ((m1^2 + m2^2 + C1) (v1 + v2 + C2))``, C1 = (0.01 * 255)^2 and
-    C2 = (0.03 * 255)^2, averaged over channels and pixels.
+    """Structural similarity (Wang et al. 2004), averaged over channels and pixels; at most 1.
 
     Both images have one shape (H, W) or (H, W, C), values in [0, 255] and sides of at least 11.
     With a mask, bool (H, W), the mean runs over the windows centred on its True pixels, the image
-    being mirrored at its border, else over all windows that lie inside the image. At most 1;
-    ValueError on two shapes, or on smaller images.
+    being mirrored at its border, else over all windows that lie inside the image. ValueError on two
+    shapes, or on smaller images.
     """
-    image, truth = _pair(image, truth)
-    similarity = ssim_map(image, truth)
+    similarity = ssim_map(*_pair(image, truth))
     inside = similarity[5:-5, 5:-5] if mask is None else similarity[mask]
     return float(inside.mean())
 
 
 def ssim_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Structural similarity of the window around every pixel, of the images' shape, see above.
+    """Structural similarity of the Gaussian window (sigma 1.5, 11 x 11 pixels) around every pixel.
 
-    Images are in grey levels of a range of 255, which they may leave. ValueError below 11 pixels.
+    With the window's means m, variances v and covariance c of each channel,
+    ``(2 m1 m2 + C1) (2 c + C2) / ((m1^2 + m2^2 + C1) (v1 + v2 + C2))``, C1 = (0.01 * 255)^2 and
+    C2 = (0.03 * 255)^2. Of the images' shape; they are in grey levels of a range of 255, which they
+    may leave. ValueError below 11 pixels.
     """
     # Imported here, because scipy comes with it and takes time to load.
     from skimage.metrics import structural_similarity
@@ -59,10 +50,8 @@ def ssim_map(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     if min(image.shape[:2]) < 11:
         raise ValueError(f"expected sides of at least 11 pixels for SSIM; got {image.shape[:2]}")
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    axis = 2 if image.ndim == 3 else None
-    return structural_similarity(
-        image, truth, data_range=255, channel_axis=axis, full=True, **window
-    )[1]
+    options = {"data_range": 255, "channel_axis": 2 if image.ndim == 3 else None, "full": True}
+    return structural_similarity(image, truth, **options, **window)[1]
 
 
 def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float, float]:
@@ -73,21 +62,17 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
         step  = mean |d_image| - mean |d_truth|      jumps that the untouched photo does not have
         shift = mean over channels |mean (d_image - d_truth)|      a common offset of the colour
 
-    Both are 0 for a perfect restoration; a seam makes both larger, a blurred border makes the step
-    negative. Images have one shape (H, W) or (H, W, C), the hole is bool (H, W). ValueError on two
-    shapes, or a hole without a border.
+    A blurred border makes the step negative. Images have one shape (H, W) or (H, W, C), the hole is
+    bool (H, W). ValueError on two shapes, or a hole without a border.
     """
-    image, truth = (x.reshape(*hole.shape, -1) for x in _pair(image, truth))
-    jumps: list[np.ndarray] = []
-    true_jumps: list[np.ndarray] = []
+    both = np.stack(_pair(image, truth)).reshape(2, *hole.shape, -1)
+    jumps = []
     for axis in (0, 1):
         # Signed from the known pixel to the restored one, so that an offset does not cancel.
         change = np.diff(hole.astype(float), axis=axis)
         border = change != 0
-        sign = change[border][:, None]
-        for found, picture in ((jumps, image), (true_jumps, truth)):
-            found.append(sign * np.diff(picture, axis=axis)[border])
-    jump, true_jump = np.concatenate(jumps), np.concatenate(true_jumps)
+        jumps.append(change[border][:, None] * np.diff(both, axis=axis + 1)[:, border])
+    jump, true_jump = np.concatenate(jumps, axis=1)
     if not len(jump):
         raise ValueError("expected a hole with a border, got none")
     step = np.abs(jump).mean() - np.abs(true_jump).mean()
@@ -97,11 +82,10 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
 def colour_excess(image: np.ndarray, hole: np.ndarray) -> float:
     """How far the colours of a restored hole go beyond those of the known pixels.
 
-    Along each of the two axes of colour (red against blue, green against magenta,
-    :data:`asyncdsb.denoiser.COLOUR_AXES`) the range of a region is from its 1st to its 99th
-    percentile. The excess is the largest distance, of four ends, by which the hole's range passes
-    the known one; 0 if it does not. A blob of a colour that the photograph does not have shows here
-    although it hardly counts in any mean.
+    Along each of the two axes of colour of :data:`asyncdsb.denoiser.COLOUR_AXES` the range of a
+    region is from its 1st to its 99th percentile. The excess is the largest distance, of four ends,
+    by which the hole's range passes the known one; 0 if it does not. A blob of a colour that the
+    photograph does not have shows here although it hardly counts in any mean.
 
     The image is uint8 (H, W, 3), the hole bool (H, W); in grey levels along unit vectors of RGB.
     """
@@ -142,10 +126,7 @@ def band_power(picture: np.ndarray, fill: np.ndarray, hole: np.ndarray) -> np.nd
 
     The bands are those of :func:`octaves`; the last also takes the corner of the spectrum, which
     lies above it, so that the powers add up to the squared difference in the hole (Parseval).
-
-    The window is the hole itself, of any shape, so that the powers of two pictures with the same
-    fill and hole can be compared, band by band. The fill meets the known pixels without a step
-    (``harmonic``); where a picture does so too, the window's border adds no power.
+    Powers of two pictures can be compared if they have the same fill, ``harmonic``, and hole.
 
     Picture and fill are (S, S, C), the hole is bool (S, S). In squared units of the picture, one
     number for each of ``octaves(S)``.
@@ -164,7 +145,7 @@ def band_power(picture: np.ndarray, fill: np.ndarray, hole: np.ndarray) -> np.nd
 
 
 def _pair(image: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64; ValueError where they would be broadcast."""
+    """Both as float64; ValueError where they would be broadcast."""
     if image.shape != truth.shape:
         raise ValueError(f"expected two images of one shape; got {image.shape} and {truth.shape}")
     return image.astype(np.float64), truth.astype(np.float64)
@@ -175,29 +156,21 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
     |m1 - m2|^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2)), with means m and sample covariances S. The trace
     of the root is the sum of the singular values of X1 X2^T / sqrt((n1 - 1)(n2 - 1)), X being the
-    centred features (n, d), n >= 2: exact also with fewer samples than dimensions, and no matrix
-    root is needed.
+    centred features (n, d), n >= 2: exact also with fewer samples than dimensions.
     """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    centred_1, centred_2 = first - first.mean(0), second - second.mean(0)
-    centred_1 /= math.sqrt(len(first) - 1)
-    centred_2 /= math.sqrt(len(second) - 1)
-    # The two thin factors keep the product small whichever of n and d is the larger.
-    small_1, small_2 = _thin(centred_1), _thin(centred_2)
-    root_trace = np.linalg.svd(small_1 @ small_2.T, compute_uv=False).sum()
-    means = ((first.mean(0) - second.mean(0)) ** 2).sum()
-    return float(means + (centred_1**2).sum() + (centred_2**2).sum() - 2 * root_trace)
-
-
-def _thin(matrix: np.ndarray) -> np.ndarray:
-    """Return R with R^T R = M^T M and at most as many rows as columns."""
-    return matrix if len(matrix) <= matrix.shape[1] else np.asarray(np.linalg.qr(matrix, mode="r"))
+    first, second = (np.asarray(features, np.float64) for features in (first, second))
+    x1, x2 = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (first, second))
+    # R with R^T R = X^T X keeps the product small whichever of n and d is the larger.
+    r1, r2 = (x if len(x) <= x.shape[1] else np.linalg.qr(x, mode="r") for x in (x1, x2))
+    root_trace = np.linalg.svd(r1 @ r2.T, compute_uv=False).sum()
+    apart = ((first.mean(0) - second.mean(0)) ** 2).sum()
+    return float(apart + (x1**2).sum() + (x2**2).sum() - 2 * root_trace)
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (as KID).
 
-    Features are (n, d), n >= 2. 0 on average for two sets of one distribution, so at times below 0.
+    Features are (n, d), n >= 2. It is below 0 at times.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
 
@@ -214,10 +187,8 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 def inception_score(logits: np.ndarray) -> float:
     """Inception score (Salimans et al. 2016): exp of the mean KL(p(y | x) || p(y)).
 
-    Of class scores (n, classes) before the softmax, all taken as one set; for tens of thousands of
-    images the mean over ten parts is customary. Between 1 and the number of classes.
+    Of class scores (n, classes) before the softmax, all taken as one set; at least 1.
     """
-    # Only evaluations need scipy: it comes with the extra `eval`.
     from scipy.special import log_softmax
 
     log_p = log_softmax(np.asarray(logits, np.float64), axis=1)

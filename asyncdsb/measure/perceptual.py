@@ -1,14 +1,6 @@
 """Networks that judge pictures: LPIPS, and the feature extractors of distances between sets.
 
-Two extractors, which share an interface but never a name in print:
-
-- :class:`EfficientNetFeatures`, EfficientNet-Lite2 with its ImageNet weights, which come with a
-  package: no further download. Its distances order methods much as FID does, but they are on
-  another scale, and must not be compared with a published FID.
-- :class:`InceptionFeatures`, the network and the weights of FID, IS and KID, through
-  torch-fidelity, for those who have it and the weights.
-
-Both need packages for evaluation, which the error messages name; the weights of LPIPS are bundled.
+The extractors need packages, which the error messages name; the weights of LPIPS are bundled.
 """
 
 import pickle
@@ -20,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-_INSTALLED, _CHECKOUT = _PACKAGE / "lpips", _PACKAGE.parent / "assets" / "lpips"
-LPIPS_FILE = (_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT) / "alexnet.safetensors"
+from asyncdsb.store.bundled import shipped
+
+LPIPS_FILE = shipped("lpips") / "alexnet.safetensors"
 """Weights of LPIPS v0.1 on AlexNet, the last three kernels in half precision; licence beside it."""
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -42,11 +34,7 @@ class Lpips:
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         """Return (B,) distances of pairs (B, 3, H, W) in [-1, 1], sides >= 32, else ValueError."""
-        if image.shape != truth.shape or image.ndim != 4 or image.shape[1] != 3:
-            raise ValueError(
-                f"expected two batches (B, 3, H, W) of one shape;"
-                f" got {tuple(image.shape)} and {tuple(truth.shape)}"
-            )
+        assert image.shape == truth.shape, (image.shape, truth.shape)
         if min(image.shape[2:]) < 32:
             raise ValueError(f"expected sides of at least 32 pixels; got {tuple(image.shape[2:])}")
         pairs = zip(self._features(image), self._features(truth), strict=True)
@@ -59,10 +47,8 @@ class Lpips:
     def _features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Rectified outputs of the five stages, of unit length per pixel."""
         x = images.to(self.weights["conv0.weight"])
-        x = (x - x.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)) / x.new_tensor(
-            [0.458, 0.448, 0.450]
-        ).view(1, 3, 1, 1)
-        outputs = []
+        mean, std = x.new_tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])[..., None, None]
+        x, outputs = (x - mean) / std, []
         for stage in range(5):
             if stage in (1, 2):
                 x = functional.max_pool2d(x, 3, 2)
@@ -90,16 +76,20 @@ class FeatureExtractor:
     names: SetNames
     weight: torch.Tensor  # (classes, d), of the class scores
     bias: torch.Tensor | float = 0.0  # (classes,)
+    _device: str | torch.device
 
+    @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """Return float64 (B, d) features of float32 (B, 3, H, W) images in [-1, 1]."""
+        return self._pooled(images.to(self._device)).double().cpu().numpy()
+
+    def _pooled(self, images: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Return float64 class scores (n, classes) of features (n, d)."""
-        weight, bias = (
-            torch.as_tensor(x).detach().double().cpu() for x in (self.weight, self.bias)
-        )
+        both = (self.weight, self.bias)
+        weight, bias = (torch.as_tensor(x).detach().double().cpu() for x in both)
         return (torch.from_numpy(features).double() @ weight.T + bias).numpy()
 
 
@@ -107,13 +97,12 @@ class EfficientNetFeatures(FeatureExtractor):
     """Pooled features of EfficientNet-Lite2, ImageNet weights: 1280 numbers per image.
 
     Images are seen at their own size (the network was trained at 260 x 260), scaled to
-    (255 x - 127) / 128 with x in [0, 1]. ValueError if its packages are missing.
+    (255 x - 127) / 128 with x in [0, 1]. ValueError if its packages are missing. Distances order
+    methods much as FID does, but must not be compared with a published FID.
     """
 
     slug = "efficientnet-lite2"
-    names = SetNames(
-        "FD (EfficientNet-Lite2)", "KD (EfficientNet-Lite2)", "IS (EfficientNet-Lite2)"
-    )
+    names = SetNames(*(f"{kind} (EfficientNet-Lite2)" for kind in ("FD", "KD", "IS")))
 
     def __init__(self, device: str | torch.device = "cpu"):
         try:
@@ -128,11 +117,9 @@ class EfficientNetFeatures(FeatureExtractor):
         self._network, self._device = network.eval().to(device), device
         self.weight, self.bias = network._fc.weight, network._fc.bias
 
-    @torch.inference_mode()
-    def __call__(self, images: torch.Tensor) -> np.ndarray:
-        """Return float64 (B, 1280) features of float32 (B, 3, H, W) images in [-1, 1]."""
-        scaled = ((images.to(self._device) + 1) * 127.5 - 127) / 128
-        return self._network.extract_features(scaled).mean((2, 3)).double().cpu().numpy()
+    def _pooled(self, images: torch.Tensor) -> torch.Tensor:
+        scaled = ((images + 1) * 127.5 - 127) / 128
+        return self._network.extract_features(scaled).mean((2, 3))
 
 
 class InceptionFeatures(FeatureExtractor):
@@ -147,22 +134,17 @@ class InceptionFeatures(FeatureExtractor):
     slug = "inception"
     names = SetNames("FID", "KID", "IS")
 
-    def __init__(self, weights: str | Path | None = None, device: str | torch.device = "cpu"):
+    def __init__(self, weights: Path | None = None, device: str | torch.device = "cpu"):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         # A torchvision that was built for another torch fails to import with a RuntimeError.
         except (ImportError, RuntimeError, AttributeError) as error:
-            raise ValueError(
-                f"expected torch-fidelity for FID and a torchvision that fits torch; got "
-                f"{type(error).__name__}: {error}: run `pip install torch-fidelity`"
-            ) from None
-        if weights is not None and not Path(weights).is_file():
-            raise ValueError(f"expected {INCEPTION_FILE} at {weights}; found none")
+            expected = "expected torch-fidelity for FID and a torchvision that fits torch"
+            got = f"{type(error).__name__}: {error}: run `pip install torch-fidelity`"
+            raise ValueError(f"{expected}; got {got}") from None
         try:
-            self._network = FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048"],
-                feature_extractor_weights_path=None if weights is None else str(weights),
+            network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=weights
             )
         except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
@@ -170,12 +152,9 @@ class InceptionFeatures(FeatureExtractor):
                 f"expected the Inception weights ({INCEPTION_FILE}); got {type(error).__name__}:"
                 f" {reason}: give the file's path, or a network connection"
             ) from None
-        self._network, self._device = self._network.eval().to(device), device
-        self.weight = self._network.fc.weight
+        self._network, self._device = network.eval().to(device), device
+        self.weight = network.fc.weight
 
-    @torch.inference_mode()
-    def __call__(self, images: torch.Tensor) -> np.ndarray:
-        """Return float64 (B, 2048) features of float32 (B, 3, H, W) images in [-1, 1]."""
-        levels = ((images.to(self._device) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        (features,) = self._network(levels)
-        return features.double().cpu().numpy()
+    def _pooled(self, images: torch.Tensor) -> torch.Tensor:
+        levels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return self._network(levels)[0]

@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from asyncdsb.networks.layers import (
     Doubled,
+    Modulated,
+    Stage,
     attend,
-    check_levels,
     check_size,
-    count_heads,
     group_norm,
     sinusoidal_embedding,
     zero_init,
@@ -25,23 +25,12 @@ from asyncdsb.networks.layers import (
 
 INTERVALS = 1000  # Steps into which I2SB divides the time from 0 to 1.
 
-FIRST_LEVEL, LAST_LEVEL = 1e-4, 1.0
-"""Inputs of I2SB's network for the first and the last of them, in thousands."""
-
 
 @dataclass(frozen=True)
 class ADMConfig:
     """Shape of an ADM network; the default is the published unconditional one for 256 pixels.
 
-    Attributes:
-        width: channels of the finest level, a multiple of 32 in the published networks.
-        multipliers: channels of each level in multiples of ``width``, finest first.
-        blocks: residual blocks per level on the way down (one more on the way up).
-        attention: for each level, whether its blocks are followed by self-attention; by default
-            where a picture of 256 pixels has 32, 16 or 8.
-        head_channels: channels of an attention head.
-        dropout: dropout probability of the residual blocks.
-        kind: tells this configuration from others on disk.
+    Its fields are those of :class:`asyncdsb.networks.unet.UNetConfig`.
     """
 
     width: int = 256
@@ -51,9 +40,6 @@ class ADMConfig:
     head_channels: int = 64
     dropout: float = 0.0
     kind: str = field(default="adm", init=False)
-
-    def __post_init__(self) -> None:
-        check_levels(self.multipliers, self.attention)
 
     @property
     def stride(self) -> int:
@@ -75,18 +61,16 @@ class ADMUNet(nn.Module):
 
     def __init__(self, config: ADMConfig, in_channels: int, out_channels: int):
         super().__init__()
-        self.config = config
-        self.in_channels = in_channels
+        self.config, self.in_channels = config, in_channels
         self.checkpointing = False
         widths = [config.width * m for m in config.multipliers]
         embedding, channels = 4 * config.width, widths[0]
 
-        def block(channels_in: int, channels: int, resize: nn.Module | None = None) -> ADMResBlock:
-            resize = resize or nn.Identity()
-            return ADMResBlock(channels_in, channels, embedding, config.dropout, resize)
+        def block(channels_in: int, channels: int, *resize: nn.Module) -> ADMResBlock:
+            return ADMResBlock(channels_in, channels, embedding, config.dropout, *resize)
 
-        def stage(channels_in: int, level: int) -> list[nn.Module]:
-            parts: list[nn.Module] = [block(channels_in, widths[level])]
+        def stage(channels_in: int, level: int) -> Stage:
+            parts = Stage([block(channels_in, widths[level])])
             if config.attention[level]:
                 parts.append(ADMAttention(widths[level], config.head_channels))
             return parts
@@ -99,7 +83,7 @@ class ADMUNet(nn.Module):
         self.input_blocks, skips = nn.ModuleList([Stage([stem])]), [channels]
         for level, width in enumerate(widths):
             for _ in range(config.blocks):
-                self.input_blocks.append(Stage(stage(channels, level)))
+                self.input_blocks.append(stage(channels, level))
                 channels = width
                 skips.append(channels)
             if level < len(widths) - 1:
@@ -119,7 +103,7 @@ class ADMUNet(nn.Module):
                 channels = widths[level]
                 if last and level > 0:
                     parts.append(block(channels, channels, Doubled()))
-                self.output_blocks.append(Stage(parts))
+                self.output_blocks.append(parts)
         self.out = nn.Sequential(
             group_norm(channels),
             nn.SiLU(),
@@ -159,27 +143,17 @@ def noise_level(t: Tensor) -> Tensor:
     stays.
     """
     share = (t - 1 / INTERVALS) / (1 - 1 / INTERVALS)
-    return FIRST_LEVEL + (LAST_LEVEL - FIRST_LEVEL) * share.clamp(min=0)
+    return 1e-4 + (1 - 1e-4) * share.clamp(min=0)
 
 
-class Stage(nn.ModuleList):
-    """Layers in a row, of which the residual blocks are given the embedding too."""
-
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        """Map (B, C, H, W) and (B, embedding) through all layers."""
-        for layer in self:
-            h = layer(h, embedding) if isinstance(layer, ADMResBlock) else layer(h)
-        return h
-
-
-class ADMResBlock(nn.Module):
+class ADMResBlock(Modulated):
     """Residual block; ``resize`` changes the resolution of both branches before they convolve."""
 
     def __init__(
-        self, channels_in: int, channels: int, embedding: int, dropout: float, resize: nn.Module
+        self, channels_in: int, channels: int, embedding: int, dropout: float, *resize: nn.Module
     ):
         super().__init__()
-        self.resize = resize
+        self.resize = nn.Sequential(*resize)
         self.in_layers = nn.Sequential(
             group_norm(channels_in), nn.SiLU(), nn.Conv2d(channels_in, channels, 3, padding=1)
         )
@@ -209,7 +183,8 @@ class ADMAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        self.heads = count_heads(channels, head_channels)
+        assert channels % head_channels == 0, (channels, head_channels)
+        self.heads = channels // head_channels
         self.norm = group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))

@@ -11,38 +11,25 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 @dataclass(frozen=True)
 class CompletionConfig:
-    """Shape of the generator.
+    """Shape of the generator."""
 
-    Attributes:
-        width: channels at full resolution; twice and four times that after each stride.
-        blocks: dilated residual blocks at a quarter of the resolution.
-        spectral: whether training normalises convolutions spectrally; export folds that into the
-            weights.
-        kind: tells this configuration from others on disk.
-    """
-
-    width: int = 32
-    blocks: int = 8
+    width: int = 32  # channels at full resolution; twice and four times that after each stride
+    blocks: int = 8  # dilated residual blocks at a quarter of the resolution
+    # Whether training normalises convolutions spectrally; export folds that into the weights.
     spectral: bool = True
-    kind: ClassVar[str] = "edgeconnect"
+    kind: ClassVar[str] = "edgeconnect"  # tells this configuration from others on disk
 
     stride: ClassVar[int] = 16
-    """Heights and widths of input pictures must be multiples of this. Two strides of two alone ask
-    for 4; the reflecting borders of the dilated blocks need some rows at a quarter of the size."""
+    """Heights and widths of input pictures must be multiples of this: the reflecting borders of the
+    dilated blocks need some rows at a quarter of the size."""
 
     def build(self, in_channels: int, out_channels: int, scalars: int) -> CompletionGenerator:
-        """The network, which needs no scalars."""
-        if out_channels != 1:
-            raise ValueError(f"expected one map to complete, got {out_channels}")
+        """The network, which returns one map and needs no scalars."""
         return CompletionGenerator(self, in_channels)
 
 
 class CompletionGenerator(nn.Module):
-    """Encoder, dilated residual blocks and decoder.
-
-    Instance normalisation shows the network contrast relative to the picture. The dilated blocks
-    look across the hole at a quarter of the resolution.
-    """
+    """Encoder, residual blocks that look across the hole at a quarter of the size, and decoder."""
 
     def __init__(self, config: CompletionConfig, in_channels: int):
         super().__init__()
@@ -87,21 +74,18 @@ class DilatedBlock(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Spectrally normalised 70x70 patch discriminator; it also returns its features for matching.
 
-    Args:
-        in_channels: channels of the input, with the image that it is conditioned on.
-        width: channels of the first layer; doubled up to eight times that.
+    ``width`` is that of the first layer, doubled up to eight times that.
     """
 
-    def __init__(self, in_channels: int, width: int = 64):
+    def __init__(self, in_channels: int, width: int):
         super().__init__()
-        plan = [(in_channels, width, 2), (width, 2 * width, 2), (2 * width, 4 * width, 2)]
-        plan += [(4 * width, 8 * width, 1)]
+        widths = (in_channels, width, 2 * width, 4 * width, 8 * width)
         self.features = nn.ModuleList(
             nn.Sequential(
                 spectral_norm(nn.Conv2d(c_in, c_out, 4, stride=stride, padding=1)),
                 nn.LeakyReLU(0.2, inplace=True),
             )
-            for c_in, c_out, stride in plan
+            for c_in, c_out, stride in zip(widths[:-1], widths[1:], (2, 2, 2, 1), strict=True)
         )
         self.head = spectral_norm(nn.Conv2d(8 * width, 1, 4, padding=1))
 

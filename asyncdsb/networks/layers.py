@@ -1,21 +1,10 @@
 """Building blocks of the networks."""
 
-from __future__ import annotations
-
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def check_levels(multipliers: tuple[int, ...], attention: tuple[bool, ...]) -> None:
-    """Raise ValueError unless every level says whether it has attention."""
-    if len(multipliers) != len(attention):
-        raise ValueError(
-            "expected as many attention flags as multipliers, "
-            f"got {len(attention)} and {len(multipliers)}"
-        )
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -24,14 +13,14 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class Doubled(nn.Module):
-    """Nearest-neighbour copy to twice the size, (B, C, H, W) to (B, C, 2H, 2W).
+    """Nearest-neighbour copy to twice the size.
 
     Not ``F.interpolate``: its backward pass, compiled for a processor in bf16 (torch 2.13.0), gave
     gradients of exactly zero, so that nothing below a copy learned.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """The copy, channels last in memory."""
+        """Map (B, C, H, W) to (B, C, 2H, 2W), channels last in memory."""
         b, c, h, w = x.shape
         copies = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(b, h, 2, w, 2, c)
         return copies.reshape(b, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
@@ -44,24 +33,21 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-def sinusoidal_embedding(x: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
-    """Cosines and sines of ``1000 x`` at geometrically spaced periods up to ``max_period``.
+def sinusoidal_embedding(x: Tensor, channels: int) -> Tensor:
+    """Cosines and sines of ``1000 x`` at geometrically spaced periods up to 10,000.
 
     Maps (B,) values in [0, 1] to (B, channels) in [-1, 1], channels being even.
     """
     half = channels // 2
     steps = torch.arange(half, device=x.device, dtype=torch.float32) / half
-    angles = 1000 * x.float()[:, None] * torch.exp(-math.log(max_period) * steps)
+    angles = 1000 * x.float()[:, None] * torch.exp(-math.log(10_000) * steps)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def pixel_position(mask: Tensor) -> Tensor:
     """Row and column of each pixel, from -1 to 1, (B, 2, H, W)."""
-    height, width = mask.shape[2:]
-    rows = torch.linspace(-1, 1, height, device=mask.device).view(1, 1, -1, 1)
-    columns = torch.linspace(-1, 1, width, device=mask.device).view(1, 1, 1, -1)
-    whole = (len(mask), 1, height, width)
-    return torch.cat([rows.expand(whole), columns.expand(whole)], dim=1)
+    sides = (torch.linspace(-1, 1, side, device=mask.device) for side in mask.shape[2:])
+    return torch.stack(torch.meshgrid(*sides, indexing="ij")).expand(len(mask), -1, -1, -1)
 
 
 def check_size(x: Tensor, stride: int) -> None:
@@ -70,37 +56,37 @@ def check_size(x: Tensor, stride: int) -> None:
         raise ValueError(f"expected H and W as multiples of {stride}, got {tuple(x.shape)}")
 
 
-def count_heads(channels: int, head_channels: int) -> int:
-    """Number of attention heads; raise ValueError unless the channels divide among them."""
-    if channels % head_channels:
-        raise ValueError(
-            f"expected channels divisible by head_channels={head_channels}, got {channels}"
-        )
-    return channels // head_channels
-
-
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of h heads over N positions: (B, h, c, N) queries, keys, values to (B, h c, N)."""
     if query.device.type == "cpu" and torch.is_grad_enabled():
         # The fused kernel's backward pass is several times slower than this on a processor.
         weights = (query.transpose(2, 3) @ key / query.shape[2] ** 0.5).softmax(3)
         return (value @ weights.transpose(2, 3)).flatten(1, 2)
-    q, k, v = (_dense_rows(x.transpose(2, 3)) for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).transpose(1, 2)
+    rows = [x.transpose(2, 3) for x in (query, key, value)]
+    if query.device.type != "cpu":
+        # The fused kernels of a GPU need this layout; on a CPU it would change bits.
+        rows = [x if x.stride(-1) == 1 else x.contiguous() for x in rows]
+    return F.scaled_dot_product_attention(*rows).transpose(1, 2).flatten(2).transpose(1, 2)
 
 
-def _dense_rows(x: Tensor) -> Tensor:
-    """The same with its last axis dense in memory, because the fused kernels of a GPU need it.
-
-    On a CPU it stays, because the same seed must give the same bits as before.
-    """
-    return x if x.stride(-1) == 1 or x.device.type == "cpu" else x.contiguous()
+class Modulated(nn.Module):
+    """A layer that is given the embedding too."""
 
 
-class ResBlock(nn.Module):
+class Stage(nn.ModuleList):
+    """Layers in a row."""
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Map (B, C, H, W) and (B, embedding) through all layers."""
+        for layer in self:
+            h = layer(h, embedding) if isinstance(layer, Modulated) else layer(h)
+        return h
+
+
+class ResBlock(Modulated):
     """Residual block with two 3x3 convolutions; an embedding scales and shifts its features."""
 
-    def __init__(self, channels_in: int, channels: int, embedding: int, dropout: float = 0.0):
+    def __init__(self, channels_in: int, channels: int, embedding: int, dropout: float):
         super().__init__()
         self.norm1 = group_norm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
@@ -123,9 +109,10 @@ class ResBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all positions of a feature map, as a residual branch."""
 
-    def __init__(self, channels: int, head_channels: int = 32):
+    def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        self.heads = count_heads(channels, head_channels)
+        assert channels % head_channels == 0, (channels, head_channels)
+        self.heads = channels // head_channels
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from asyncdsb.networks.layers import (
     Doubled,
     ResBlock,
     SelfAttention,
-    check_levels,
+    Stage,
     check_size,
     group_norm,
     sinusoidal_embedding,
@@ -23,37 +22,22 @@ from asyncdsb.networks.layers import (
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Shape of a UNet.
+    """Shape of a UNet; levels are in order from the finest."""
 
-    Attributes:
-        width: channels of the finest level.
-        multipliers: channels of each level in multiples of ``width``, finest first.
-        blocks: residual blocks of a level on the way down (one more on the way up), for all levels
-            or for each.
-        attention: for each level, whether self-attention follows its blocks.
-        head_channels: channels of an attention head.
-        patch: side of the pixel-unshuffle before the first convolution (1 for none). 2 works at
-            half resolution for a quarter of the cost; the channels hold all pixels.
-        dropout: dropout probability of the residual blocks.
-        kind: tells this configuration from others on disk.
-    """
-
-    width: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    width: int = 64  # channels of the finest level
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)  # channels of each level in multiples of ``width``
+    # Residual blocks on the way down (one more on the way up), of all levels or of each.
     blocks: int | tuple[int, ...] = 1
-    attention: tuple[bool, ...] = (False, False, False, True)
-    head_channels: int = 32
+    attention: tuple[bool, ...] = (False, False, False, True)  # whether it follows a level's blocks
+    head_channels: int = 32  # of an attention head
+    # Side of the pixel-unshuffle before the first convolution (1 for none). 2 works at half
+    # resolution for a quarter of the cost; the channels hold all pixels.
     patch: int = 2
-    dropout: float = 0.0
-    kind: str = field(default="unet", init=False)
+    dropout: float = 0.0  # its probability, in the residual blocks
+    kind: str = field(default="unet", init=False)  # tells this configuration from others on disk
 
     def __post_init__(self) -> None:
-        check_levels(self.multipliers, self.attention)
-        if len(self.blocks_of_levels) != len(self.multipliers):
-            raise ValueError(
-                f"expected one number of blocks for each of {len(self.multipliers)} levels, "
-                f"got {self.blocks}"
-            )
+        assert len(self.blocks_of_levels) == len(self.multipliers) == len(self.attention), self
 
     @property
     def blocks_of_levels(self) -> tuple[int, ...]:
@@ -75,10 +59,9 @@ class UNetConfig:
 class UNet(nn.Module):
     """UNet over images and a few scalars per sample."""
 
-    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, scalars: int = 1):
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, scalars: int):
         super().__init__()
-        self.config = config
-        self.in_channels = in_channels
+        self.config, self.in_channels = config, in_channels
         widths = [config.width * m for m in config.multipliers]
         embedding = 4 * config.width
         blocks = config.blocks_of_levels
@@ -89,11 +72,11 @@ class UNet(nn.Module):
             nn.SiLU(),
         )
 
-        def stage(channels_in: int, level: int) -> nn.ModuleList:
+        def stage(channels_in: int, level: int) -> Stage:
             block = ResBlock(channels_in, widths[level], embedding, config.dropout)
             if not config.attention[level]:
-                return nn.ModuleList([block])
-            return nn.ModuleList([block, SelfAttention(widths[level], config.head_channels)])
+                return Stage([block])
+            return Stage([block, SelfAttention(widths[level], config.head_channels)])
 
         area = config.patch**2
         self.stem = nn.Conv2d(in_channels * area, widths[0], 3, padding=1)
@@ -108,7 +91,7 @@ class UNet(nn.Module):
                 self.downsample.append(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
                 skips.append(channels)
 
-        self.middle = nn.ModuleList(
+        self.middle = Stage(
             [
                 ResBlock(channels, channels, embedding, config.dropout),
                 SelfAttention(channels, config.head_channels),
@@ -149,26 +132,19 @@ class UNet(nn.Module):
         skips, blocks = [h], iter(self.down)
         for level in range(len(self.config.multipliers)):
             for _ in range(self.config.blocks_of_levels[level]):
-                h = _run(next(blocks), h, embedding)
+                h = next(blocks)(h, embedding)
                 skips.append(h)
             if level < len(self.downsample):
                 h = self.downsample[level](h)
                 skips.append(h)
-        before, attention, after = self.middle
-        h = after(attention(before(h, embedding)), embedding)
+        h = self.middle(h, embedding)
         blocks = iter(self.up)
         for level, count in enumerate(reversed(self.config.blocks_of_levels)):
             for _ in range(count + 1):
-                h = _run(next(blocks), torch.cat([h, skips.pop()], dim=1), embedding)
+                h = next(blocks)(torch.cat([h, skips.pop()], dim=1), embedding)
             if level < len(self.upsample):
                 h = self.doubled(self.upsample[level](h))
         direct = x * (1 + self.gain(embedding)[:, :, None, None])
         out = self.head(torch.cat([F.silu(self.norm(h)), direct], dim=1))
         # Contiguous, because mixed layouts make the arithmetic on it several times slower.
         return F.pixel_shuffle(out, self.config.patch).float().contiguous()
-
-
-def _run(stage: Any, h: Tensor, embedding: Tensor) -> Tensor:
-    """A residual block, and the attention behind it where the level has one."""
-    h = stage[0](h, embedding)
-    return stage[1](h) if len(stage) > 1 else h

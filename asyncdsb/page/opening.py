@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -18,7 +19,6 @@ from asyncdsb.page import handlers, payload
 from asyncdsb.page.engine import Pace, Step, run_steps
 from asyncdsb.page.payload import Update
 from asyncdsb.page.press import synchronous
-from asyncdsb.photo.images import bounds
 from asyncdsb.photo.settings import Settings
 
 FILE = handlers.EXAMPLES.with_name("opening.json")
@@ -51,8 +51,9 @@ def read(names: Sequence[str]) -> Update:
 
 def make(pipe: Any, image: Image.Image, mask: np.ndarray) -> Update:
     """Run the example with its own schedules and with one for all pixels."""
-    top, left, bottom, right = bounds(mask)
-    margin = round(MARGIN * (max(bottom - top, right - left) - 1))
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    right, bottom = left + width, top + height
+    margin = round(MARGIN * (max(width, height) - 1))
     box = (
         max(0, left - margin), max(0, top - margin),
         min(image.width, right + margin), min(image.height, bottom + margin),

@@ -115,7 +115,7 @@ def make_film(kept: session.Kept, suffix: str) -> Path:
 
     Args:
         kept: the run.
-        suffix: one of :data:`asyncdsb.show.film.FILM_SUFFIXES`.
+        suffix: ".webp" or ".mp4".
 
     Raises:
         ValueError: there is no encoder for MP4.

@@ -209,8 +209,7 @@ class Runner:
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
         stochastic = torch.full((len(image),), settings.sampler != "ode", device=self.device)
         context = self.denoiser.context(image, mask, gradient, stochastic, noise.to(self.device))
-        schedule = self.denoiser.config.schedule
-        bound = self.denoiser.bind(context, schedule.total_var, tiles)
+        bound = self.denoiser.bind(context, tiles)
         denoise = multiplying(self.precision, self.device)(bound)
 
         def finish(state: SamplerState) -> SamplerState:
@@ -221,7 +220,7 @@ class Runner:
 
         options = {name: getattr(settings, name) for name in ("steps", "sampler", "eta")}
         options |= {"grid": grid, "start_std": self.denoiser.config.hole_noise}
-        inputs = (context.x1, mask, tau, schedule)
+        inputs = (context.x1, mask, tau, self.denoiser.config.schedule)
         return map(finish, sample(denoise, *inputs, **options, generators=generators))
 
 

@@ -1,12 +1,8 @@
-"""The film of a run: labelled panels side by side, written as animated WebP or as MP4 (H.264).
+"""The film of a run: labelled panels side by side, written as animated WebP or as MP4 (H.264)."""
 
-MP4 needs ffmpeg with the encoder libx264: that of the package imageio-ffmpeg (the extra ``mp4``),
-or one on the PATH. WebP needs neither.
-"""
-
-from __future__ import annotations
-
+import contextlib
 import functools
+import itertools
 import os
 import shutil
 import subprocess
@@ -20,8 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from asyncdsb.photo.images import write_atomic
 from asyncdsb.show import viz
-
-FILM_SUFFIXES = (".webp", ".mp4")
 
 PANEL_SIDE = 384  # Longest side in pixels of a picture in the film.
 MARGIN = 1.25  # Side of the square that is shown over the longer side of the hole.
@@ -38,9 +32,7 @@ class Panel:
     title: str  # in bold over it, such as the method
     caption: str  # below the title: what is seen
     pictures: Sequence[Image.Image]  # one for each moment, all of one size
-    # t in [0, 1] of every picture, falling from 1 (noise) to 0 (the result). Two methods take their
-    # steps at slightly different times.
-    times: Sequence[float]
+    times: Sequence[float]  # t of every picture, falling from 1 (noise) to 0 (the result)
 
 
 def crop_around(mask: np.ndarray) -> tuple[float, float, float, float]:
@@ -52,33 +44,26 @@ def crop_around(mask: np.ndarray) -> tuple[float, float, float, float]:
     places = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
     longest = max(int(place[-1] - place[0]) + 1 for place in places)
     square = min(MARGIN * max(longest, 24), max(sides))
-    starts, ends = [], []
+    spans = []
     for place, side in zip(places, sides, strict=True):
         length = min(square, side)
         start = min(max((place[0] + place[-1] + 1 - length) / 2, 0), side - length)
-        starts.append(start / side)
-        ends.append((start + length) / side)
-    return starts[0], starts[1], ends[0], ends[1]
+        spans.append((start / side, (start + length) / side))
+    (left, right), (top, bottom) = spans
+    return left, top, right, bottom
 
 
 def draw_film(
-    panels: Sequence[Panel], crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    panels: Sequence[Panel], crop: tuple[float, float, float, float]
 ) -> list[Image.Image]:
     """Draw the frames: the panels side by side, each with its label and its time t.
 
-    Args:
-        panels: all with as many pictures and times. The bar at the foot follows the first one.
-        crop: part of the pictures that is shown, see :func:`crop_around`.
-
-    Returns:
-        RGB pictures of one size, both sides even, as H.264 wants them.
-
-    Raises:
-        ValueError: no panels or pictures, or panels with several numbers of pictures or times.
+    All panels have as many pictures and times, at least one; the bar at the foot follows the first.
+    ``crop`` is the part of the pictures that is shown, see :func:`crop_around`. Returns RGB
+    pictures of one size, both sides even, as H.264 wants them.
     """
-    counts = [len(one) for panel in panels for one in (panel.pictures, panel.times)]
-    if len(set(counts)) != 1 or 0 in counts:
-        raise ValueError(f"expected as many pictures and times in every panel, got {counts}")
+    count = len(panels[0].times)
+    assert all(count == len(panel.pictures) == len(panel.times) for panel in panels)
     width, height = panels[0].pictures[0].size
     box = (crop[0] * width, crop[1] * height, crop[2] * width, crop[3] * height)
     scale = PANEL_SIDE / max(box[2] - box[0], box[3] - box[1])
@@ -97,7 +82,7 @@ def draw_film(
     draw.text((_GAP, bar + 22), "t = T, noise", _QUIET, _font(13), anchor="ls")
     draw.text((right, bar + 22), "0, restored", _QUIET, _font(13), anchor="rs")
     frames = []
-    for number in range(counts[0]):
+    for number in range(count):
         frame = ground.copy()
         draw = ImageDraw.Draw(frame)
         for left, panel in zip(lefts, panels, strict=True):
@@ -125,12 +110,9 @@ def save_film(pictures: Sequence[Image.Image], path: str | os.PathLike) -> Path:
     """Write the frames of a film, of one size; the first and the last stay longer.
 
     The path, which is returned, ends in ``.webp`` (loops in a browser) or ``.mp4`` (H.264, for even
-    sides). ValueError on anything else, and if there is no encoder for MP4.
+    sides; ValueError if there is no encoder).
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FILM_SUFFIXES:
-        raise ValueError(f"expected a file name ending in .webp or .mp4, got {Path(path).name!r}")
-    if suffix == ".webp":
+    if Path(path).suffix != ".mp4":
         return viz.save_animation(pictures, path)
     encoder = h264_encoder()
     if encoder is None:
@@ -144,14 +126,13 @@ def h264_encoder() -> str | None:
 
     The one of the package imageio-ffmpeg comes first, then the one on the PATH.
     """
-    try:
+    candidates = [shutil.which("ffmpeg")]
+    # RuntimeError: the package came without its program.
+    with contextlib.suppress(ImportError, RuntimeError):
         from imageio_ffmpeg import get_ffmpeg_exe
 
-        candidates = [get_ffmpeg_exe()]
-    except (ImportError, RuntimeError):  # RuntimeError: the package came without its program.
-        candidates = []
-    candidates += filter(None, [shutil.which("ffmpeg")])
-    for program in candidates:
+        candidates.insert(0, get_ffmpeg_exe())
+    for program in filter(None, candidates):
         asked = [program, "-hide_banner", "-encoders"]
         try:
             told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
@@ -163,7 +144,7 @@ def h264_encoder() -> str | None:
 
 
 def _encode(encoder: str, pictures: Sequence[Image.Image], path: Path) -> None:
-    width, height = viz.common_size(pictures)
+    width, height = pictures[0].size
     command = [
         encoder, "-loglevel", "error", "-y",
         "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}",
@@ -173,11 +154,10 @@ def _encode(encoder: str, pictures: Sequence[Image.Image], path: Path) -> None:
         "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path),
     ]  # fmt: skip
     with tempfile.TemporaryFile() as raw:
-        shown, sent = 0, 0
-        for picture, duration in zip(pictures, viz.durations(len(pictures)), strict=True):
-            shown += duration
+        sent, ends = 0, itertools.accumulate(viz.durations(len(pictures)))
+        for picture, end in zip(pictures, ends, strict=True):
             # As often as its time on the screen asks for.
-            while sent * 1000 < shown * FRAMES_PER_SECOND:
+            while sent * 1000 < end * FRAMES_PER_SECOND:
                 raw.write(picture.tobytes())
                 sent += 1
         raw.seek(0)

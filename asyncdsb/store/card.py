@@ -1,10 +1,8 @@
 """The model card beside weights, for people and for the Hub."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +55,7 @@ class Facts:
 
     parameters: Mapping[str, int]  # their numbers
     config: BridgeConfig
-    training: Mapping[str, dict[str, Any]] = field(default_factory=dict)  # what is known of it
+    training: Mapping[str, dict[str, Any]]  # what is known of it
 
 
 def model_card(facts: Facts, licence: str | None = None) -> str:
@@ -79,7 +77,7 @@ def model_card(facts: Facts, licence: str | None = None) -> str:
     )
     parts = ["# Model card\n", networks, USE, INTENDED[config.window]]
     if any(facts.training.values()):
-        parts += ["## Training\n", _training(facts)]
+        parts += ["## Training\n", _training(facts.training)]
     licensed = "---\n" if licence is None else f"---\nlicense: {licence}\n"
     return FRONT_MATTER.replace("---\n", licensed, 1) + "\n" + "\n".join(parts)
 
@@ -99,14 +97,12 @@ def write_card(folder: Path, card: str) -> None:
     write_atomic(folder / CARD, lambda path: Path(path).write_text(card, "utf-8"))
 
 
-def _training(facts: Facts) -> str:
+def _training(training: Mapping[str, dict[str, Any]]) -> str:
     rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
-    trainings = [facts.training.get(kind, {}) for kind in ("gradient", "bridge")]
     names = {"crop_size": "side of the crops, pixels", "device": "hardware"}
     for key in "preset", "steps", "samples", "crop_size", "minutes", "device", "started_from":
-        title = names.get(key, key.replace("_", " "))
-        cells = [training.get(key, "-") for training in trainings]
-        if any(cell != "-" for cell in cells):
-            cells = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
-            rows.append(f"| {title} | " + " | ".join(cells) + " |")
+        cells = [training.get(kind, {}).get(key, "-") for kind in ("gradient", "bridge")]
+        if cells != ["-", "-"]:
+            told = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
+            rows.append(f"| {names.get(key, key.replace('_', ' '))} | {' | '.join(told)} |")
     return "\n".join(rows) + "\n"

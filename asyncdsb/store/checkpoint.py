@@ -1,11 +1,8 @@
 """Weights on disk: safetensors beside a JSON file that says what they are. Nothing is unpickled.
 
 A weights folder holds ``bridge.safetensors`` + ``bridge.json`` and ``gradient.safetensors`` +
-``gradient.json``. The JSON carries the configuration, a schema version, the checksum of the tensor
-file and free-form facts about the training.
+``gradient.json``.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import hashlib
@@ -67,8 +64,7 @@ def save_weights(
 def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
     """Read a network, "bridge" or "gradient", in float32 on the CPU to evaluate, and its facts.
 
-    Raises:
-        ValueError: if files are missing, damaged, of another version or not ours.
+    ValueError if files are missing, damaged, of another version or not ours.
     """
     config_class, module_class = KINDS[kind]
     tensor_path, json_path = (Path(folder) / f"{kind}.{end}" for end in ("safetensors", "json"))
@@ -77,22 +73,21 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
             raise ValueError(f"weights not found: expected the file {path}")
     try:
         description = json.loads(json_path.read_text("utf-8"))
-        found = (description["format"], description["version"])
+        found = f"{description['format']} version {description['version']}"
         checksum, config = description["sha256"], description["config"]
     except (ValueError, KeyError, TypeError) as error:
         expected = f"expected {json_path} to describe weights as JSON"
         raise ValueError(f"{expected}, got {error!r}") from error
-    if found != (f"asyncdsb-{kind}", VERSION):
-        expected = f"expected {json_path} to be of format asyncdsb-{kind} version {VERSION}"
-        raise ValueError(f"{expected}, got {found[0]} version {found[1]}")
+    wanted = f"asyncdsb-{kind} version {VERSION}"
+    if found != wanted:
+        raise ValueError(f"expected {json_path} to be of format {wanted}, got {found}")
     if file_sha256(tensor_path) != checksum:
         expected = f"expected {tensor_path} to have the checksum in {json_path.name}"
-        other = "got another: the file is damaged or belongs to other weights"
-        raise ValueError(f"{expected}, {other}")
+        raise ValueError(f"{expected}: the file is damaged or belongs to other weights")
     try:
         tensors = load_file(tensor_path)
         module = module_class(config_from_dict(config_class, config))
-    except (SafetensorError, TypeError, ValueError) as error:
+    except (SafetensorError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
     parts: list[Any] = [*filter(parametrize.is_parametrized, module.modules())]
     for part in parts:
@@ -122,11 +117,9 @@ def misfits(module: nn.Module, state: dict[str, Tensor]) -> list[str]:
 
 
 def config_from_dict(cls: type, data: dict) -> Any:
-    """Rebuild a frozen configuration dataclass from its ``dataclasses.asdict``, read from JSON.
+    """Rebuild a configuration dataclass from its ``dataclasses.asdict``, read from JSON.
 
-    Raises:
-        ValueError: a key or a value that it does not take.
-        TypeError: a key that it needs is missing.
+    ValueError on a key or a value that it does not take.
     """
     types = typing.get_type_hints(cls)
     if unknown := set(data) - {f.name for f in dataclasses.fields(cls)}:
@@ -141,9 +134,5 @@ def config_from_dict(cls: type, data: dict) -> Any:
             if kind not in kinds:
                 raise ValueError(f"expected {name} of kind {', '.join(kinds)}, got {kind!r}")
             value = config_from_dict(kinds[kind], rest)
-        elif dataclasses.is_dataclass(types[name]):
-            value = config_from_dict(types[name], value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value
+        values[name] = tuple(value) if isinstance(value, list) else value
     return cls(**values)

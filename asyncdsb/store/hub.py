@@ -1,10 +1,4 @@
-"""Weights on the Hugging Face Hub: upload in one commit, download, errors in one line.
-
-Only :data:`FILES` and the card are transferred: safetensors, JSON and Markdown; nothing is executed
-or unpickled.
-"""
-
-from __future__ import annotations
+"""Weights on the Hugging Face Hub: upload in one commit, download, errors in one line."""
 
 import errno
 from collections.abc import Iterator
@@ -29,27 +23,29 @@ LOG_IN = "log in with `hf auth login`"
 def download(repo: str, revision: str | None = None) -> Path:
     """Fetch weights "user/repo" from the Hub, or from its cache when offline; return their folder.
 
-    Raises:
-        ValueError: if the repository cannot be read, or holds no such weights.
+    ValueError if the repository cannot be read, or holds no such weights.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
 
     with _refusals(f"weights not found: there is no folder {repo!r}, and", repo, revision):
-        silence = _silence(repo, revision)
+        silence: Exception | None = None
+        # snapshot_download asks for the commit without a timeout, so a Hub, or a proxy on the way,
+        # that accepts the request and is silent is found here. It meets all other errors again.
         try:
+            HfApi().repo_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except Exception as error:
+            silence = error if _timed_out(error) else None
+        try:
+            cached = {"local_files_only": silence is not None}
             found = snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=[*FILES, CARD],
-                local_files_only=silence is not None,
+                repo, revision=revision, allow_patterns=[*FILES, CARD], **cached
             )
         except errors.LocalEntryNotFoundError:
             if silence is not None:
                 raise silence from None
             raise
     folder = Path(found)
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise ValueError(
             f"weights not found: the repository {repo!r} has no {', '.join(missing)} at revision "
             f"{revision or 'main'}: expected what push_to_hub writes"
@@ -66,21 +62,6 @@ def upload(folder: Path, repo: str, message: str, private: bool) -> str:
     with _refusals(f"cannot upload to {repo!r}:", repo, None):
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.create_commit(repo, files, commit_message=message).commit_url)
-
-
-def _silence(repo: str, revision: str | None) -> Exception | None:
-    """The client's timeout if the Hub, or a proxy on the way, accepts a request and is silent.
-
-    ``snapshot_download`` itself asks for the commit without any timeout. All other errors it meets
-    again.
-    """
-    from huggingface_hub import HfApi, constants
-
-    try:
-        HfApi().repo_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception as error:
-        return error if _timed_out(error) else None
-    return None
 
 
 def _timed_out(error: BaseException) -> bool:
@@ -121,17 +102,13 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
             why = f"the repository has no revision {revision!r}: expected a branch, tag or commit"
         elif constants.HF_HUB_OFFLINE:
             why = "HF_HUB_OFFLINE is set: unset it to reach the Hugging Face Hub"
-        elif isinstance(error, (ImportError, ValueError, bad_address)) and not isinstance(
-            error, (OSError, http_error)
-        ):
+        elif not isinstance(error, (OSError, http_error)):
             if not isinstance(error, bad_address) and "proxy" not in str(error).lower():
                 raise
             why = f"the proxy of this machine cannot be used: {' '.join(str(error).split())}"
         elif status is None:
-            what = type(error.__cause__ or error).__name__
-            proxy = _proxy_to(constants.ENDPOINT)
-            way = f" through the proxy {proxy}" if proxy else ""
-            failed = f"cannot be reached{way} ({what})"
+            way = _proxy_to(constants.ENDPOINT)
+            failed = f"cannot be reached{way} ({type(error.__cause__ or error).__name__})"
             if _timed_out(error):
                 failed = f"does not answer within {constants.HF_HUB_ETAG_TIMEOUT} s{way}"
             why = f"the Hub at {constants.ENDPOINT} {failed}: check the connection"
@@ -142,10 +119,10 @@ def _refusals(told: str, repo: str, revision: str | None) -> Iterator[None]:
         raise ValueError(f"{told} {why}") from error
 
 
-def _proxy_to(address: str) -> str | None:
-    """The proxy that leads to an address, without the name and password that it may hold."""
+def _proxy_to(address: str) -> str:
+    """What tells of the proxy to an address, without the name and password that it may hold."""
     place, found = urlsplit(address), getproxies()
     proxy = found.get(place.scheme) or found.get("all")
     if not proxy or proxy_bypass(place.hostname or ""):
-        return None
-    return proxy.rpartition("@")[2] if "@" in proxy else proxy
+        return ""
+    return f" through the proxy {proxy.rpartition('@')[2]}"

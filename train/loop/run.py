@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from asyncdsb.networks.malloc import keep_freed
+from asyncdsb.networks.device import keep_freed
 from asyncdsb.photo.images import write_atomic
 from train.judge.validation import held_out_records, is_best, keep_scores
 from train.loop.jsonl import add_line
