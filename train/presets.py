@@ -35,8 +35,7 @@ class Preset:
     # Relative frequency of each of asyncdsb.masks.MASK_KINDS.
     mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)
     masks: int = 20_000  # how many are drawn in advance
-    augment: float = 0.0  # strength, 0 to 1, see train.data.augment.augmented
-    upright: bool = False  # whether that leaves the orientation and the order of colours alone
+    augment: float = 0.0  # strength, 0 to 1, see train.data.batches.augmented
     batch: int = 32  # samples per step
     # Every so many steps, crops have twice the side and the batch is a quarter, which costs the
     # same and shows what lies further away; 0 for never.
@@ -59,8 +58,6 @@ class Preset:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"expected a batch of at least one sample, got {self.batch}")
-        if self.large_every and self.batch % 4:
-            raise ValueError(f"expected a batch that is a multiple of 4, got {self.batch}")
 
     def shape(self, step: int) -> tuple[int, int]:
         """(samples, side in pixels) of the batch of a step."""
@@ -114,10 +111,9 @@ class BridgePreset(Preset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = self.batch // 4 if self.large_every else self.batch
-        if self.draws < 1 or any(n < self.draws or n % self.draws for n in (self.batch, least)):
-            parts = f"{self.draws} samples a photo" + (", and a quarter too" * (least < self.batch))
-            raise ValueError(f"expected a batch that divides into {parts}, got {self.batch}")
+        parts = self.draws * (4 if self.large_every else 1)
+        if self.batch % parts:
+            raise ValueError(f"expected a batch that is a multiple of {parts}, got {self.batch}")
         if self.checkpointing and not isinstance(self.model.unet, ADMConfig):
             raise ValueError(
                 f"expected an ADM network for checkpointing, got {self.model.unet.kind}"
@@ -136,7 +132,6 @@ _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU: dict[str, Any] = dict(
     size=128,
-    short_sides=(256, 320, 400, 512),
     mask_canvases=(128, 256, 256),
     # Short trainings learn most from holes whose surroundings say much about them.
     mask_weights=(1.5, 1.5, 3, 3, 2),
@@ -155,7 +150,6 @@ _PORTRAITS: dict[str, Any] = dict(
     mask_weights=(2, 3, 2, 2, 1),
     masks=6_000,
     augment=0.25,
-    upright=True,
     precision="auto",
     checkpoint_every=250,
     samples_every=1_000,
@@ -168,7 +162,6 @@ _CLAIMS: dict[str, Any] = dict(
     mask_canvases=(32,),
     mask_weights=(2, 3, 2, 2, 1),
     masks=6_000,
-    upright=True,
     batch=32,
     steps=2_000,
     muon=15.0,
@@ -210,9 +203,9 @@ _DEBUG: dict[str, Any] = dict(
 )
 
 GRADIENT_PRESETS = {
-    "shipped": GradientPreset(steps=6_000, batch=32, lr=2e-4, warmup=100),
+    "shipped": GradientPreset(steps=6_000, warmup=100),
     "paper": GradientPreset(
-        short_sides=(256,), mask_weights=(1, 1, 1, 1, 0), steps=100_000, batch=32, lr=1e-4
+        short_sides=(256,), mask_weights=(1, 1, 1, 1, 0), steps=100_000, lr=1e-4
     ),
     "cpu": GradientPreset(
         **_ON_CPU | {"batch": 8},
@@ -256,9 +249,7 @@ BRIDGE_PRESETS = {
     "shipped": BridgePreset(model=BridgeConfig(unet=_SMALL), batch=64, lr=3e-4),
     "workstation": BridgePreset(
         model=BridgeConfig(unet=_WIDE),
-        batch=32,
         steps=300_000,
-        lr=2e-4,
         warmup=1_000,
         ema=0.9995,
         checkpoint_every=5_000,
@@ -288,11 +279,9 @@ BRIDGE_PRESETS = {
         levels=(0.01, 60.0),
         focus=0.6,
         batch=16,
-        steps=20_000,
         lr=8e-4,
         muon=15.0,
         warmup=100,
-        ema=0.999,
     ),
     # From the smooth fill: it holds most of what few photographs can teach about a large hole.
     "scenes": BridgePreset(
@@ -306,14 +295,11 @@ BRIDGE_PRESETS = {
         ),
         levels=(0.01, 100.0),
         focus=0.6,
-        steps=20_000,
         lr=8e-4,
         muon=15.0,
         warmup=100,
-        ema=0.999,
     ),
     "paper": BridgePreset(
-        size=256,
         short_sides=(256,),
         mask_weights=(1, 1, 1, 1, 0),
         batch=256,

@@ -38,19 +38,15 @@ class Draws:
         """Uniform numbers in [0, 1), (kept, *shape)."""
         return torch.rand(self.count, *shape, generator=self.generator)[self.rows]
 
-    def randint(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers in [low, high), (kept, *shape)."""
-        return torch.randint(low, high, (self.count, *shape), generator=self.generator)[self.rows]
+    def randint(self, high: int) -> Tensor:
+        """Whole numbers in [0, high), (kept,)."""
+        return torch.randint(high, (self.count,), generator=self.generator)[self.rows]
 
     def spread(self) -> Tensor:
         """Uniform numbers in [0, 1), (kept,), spread evenly over the batch."""
         shift = torch.rand(self.count, generator=self.generator)
         order = torch.randperm(self.count, generator=self.generator)
         return ((order + shift) / self.count)[self.rows]
-
-    def one(self, high: int) -> int:
-        """A whole number in [0, high) that all samples share."""
-        return int(torch.randint(high, (1,), generator=self.generator))
 
 
 def to_device(values: Tensor, device: str | torch.device) -> Tensor:

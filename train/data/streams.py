@@ -1,9 +1,8 @@
 """Training crops from corpora that need not fit into memory (:mod:`train.corpus`).
 
 In every epoch each photograph comes once, in an order that follows from (seed, epoch); scale, place
-and orientation of sample n follow from (seed, n). Photographs are read from their places in the tar
-files, so that any sample can be had at any time: the number of samples drawn so far is all that a
-checkpoint needs to hold, however many processes share them.
+and orientation of sample n follow from (seed, n). Any sample can be had at any time: the number of
+samples drawn so far is all that a checkpoint needs to hold, however many processes share them.
 """
 
 from __future__ import annotations
@@ -40,8 +39,6 @@ def find_shards(paths: Iterable[str | Path]) -> list[tuple[Path, int | None]]:
             shards.append((path, None))
         else:
             raise ValueError(f"expected a corpus or a tar shard, found nothing at {path}")
-    if not shards:
-        raise ValueError("expected shards, got none")
     return shards
 
 
@@ -86,19 +83,18 @@ class CropStream:
         device: torch.device | str = "cpu",
         workers: int = 2,
     ):
-        shards = find_shards(paths)
-        self.shards = [path for path, _ in shards]
-        tables = []
-        for index, (path, records) in enumerate(shards):
+        self.shards, places = [], []
+        for index, (path, records) in enumerate(find_shards(paths)):
             found = [(index, m.offset_data, m.size) for m in tar_members(path)]
             if records not in (None, len(found)):
                 raise ValueError(f"expected {records} photographs in {path}, got {len(found)}")
-            tables.append(np.array(found, np.int64).reshape(-1, 3))
-        self._places = np.concatenate(tables)
+            self.shards.append(path)
+            places.append(np.array(found, np.int64).reshape(-1, 3))
+        self._places = np.concatenate(places)
         if not len(self):
             raise ValueError(f"expected photographs, found none in {self.shards[0]}, ...")
         self.short_sides, self.seed = sorted(short_sides), seed
-        self.workers, self.device = workers, torch.device(device)
+        self.workers, self.device = workers, device
         self._order = lru_cache(2)(self._permutation)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
         self._pending: dict[tuple[int, int], Future[np.ndarray]] = {}
@@ -149,7 +145,13 @@ class CropStream:
             try:
                 photo = read_image(self.read(index))
             except ValueError as error:
-                self._tell(index, error)
+                with self._lock:
+                    told = index in self._broken or len(self._broken) >= WARNINGS
+                    self._broken.add(index)
+                if not told:
+                    shard, offset, _ = self._places[index].tolist()
+                    where = f"{self.shards[shard]}, byte {offset}"
+                    warnings.warn(f"passed over the photograph at {where}: {error}", stacklevel=2)
                 continue
             holding = [side for side in self.short_sides if side >= size]
             fitting = [side for side in holding if side <= min(photo.size)] or holding[:1]
@@ -157,12 +159,3 @@ class CropStream:
             crop = np.asarray(window(photo, side, corner, size))
             return crop[:, ::-1] if mirrored < 0.5 else crop
         raise ValueError(f"expected photographs, got {BROKEN_IN_A_ROW} in a row that are broken")
-
-    def _tell(self, index: int, error: ValueError) -> None:
-        with self._lock:
-            told = index in self._broken or len(self._broken) >= WARNINGS
-            self._broken.add(index)
-        if not told:
-            shard, offset, _ = self._places[index].tolist()
-            place = f"{self.shards[shard]}, byte {offset}"
-            warnings.warn(f"passed over the photograph at {place}: {error}", stacklevel=2)
