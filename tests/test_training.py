@@ -19,8 +19,7 @@ from asyncdsb.networks import UNetConfig
 from asyncdsb.networks.layers import Doubled
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import save_weights
-from train.data.augment import augmented
-from train.data.batches import FOCUS_STD, MaskBank, draw_tau, draw_times
+from train.data.batches import FOCUS_STD, MaskBank, augmented, draw_tau, draw_times
 from train.data.draws import Draws
 from train.loop.jsonl import read_lines
 from train.loop.run import chosen_preset
@@ -306,7 +305,7 @@ def test_a_denoiser_is_adapted_to_another_configuration():
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_augmentation_keeps_the_range_and_turns_each_crop_alone():
+def test_augmentation_keeps_the_range_and_changes_each_crop_alone():
     ramp = (
         torch.linspace(-1, 1, 32).expand(64, 3, 32, 32)
         * torch.tensor([1, 0.5, 0.1])[None, :, None, None]
@@ -314,8 +313,7 @@ def test_augmentation_keeps_the_range_and_turns_each_crop_alone():
     assert augmented(ramp, 0.0, draws(64)) is ramp
     changed = augmented(ramp, 1.0, draws(64))
     assert changed.shape == ramp.shape and changed.min() >= -1 and changed.max() <= 1
-    upright = (changed.diff(dim=2).abs().amax((1, 2, 3)) < 1e-5).float().mean()
-    assert 0.4 < upright < 0.9  # half are not turned, a third of the others by 180 degrees
+    assert (changed.diff(dim=2).abs() < 1e-5).all()
     assert len({round(float(one.mean()), 4) for one in changed}) > 50
     again = augmented(ramp, 1.0, draws(64))
     assert torch.equal(changed, again)
@@ -365,14 +363,15 @@ def test_other_photographs_under_the_same_name_are_told(tmp_path, capsys):
 
 
 def test_a_run_of_an_earlier_version_resumes(tmp_path):
-    """It lacks an option that came later."""
+    """It lacks an option that came later, and has one that is gone."""
     folder = photo_folder(tmp_path / "photos", 2)
     command = ["--preset", "debug", "--data", str(folder), "--device", "cpu", "--max-minutes", "0"]
     command += ["--out", str(tmp_path / "run")]
     assert train.gradient.main(command) == 0
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    del config["preset"]["upright"]
+    del config["preset"]["muon"]
+    config["preset"]["upright"] = False
     path.write_text(json.dumps(config), "utf-8")
     assert train.gradient.main(command) == 0
 

@@ -9,19 +9,18 @@ import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.networks import PatchDiscriminator, UNetConfig
-from asyncdsb.store.checkpoint import file_sha256, load_weights
+from asyncdsb.store.checkpoint import load_weights
 from train.judge.validation import GradientValidator
 from train.loop.losses import discriminator_loss, generator_loss
 from train.loop.options import program
 from train.loop.processes import BoundMethod, Processes
-from train.loop.run import chosen_preset, parser, run
+from train.loop.run import parser, run
 from train.loop.trainer import Trainer
 from train.presets import GRADIENT_PRESETS, GradientPreset
 
@@ -30,6 +29,7 @@ class GradientTrainer(Trainer):
     """Generator against patch discriminator."""
 
     preset: GradientPreset
+    starts = {"init": "gradient"}
 
     def __init__(
         self, preset: GradientPreset, args: argparse.Namespace, processes: Processes | None = None
@@ -37,21 +37,16 @@ class GradientTrainer(Trainer):
         torch.manual_seed(args.seed)
         processes = processes or Processes(device=args.device)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
-        given = {}
         if args.init:
             model: GradientCompletion = load_weights(args.init, "gradient")[0].train()
             if model.config != preset.model:
-                raise ValueError(
-                    f"expected weights of the preset's network, {preset.model}, "
-                    f"got {model.config} in {args.init}"
-                )
-            given["init"] = file_sha256(Path(args.init) / "gradient.safetensors")
+                wanted = f"weights of the preset's network, {preset.model}"
+                raise ValueError(f"expected {wanted}, got {model.config} in {args.init}")
         else:
             model = GradientCompletion(preset.model)
         self.model = model.to(args.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(args.device)
         super().__init__(preset, args, processes, self.model)
-        self.weights = given
         self.modules["discriminator"] = self.discriminator
         # EdgeConnect's Adam, without first-moment momentum as is usual against a discriminator.
         adam = partial(torch.optim.Adam, betas=(0.0, 0.9))
@@ -120,10 +115,7 @@ def gradient_parser() -> argparse.ArgumentParser:
     return options
 
 
-main = program(
-    gradient_parser,
-    lambda args: run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args),
-)
+main = program(gradient_parser, partial(run, GradientTrainer, GRADIENT_PRESETS))
 
 if __name__ == "__main__":
     sys.exit(main())

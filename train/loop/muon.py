@@ -18,11 +18,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 LEAST = 8  # Rows and columns below which a weight is no matrix worth orthogonalising.
 
 
-def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest matrix with all singular values about 1, by Newton-Schulz iterations.
-
-    After five, singular values lie between 0.7 and 1.2.
-    """
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The nearest matrix with all singular values from 0.7 to 1.2, by Newton-Schulz iterations."""
     a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
     tall = len(x) > x.shape[1]
@@ -30,9 +27,8 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     # Every step multiplies x by a polynomial of its Gram matrix; such polynomials commute, so that
     # only small square matrices need be iterated.
     gram = x @ x.T
-    one = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    product = one
-    for _ in range(iterations):
+    product = one = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(5):
         factor = a * one + b * gram + c * gram @ gram
         product = factor @ product
         gram = factor @ gram @ factor
@@ -54,11 +50,8 @@ def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, each update orthogonalised as a matrix (output, all inputs).
 
-    Args:
-        parameters: that :func:`is_matrix` accepts, or groups of them.
-        lr: step of every singular direction, for matrices at least as wide as high.
-        momentum: of the running sum of gradients.
-        weight_decay: decoupled, multiplied by ``lr``.
+    It takes parameters that :func:`is_matrix` accepts, or groups of them. ``lr`` is the step of
+    every singular direction, for matrices at least as wide as high; the decay is decoupled.
     """
 
     def __init__(
@@ -74,10 +67,9 @@ class Muon(torch.optim.Optimizer):
                 gradient = parameter.grad
                 if gradient is None:
                     continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"]
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+                momentum = self.state[parameter]["momentum"]
                 momentum.mul_(group["momentum"]).add_(gradient)
                 ahead = gradient.add(momentum, alpha=group["momentum"]).flatten(1)
                 scale = max(1.0, len(ahead) / ahead.shape[1]) ** 0.5

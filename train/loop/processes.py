@@ -53,15 +53,10 @@ class Processes:
             dist.destroy_process_group()
 
     def rows(self, total: int, part: int = 0, parts: int = 1, each: int = 1) -> Tensor:
-        """Photos of a batch that belong to this process: every ``count``-th, (n,) int64.
+        """Photos of a batch of ``total`` samples that are this process's: every ``count``-th.
 
-        ValueError if the batch does not divide evenly.
-
-        Args:
-            total: samples of the whole batch.
-            part: which of its parts this process works on.
-            parts: in how many parts, one after the other, it does its samples.
-            each: samples of a photo, which stay together.
+        It does its samples in ``parts`` parts, one after the other; ``each`` samples of a photo
+        stay together. Returns (n,) int64; ValueError if the batch does not divide evenly.
         """
         shares = self.count * parts
         if total % (shares * each):

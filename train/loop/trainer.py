@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from asyncdsb.networks.device import chosen_precision, compiles, multiplying
 from asyncdsb.photo.images import to_pil, write_atomic
-from asyncdsb.store.checkpoint import save_weights
+from asyncdsb.store.checkpoint import file_sha256, save_weights
 from train.data.batches import Batches
 from train.loop.muon import Muon, split
 from train.loop.processes import Processes
@@ -43,37 +43,31 @@ class Average(AveragedModel):
 
 
 class Trainer:
-    """A network that learns, and its average, as :func:`train.loop.run.run` needs them.
-
-    Attributes:
-        batches: where samples come from.
-        averaged: the averaged weights, as samples, validation and export use them.
-        modules: what has weights, by name.
-        optimizers: by name.
-        weights: SHA-256 of the files of weights that the command line gives, by option.
-        validator: scores the averaged weights; None without held-out photos.
-    """
+    """A network that learns, and its average, as :func:`train.loop.run.run` needs them."""
 
     preset: Any
+    # Options that give weights to start from, and which network's these are.
+    starts: ClassVar[dict[str, str]] = {}
+    # Scores the averaged weights; None without held-out photos.
     validator: Callable[[], dict[str, float]] | None = None
 
     def __init__(
-        self,
-        preset: Preset,
-        args: argparse.Namespace,
-        processes: Processes,
-        model: nn.Module,
-        draws: int = 1,
+        self, preset: Preset, args: argparse.Namespace, processes: Processes, model: nn.Module
     ):
         self.preset, self.device = preset, args.device
         self.precision = chosen_precision(preset.precision, args.device)
         self.processes, self.parts = processes, args.accumulate
-        self.batches = Batches(preset, args, processes, draws)
+        self.batches = Batches(preset, args, processes)
         self.ema = Average(model, preset.ema)
-        self.averaged: Any = self.ema.module
+        self.averaged: Any = self.ema.module  # as samples, validation and export use it
         self.modules: dict[str, nn.Module] = {"model": model, "ema": self.ema}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.weights: dict[str, str] = {}
+        # SHA-256 of the files of weights that the command line gives, by option.
+        self.weights = {
+            name: file_sha256(Path(getattr(args, name)) / f"{kind}.safetensors")
+            for name, kind in self.starts.items()
+            if getattr(args, name)
+        }
 
     def mixed(self) -> torch.autocast:
         """The context in which networks multiply in the precision of the preset."""
@@ -84,8 +78,7 @@ class Trainer:
         if self.preset.compile and compiles(self.device):
             network.compile(dynamic=False)
         elif self.preset.compile and self.processes.main:
-            gpu = torch.device(self.device).type == "cuda"
-            needed = "gcc and Triton" if gpu else "g++ and Python's headers (python3-dev)"
+            needed = "g++ and Python's headers (python3-dev), with a GPU gcc and Triton"
             print(f"torch cannot compile here, which needs {needed}: going on without, more slowly")
 
     def optimise(
@@ -103,15 +96,14 @@ class Trainer:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One update of a network; return the means of the loss's terms and the gradient's norm.
 
-        Args:
-            name: of the network in ``modules`` and of its optimiser.
-            joined: the network as it learns together with other processes.
-            terms: the loss of a part of the batch, as terms of which the sum is minimised.
+        ``name`` is that in ``modules``, ``joined`` the network as it learns together with other
+        processes; ``terms`` gives the loss of a part of the batch, whose sum is minimised.
         """
-        names = [name, "matrices"] if name == "model" else [name]
-        optimizers = [self.optimizers[one] for one in names if one in self.optimizers]
+        optimizers = [self.optimizers[name]]
+        if name == "model" and "matrices" in self.optimizers:
+            optimizers.append(self.optimizers["matrices"])
         for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         for part in range(self.parts):
             with self.processes.alone(joined, part < self.parts - 1):
@@ -130,9 +122,8 @@ class Trainer:
 
     def samples(self, path: Path) -> None:
         """Write a picture of the present state."""
-        rows = [x.expand(-1, 3, -1, -1) for x in self.shown()]
-        sheet = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
-        write_atomic(path, lambda p: to_pil(sheet.cpu()).save(p))
+        rows = [torch.cat(list(x.expand(-1, 3, -1, -1)), 2) for x in self.shown()]
+        write_atomic(path, to_pil(torch.cat(rows, 1).cpu()).save)
 
     def shown(self) -> Sequence[Tensor]:
         """The rows of that picture, (B, 1 or 3, H, W) in [-1, 1] each."""
