@@ -1,20 +1,12 @@
 """Compare restorations with the truth: ``python -m train.evaluate --data PHOTOS -o OUT``.
 
-Crops, masks and seeds follow :mod:`train.judge.protocol`; the methods are those of
-:mod:`train.judge.methods`. Unless it is told otherwise, the crops have the side that the weights
-were trained for, one of the whole centred square for weights for portraits, four for others.
-
-Reported for each kind of mask and each method: :data:`train.judge.scores.SCORES`, PSNR counting at
-most 100 dB per crop, and the distances between the restored and the true crops, with the Inception
-score, on EfficientNet-Lite2 features: not FID, KID and IS, which ``--inception`` adds. Distances
-between sets are comparable only at equal n. The gauges of :mod:`train.judge.scores` stand in a
-table of their own. Means come with a 95 % interval from a bootstrap over photos.
+Crops, masks and seeds follow :mod:`train.judge.protocol`, methods are those of
+:mod:`train.judge.methods`, scores and gauges those of :mod:`train.judge.scores`; see
+``docs/measuring.md``. PSNR counts at most 100 dB per crop.
 
 Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
 pixels, its mask and everything that decides its restoration, with its scores and features beside
-it; a run that was interrupted, or extended by methods, masks or photos, does only what is missing,
-and ends with the same numbers as one that was not. ``accelerate launch -m train.evaluate ...``
-shares the crops among processes.
+it; a run that was interrupted, or extended by methods, masks or photos, does only what is missing.
 """
 
 from __future__ import annotations
@@ -22,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -34,9 +27,11 @@ from asyncdsb.measure.perceptual import INCEPTION_FILE
 from asyncdsb.photo.images import write_atomic
 from train.judge.methods import HeldOut, Method, load_methods
 from train.judge.report import (
+    classical,
     contact_sheet,
     difference_table,
     gauge_table,
+    known,
     legend,
     markdown_table,
     publish,
@@ -48,8 +43,7 @@ from train.loop.options import held_out_parser, program, sampling
 from train.loop.processes import Processes
 
 METHODS = "bridge,bridge+patches,patch-fill,telea,navier-stokes,patchmatch"
-"""What is compared by default: the bridge alone, what copied patches make of it, what they make
-without it, and the other classical methods."""
+"""What is compared by default."""
 
 CROPS = 4  # Crops per photo by default, of photos that are not portraits.
 
@@ -89,19 +83,18 @@ def run(args: argparse.Namespace) -> None:
     args.device = processes.device
     methods = load_methods(args)
     held_out = HeldOut(args, methods, CROPS)
+    kinds = held_out.kinds
     # What is missing is told before the work, not after some of it.
     elsewhere = [method for method in methods if method.source is not None]
     for crop in held_out.crops() if elsewhere else ():
-        for method in elsewhere:
-            for kind in held_out.kinds:
-                method.made_elsewhere(crop, kind)
+        for method, kind in product(elsewhere, kinds):
+            method.made_elsewhere(crop, kind)
     judges = Judges.load(args.device, args.inception)
-    args.out.mkdir(parents=True, exist_ok=True)
-    kinds, share = held_out.kinds, (processes.index, processes.count)
+    share = processes.index, processes.count
     total = len(held_out) * len(kinds) * len(methods) // processes.count
-    with tqdm(total=total, unit="crop", smoothing=0.05, disable=not processes.main) as progress:
+    with tqdm(total=total, unit="crop", smoothing=0.05, disable=not processes.main) as bar:
         restore_and_score(
-            held_out.crops(), methods, kinds, args.out, args.batch, judges, share, progress
+            held_out.crops(), methods, kinds, args.out, args.batch, judges, share, bar.update
         )
     processes.wait()
     if not processes.main:
@@ -132,9 +125,8 @@ def tables_of(summary: dict, methods: Sequence[Method], judges: Judges) -> str:
     tables = [legend(summary), markdown_table(summary, set_names), gauge_table(summary)]
     if len(methods) > 1:
         tables.append(difference_table(summary, first.name, ["lpips", *frechet]))
-    if first.pipe is not None and any(method.classical for method in methods):
-        enough = all(scores[first.name][frechet[0]] is not None for scores in summary.values())
-        tables.append(ratio_table(summary, first.name, ["lpips", *frechet[:1]][: 1 + enough]))
+    if first.pipe is not None and classical(summary):
+        tables.append(ratio_table(summary, first.name, known(summary, first.name, frechet[0])))
     return "\n".join(tables)
 
 
@@ -143,16 +135,14 @@ def write_sheets(
 ) -> None:
     """Write contact sheets (input, methods, truth) of the first photos and of the worst crops."""
     worst = {(summary[kind][methods[0].name]["worst"], kind) for kind in held_out.kinds}
-    first = [crop.name for crop in held_out.first(args.sheet)]
+    shown = {crop.name for crop in held_out.first(args.sheet)}
     rows: dict[str, list] = {"sheet.png": [], "worst.png": []}
     for crop in held_out.crops():
         for kind in held_out.kinds:
-            chosen = {"sheet.png": crop.name in first, "worst.png": (crop.name, kind) in worst}
-            if any(chosen.values()):
-                shown = np.where(crop.mask(kind)[..., None], np.uint8(128), crop.pixels)
+            chosen = {"sheet.png": crop.name in shown, "worst.png": (crop.name, kind) in worst}
+            for name in filter(chosen.get, rows):
                 restored = [load(method.cached(args.out, crop, kind)) for method in methods]
-                for name in filter(chosen.get, rows):
-                    rows[name].append([shown, *restored, crop.pixels])
+                rows[name].append([crop.corrupted(kind, 128), *restored, crop.pixels])
     heads = ["input", *(method.name for method in methods), "truth"]
     for name, pictures in rows.items():
         write_atomic(args.out / name, contact_sheet(pictures, heads).save)

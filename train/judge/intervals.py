@@ -13,6 +13,11 @@ SET_RESAMPLES = 200  # Bootstrap resamples behind the interval of a difference o
 LARGEST_SET = 600  # Sets beyond this size get no such interval: it would take hours.
 
 
+def ends(drawn: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Both ends of the middle 95 %, (2,)."""
+    return np.quantile(drawn, (0.025, 0.975))
+
+
 def clustered_mean(
     values: Sequence[float] | np.ndarray, groups: Sequence[str], seed: int = 0
 ) -> dict:
@@ -25,20 +30,13 @@ def clustered_mean(
         groups differ, and low and high are None.
     """
     names, member = np.unique(groups, return_inverse=True)
-    sums = np.bincount(member, weights=np.asarray(values, float))
-    counts = np.bincount(member)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(names), size=(RESAMPLES, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))
-    several = len(names) > 1
-    return {
-        "mean": float(sums.sum() / counts.sum()),
-        "low": low if several else None,
-        "high": high if several else None,
-        "n": len(values),
-        "groups": len(names),
-    }
+    sums, counts = np.bincount(member, weights=np.asarray(values, float)), np.bincount(member)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    low, high = ends(sums[drawn].sum(1) / counts[drawn].sum(1)).tolist()
+    if len(names) == 1:
+        low = high = None
+    mean = float(sums.sum() / counts.sum())
+    return {"mean": mean, "low": low, "high": high, "n": len(values), "groups": len(names)}
 
 
 def frechet_difference(
@@ -50,11 +48,10 @@ def frechet_difference(
 ) -> dict[str, float]:
     """Frechet distance of one method minus that of another, with a 95 % bootstrap interval.
 
-    Whole photos are drawn with replacement, the same for both methods and the truth. Photos that
-    are drawn twice leave fewer different ones, and a Frechet distance is biased upwards in small
-    sets: the drawn differences are shifted as a whole, by their mean, onto the measured one.
-    All features are (n, d), of the same crops; groups are their photos, at least two different
-    ones. "mean" of the result is the measured difference.
+    Whole photos are drawn with replacement, the same for both methods and the truth. A Frechet
+    distance is biased upwards in small sets, as photos that are drawn twice leave: the drawn
+    differences are shifted as a whole, by their mean, onto the measured one, "mean". All features
+    are (n, d), of the same crops; groups are their photos, at least two different ones.
     """
     names, member = np.unique(groups, return_inverse=True)
     rows = [np.flatnonzero(member == index) for index in range(len(names))]
@@ -65,5 +62,5 @@ def frechet_difference(
         chosen = np.concatenate([rows[i] for i in rng.integers(len(names), size=len(names))])
         a, b, c = first[chosen], second[chosen], truth[chosen]
         drawn.append(frechet_distance(a, c) - frechet_distance(b, c))
-    low, high = measured - np.mean(drawn) + np.quantile(drawn, (0.025, 0.975))
+    low, high = measured - np.mean(drawn) + ends(drawn)
     return {"mean": measured, "low": float(low), "high": float(high)}

@@ -13,12 +13,9 @@ from asyncdsb.measure import baselines
 from asyncdsb.photo.images import write_atomic
 from train.judge.scores import GOOD_POWER, SCORES
 
-# What the methods with these names are, as tables say it.
-TITLES = {
-    "bridge": "bridge alone",
-    "bridge+patches": "bridge, then patches",
-    "patch-fill": "patches alone",
-}
+TITLES = {"bridge": "bridge alone", "bridge+patches": "bridge, then patches"}
+TITLES |= {"patch-fill": "patches alone"}
+"""What the methods with these names are, as tables say it."""
 
 Summary = Mapping[str, Mapping[str, Mapping]]
 """What :func:`train.judge.results.summarise` returns."""
@@ -50,12 +47,11 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int) ->
 def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
     """Return one row per mask and method; ``set_names`` are the distances between sets."""
     rows = []
+    digits = {name: 2 if name.startswith(("psnr", "seam", "colour")) else 3 for name in SCORES}
     for kind, methods in summary.items():
         for method, scores in methods.items():
             row = [kind, method, str(scores["psnr"]["n"])]
-            for name in SCORES:
-                digits = 2 if name.startswith(("psnr", "seam", "colour")) else 3
-                row.append(_with_interval(scores[name], digits))
+            row += [_with_interval(scores[name], digits[name]) for name in SCORES]
             rows.append(row + [_plain(scores[name]) for name in set_names])
     return markdown(["mask", "method", "n", *SCORES.values(), *set_names], rows, 2)
 
@@ -63,8 +59,7 @@ def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
 def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
     """Return our scores beside those of the best classical method, if any, and their ratio.
 
-    Where they were evaluated, the two columns with copied patches stand between them: after the
-    bridge, and without it. The latter is a classical method and may be the best of them. For all
+    Where they were evaluated, the columns with copied patches stand between them. For all
     ``scores`` lower is better, and none is None.
     """
     names, others = next(iter(summary.values())), classical(summary)
@@ -78,8 +73,9 @@ def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
     for kind, methods in summary.items():
         row = [kind]
         for score in scores:
-            values = {method: _mean(found[score]) for method, found in methods.items()}
-            row.append(_with_interval(methods[ours][score]))
+            found = {method: scores[score] for method, scores in methods.items()}
+            values = {k: v["mean"] if isinstance(v, Mapping) else v for k, v in found.items()}
+            row.append(_with_interval(found[ours]))
             row += [_plain(values[name]) for name in beside]
             if others:
                 best = min(others, key=values.get)
@@ -112,13 +108,15 @@ def legend(summary: Summary) -> str:
     return "; ".join(known) + ".\n" if known else ""
 
 
+def known(summary: Summary, ours: str, distance: str) -> list[str]:
+    """LPIPS, and a distance between sets if there were enough crops for it."""
+    enough = all(methods[ours][distance] is not None for methods in summary.values())
+    return ["lpips", distance] if enough else ["lpips"]
+
+
 def classical(summary: Summary) -> list[str]:
     """The methods of :mod:`asyncdsb.measure.baselines` among those of a summary."""
     return [method for method in next(iter(summary.values())) if method in baselines.METHODS]
-
-
-def _mean(score: float | Mapping | None) -> float | None:
-    return score["mean"] if isinstance(score, Mapping) else score
 
 
 def _with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> str:
@@ -140,7 +138,7 @@ def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str
         key, digits = ("lpips_difference", 3) if score == "lpips" else (f"{score} difference", 1)
         for kind, methods in summary.items():
             cells = [difference(methods[method].get(key), digits) for method in others]
-            if any(cell != "-" for cell in cells):
+            if set(cells) != {"-"}:
                 rows.append([SCORES.get(score, score), kind, *cells])
     return markdown([f"minus {first}", "mask", *others], rows, 2)
 
@@ -162,17 +160,16 @@ def _plain(number: float | None) -> str:
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) -> Image.Image:
     """Lay pictures, uint8 (size, size, 3), out in rows under column heads, 6 pixels apart."""
-    size, gap, top = rows[0][0].shape[0], 6, 24
-    width, height = len(heads) * (size + gap) + gap, top + len(rows) * (size + gap)
-    sheet = Image.new("RGB", (width, height), "white")
+    gap, top = 6, 24
+    step = rows[0][0].shape[0] + gap
+    sheet = Image.new("RGB", (len(heads) * step + gap, top + len(rows) * step), "white")
     draw = ImageDraw.Draw(sheet)
     for column, head in enumerate(heads):
-        place = (gap + column * (size + gap), 4)
         # Small pictures have small heads.
-        fits = (n for n in range(14, 6, -1) if draw.textlength(head, font_size=n) <= size + gap)
-        draw.text(place, head, fill="black", font_size=next(fits, 6))
+        fits = (n for n in range(14, 6, -1) if draw.textlength(head, font_size=n) <= step)
+        draw.text((gap + column * step, 4), head, fill="black", font_size=next(fits, 6))
     for line, row in enumerate(rows):
         for column, picture in enumerate(row):
-            place = (gap + column * (size + gap), top + line * (size + gap))
+            place = (gap + column * step, top + line * step)
             sheet.paste(Image.fromarray(picture), place)
     return sheet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
 from asyncdsb.measure.metrics import frechet_distance, inception_score, kernel_distance
 from asyncdsb.photo.images import write_atomic
@@ -31,25 +30,22 @@ def restore_and_score(
     batch: int,
     judges: Judges,
     share: tuple[int, int] = (0, 1),
-    progress: tqdm | None = None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Restore crops with all methods, batch by batch, score them, and keep both in a folder.
 
     Of a share (i, n) only the i-th of every n batches is done; ``progress`` counts restored crops.
     """
-    (index, count), source, number = share, iter(crops), -1
-    while chunk := list(islice(source, batch)):
-        number += 1
-        if number % count != index:
-            continue
+    source = iter(crops)
+    batches = iter(lambda: list(islice(source, batch)), [])
+    for chunk in islice(batches, share[0], None, share[1]):
         files = [_kept(_truth(folder, crop), judges) for crop in chunk]
         if _missing(files):
             _keep(files, judges.features([crop.pixels for crop in chunk]))
         for kind in kinds:
             for method in methods:
                 _restore_and_score(chunk, kind, method, folder, judges)
-                if progress is not None:
-                    progress.update(len(chunk))
+                progress(len(chunk))
 
 
 def _restore_and_score(
@@ -125,16 +121,15 @@ def summarise(
             return dict(values)
 
     rows: dict = {kind: {method.name: [] for method in methods} for kind in kinds}
-    truths, photos, names, side = [], [], [], 0
+    truths, photos, names = [], [], []
     for crop in crops:
         photos.append(crop.key)
         names.append(crop.name)
-        side = len(crop.pixels)
         truths.append(read(_truth(folder, crop)))
         for kind in kinds:
             for method in methods:
                 rows[kind][method.name].append(read(method.cached(folder, crop, kind)))
-    truth = stacked(truths)
+    truth, side = stacked(truths), len(crop.pixels)
     summary: dict[str, dict[str, dict]] = {kind: {} for kind in kinds}
     for kind in kinds:
         first: Scores | None = None
@@ -147,10 +142,11 @@ def summarise(
             for extractor in judges.extractors:
                 ours, wanted = (x[extractor.slug].astype(float) for x in (values, truth))
                 frechet, kernel, inception = extractor.names
-                enough = len(photos) > 1
-                scores[frechet] = frechet_distance(ours, wanted) if enough else None
-                scores[kernel] = kernel_distance(ours, wanted) if enough else None
-                scores[inception] = inception_score(extractor.logits(ours)) if enough else None
+                scores |= dict.fromkeys(extractor.names)
+                if len(photos) > 1:
+                    scores[frechet] = frechet_distance(ours, wanted)
+                    scores[kernel] = kernel_distance(ours, wanted)
+                    scores[inception] = inception_score(extractor.logits(ours))
                 if first and len(set(photos)) > 1 and len(photos) <= LARGEST_SET:
                     theirs = first[extractor.slug].astype(float)
                     interval = frechet_difference(ours, theirs, wanted, photos)

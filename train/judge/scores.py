@@ -3,13 +3,12 @@
 Two gauges say what paired scores hide, namely whether a bridge invents anything at all. A smooth
 fill of the hole is their yardstick, ``asyncdsb.photo.fill.fill_hole(..., "harmonic")``.
 
-first error    squared error in the hole of the bridge's first estimate (at t = 1, made before any
-               noise is removed) over that of the smooth fill. Below 1, the network knows more than
-               the smooth fill does.
+first error    squared error in the hole of the bridge's first estimate (at t = 1) over that of the
+               smooth fill. Below 1, the network knows more than the smooth fill does.
 power          for every octave of frequency, power of what the restored holes show beyond the
                smooth fill, over that of what the true ones show, see
                :func:`asyncdsb.measure.metrics.band_power`. 1 is right; near 0, structures of that
-               size are missing. :data:`GOOD_POWER` is the range that counts as good.
+               size are missing.
 
 Both are ratios of sums over all crops of a set, so that a crop with hardly any structure does not
 rule them.
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +40,7 @@ from asyncdsb.measure.perceptual import (
     Lpips,
 )
 from asyncdsb.photo.fill import fill_hole
-from train.judge.methods import Method, to_batch
+from train.judge.methods import Method, tensors, to_batch
 from train.judge.protocol import Crop
 
 SCORES = {
@@ -76,14 +74,14 @@ class Judges:
     extractors: tuple[FeatureExtractor, ...]  # for the distances between sets
 
     @classmethod
-    def load(cls, device: str | torch.device = "cpu", inception: str | None = None) -> Judges:
+    def load(cls, device: str | torch.device, inception: str | None = None) -> Judges:
         """LPIPS and the stand-in features, and those of FID if ``inception`` names their weights.
 
         That is a file, or "download". ValueError if packages or weights are missing.
         """
         extractors: list[FeatureExtractor] = [EfficientNetFeatures(device)]
         if inception is not None:
-            file = None if inception == "download" else Path(inception)
+            file = None if inception == "download" else inception
             extractors.append(InceptionFeatures(file, device))
         return cls(Lpips(device), tuple(extractors))
 
@@ -98,19 +96,16 @@ def restore(crops: Sequence[Crop], kind: str, method: Method) -> tuple[list[np.n
 
     With them the squared errors in the hole of the first estimates; None but for bridges.
     """
+    nothing = [None] * len(crops)
+    if method.source is not None:
+        return [method.read_elsewhere(crop, kind) for crop in crops], nothing
+    # What the hole shows must have no influence, so no method gets to see it.
+    inputs = [crop.corrupted(kind) for crop in crops]
     masks = [crop.mask(kind) for crop in crops]
-    first = None
-    if method.source is None:
-        # What the hole shows must have no influence, so no method gets to see it.
-        inputs = [crop.corrupted(kind) for crop in crops]
-        seeds = [crop.noise_seed(kind) for crop in crops]
-        restored, first = method.restore(inputs, masks, seeds)
-    else:
-        restored = [method.read_elsewhere(crop, kind) for crop in crops]
+    restored, first = method.restore(inputs, masks, [crop.noise_seed(kind) for crop in crops])
     if first is None:
-        return restored, [None] * len(crops)
-    truths = to_batch([crop.pixels for crop in crops])
-    triples = zip(first.float().cpu(), truths, masks, strict=True)
+        return restored, nothing
+    triples = zip(first, to_batch([crop.pixels for crop in crops]), masks, strict=True)
     return restored, [squared_error(_picture(x), _picture(truth), m) for x, truth, m in triples]
 
 
@@ -124,9 +119,8 @@ def score(
     """Score what :func:`restore` returned; each crop's part of :data:`Scores`."""
     distances = judges.lpips(to_batch(restored), to_batch([c.pixels for c in crops])).tolist()
     rows = judges.features(restored)
-    for row, image, crop, distance, error in zip(
-        rows, restored, crops, distances, errors, strict=True
-    ):
+    together = zip(rows, restored, crops, distances, errors, strict=True)
+    for row, image, crop, distance, error in together:
         truth, hole = crop.pixels, crop.mask(kind)
         step, shift = seam(image, truth, hole)
         # Crop by crop: what is kept of one must not depend on its batch.
@@ -161,12 +155,16 @@ def gauges(scores: Scores, side: int) -> dict[str, Any]:
 
     None where a sum is missing or has nothing to be compared with.
     """
+
+    def ratio(found: float, wanted: float) -> float | None:
+        return float(found / wanted) if wanted > 0 else None
+
     found, wanted = (scores[name].sum(0) for name in ("power", "true_power"))
-    first = scores.get(FIRST_ERROR)
     bands = zip(octaves(side), found, wanted, strict=True)
+    first = scores.get(FIRST_ERROR)
     return {
-        "first_error": None if first is None else _ratio(first.sum(), scores["fill_error"].sum()),
-        "power": {name: _ratio(a, b) for name, a, b in bands},
+        "first_error": None if first is None else ratio(first.sum(), scores["fill_error"].sum()),
+        "power": {name: ratio(a, b) for name, a, b in bands},
     }
 
 
@@ -177,15 +175,10 @@ def companded_maps(
 
     With them their correlation, NaN if either is constant.
     """
-    image = to_batch([crop.pixels]).to(device)
-    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(device)
+    image, mask = tensors([crop], kind, device)
     inside = known_gradient(image, mask)[1] > 0.5
     found, truth = model.companded(image, mask)[inside], image_gradient(image).sqrt()[inside]
     return found, truth, float(torch.corrcoef(torch.stack([found, truth]))[0, 1])
-
-
-def _ratio(found: float, wanted: float) -> float | None:
-    return float(found / wanted) if wanted > 0 else None
 
 
 def _picture(image: torch.Tensor) -> np.ndarray:
