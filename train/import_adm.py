@@ -5,18 +5,14 @@ python -m train.import_adm results/inpaint-center/latest.pt weights/i2sb --ot-od
 
 Files are read as tensors in plain containers; other Python objects in them are refused. Of I2SB's
 ``latest.pt`` the averaged weights are taken. The folder that is written is one for
-``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``, which adds the conditions that
-its preset has and the network does not see. ADM's network has not seen a bridge yet: it is a start
-for a training.
+``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``. ADM's network has not seen a
+bridge yet: it is a start for a training.
 
 Which bridge I2SB trained does not stand in the file: give the options of its run again. Its
 published inpainting networks took ``--ot-ode`` and ``--beta-max 1.0`` (the default here, 0.3
 there), and the sampler is "ode". An ``--interval`` other than 1000 is not supported.
 
-With tau = 0.5 everywhere sampling is then I2SB's. Equal are the start (the photograph, in the hole
-standard normal noise), what the network sees and is told of the time, its target and the estimate
-``x0_hat = x_t - sigma_t output``, the posterior step for given variances, and the law of known
-pixels at each time (in the ODE their values). Not equal:
+With tau = 0.5 everywhere sampling is then I2SB's, but for the noise itself and this:
 
 - variances are integrals where I2SB adds up a table of 1000; sigma^2 differs by up to 6e-5;
 - steps divide t in [0, 1] evenly and the last lands on x0_hat; I2SB rounds to its table and ends at
@@ -24,8 +20,7 @@ pixels at each time (in the ODE their values). Not equal:
 - known pixels follow one path of the bridge, where I2SB draws them anew after every step;
 - estimates are always clamped to [-1, 1], as by I2SB's ``--clip-denoise``;
 - a network that sees x1 (``--cond-x1``) is given the start of the run, as in training, where I2SB
-  samples with another draw of the noise;
-- the noise itself, and half precision unless ``--fp32`` is given.
+  samples with another draw of the noise.
 """
 
 from __future__ import annotations
@@ -53,21 +48,20 @@ HEAD = ("out.2.weight", "out.2.bias")
 BETA_MIN = 0.1
 
 
-def import_adm(
-    file: Path, out: Path, gradient: Path, ot_ode: bool, beta_max: float, dtype: torch.dtype
-) -> list[str]:
-    """Write the network of a file, and a gradient completion, as a weights folder.
+def run(args: argparse.Namespace) -> None:
+    """Write the network of a file, and a gradient completion, as a weights folder; tell of it.
 
-    Options are those of :func:`parser`. Returns what was found and done, line by line; ValueError
-    if the file holds another network, or options do not fit it.
+    Raises:
+        ValueError: the file holds another network, or options do not fit it.
     """
-    completion, facts = load_weights(gradient, "gradient")
+    file, dtype = args.file, torch.float32 if args.fp32 else torch.float16
+    completion, facts = load_weights(args.gradient, "gradient")
     state, origin = read(file)
     report = [f"found {origin}"]
     conditions = ("x1",) if _size(state, STEM, 1) == 6 else ()
     if conditions:
         report.append("the network sees x1")
-        if ot_ode:
+        if args.ot_ode:
             raise ValueError(
                 "expected a network that sees the state alone for --ot-ode, got one that sees x1 "
                 "too: without noise both together give the picture away, and it is not given x1"
@@ -83,21 +77,21 @@ def import_adm(
     config = BridgeConfig(
         unet=PUBLISHED,
         beta_min=BETA_MIN,
-        beta_max=peak(beta_max),
+        beta_max=peak(args.beta_max),
         fill="zero",
         hole_noise=1.0,
         conditions=conditions,
         parametrisation="score",
-        bridges=("deterministic" if ot_ode else "stochastic",),
+        bridges=("deterministic" if args.ot_ode else "stochastic",),
         resolution=256,
     )
     with torch.device("meta"):
         denoiser = BridgeDenoiser(config)
     denoiser.unet.load_state_dict(state, assign=True)
     source = {"started_from": f"{file.name}, {origin}", "source_sha256": file_sha256(file)}
-    save_weights(out, denoiser, source, dtype)
-    save_weights(out, completion, facts, dtype)
-    return report
+    save_weights(args.out, denoiser, source, dtype)
+    save_weights(args.out, completion, facts, dtype)
+    print("\n".join([*report, f"wrote {args.out}"]))
 
 
 def peak(beta_max: float) -> float:
@@ -172,13 +166,6 @@ def parser() -> argparse.ArgumentParser:
     add("--beta-max", type=float, default=1.0, help="I2SB's option of that name (default 1.0)")
     add("--fp32", action="store_true", help="write in single precision")
     return options
-
-
-def run(args: argparse.Namespace) -> None:
-    """Write the weights folder and say what was found."""
-    dtype = torch.float32 if args.fp32 else torch.float16
-    report = import_adm(args.file, args.out, args.gradient, args.ot_ode, args.beta_max, dtype)
-    print("\n".join([*report, f"wrote {args.out}"]))
 
 
 main = program(parser, run)
