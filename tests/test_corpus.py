@@ -195,9 +195,6 @@ def damaged(corpus, folder, how):
         path.write_bytes(data)
     elif how == "truncated":
         path.write_bytes(data[:1000])
-    elif how == "undecodable":
-        data[512:520] = bytes(8)
-        path.write_bytes(data)
     elif how == "stranger":
         (folder / "shard-000099.tar").write_bytes(data)
     return folder
@@ -208,9 +205,8 @@ def damaged(corpus, folder, how):
     [
         ("flipped", ["shard-000001.tar: expected another SHA-256"]),
         ("missing", ["shard-000001.tar: missing"]),
-        ("truncated", ["shard-000001.tar: expected ", "unexpected end of data"]),
+        ("truncated", ["shard-000001.tar: expected another SHA-256"]),
         ("stranger", ["shard-000099.tar: not in index.json"]),
-        ("undecodable", ["another SHA-256", "shard-000001.tar/"]),
     ],
 )
 def test_check_finds(corpus, tmp_path, capsys, how, lines):
@@ -225,16 +221,6 @@ def test_check_of_a_good_corpus(corpus, capsys):
     for workers in "12":
         assert main(["check", str(corpus), "--workers", workers]) == 0
         assert capsys.readouterr().out == f"{corpus}: all is well\n"
-
-
-def test_records_are_counted(corpus, tmp_path, capsys):
-    folder = damaged(corpus, tmp_path / "copy", "none")
-    index = json.loads((folder / "index.json").read_text())
-    index["shards"][0]["records"] += 1
-    (folder / "index.json").write_text(json.dumps(index))
-    assert main(["check", str(folder), "--workers", "1"]) == 1
-    count = index["shards"][0]["records"]
-    assert f"expected {count} records, got {count - 1}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -100,8 +100,6 @@ def test_two_processes_train_like_one(program, alone, together):
         for name in terms:
             # Sums in another order differ by up to 1.4e-5, depending on the processor.
             assert one[name] == pytest.approx(other[name], abs=5e-5), name
-    (start,) = (json.loads(line) for line in (together / program / "starts.jsonl").open())
-    assert start["processes"] == 2 and "--batch" in start["command"]
     assert (together / program / "weights" / f"{program}.safetensors").exists()
 
 

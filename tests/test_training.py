@@ -118,7 +118,7 @@ def test_a_validation_rounds_what_the_networks_multiply_and_nothing_else(runs, p
         return context(*args)
 
     monkeypatch.setattr(BridgeDenoiser, "context", watched)
-    trainer.validate()
+    trainer.validator()
     assert inside == {torch.bfloat16} and outside == {False}
 
 
@@ -135,7 +135,7 @@ def test_a_validation_judges_the_bridge_without_copied_patches(runs, photos, mon
         return trace(self, *args, **settings)
 
     monkeypatch.setattr(AsyncDSBPipeline, "trace", watched)
-    trainer.validate()
+    trainer.validator()
     assert finishes == {"none"}
 
 
@@ -156,7 +156,10 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
 ):
     command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
     command += ["--val", str(photos), "--out", str(tmp_path)]
-    work = getattr(train.gradient.GradientTrainer, stopped)
+    owner, name = train.gradient.GradientTrainer, stopped
+    if stopped == "validate":
+        owner, name = train.gradient.GradientValidator, "__call__"
+    work = getattr(owner, name)
 
     def stop_at_the_end(self, *args):
         steps = [record["step"] for record in read_lines(tmp_path / "log.jsonl")]
@@ -165,7 +168,7 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
         return work(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+        patch.setattr(owner, name, stop_at_the_end)
         assert "No space left" in refusal(train.gradient.main, command, capsys)
     for _ in range(2):
         assert train.gradient.main(command) == 0
@@ -174,7 +177,7 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
         records = json.loads((tmp_path / "validation.json").read_text())
         assert [record["step"] for record in records] == [2, 4]
         if stopped == "validate":  # Scores are there the second time.
-            monkeypatch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+            monkeypatch.setattr(owner, name, stop_at_the_end)
 
 
 def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):
@@ -417,16 +420,13 @@ def test_the_network_that_a_run_starts_from_is_told_recorded_and_taken_up(
     assert config["preset"]["model"]["unet"]["width"] == 24
     other = ["--init", str(runs / "at_once" / "bridge" / "weights")]
     said = refusal(train.bridge.main, [*command, *gradient, *other], capsys)
-    assert re.search("same --init as when .* was started, got others in", said)
+    assert re.search("same configuration, got other .*weights.init .*, now", said)
     save_weights(tmp_path / "other", GradientCompletion(GRADIENT_PRESETS["debug"].model), {})
-    said = refusal(train.bridge.main, [*command, "--gradient", str(tmp_path / "other")], capsys)
-    assert re.search("same --gradient as when .* was started, got others in", said)
-    state = tmp_path / "run" / "state.safetensors"
-    state.rename(tmp_path / "away")
-    assert "expected --init again" in refusal(train.bridge.main, [*command, *gradient], capsys)
-    (tmp_path / "away").rename(state)
-    # The checkpoint holds all of it.
-    assert train.bridge.main([*command, *gradient]) == 0
+    other = ["--gradient", str(tmp_path / "other")]
+    said = refusal(train.bridge.main, [*command, *other, *init], capsys)
+    assert re.search("same configuration, got other weights.gradient .*, now", said)
+    assert "weights.init" in refusal(train.bridge.main, [*command, *gradient], capsys)
+    assert train.bridge.main([*command, *gradient, *init]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
     description = json.loads((tmp_path / "run" / "weights" / "bridge.json").read_text())
     assert description["training"]["steps"] == 4 and description["config"]["unet"]["width"] == 24
@@ -438,7 +438,7 @@ def test_a_run_that_started_from_nothing_takes_no_other_start(runs, photos, caps
     command += ["--gradient", weights[0], "--init", weights[1]]
     command += ["--out", str(runs / "at_once" / "bridge")]
     said = refusal(train.bridge.main, command, capsys)
-    assert re.search("no --init for the run in .*, which started without", said)
+    assert re.search("same configuration, got other weights.init None, now", said)
 
 
 @pytest.mark.parametrize(
@@ -637,4 +637,4 @@ def test_checkpointing_is_not_dropped_without_a_word(tmp_path, photos, runs, cap
     options = ["--preset", "paper", "--size", "64", "--batch", "1", "--device", "cpu"]
     options += ["--gradient", weights[0], "--init", weights[1], "--data", str(photos)]
     said = refusal(train.bridge.main, [*options, "--out", str(tmp_path)], capsys)
-    assert "ADM network for a preset with checkpointing, got unet" in said
+    assert "expected an ADM network for checkpointing, got unet" in said

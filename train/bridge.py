@@ -9,7 +9,6 @@ import argparse
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,13 +20,13 @@ from asyncdsb.networks import ADMUNet
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
-from asyncdsb.store.checkpoint import config_from_dict, load_weights
+from asyncdsb.store.checkpoint import load_weights
 from train.data.batches import SAMPLE_STEP, draw_tau, draw_times
 from train.data.draws import to_device
 from train.judge.validation import RestorationValidator
 from train.loop.options import program
 from train.loop.processes import BoundMethod, Processes
-from train.loop.run import parser, recorded, run
+from train.loop.run import parser, run
 from train.loop.trainer import Trainer
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
@@ -60,7 +59,7 @@ class BridgeTrainer(Trainer):
         if args.init:
             model: Any = started_from(args.init, preset.model, processes.main)
         else:
-            model = BridgeDenoiser(started_with(args.out) or preset.model)
+            model = BridgeDenoiser(preset.model)
         self.model: BridgeDenoiser = model.to(args.device, memory_format=torch.channels_last)
         self.config = self.model.config
         self.schedule = self.config.schedule
@@ -70,7 +69,7 @@ class BridgeTrainer(Trainer):
             self.model.unet.checkpointing = preset.checkpointing
         super().__init__(preset, args, processes, self.model)
         adam = partial(torch.optim.AdamW, fused=True)
-        self.optimise(self.model, adam, preset.muon, weight_decay=preset.weight_decay)
+        self.optimise(adam, weight_decay=preset.weight_decay)
         self.compile(self.model.unet)
         self.loss = processes.joined(BoundMethod(self.model, "loss"))
         if args.val and processes.main:
@@ -80,9 +79,14 @@ class BridgeTrainer(Trainer):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Draw the batch of this step, learn from it, one part after the other."""
-        means, norm = self.update(
-            "model", self.loss, lambda part: self.terms(self.prepare(step, part))
-        )
+
+        def terms(part: int) -> dict[str, Tensor]:
+            batch = self.prepare(step, part)
+            with self.mixed():
+                loss = self.loss(*batch, self.schedule.total_var)
+            return {"loss": loss.mean()}
+
+        means, norm = self.update("model", self.loss, terms)
         self.ema.update_parameters(self.model)
         return means | {"norm": norm}
 
@@ -107,19 +111,9 @@ class BridgeTrainer(Trainer):
         context = self.model.context(image, mask, gradient, stochastic, noise)
         return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context)
 
-    def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
-        """Terms of the loss; their sum is minimised."""
-        with self.mixed():
-            loss = self.loss(*batch, self.schedule.total_var)
-        return {"loss": loss.mean()}
-
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Gradient maps that tau follows: completed, or else those of other photographs.
-
-        A tau map must not tell the network what is missing. Another photograph's gradient looks
-        like a completed one and says nothing about this photograph.
-        """
+        """Completed gradients, or else other photographs', which do not tell what is missing."""
         if self.completion is None:
             return image_gradient(image).roll(1, 0)
         with self.mixed():
@@ -161,8 +155,7 @@ INPUTS |= {"unet.head.weight": 1, "unet.input_blocks.0.0.weight": 1}
 def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
     """A denoiser of another configuration with the same ``unet``, started from trained weights.
 
-    Channels of the input keep their weights by name. Those that the model did not see change
-    nothing before they are trained.
+    Input channels keep their weights by name; what the model did not see changes nothing at first.
     """
     if model.config == config:
         return model
@@ -188,11 +181,7 @@ def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
 
 
 def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoiser:
-    """Trained weights, made to see and do what a configuration says.
-
-    A network that is not the configuration's keeps everything of its own, and sees the conditions
-    of both; with ``tell`` this is printed.
-    """
+    """Trained weights that see what a configuration says; another network keeps all of its own."""
     model = load_weights(folder, "bridge")[0].train()
     own = model.config
     if own.unet != config.unet:
@@ -203,27 +192,11 @@ def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoise
     return adapted(model, config)
 
 
-def started_with(out: str | Path) -> BridgeConfig | None:
-    """The configuration of a run that was started with ``--init``; None for any other folder.
-
-    ValueError if that run has no checkpoint to go on from.
-    """
-    before = recorded(out)
-    if "init" not in before.get("weights", {}):
-        return None
-    if not (Path(out) / "state.safetensors").exists():
-        raise ValueError(f"expected --init again, as the run in {out} has no checkpoint yet")
-    return config_from_dict(BridgeConfig, before["preset"]["model"])
-
-
 def bridge_parser() -> argparse.ArgumentParser:
-    """Options of this program; see :func:`train.loop.run.parser` for what it has in common."""
+    """Options of this program."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
-    add = options.add_argument
     others = "without, tau follows other photographs' gradients"
-    add("--gradient", help=f"weights folder of train.gradient; {others}")
-    own = "where its network is not the preset's, its own is trained"
-    add("--init", help=f"weights folder of a bridge to start from; {own}")
+    options.add_argument("--gradient", help=f"weights folder of train.gradient; {others}")
     return options
 
 

@@ -135,7 +135,8 @@ def _write_shard(item: tuple[Path, list[tuple[str, FoundPhoto]]], settings: Pack
                 try:
                     data = _encoded(photo, settings)
                 except (ValueError, OSError) as error:
-                    broken.append({"photo": photo.source, "reason": _reason(error, photo)})
+                    reason = " ".join(str(error).split()).removeprefix(f"{photo.source}: ")
+                    broken.append({"photo": photo.source, "reason": reason})
                     continue
                 # Owner, mode and time keep their defaults, which are the same everywhere.
                 member = tarfile.TarInfo(f"{key}.jpg")
@@ -155,10 +156,6 @@ def _encoded(photo: FoundPhoto, settings: PackSettings) -> bytes:
         picture = scaled(picture, settings.size)
     # Colours at full resolution: these pixels are what a network learns to paint.
     return encoded(picture, format="JPEG", quality=settings.quality, subsampling=0)
-
-
-def _reason(error: Exception, photo: FoundPhoto) -> str:
-    return " ".join(str(error).split()).removeprefix(f"{photo.source}: ")
 
 
 def read_index(folder: Path) -> list[Shard]:
@@ -185,7 +182,7 @@ def read_index(folder: Path) -> list[Shard]:
 
 
 def check(folder: Path, workers: int = 1) -> list[str]:
-    """Say what is wrong with a corpus, one line for each thing; every photograph is decoded."""
+    """Say what is missing, strange or changed in a corpus since it was packed, line by line."""
     shards = read_index(folder)
     strangers = {path.name for path in folder.glob("*.tar")} - {shard.name for shard in shards}
     wrong = [f"{name}: not in {INDEX}" for name in sorted(strangers)]
@@ -195,25 +192,12 @@ def check(folder: Path, workers: int = 1) -> list[str]:
 
 
 def _check_shard(folder: Path, shard: Shard) -> list[str]:
-    path, wrong = folder / shard.name, []
+    path = folder / shard.name
     if not path.is_file():
         return [f"{shard.name}: missing"]
-    if (size := path.stat().st_size) != shard.bytes:
-        wrong.append(f"{shard.name}: expected {shard.bytes} bytes, got {size}")
-    elif file_sha256(path) != shard.sha256:
-        wrong.append(f"{shard.name}: expected another SHA-256, its contents have changed")
-    try:
-        photos = find_photos([path]) if shard.records or wrong else []
-    except ValueError as error:
-        return [*wrong, f"{shard.name}: {' '.join(str(error).split())}"]
-    if len(photos) != shard.records:
-        wrong.append(f"{shard.name}: expected {shard.records} records, got {len(photos)}")
-    for photo in photos:
-        try:
-            photo.read()
-        except ValueError as error:
-            wrong.append(f"{shard.name}/{photo.key}: {_reason(error, photo)}")
-    return wrong
+    if file_sha256(path) != shard.sha256:
+        return [f"{shard.name}: expected another SHA-256, its contents have changed"]
+    return []
 
 
 def _mapped(work: Callable, items: Sequence, workers: int) -> Iterator:

@@ -25,18 +25,8 @@ from tqdm import tqdm
 
 from asyncdsb.measure.perceptual import INCEPTION_FILE
 from asyncdsb.photo.images import write_atomic
+from train.judge import report
 from train.judge.methods import HeldOut, Method, load_methods
-from train.judge.report import (
-    classical,
-    contact_sheet,
-    difference_table,
-    gauge_table,
-    known,
-    legend,
-    markdown_table,
-    publish,
-    ratio_table,
-)
 from train.judge.results import load, restore_and_score, summarise
 from train.judge.scores import Judges
 from train.loop.options import held_out_parser, program, sampling
@@ -112,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         "versions": {"torch": torch.__version__, "opencv": cv2.__version__},
         "results": summary,
     }
-    publish(args.out, "results", results, tables_of(summary, methods, judges))
+    report.publish(args.out, "results", results, tables_of(summary, methods, judges))
     if args.sheet:
         write_sheets(held_out, methods, summary, args)
 
@@ -122,11 +112,17 @@ def tables_of(summary: dict, methods: Sequence[Method], judges: Judges) -> str:
     set_names = [name for extractor in judges.extractors for name in extractor.names]
     frechet = [extractor.names.frechet for extractor in judges.extractors]
     first = methods[0]
-    tables = [legend(summary), markdown_table(summary, set_names), gauge_table(summary)]
+    tables = [
+        report.legend(summary),
+        report.markdown_table(summary, set_names),
+        report.gauge_table(summary),
+    ]
     if len(methods) > 1:
-        tables.append(difference_table(summary, first.name, ["lpips", *frechet]))
-    if first.pipe is not None and classical(summary):
-        tables.append(ratio_table(summary, first.name, known(summary, first.name, frechet[0])))
+        tables.append(report.difference_table(summary, first.name, ["lpips", *frechet]))
+    if first.pipe is not None and report.classical(summary):
+        tables.append(
+            report.ratio_table(summary, first.name, report.known(summary, first.name, frechet[0]))
+        )
     return "\n".join(tables)
 
 
@@ -145,7 +141,7 @@ def write_sheets(
                 rows[name].append([crop.corrupted(kind, 128), *restored, crop.pixels])
     heads = ["input", *(method.name for method in methods), "truth"]
     for name, pictures in rows.items():
-        write_atomic(args.out / name, contact_sheet(pictures, heads).save)
+        write_atomic(args.out / name, report.contact_sheet(pictures, heads).save)
 
 
 main = program(parser, run)

@@ -42,10 +42,7 @@ def export(run: Path, kind: str, args: argparse.Namespace) -> None:
 
 
 def photographs(facts: Facts, manifest: Path) -> str:
-    """The card's table of photographs, from a CSV with the columns split, source and licence.
-
-    Rows whose split is the stem of a shard's name, less its number, were trained on.
-    """
+    """The card's table of the photographs in a CSV whose split is in the name of a shard."""
     shards = {name for training in facts.training.values() for name in training.get("photos", [])}
     splits = {Path(name).stem.rsplit("-", 1)[0] for name in shards}
     with open(manifest, encoding="utf-8", newline="") as file:

@@ -50,7 +50,7 @@ class GradientTrainer(Trainer):
         self.modules["discriminator"] = self.discriminator
         # EdgeConnect's Adam, without first-moment momentum as is usual against a discriminator.
         adam = partial(torch.optim.Adam, betas=(0.0, 0.9))
-        self.optimise(self.model, adam, preset.muon)
+        self.optimise(adam)
         slower = {"params": self.discriminator.parameters(), "lr_scale": preset.discriminator_lr}
         self.optimizers["discriminator"] = adam([slower])
         if isinstance(preset.model.generator, UNetConfig):
@@ -99,7 +99,7 @@ class GradientTrainer(Trainer):
 
     @torch.no_grad()
     def shown(self) -> list[Tensor]:
-        """Rows of corrupted photo, true map and completed map for eight training crops."""
+        """Rows of corrupted photo, true map and completed map."""
         image, mask = self.batches.sample()
         self.ema.eval()
         truth, fake, _ = self._maps(self.averaged.companded, image, mask)
@@ -107,14 +107,7 @@ class GradientTrainer(Trainer):
         return [image * (1 - mask), 2 * truth - 1, 2 * fake - 1]
 
 
-def gradient_parser() -> argparse.ArgumentParser:
-    """Options of this program; see :func:`train.loop.run.parser` for what it has in common."""
-    options = parser("train.gradient", GRADIENT_PRESETS, __doc__)
-    own = "the discriminator starts from nothing"
-    options.add_argument("--init", help=f"weights folder of a completion to start from; {own}")
-    return options
-
-
+gradient_parser = partial(parser, "train.gradient", GRADIENT_PRESETS, __doc__)
 main = program(gradient_parser, partial(run, GradientTrainer, GRADIENT_PRESETS))
 
 if __name__ == "__main__":

@@ -49,11 +49,7 @@ BETA_MIN = 0.1
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the network of a file, and a gradient completion, as a weights folder; tell of it.
-
-    Raises:
-        ValueError: the file holds another network, or options do not fit it.
-    """
+    """Write the network of a file, and a completion; ValueError if options do not fit."""
     file, dtype = args.file, torch.float32 if args.fp32 else torch.float16
     completion, facts = load_weights(args.gradient, "gradient")
     state, origin = read(file)
@@ -107,10 +103,9 @@ def peak(beta_max: float) -> float:
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], str]:
-    """Read the network of a file of guided diffusion or I2SB; tensors stay mapped from the file.
+    """Read the network of a file of guided diffusion or I2SB, and whose it is, in words.
 
-    Returns parameters by their published names, not checked yet, and whose they are, in words.
-    ValueError if the file cannot be read, or holds something else.
+    Tensors stay mapped from the file. ValueError if it cannot be read, or holds something else.
     """
     try:
         content = torch.load(

@@ -41,10 +41,7 @@ SCORES = ("correlation", "mean", "spread")  # of the completed gradient
 
 @torch.no_grad()
 def denoiser_errors(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, batch: int) -> dict:
-    """Errors along :data:`AXES` in the hole, ``{"membrane", "0.05", ...}``, each three numbers.
-
-    Tau is 0.5 everywhere, because the level alone matters to the network.
-    """
+    """Errors along :data:`AXES` in the hole by level, and the membrane's; tau is 0.5."""
     model, schedule = pipe.denoiser, pipe.config.schedule
     total_var = schedule.total_var
     axes = torch.tensor(COLOUR_AXES, device=pipe.device)

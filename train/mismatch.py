@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from asyncdsb.gradient import image_gradient
 from train.judge.delay import PARTS, SIGNALS, centroids, gradient_parts, progress, speeds
-from train.judge.intervals import RESAMPLES, ends
 from train.judge.methods import HeldOut, load_bridges, tensors
 from train.judge.report import difference, markdown, publish
+from train.judge.results import RESAMPLES, ends
 from train.loop.options import held_out_parser, program
 
 LEAST_GAIN = 0.01  # Gain of a measure over the run below which its course has no speed to speak of.
@@ -157,20 +157,16 @@ def table(results: dict) -> str:
     return markdown(heads, rows, 3)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options of this program."""
-    # What is copied after the run is no part of it.
-    defaults = {"masks": "center,narrow", "finish": "none", "grid": "uniform"}
-    return held_out_parser("train.mismatch", __doc__, methods="synchronous,asyncdsb", **defaults)
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, write ``mismatch.json``, ``.md`` and ``.png``."""
     results = measure(args)
     publish(args.out, "mismatch", results, table(results), partial(figure, results))
 
 
-main = program(parser, run)
+# What is copied after the run is no part of it.
+DEFAULTS = {"masks": "center,narrow", "finish": "none", "grid": "uniform"}
+DEFAULTS |= {"methods": "synchronous,asyncdsb"}
+main = program(partial(held_out_parser, "train.mismatch", __doc__, **DEFAULTS), run)
 
 if __name__ == "__main__":
     sys.exit(main())

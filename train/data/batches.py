@@ -28,10 +28,7 @@ AREA = (0.01, 0.75)  # Smallest and largest hole of a training mask, as a share 
 
 
 def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
-    """Change exposure and colours of crops (B, 3, H, H) in [-1, 1], each crop on its own.
-
-    Gamma, contrast, brightness and saturation change as far as ``strength``, from 0 to 1, allows.
-    """
+    """Change exposure and colours of crops (B, 3, H, H) in [-1, 1], as far as strength says."""
     if not strength:
         return images
 
@@ -48,10 +45,7 @@ def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
 
 
 class MaskBank:
-    """Masks of ``size`` drawn in advance and kept packed, one bit a pixel, on one device.
-
-    See :class:`train.presets.Preset` for canvases, weights of the kinds, and count.
-    """
+    """Masks drawn in advance as a preset says, kept packed, one bit a pixel, on one device."""
 
     def __init__(
         self,
@@ -88,11 +82,7 @@ class MaskBank:
 
 
 class Batches:
-    """Source of training batches; the same seed and step always give the same batch.
-
-    Raises:
-        ValueError: a batch that does not divide, crops too large for the photos, or bad photos.
-    """
+    """Source of training batches; the same seed and step always give the same batch."""
 
     def __init__(self, preset: Preset, args: argparse.Namespace, processes: Processes):
         self.preset, self.seed = preset, args.seed
@@ -114,8 +104,7 @@ class Batches:
                 f"are kept, got {largest}{twice}"
             )
         self.stream, self.held, self.shown = None, (-1, torch.empty(0)), torch.empty(0)
-        # What the order of the photographs depends on, beside the seed and the photographs, and
-        # what tells these from others: streamed ones are known by their shards.
+        # What the photographs' order depends on, and what tells them from others.
         self.identity, self.contents = dict[str, Any](), dict[str, Any]()
         if args.stream:
             self.stream = CropStream(args.data, preset.short_sides, args.seed, args.device)
@@ -132,10 +121,7 @@ class Batches:
         self.masks = {side: MaskBank(side, *mask) for side in sides}
 
     def noise(self, step: int, rows: Tensor, *shape: int) -> Tensor:
-        """Standard normal noise of some samples of a step, (len(rows), *shape), on the device.
-
-        Each sample has a seed of its own, so that nothing of the others needs to be drawn.
-        """
+        """Normal noise of samples of a step, (len(rows), *shape); each has a seed of its own."""
         noise = torch.empty(len(rows), *shape, device=self.device)
         generator = torch.Generator(self.device)
         for one, index in zip(noise, rows.tolist(), strict=True):
@@ -155,30 +141,22 @@ class Batches:
         count, side = self.preset.shape(step)
         rows = self.processes.rows(count, part, self.parts, self.each)
         draws = Draws(self._seeded(torch.Generator(), step, 0), count // self.each, rows)
-        return draws.each(self.each), *self._drawn(self._crops(step, side, draws), draws)
-
-    def close(self) -> None:
-        """End what reads ahead, if anything does."""
-        if self.stream is not None:
-            self.stream.close()
+        if self.stream is None:
+            crops = self.photos.crops(side, draws)
+        else:
+            if self.held[0] != step:
+                # All parts at once: what is read ahead is then what comes next.
+                first = self.preset.samples(step) // self.each + self.processes.index
+                share = draws.count // self.processes.count
+                self.held = step, self.stream.crops(first, share, side, self.processes.count)
+            crops = self.held[1][part :: self.parts]
+        return draws.each(self.each), *self._drawn(crops, draws)
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Photos and masks for the pictures that show a training, always the same."""
         draws = Draws.whole(self._seeded(torch.Generator(), SAMPLE_STEP, 0), SHOWN)
         shown = self.photos.crops(self.preset.size, draws) if self.stream is None else self.shown
         return self._drawn(shown, draws)
-
-    def _crops(self, step: int, side: int, draws: Draws) -> Tensor:
-        """Photos of this process's share of a step, or a part of that share."""
-        if self.stream is None:
-            return self.photos.crops(side, draws)
-        if self.held[0] != step:
-            # All parts at once: what is read ahead is then what comes next.
-            first = self.preset.samples(step) // self.each + self.processes.index
-            each = draws.count // self.processes.count
-            self.held = step, self.stream.crops(first, each, side, self.processes.count)
-        part = int(draws.rows[0]) // self.processes.count
-        return self.held[1][part :: self.parts]
 
     def _drawn(self, crops: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Augmented crops, and masks for them."""
@@ -192,9 +170,9 @@ def draw_times(
     """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1.
 
     If the preset names levels, they are even in log sigma_eff of the mean tau over the hole, but
-    for a share ``focus`` that is log-normal around sigma_data (as in EDM): there details are
-    decided, and small networks learn those levels slowest. Else they are even in t. Tau and mask
-    are (B, 1, H, W); stochastic, (B,) bool, tells whether the bridge carries noise.
+    for a share ``focus`` that is log-normal around sigma_data (as in EDM), where details are
+    decided. Else they are even in t. Tau and mask are (B, 1, H, W); stochastic, (B,) bool, tells
+    whether the bridge carries noise.
     """
 
     def placed(values: Tensor) -> Tensor:
@@ -224,18 +202,16 @@ def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws)
     Ranges tau_min <= tau_max are uniform over the triangle; see :class:`BridgePreset` for the
     shares of synchronous and smooth random maps. Gradient, mask and tau are (B, 1, H, W).
     """
-    count, device = len(mask), mask.device
+    device = mask.device
     if preset.free_tau:
         return to_device(draws.rand(*mask.shape[1:]), device)
     ends = draws.rand(2).sort(dim=1).values
     if preset.tau_range is not None:
-        ends = torch.tensor(preset.tau_range).expand(count, 2)
-    synchronous = draws.rand(1) < preset.synchronous
-    ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends)
-    low, high = to_device(ends, device).view(count, 2, 1, 1, 1).unbind(1)
-    smooth = to_device(draws.rand() < preset.smooth_tau, device).view(-1, 1, 1, 1)
+        ends = torch.tensor(preset.tau_range).expand_as(ends)
+    ends = ends.masked_fill(draws.rand(1) < preset.synchronous, 0.5)
+    low, high = to_device(ends, device)[..., None, None, None].unbind(1)
+    smooth = to_device(draws.rand(1, 1, 1) < preset.smooth_tau, device)
     field = to_device(draws.rand(1, 5, 5), device)
     field = F.interpolate(field, mask.shape[2:], mode="bicubic").clamp(0, 1)
     relative = relative_gradient(gradient, preset.model.blur_sigma, mask)
-    relative = torch.where(smooth, field, relative)
-    return low + (high - low) * relative
+    return low + (high - low) * torch.where(smooth, field, relative)

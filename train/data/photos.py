@@ -17,15 +17,10 @@ from train.data.sources import find_photos, scaled
 class PhotoBank:
     """All training photos as uint8 on one device, cropped there.
 
-    Each photo is kept at several sizes, so that a random crop at a random scale is a plain copy.
-    The pixels of all copies lie behind one another in one (N, 3) tensor, in which a batch of crops
-    is a single gather.
-
-    Args:
-        paths: see :func:`train.data.sources.find_photos`.
-        short_sides: sizes to keep, by length of the short side in pixels. A photo is never
-            enlarged, except to the smallest of them.
-        device: where the pixels live.
+    Each photo is kept at several ``short_sides``, in pixels, so that a random crop at a random
+    scale is a plain copy; it is never enlarged, except to the smallest of them. The pixels of all
+    copies lie behind one another in one (N, 3) tensor, in which a batch of crops is a single
+    gather.
     """
 
     def __init__(
@@ -62,10 +57,9 @@ class PhotoBank:
         return torch.nonzero(shortest >= size).flatten()
 
     def crops(self, size: int, draws: Draws) -> Tensor:
-        """Random crops (B, 3, size, size), each mirrored with probability one half.
+        """Random crops (B, 3, size, size) in [-1, 1], each mirrored with probability one half.
 
-        Copies of all sizes are equally likely. float32 in [-1, 1] on the bank's device; ValueError
-        if no photo is large enough.
+        Copies of all sizes are equally likely. ValueError if no photo is large enough.
         """
         fits = self.holding(size)
         which = fits[draws.randint(len(fits))]

@@ -34,10 +34,7 @@ class FoundPhoto:
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file is called like a picture, and not like what macOS hides beside them.
-
-    Kinds that cannot be read are among them, so that they are told of as what cannot be read.
-    """
+    """Whether a file is called like a picture, of any kind, also such as cannot be read."""
     path = PurePath(name)
     known = readable_suffixes() | NOT_READ
     return path.suffix.lower() in known and not path.name.startswith(".")

@@ -110,11 +110,7 @@ def classical_method(name: str) -> Method:
 
 
 def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: dict) -> Method:
-    """Return a method that runs a pipeline's ``trace`` with these settings.
-
-    Known pixels of its results are those of the crops. ``checksum`` is that of its weights, see
-    :func:`weights_checksum`.
-    """
+    """Return a method that runs a pipeline's ``trace``; ``checksum`` is that of its weights."""
 
     @torch.no_grad()
     def restore(crops: list[np.ndarray], masks: list[np.ndarray], seeds: list[int]) -> tuple:
@@ -151,12 +147,7 @@ def tensors(
 
 
 def load_methods(args: argparse.Namespace) -> list[Method]:
-    """Return the methods that :func:`train.loop.options.held_out_parser` read.
-
-    Raises:
-        ValueError: an unknown method, a name that is taken, an unknown or bad setting, or weights
-            that cannot be loaded.
-    """
+    """Return the methods that the command line names; ValueError on bad ones."""
     specs = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     known = (*NAMED_BRIDGES, *baselines.METHODS)
     axes = []

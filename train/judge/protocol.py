@@ -106,10 +106,7 @@ def iter_crops(
     size: int,
     folders: Mapping[str, MaskFolder] | None = None,
 ) -> Iterator[Crop]:
-    """Cut so many crops of a side in pixels out of each photo (key, RGB), keys all different.
-
-    ``folders`` has kinds of mask that come from folders. ValueError if count or size is too small.
-    """
+    """Cut so many crops of a side in pixels out of each photo (key, RGB), keys all different."""
     if crops < 1:
         raise ValueError(f"expected at least 1 crop per photo, got {crops}")
     if size < 32:
@@ -137,8 +134,7 @@ def _cut(photo: Image.Image, key: str, index: int, size: int) -> np.ndarray:
 def parse_kinds(text: str, inverted: bool = False) -> tuple[tuple[str, ...], dict[str, MaskFolder]]:
     """Read a comma-separated list of kinds of mask; return them, and the folders among them.
 
-    Each is a name out of :data:`asyncdsb.masks.MASK_KINDS` and :data:`AREA_KINDS`, or NAME=FOLDER.
-    ValueError on no kind, an unknown one, a folder without masks, or a name that is taken.
+    Each is one of MASK_KINDS or :data:`AREA_KINDS`, or NAME=FOLDER; ValueError otherwise.
     """
     kinds, folders, known = [], {}, (*MASK_KINDS, *AREA_KINDS)
     for part in dict.fromkeys(part.strip() for part in text.split(",")):

@@ -57,11 +57,7 @@ def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
 
 
 def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
-    """Return our scores beside those of the best classical method, if any, and their ratio.
-
-    Where they were evaluated, the columns with copied patches stand between them. For all
-    ``scores`` lower is better, and none is None.
-    """
+    """Return our scores beside those of patches and the best classical method, and their ratio."""
     names, others = next(iter(summary.values())), classical(summary)
     beside = [name for name in TITLES if name in names and name != ours]
     heads = ["mask"]
@@ -128,10 +124,7 @@ def _with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> s
 
 
 def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str:
-    """Return scores of each method minus those of ``first`` on the same crops, with intervals.
-
-    Scores are "lpips" or the name of a Frechet distance; those without an interval are left out.
-    """
+    """Return LPIPS or distances of each method minus those of ``first``, where there are any."""
     others = [method for method in next(iter(summary.values())) if method != first]
     rows = []
     for score in scores:

@@ -14,12 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from asyncdsb.measure.metrics import frechet_distance, inception_score, kernel_distance
 from asyncdsb.photo.images import write_atomic
-from train.judge.intervals import LARGEST_SET, clustered_mean, frechet_difference
 from train.judge.methods import Method
 from train.judge.protocol import Crop
 from train.judge.scores import FIRST_ERROR, SCORES, Judges, Scores, gauges, restore, score, stacked
 
 SCORES_VERSION = 6  # Part of the name of kept scores: raise it when a metric changes.
+RESAMPLES = 2000  # Bootstrap resamples behind an interval.
+SET_RESAMPLES = 200  # Bootstrap resamples behind the interval of a difference of Frechet distances.
+LARGEST_SET = 600  # Sets beyond this size get no such interval: it would take hours.
 
 
 def restore_and_score(
@@ -74,11 +76,7 @@ def load(path: Path) -> np.ndarray:
 
 
 def _missing(paths: Sequence[Path]) -> bool:
-    """Whether any is missing.
-
-    What is done at all is done for the whole batch: rounding differs between batches, and a result
-    must not depend on where a run was interrupted.
-    """
+    """Whether any is missing: rounding differs between batches, so a batch is done as a whole."""
     return not all(path.exists() for path in paths)
 
 
@@ -109,7 +107,7 @@ def summarise(
     """Means and distances of what :func:`restore_and_score` kept for the same arguments.
 
     Returns:
-        kind -> method -> score -> :func:`train.judge.intervals.clustered_mean` result; distances
+        kind -> method -> score -> :func:`clustered_mean` result; distances
         between sets are numbers, None where there are fewer than two crops; for all methods but the
         first "lpips_difference" and, by extractor, "... difference" are those to the first;
         "first_error" and "power" are those of :func:`train.judge.scores.gauges`; "worst" is the
@@ -156,3 +154,53 @@ def summarise(
             summary[kind][name] = scores
             first = first or values
     return summary
+
+
+def ends(drawn: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Both ends of the middle 95 %, (2,)."""
+    return np.quantile(drawn, (0.025, 0.975))
+
+
+def clustered_mean(
+    values: Sequence[float] | np.ndarray, groups: Sequence[str], seed: int = 0
+) -> dict:
+    """Mean of one number per crop with a 95 % interval from a bootstrap over groups, the photos.
+
+    Crops of one photo resemble each other, so whole photos are resampled, not crops. ``{"mean",
+    "low", "high", "n", "groups"}``; low and high are None for a single group.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(member, weights=np.asarray(values, float)), np.bincount(member)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    low, high = ends(sums[drawn].sum(1) / counts[drawn].sum(1)).tolist()
+    if len(names) == 1:
+        low = high = None
+    mean = float(sums.sum() / counts.sum())
+    return {"mean": mean, "low": low, "high": high, "n": len(values), "groups": len(names)}
+
+
+def frechet_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    truth: np.ndarray,
+    groups: Sequence[str],
+    seed: int = 0,
+) -> dict[str, float]:
+    """Frechet distance of one method minus that of another, with a 95 % bootstrap interval.
+
+    Whole photos are drawn with replacement, the same for both methods and the truth. A Frechet
+    distance is biased upwards in small sets, as photos that are drawn twice leave: the drawn
+    differences are shifted as a whole, by their mean, onto the measured one, "mean". All features
+    are (n, d), of the same crops; groups are their photos, at least two different ones.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    rows = [np.flatnonzero(member == index) for index in range(len(names))]
+    rng = np.random.default_rng(seed)
+    measured = frechet_distance(first, truth) - frechet_distance(second, truth)
+    drawn = []
+    for _ in range(SET_RESAMPLES):
+        chosen = np.concatenate([rows[i] for i in rng.integers(len(names), size=len(names))])
+        a, b, c = first[chosen], second[chosen], truth[chosen]
+        drawn.append(frechet_distance(a, c) - frechet_distance(b, c))
+    low, high = measured - np.mean(drawn) + ends(drawn)
+    return {"mean": measured, "low": float(low), "high": float(high)}

@@ -24,15 +24,7 @@ import numpy as np
 import torch
 
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
-from asyncdsb.measure.metrics import (
-    band_power,
-    colour_excess,
-    octaves,
-    psnr,
-    seam,
-    squared_error,
-    ssim,
-)
+from asyncdsb.measure import metrics
 from asyncdsb.measure.perceptual import (
     EfficientNetFeatures,
     FeatureExtractor,
@@ -75,10 +67,7 @@ class Judges:
 
     @classmethod
     def load(cls, device: str | torch.device, inception: str | None = None) -> Judges:
-        """LPIPS and the stand-in features, and those of FID if ``inception`` names their weights.
-
-        That is a file, or "download". ValueError if packages or weights are missing.
-        """
+        """LPIPS and the stand-in features; those of FID too if a file, or "download", is given."""
         extractors: list[FeatureExtractor] = [EfficientNetFeatures(device)]
         if inception is not None:
             file = None if inception == "download" else inception
@@ -92,10 +81,7 @@ class Judges:
 
 
 def restore(crops: Sequence[Crop], kind: str, method: Method) -> tuple[list[np.ndarray], list]:
-    """Crops restored by a method, or as another program left them, uint8 (S, S, 3) each.
-
-    With them the squared errors in the hole of the first estimates; None but for bridges.
-    """
+    """Crops restored by a method, uint8 (S, S, 3) each, and squared errors of first estimates."""
     nothing = [None] * len(crops)
     if method.source is not None:
         return [method.read_elsewhere(crop, kind) for crop in crops], nothing
@@ -106,7 +92,9 @@ def restore(crops: Sequence[Crop], kind: str, method: Method) -> tuple[list[np.n
     if first is None:
         return restored, nothing
     triples = zip(first, to_batch([crop.pixels for crop in crops]), masks, strict=True)
-    return restored, [squared_error(_picture(x), _picture(truth), m) for x, truth, m in triples]
+    return restored, [
+        metrics.squared_error(_picture(x), _picture(truth), m) for x, truth, m in triples
+    ]
 
 
 def score(
@@ -122,23 +110,23 @@ def score(
     together = zip(rows, restored, crops, distances, errors, strict=True)
     for row, image, crop, distance, error in together:
         truth, hole = crop.pixels, crop.mask(kind)
-        step, shift = seam(image, truth, hole)
+        step, shift = metrics.seam(image, truth, hole)
         # Crop by crop: what is kept of one must not depend on its batch.
         inside = torch.from_numpy(hole)[None, None]
         fill = _picture(fill_hole(to_batch([truth]), inside, "harmonic")[0])
         found, wanted = (_picture(to_batch([x])[0]) for x in (image, truth))
         row |= {
-            "psnr": min(psnr(image, truth), PSNR_CAP),
-            "psnr_hole": min(psnr(image, truth, hole), PSNR_CAP),
-            "ssim": ssim(image, truth),
-            "ssim_hole": ssim(image, truth, hole),
+            "psnr": min(metrics.psnr(image, truth), PSNR_CAP),
+            "psnr_hole": min(metrics.psnr(image, truth, hole), PSNR_CAP),
+            "ssim": metrics.ssim(image, truth),
+            "ssim_hole": metrics.ssim(image, truth, hole),
             "lpips": distance,
             "seam_step": step,
             "seam_shift": shift,
-            "colour_excess": colour_excess(image, hole),
-            "fill_error": squared_error(fill, wanted, hole),
-            "power": band_power(found, fill, hole),
-            "true_power": band_power(wanted, fill, hole),
+            "colour_excess": metrics.colour_excess(image, hole),
+            "fill_error": metrics.squared_error(fill, wanted, hole),
+            "power": metrics.band_power(found, fill, hole),
+            "true_power": metrics.band_power(wanted, fill, hole),
         }
         if error is not None:
             row[FIRST_ERROR] = error
@@ -151,16 +139,13 @@ def stacked(rows: Sequence[dict]) -> Scores:
 
 
 def gauges(scores: Scores, side: int) -> dict[str, Any]:
-    """The gauges ``{"first_error", "power"}`` of crops of one size, the latter by band.
-
-    None where a sum is missing or has nothing to be compared with.
-    """
+    """The gauges of crops of one size, "power" by band; None where nothing can be compared."""
 
     def ratio(found: float, wanted: float) -> float | None:
         return float(found / wanted) if wanted > 0 else None
 
     found, wanted = (scores[name].sum(0) for name in ("power", "true_power"))
-    bands = zip(octaves(side), found, wanted, strict=True)
+    bands = zip(metrics.octaves(side), found, wanted, strict=True)
     first = scores.get(FIRST_ERROR)
     return {
         "first_error": None if first is None else ratio(first.sum(), scores["fill_error"].sum()),
@@ -171,10 +156,7 @@ def gauges(scores: Scores, side: int) -> dict[str, Any]:
 def companded_maps(
     model: GradientCompletion, crop: Crop, kind: str, device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Completed and true gradient of a crop, companded, where it was completed, (n,) each.
-
-    With them their correlation, NaN if either is constant.
-    """
+    """Completed and true companded gradient in a crop's hole, (n,) each, and their correlation."""
     image, mask = tensors([crop], kind, device)
     inside = known_gradient(image, mask)[1] > 0.5
     found, truth = model.companded(image, mask)[inside], image_gradient(image).sqrt()[inside]

@@ -21,10 +21,7 @@ class CompletionLossWeights:
 
 
 def discriminator_loss(discriminator: nn.Module, image: Tensor, real: Tensor, fake: Tensor):
-    """Binary cross-entropy of telling true from completed maps; see :func:`generator_loss`.
-
-    No gradient flows into the completed map.
-    """
+    """Cross-entropy of telling true from completed maps, into which no gradient flows."""
     # One pass over both, because spectral normalisation advances its power iteration on every call.
     logits, _ = discriminator(_pair(image, real, fake.detach()))
     on_real, on_fake = logits.chunk(2)

@@ -36,22 +36,20 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
-def is_matrix(parameter: Tensor) -> bool:
-    """Whether :class:`Muon` takes a parameter: weights of linear layers and of convolutions."""
-    return parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= LEAST
-
-
 def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Those parameters that :class:`Muon` takes, and the others."""
-    every = list(parameters)
-    return [p for p in every if is_matrix(p)], [p for p in every if not is_matrix(p)]
+    """The weights of linear layers and of convolutions, which :class:`Muon` takes, and the rest."""
+    matrices, others = [], []
+    for p in parameters:
+        large = p.ndim >= 2 and min(len(p), p[0].numel()) >= LEAST
+        (matrices if large else others).append(p)
+    return matrices, others
 
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, each update orthogonalised as a matrix (output, all inputs).
 
-    It takes parameters that :func:`is_matrix` accepts, or groups of them. ``lr`` is the step of
-    every singular direction, for matrices at least as wide as high; the decay is decoupled.
+    It takes what :func:`split` puts first. ``lr`` is the step of every singular direction, for
+    matrices at least as wide as high; the decay is decoupled.
     """
 
     def __init__(

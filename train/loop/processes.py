@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,12 +72,6 @@ class Processes:
             return module
         # Buffers are the same everywhere: all processes start and update them alike.
         return DistributedDataParallel(module, broadcast_buffers=False)
-
-    def alone(self, module: nn.Module, alone: bool = True) -> contextlib.AbstractContextManager:
-        """Keep gradients to this process while more of a batch is to come."""
-        if alone and isinstance(module, DistributedDataParallel):
-            return module.no_sync()
-        return contextlib.nullcontext()
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each value over all processes."""

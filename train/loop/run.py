@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +26,7 @@ from train.presets import AnyPreset
 
 LOG_EVERY = 50  # Steps between records of the log, at most.
 
-LEFT_OPEN = ("preset.steps", "preset.compile", "data", "contents.", "weights.")
+LEFT_OPEN = ("preset.steps", "preset.compile", "data", "contents.")
 """What may differ when a run is taken up again: its length, what the machine can do, and what
 :func:`describe` compares by itself."""
 
@@ -41,9 +39,9 @@ def run(
     """Train from the last checkpoint in ``args.out``, or from the start, to the preset's length.
 
     Running the same command again goes on where it stopped, with any number of processes. The
-    folder then holds ``state.*`` (the checkpoint), ``log.jsonl``, ``starts.jsonl`` (when, by what
-    and how it was run), ``samples/`` and ``weights/`` (the averaged weights); with held-out photos
-    also ``validation.json``, ``curves.png`` and ``best/`` (the weights with the best score).
+    folder then holds ``state.*`` (the checkpoint), ``log.jsonl``, ``samples/`` and ``weights/``
+    (the averaged weights); with held-out photos also ``validation.json``, ``curves.png`` and
+    ``best/`` (the weights with the best score).
     """
     keep_freed()
     processes = Processes.started(args.device)
@@ -53,17 +51,8 @@ def run(
     if processes.main:
         (out / "samples").mkdir(parents=True, exist_ok=True)
         describe(out, trainer, args)
-        start = {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "command": sys.argv,
-            "torch": torch.__version__,
-            "device": args.device,
-            "processes": processes.count,
-        }
-        add_line(out / "starts.jsonl", start)
     processes.wait()
-    with contextlib.closing(trainer.batches):
-        loop(trainer, args, processes)
+    loop(trainer, args, processes)
     processes.end()
 
 
@@ -133,10 +122,7 @@ def check_finite(means: dict[str, float], step: int, saved: int) -> None:
 
 
 def check_learning(trainer: Trainer) -> None:
-    """Raise ValueError if the gradient of a weight is zero everywhere, in the step just made.
-
-    A compiled backward pass has stopped all layers before one from learning; the loss still fell.
-    """
+    """Raise ValueError if a weight got no gradient in the last step; a compiler has done it."""
     idle = [
         f"{name}.{key}"
         for name, module in trainer.modules.items()
@@ -166,7 +152,8 @@ def show(
         "photos": [Path(path).name for path in args.data],
     }
     trainer.export(out / "weights", trained)
-    if judging and (scores := trainer.validate()) is not None:
+    if judging and trainer.validator is not None:
+        scores = trainer.validator()
         # The record comes last: as long as it is not there, the next start does this again.
         if is_best(out, step, scores):
             trainer.export(out / "best", trained)
@@ -186,6 +173,7 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--steps", type=int, help="length of the training instead of the preset's")
     add("--batch", type=int, help="samples per step, all processes together")
+    add("--init", help="weights folder of the same kind of network to start from")
     add("--size", type=int, help="side of the crops instead of the preset's")
     add("--lr", type=float, help="peak learning rate instead of the preset's")
     as_it_is = "run the bridge's network as it is, whatever the preset says"
@@ -204,32 +192,21 @@ def chosen_preset(presets: dict[str, AnyPreset], args: argparse.Namespace) -> An
     return dataclasses.replace(presets[args.preset], **given)
 
 
-def recorded(out: str | Path) -> dict:
-    """What ``config.json`` in a run folder says; empty if there is none."""
-    path = Path(out) / "config.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
-
-
 def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
-    """Write the configuration; ValueError if the folder's run has another, or other weights."""
-    before = recorded(out)
-    # A run goes on from its checkpoint: what it started from need not be given again.
-    weights = before.get("weights", trainer.weights)
-    for name, checksum in trainer.weights.items():
-        if checksum != weights.get(name):
-            wanted = f"the same --{name} as when the run in {out} was started"
-            if name not in weights:
-                wanted = f"no --{name} for the run in {out}, which started without"
-            raise ValueError(f"expected {wanted}, got others in {getattr(args, name)}")
+    """Write the configuration; ValueError if the run in the folder has another."""
     now: dict[str, Any] = {
         "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
         "seed": args.seed,
         "contents": trainer.batches.contents,
         "order": trainer.batches.identity,
-        "weights": weights,
+        "weights": trainer.weights,
     }
-    if before:
+    path = out / "config.json"
+    if path.exists():
+        # What a run of an earlier version lacks came later, which changes nothing at its default.
+        preset = dataclasses.asdict(type(trainer.preset)())
+        before = {"weights": now["weights"]} | json.loads(path.read_text("utf-8"))
         # Photos may have moved; what they are called tells whether they are others.
         old, new = (sorted(Path(path).name for path in one["data"]) for one in (before, now))
         if old != new:
@@ -239,9 +216,7 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         if was and contents and was != contents:
             counts = f"{was['photographs']}, now {contents['photographs']}"
             print(f"resuming {out} with other photographs in its data: {counts}")
-        # A run of an earlier version lacks what came later, which changes nothing at its default.
-        defaults = flat({"preset": dataclasses.asdict(type(trainer.preset)())})
-        old, new = defaults | flat(before), flat(now)
+        old, new = flat({"preset": preset}) | flat(before), flat(now)
         found = [
             f"{name} {old.get(name)}, now {new.get(name)}"
             for name in sorted(old.keys() | new.keys())
@@ -255,7 +230,7 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
                 + "; ".join(found)
             )
     text = json.dumps(now, indent=2, sort_keys=True) + "\n"
-    write_atomic(out / "config.json", lambda p: p.write_text(text, "utf-8"))
+    write_atomic(path, lambda p: p.write_text(text, "utf-8"))
 
 
 def flat(values: dict, inside: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,25 +22,16 @@ from train.presets import Preset
 
 
 class Average(AveragedModel):
-    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``.
-
-    Buffers are as they last were.
-    """
+    """Moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``; buffers as last."""
 
     def __init__(self, module: nn.Module, decay: float):
-        super().__init__(module)
+        super().__init__(module, multi_avg_fn=self._approach)
         self.decay = decay
 
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        """Take in the present weights, the first of which count alone."""
-        # The count stays on the host, where torch's own method reads it back from the GPU.
+    def _approach(self, averaged: list, current: list, _: Tensor) -> None:
+        # The count is read from the host; torch hands over a copy on the GPU.
         n = int(self.n_averaged)
-        weight = 1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
-        for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
-            own.copy_(current)
-        self.n_averaged += 1
+        torch._foreach_lerp_(averaged, current, 1 - min(self.decay, (1 + n) / (10 + n)))
 
 
 class Trainer:
@@ -48,7 +40,7 @@ class Trainer:
     preset: Any
     # Options that give weights to start from, and which network's these are.
     starts: ClassVar[dict[str, str]] = {}
-    # Scores the averaged weights; None without held-out photos.
+    # Scores the averaged weights on held-out photos; "score", the lower the better, decides.
     validator: Callable[[], dict[str, float]] | None = None
 
     def __init__(
@@ -81,18 +73,17 @@ class Trainer:
             needed = "g++ and Python's headers (python3-dev), with a GPU gcc and Triton"
             print(f"torch cannot compile here, which needs {needed}: going on without, more slowly")
 
-    def optimise(
-        self, model: nn.Module, others: Callable[..., torch.optim.Optimizer], muon: float, **options
-    ) -> None:
-        """Muon for the weights of layers, at ``muon`` times the rate, ``others`` for the rest."""
-        matrices, rest = split(model.parameters()) if muon else ([], list(model.parameters()))
-        self.optimizers["model"] = others(rest, **options)
-        if matrices:
-            scaled = {"params": matrices, "lr_scale": muon}
+    def optimise(self, others: Callable[..., torch.optim.Optimizer], **options) -> None:
+        """Muon for the weights of layers, where the preset says so, ``others`` for the rest."""
+        rest = list(self.modules["model"].parameters())
+        if self.preset.muon:
+            matrices, rest = split(rest)
+            scaled = {"params": matrices, "lr_scale": self.preset.muon}
             self.optimizers["matrices"] = Muon([scaled], **options)
+        self.optimizers["model"] = others(rest, **options)
 
     def update(
-        self, name: str, joined: nn.Module, terms: Callable[[int], dict[str, Tensor]]
+        self, name: str, joined: Any, terms: Callable[[int], dict[str, Tensor]]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One update of a network; return the means of the loss's terms and the gradient's norm.
 
@@ -106,7 +97,9 @@ class Trainer:
             optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         for part in range(self.parts):
-            with self.processes.alone(joined, part < self.parts - 1):
+            # Gradients stay with this process while more of the batch is to come.
+            more = self.processes.count > 1 and part < self.parts - 1
+            with joined.no_sync() if more else contextlib.nullcontext():
                 found = terms(part)
                 (sum(found.values()) / self.parts).backward()
             for term, value in found.items():
@@ -128,10 +121,6 @@ class Trainer:
     def shown(self) -> Sequence[Tensor]:
         """The rows of that picture, (B, 1 or 3, H, W) in [-1, 1] each."""
         raise NotImplementedError
-
-    def validate(self) -> dict[str, float] | None:
-        """Score the averaged weights on held-out photos; "score", the lower the better, decides."""
-        return None if self.validator is None else self.validator()
 
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged weights in the form that the pipeline loads."""
