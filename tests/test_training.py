@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import photo_folder, refusal, smooth_photo
+from conftest import photo_folder, refusal
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -323,7 +323,7 @@ def test_augmentation_keeps_the_range_and_changes_each_crop_alone():
 
 
 def draws(count: int, seed: int = 0) -> Draws:
-    return Draws.whole(torch.Generator().manual_seed(seed), count)
+    return Draws(torch.Generator().manual_seed(seed), count, torch.arange(count))
 
 
 def bridge_args(runs, photos, *more: str) -> argparse.Namespace:
@@ -348,21 +348,6 @@ def test_another_configuration_does_not_resume(runs, photos, capsys):
     said = refusal(train.gradient.main, command, capsys)
     assert "same configuration, got other preset.batch 4, now 8" in said
     assert "preset.lr" not in said
-
-
-def test_other_photographs_under_the_same_name_are_told(tmp_path, capsys):
-    folder = photo_folder(tmp_path / "photos", 2)
-    command = ["--preset", "debug", "--data", str(folder), "--device", "cpu", "--max-minutes", "0"]
-    command += ["--out", str(tmp_path / "run")]
-    assert train.gradient.main(command) == 0
-    assert train.gradient.main(command) == 0
-    assert "other photographs" not in capsys.readouterr().out
-    smooth_photo(7, (120, 96)).save(folder / "1.png")
-    assert train.gradient.main(command) == 0
-    assert "with other photographs in its data: 2, now 2" in capsys.readouterr().out
-    smooth_photo(8, (120, 96)).save(folder / "2.png")
-    assert train.gradient.main(command) == 0
-    assert "with other photographs in its data: 2, now 3" in capsys.readouterr().out
 
 
 def test_a_run_of_an_earlier_version_resumes(tmp_path):
@@ -473,13 +458,14 @@ def test_photos_too_small_for_the_crops_are_told_before_the_training(tmp_path, c
 
 
 def test_mask_bank_draws_its_masks_only():
-    bank = MaskBank(32, (32, 64), (1, 1, 1, 1, 1), 6, seed=0)
+    preset = dataclasses.replace(BRIDGE_PRESETS["debug"], mask_canvases=(32, 64), masks=6)
+    bank = MaskBank(preset, 32, seed=0)
     masks = bank.draw(draws(64))
     assert masks.shape == (64, 1, 32, 32)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     drawn = {m.sum().item() for m in masks}
     assert len(drawn) <= 6
-    again = MaskBank(32, (32, 64), (1, 1, 1, 1, 1), 6, seed=0)
+    again = MaskBank(preset, 32, seed=0)
     assert torch.equal(masks, again.draw(draws(64)))
 
 

@@ -3,10 +3,7 @@
 python -m train.bridge --preset cpu --data PHOTOS --gradient runs/gradient/weights --out runs/bridge
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -103,7 +100,7 @@ class BridgeTrainer(Trainer):
         if len(self.config.bridges) == 2:
             chosen = draws.rand() < 0.5
         else:
-            chosen = torch.full((len(draws),), self.config.bridges[0] == "stochastic")
+            chosen = torch.full((len(draws.rows),), self.config.bridges[0] == "stochastic")
         stochastic = to_device(chosen, self.device)
         tau = draw_tau(preset, gradient, mask, draws)
         t = draw_times(preset, tau, mask, stochastic, draws)
@@ -203,4 +200,4 @@ def bridge_parser() -> argparse.ArgumentParser:
 main = program(bridge_parser, partial(run, BridgeTrainer, BRIDGE_PRESETS))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

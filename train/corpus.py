@@ -8,8 +8,6 @@ every time. ``index.json`` tells what each shard holds and what could not be rea
 killed does the shards that are missing, and ends with the same files, byte for byte.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import io
@@ -17,7 +15,6 @@ import json
 import os
 import random
 import re
-import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -37,10 +34,7 @@ from train.loop.options import program
 FORMAT, VERSION = "asyncdsb-corpus", 1
 
 INDEX = "index.json"  # Name of the file that describes a finished corpus.
-BROKEN = "broken.txt"  # beside the index: files that could not be read, and why
-
-_PROGRESS = "progress.jsonl"
-"""Settings, then a line for every shard that is done; kept until the index is written."""
+_PROGRESS = "progress.jsonl"  # settings, then a line for every shard that is done, until the end
 
 
 @dataclass(frozen=True)
@@ -117,9 +111,6 @@ def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers
     index = head | {"records": count, "shards": [o["shard"] for o in ordered], "broken": broken}
     text = json.dumps(index, indent=1) + "\n"
     write_atomic(out / INDEX, lambda p: p.write_text(text, "utf-8"))
-    if broken:
-        told = "".join(f"{entry['photo']}: {entry['reason']}\n" for entry in broken)
-        write_atomic(out / BROKEN, lambda p: p.write_text(told, "utf-8"))
     progress.unlink()
     return index
 
@@ -238,7 +229,7 @@ def run(args: argparse.Namespace) -> int:
         return int(bool(wrong))
     settings = PackSettings(args.size, args.quality, args.shard_photos)
     index = pack(args.photos, args.out, settings, args.workers)
-    broken = f", {len(index['broken'])} broken, see {BROKEN}" if index["broken"] else ""
+    broken = f", {len(index['broken'])} broken, see {INDEX}" if index["broken"] else ""
     print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")
     return 0
 
@@ -246,4 +237,4 @@ def run(args: argparse.Namespace) -> int:
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -9,10 +9,7 @@ pixels, its mask and everything that decides its restoration, with its scores an
 it; a run that was interrupted, or extended by methods, masks or photos, does only what is missing.
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -147,4 +144,4 @@ def write_sheets(
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -4,13 +4,10 @@ python -m train.export --gradient runs/gradient --bridge runs/bridge --out weigh
     --manifest MANIFEST.csv --results runs/evaluation
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import dataclasses
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -140,4 +137,4 @@ def work(args: argparse.Namespace) -> None:
 main = program(parser, work)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -3,10 +3,7 @@
 python -m train.gradient --preset cpu --data PHOTOS --out runs/gradient
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -111,4 +108,4 @@ gradient_parser = partial(parser, "train.gradient", GRADIENT_PRESETS, __doc__)
 main = program(gradient_parser, partial(run, GradientTrainer, GRADIENT_PRESETS))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

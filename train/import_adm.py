@@ -23,11 +23,8 @@ With tau = 0.5 everywhere sampling is then I2SB's, but for the noise itself and 
   samples with another draw of the noise.
 """
 
-from __future__ import annotations
-
 import argparse
 import pickle
-import sys
 import zipfile
 from pathlib import Path
 
@@ -74,12 +71,9 @@ def run(args: argparse.Namespace) -> None:
         unet=PUBLISHED,
         beta_min=BETA_MIN,
         beta_max=peak(args.beta_max),
-        fill="zero",
-        hole_noise=1.0,
         conditions=conditions,
         parametrisation="score",
         bridges=("deterministic" if args.ot_ode else "stochastic",),
-        resolution=256,
     )
     with torch.device("meta"):
         denoiser = BridgeDenoiser(config)
@@ -93,8 +87,7 @@ def run(args: argparse.Namespace) -> None:
 def peak(beta_max: float) -> float:
     """Largest beta of I2SB's schedule in units of t in [0, 1], to four digits.
 
-    sqrt(beta) rises from sqrt(1e-4) towards sqrt(beta_max / 1000) over 1000 steps, of which the
-    first 500 are used, and mirrored.
+    sqrt(beta) rises linearly to sqrt(beta_max) over 1000 steps; 500 are used, and mirrored.
     """
     if not beta_max >= BETA_MIN:
         raise ValueError(f"expected a beta_max of at least {BETA_MIN}, got {beta_max}")
@@ -166,4 +159,4 @@ def parser() -> argparse.ArgumentParser:
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,11 +10,8 @@ companded map in the hole, its mean over the true one, and the range of tau from
 90th percentile in the hole over the range asked for (Eq. 11).
 """
 
-from __future__ import annotations
-
 import argparse
 import math
-import sys
 from functools import partial
 
 import numpy as np
@@ -123,4 +120,4 @@ def run(args: argparse.Namespace) -> None:
 main = program(partial(held_out_parser, "train.levels", __doc__), run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

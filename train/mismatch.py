@@ -13,10 +13,7 @@ The curves of all photos are averaged first and then differentiated, so that a p
 similarity hardly changes does not rule the mean. Intervals come from a bootstrap over photos.
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -169,4 +166,4 @@ DEFAULTS |= {"methods": "synchronous,asyncdsb"}
 main = program(partial(held_out_parser, "train.mismatch", __doc__, **DEFAULTS), run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,17 +1,4 @@
-"""Named training presets.
-
-==================  =============================================================================
-portraits, scenes   the bundled weights, trained for as long as a processor is free
-shipped             one large GPU, less than an hour
-workstation         a GPU with 24 GB, a day
-cpu                 a desktop processor, an hour or two
-paper               the setting of the paper, of which one GPU holds a part of a batch only
-claims-...          many small networks, see :mod:`train.claims`
-debug               the tests
-==================  =============================================================================
-"""
-
-from __future__ import annotations
+"""Named training presets; ``train/README.md`` says what each is for, and :mod:`train.claims`."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar

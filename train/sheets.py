@@ -6,11 +6,8 @@ kinds of mask, one sheet a kind (``--masks center`` for one sheet of all photos)
 a CSV with the columns key and source; with it only photos of one source are shown.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -84,4 +81,4 @@ def parser() -> argparse.ArgumentParser:
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -11,12 +11,9 @@ the test set; the draw depends on the seed and the file names alone.
 Each list holds one photo a line, relative to the list's folder.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import random
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -112,4 +109,4 @@ def parser() -> argparse.ArgumentParser:
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,9 +1,6 @@
 """Training batches, drawn from (seed, step) alone: photos, masks, times and tau ranges."""
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,18 +44,11 @@ def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
 class MaskBank:
     """Masks drawn in advance as a preset says, kept packed, one bit a pixel, on one device."""
 
-    def __init__(
-        self,
-        size: int,
-        canvases: Sequence[int],
-        weights: Sequence[float],
-        count: int,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ):
-        self.size, self.canvases = size, [max(size, canvas) for canvas in canvases]
-        self.share = np.array(weights) / sum(weights)
-        packed = [np.packbits(self._drawn(np.random.default_rng((seed, i)))) for i in range(count)]
+    def __init__(self, preset: Preset, size: int, seed: int, device: torch.device | str = "cpu"):
+        self.size, self.canvases = size, [max(size, side) for side in preset.mask_canvases]
+        self.share = np.array(preset.mask_weights) / sum(preset.mask_weights)
+        seeds = [(seed, number) for number in range(preset.masks)]
+        packed = [np.packbits(self._drawn(np.random.default_rng(words))) for words in seeds]
         self.packed = torch.from_numpy(np.stack(packed)).to(device)
         self.shifts = torch.arange(7, -1, -1, device=device)
 
@@ -104,8 +94,7 @@ class Batches:
                 f"are kept, got {largest}{twice}"
             )
         self.stream, self.held, self.shown = None, (-1, torch.empty(0)), torch.empty(0)
-        # What the photographs' order depends on, and what tells them from others.
-        self.identity, self.contents = dict[str, Any](), dict[str, Any]()
+        self.identity: dict[str, Any] = {}  # what the photographs' order depends on
         if args.stream:
             self.stream = CropStream(args.data, preset.short_sides, args.seed, args.device)
             names = [path.name for path in self.stream.shards]
@@ -116,9 +105,7 @@ class Batches:
         else:
             self.photos = PhotoBank(args.data, preset.short_sides, args.device)
             self.photos.holding(largest)
-            self.contents = self.photos.contents
-        mask = preset.mask_canvases, preset.mask_weights, preset.masks, args.seed, args.device
-        self.masks = {side: MaskBank(side, *mask) for side in sides}
+        self.masks = {side: MaskBank(preset, side, args.seed, args.device) for side in sides}
 
     def noise(self, step: int, rows: Tensor, *shape: int) -> Tensor:
         """Normal noise of samples of a step, (len(rows), *shape); each has a seed of its own."""
@@ -154,7 +141,8 @@ class Batches:
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Photos and masks for the pictures that show a training, always the same."""
-        draws = Draws.whole(self._seeded(torch.Generator(), SAMPLE_STEP, 0), SHOWN)
+        generator = self._seeded(torch.Generator(), SAMPLE_STEP, 0)
+        draws = Draws(generator, SHOWN, torch.arange(SHOWN))
         shown = self.photos.crops(self.preset.size, draws) if self.stream is None else self.shown
         return self._drawn(shown, draws)
 

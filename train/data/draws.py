@@ -20,15 +20,6 @@ class Draws:
     count: int  # samples of the whole batch
     rows: Tensor  # which samples are kept, (kept,) of int64
 
-    @classmethod
-    def whole(cls, generator: torch.Generator, count: int) -> Draws:
-        """All samples' numbers."""
-        return cls(generator, count, torch.arange(count))
-
-    def __len__(self) -> int:
-        """How many samples are kept."""
-        return len(self.rows)
-
     def each(self, size: int) -> Draws:
         """Numbers for ``size`` samples in the place of each."""
         rows = size * self.rows[:, None] + torch.arange(size)

@@ -1,9 +1,6 @@
 """Training photographs that are held in memory."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,16 +20,10 @@ class PhotoBank:
     gather.
     """
 
-    def __init__(
-        self,
-        paths: Iterable[str | Path],
-        short_sides: Sequence[int],
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, paths: Sequence[str], short_sides: Sequence[int], device: str = "cpu"):
         pixels, sizes = [], []
-        photos = find_photos(paths)
         smallest, *others = sorted(short_sides)
-        for found in tqdm(photos, unit="photo", leave=False):
+        for found in tqdm(find_photos(paths), unit="photo", leave=False):
             photo = found.read()
             for side in (smallest, *(side for side in others if side <= min(photo.size))):
                 array = np.array(scaled(photo, side))
@@ -42,9 +33,6 @@ class PhotoBank:
         self.sizes = torch.tensor(sizes)
         self.offsets = areas.cumsum(0) - areas
         self.pixels = torch.cat(pixels).to(device)
-        # What tells these photographs from others: how many, and the sum of their values.
-        total = int(self.pixels.sum(dtype=torch.int64))
-        self.contents = {"photographs": len(photos), "sum": total}
 
     def holding(self, size: int) -> Tensor:
         """Which copies hold a square crop of this side, (n,) of int64; ValueError if none does."""

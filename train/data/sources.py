@@ -1,7 +1,5 @@
 """Photographs for training and evaluation: folders and tar shards, decoded once."""
 
-from __future__ import annotations
-
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

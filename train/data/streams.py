@@ -5,8 +5,6 @@ and orientation of sample n follow from (seed, n). Any sample can be had at any 
 samples drawn so far is all that a checkpoint needs to hold, however many processes share them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -26,7 +24,7 @@ _ORDER, _CROP = 1, 2  # Kinds of random numbers; without them epoch 3 would shar
 
 
 def window(photo: Image.Image, side: int, corner: Sequence[float], size: int) -> Image.Image:
-    """Cut a square out of a photo scaled to ``side``; its corner is x and y as shares, in [0, 1)."""
+    """Cut a square out of a photo scaled to ``side``; its corner is x and y, shares in [0, 1)."""
     edges = scaled_size(photo.size, side)
     left, top = (int(share * (edge - size + 1)) for share, edge in zip(corner, edges, strict=True))
     if edges == photo.size:

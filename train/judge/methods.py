@@ -17,8 +17,6 @@ has the weights of ``--weights``: ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0
 ``quick=?steps=5``. A weights folder without a completion network borrows that of ``--weights``.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import itertools

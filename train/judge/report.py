@@ -1,7 +1,5 @@
 """What an evaluation found, as Markdown tables and contact sheets."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path

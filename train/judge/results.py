@@ -1,7 +1,5 @@
 """Crops restored by methods and scored, kept on disk, and what all of them add up to."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -98,20 +96,15 @@ def _keep(files: Sequence[Path], rows: Sequence[dict]) -> None:
 
 
 def summarise(
-    crops: Iterable[Crop],
-    methods: Sequence[Method],
-    kinds: Sequence[str],
-    folder: Path,
-    judges: Judges,
+    crops: Iterable[Crop], methods: list[Method], kinds: Sequence[str], folder: Path, judges: Judges
 ) -> dict:
     """Means and distances of what :func:`restore_and_score` kept for the same arguments.
 
     Returns:
-        kind -> method -> score -> :func:`clustered_mean` result; distances
-        between sets are numbers, None where there are fewer than two crops; for all methods but the
-        first "lpips_difference" and, by extractor, "... difference" are those to the first;
-        "first_error" and "power" are those of :func:`train.judge.scores.gauges`; "worst" is the
-        name of the crop with the largest LPIPS.
+        kind -> method -> score -> :func:`clustered_mean` result; distances between sets are
+        numbers, None for a single crop; for all methods but the first "lpips_difference" and, by
+        extractor, "... difference" are those to the first; "first_error" and "power" are those of
+        :func:`train.judge.scores.gauges`; "worst" is the name of the crop with the largest LPIPS.
     """
 
     def read(path: Path) -> dict:
@@ -180,11 +173,7 @@ def clustered_mean(
 
 
 def frechet_difference(
-    first: np.ndarray,
-    second: np.ndarray,
-    truth: np.ndarray,
-    groups: Sequence[str],
-    seed: int = 0,
+    first: np.ndarray, second: np.ndarray, truth: np.ndarray, groups: Sequence[str]
 ) -> dict[str, float]:
     """Frechet distance of one method minus that of another, with a 95 % bootstrap interval.
 
@@ -195,7 +184,7 @@ def frechet_difference(
     """
     names, member = np.unique(groups, return_inverse=True)
     rows = [np.flatnonzero(member == index) for index in range(len(names))]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     measured = frechet_distance(first, truth) - frechet_distance(second, truth)
     drawn = []
     for _ in range(SET_RESAMPLES):

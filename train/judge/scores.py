@@ -98,11 +98,7 @@ def restore(crops: Sequence[Crop], kind: str, method: Method) -> tuple[list[np.n
 
 
 def score(
-    restored: Sequence[np.ndarray],
-    errors: Sequence[float | None],
-    crops: Sequence[Crop],
-    kind: str,
-    judges: Judges,
+    restored: list[np.ndarray], errors: list, crops: Sequence[Crop], kind: str, judges: Judges
 ) -> list[dict[str, Any]]:
     """Score what :func:`restore` returned; each crop's part of :data:`Scores`."""
     distances = judges.lpips(to_batch(restored), to_batch([c.pixels for c in crops])).tolist()

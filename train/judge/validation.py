@@ -1,7 +1,5 @@
 """A look at held-out photos during training: scores, their curves, and which weights are best."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,12 +89,6 @@ def held_out_records(out: Path) -> list[dict]:
     """The records of ``validation.json`` in a run folder, in the order of their steps."""
     path = out / "validation.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else []
-
-
-def is_best(out: Path, step: int, scores: dict[str, float]) -> bool:
-    """Whether no record of an earlier step has a lower "score"."""
-    score = round(scores["score"], DIGITS)
-    return all(score <= r["score"] for r in held_out_records(out) if r["step"] < step)
 
 
 def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:

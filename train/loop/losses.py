@@ -1,7 +1,5 @@
 """Losses of the gradient-completion step (Eq. 10)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ torch.optim.Muon takes matrices only, and multiplies in bf16, which processors w
 do slowly. This one takes the weights of convolutions too, in their own precision.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Options that the programs for evaluation share, and how all programs end."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The part all trainings share: run folder, resuming, learning rate, the loop."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -18,7 +16,7 @@ from tqdm import tqdm
 
 from asyncdsb.networks.malloc import keep_freed
 from asyncdsb.photo.images import write_atomic
-from train.judge.validation import held_out_records, is_best, keep_scores
+from train.judge.validation import DIGITS, held_out_records, keep_scores
 from train.loop.jsonl import add_line
 from train.loop.processes import Processes
 from train.loop.trainer import Trainer
@@ -27,8 +25,7 @@ from train.presets import AnyPreset
 LOG_EVERY = 50  # Steps between records of the log, at most.
 
 LEFT_OPEN = ("preset.steps", "preset.compile", "data", "contents.")
-"""What may differ when a run is taken up again: its length, what the machine can do, and what
-:func:`describe` compares by itself."""
+"""What may differ when a run is taken up again; ``contents`` is from earlier versions."""
 
 
 def run(
@@ -154,9 +151,10 @@ def show(
     trainer.export(out / "weights", trained)
     if judging and trainer.validator is not None:
         scores = trainer.validator()
-        # The record comes last: as long as it is not there, the next start does this again.
-        if is_best(out, step, scores):
+        earlier = [record["score"] for record in held_out_records(out) if record["step"] < step]
+        if all(round(scores["score"], DIGITS) <= score for score in earlier):
             trainer.export(out / "best", trained)
+        # The record comes last: as long as it is not there, the next start does this again.
         keep_scores(out, step, scores)
 
 
@@ -198,7 +196,6 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
         "seed": args.seed,
-        "contents": trainer.batches.contents,
         "order": trainer.batches.identity,
         "weights": trainer.weights,
     }
@@ -211,11 +208,6 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         old, new = (sorted(Path(path).name for path in one["data"]) for one in (before, now))
         if old != new:
             print(f"resuming {out} with other data: {', '.join(old)}, now {', '.join(new)}")
-        # A folder of the same name may hold others by now; runs of earlier versions do not say.
-        was, contents = before.get("contents"), now["contents"]
-        if was and contents and was != contents:
-            counts = f"{was['photographs']}, now {contents['photographs']}"
-            print(f"resuming {out} with other photographs in its data: {counts}")
         old, new = flat({"preset": preset}) | flat(before), flat(now)
         found = [
             f"{name} {old.get(name)}, now {new.get(name)}"

@@ -1,7 +1,5 @@
 """What both trainers share: batches, weight average, optimisers, one update, samples, export."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 from collections.abc import Callable, Sequence
