@@ -177,18 +177,16 @@ def check(folder: Path, workers: int = 1) -> list[str]:
     shards = read_index(folder)
     strangers = {path.name for path in folder.glob("*.tar")} - {shard.name for shard in shards}
     wrong = [f"{name}: not in {INDEX}" for name in sorted(strangers)]
-    for lines in _mapped(partial(_check_shard, folder), shards, workers):
-        wrong += lines
-    return wrong
+    return wrong + list(filter(None, _mapped(partial(_check_shard, folder), shards, workers)))
 
 
-def _check_shard(folder: Path, shard: Shard) -> list[str]:
+def _check_shard(folder: Path, shard: Shard) -> str:
+    """What is wrong with a shard; nothing if all is well."""
     path = folder / shard.name
     if not path.is_file():
-        return [f"{shard.name}: missing"]
-    if file_sha256(path) != shard.sha256:
-        return [f"{shard.name}: expected another SHA-256, its contents have changed"]
-    return []
+        return f"{shard.name}: missing"
+    changed = file_sha256(path) != shard.sha256
+    return f"{shard.name}: expected another SHA-256, its contents have changed" if changed else ""
 
 
 def _mapped(work: Callable, items: Sequence, workers: int) -> Iterator:

@@ -4,9 +4,9 @@ Crops, masks and seeds follow :mod:`train.judge.protocol`, methods are those of
 :mod:`train.judge.methods`, scores and gauges those of :mod:`train.judge.scores`; see
 ``docs/measuring.md``. PSNR counts at most 100 dB per crop.
 
-Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
-pixels, its mask and everything that decides its restoration, with its scores and features beside
-it; a run that was interrupted, or extended by methods, masks or photos, does only what is missing.
+Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on all that
+decides its restoration, with its scores and features beside it; a run that was interrupted, or
+extended by methods, masks or photos, does only what is missing.
 """
 
 import argparse

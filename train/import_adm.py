@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
     completion, facts = load_weights(args.gradient, "gradient")
     state, origin = read(file)
     report = [f"found {origin}"]
-    conditions = ("x1",) if _size(state, STEM, 1) == 6 else ()
+    shapes = {name: tuple(state[name].shape) for name in (STEM, HEAD[0]) if name in state}
+    conditions = ("x1",) if shapes.get(STEM, ())[1:2] == (6,) else ()
     if conditions:
         report.append("the network sees x1")
         if args.ot_ode:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
                 "expected a network that sees the state alone for --ot-ode, got one that sees x1 "
                 "too: without noise both together give the picture away, and it is not given x1"
             )
-    variances = _size(state, HEAD[0], 0) == 6
+    variances = shapes.get(HEAD[0], ())[:1] == (6,)
     with torch.device("meta"):
         network = PUBLISHED.build(6 if conditions else 3, 6 if variances else 3, scalars=2)
     if lines := misfits(network, state):
@@ -132,12 +133,6 @@ def read(file: Path) -> tuple[dict[str, Tensor], str]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         wrong = f"{type(error).__name__}: {error}"
     raise ValueError(f"expected tensors by name, or I2SB's net and ema, in {file}, got {wrong}")
-
-
-def _size(state: dict[str, Tensor], name: str, axis: int) -> int | None:
-    """Length of a parameter along an axis, or None if there is no such thing."""
-    shape = state[name].shape if name in state else ()
-    return shape[axis] if axis < len(shape) else None
 
 
 def parser() -> argparse.ArgumentParser:

@@ -29,9 +29,8 @@ from train.judge.report import markdown, publish
 from train.judge.scores import companded_maps
 from train.loop.options import held_out_parser, program
 
+# sigma_eff in units of pictures in [-1, 1]; infinite at t = 1.
 LEVELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0, math.inf)
-"""sigma_eff in units of pictures in [-1, 1]; infinite at t = 1."""
-
 AXES = ("brightness", "red-blue", "green-magenta")
 SCORES = ("correlation", "mean", "spread")  # of the completed gradient
 

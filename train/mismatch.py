@@ -6,8 +6,8 @@ all pixels (I2SB) and with the schedule of the pixel's gradient. Two signals are
 
 x_t        the projection ``<x1 - x, x1 - x0> / |x1 - x0|^2``, the share of the way from x1 to x0.
            For states of the bridge its mean is 1 - s, hence its slope is beta(t; tau) / M.
-x0_hat     SSIM, the mean similarity to the truth over the pixels, as in the paper. Even a run whose
-           states follow the bridge exactly has not the slope beta(t): only methods can be compared.
+x0_hat     SSIM, the mean similarity to the truth over the pixels, as in the paper. Its slope is not
+           beta(t) even if the states follow the bridge exactly: only methods can be compared.
 
 The curves of all photos are averaged first and then differentiated, so that a photo whose
 similarity hardly changes does not rule the mean. Intervals come from a bootstrap over photos.
@@ -35,14 +35,9 @@ LEAST_GAIN = 0.01  # Gain of a measure over the run below which its course has n
 def summary(t: np.ndarray, curves: np.ndarray, photos: list[str]) -> dict:
     """Speeds and delays of the mean curves of one method, signal and part.
 
-    Args:
-        t: (N + 1,) times of all runs.
-        curves: (runs, 2, N + 1), what was restored and what the schedule says.
-        photos: the photo of each run.
-
-    Returns:
-        "run" and "beta", shares of both per step (N,), and "delay", how much later the centroid
-        of the former comes, (1 + RESAMPLES,), measured and then drawn; NaN without a speed.
+    Of times t (N + 1,), curves (runs, 2, N + 1), what was restored and what the schedule says, and
+    the photo of each run: "run" and "beta", shares of both per step (N,), and "delay", how much
+    later the former's centroid comes, (1 + RESAMPLES,), measured and then drawn; NaN without speed.
     """
     names, member = np.unique(photos, return_inverse=True)
     sums = np.zeros((len(names), *curves.shape[1:]))
@@ -162,8 +157,8 @@ def run(args: argparse.Namespace) -> None:
 
 # What is copied after the run is no part of it.
 DEFAULTS = {"masks": "center,narrow", "finish": "none", "grid": "uniform"}
-DEFAULTS |= {"methods": "synchronous,asyncdsb"}
-main = program(partial(held_out_parser, "train.mismatch", __doc__, **DEFAULTS), run)
+options = partial(held_out_parser, methods="synchronous,asyncdsb", **DEFAULTS)
+main = program(partial(options, "train.mismatch", __doc__), run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -6,9 +6,8 @@ python -m train.splits places2 --train data_256 --val val_256 -o splits/places2
 
 CelebA-HQ holds 30,000 of CelebA's faces. CelebA's own partition (Liu et al. 2015) says which are
 for training, validation and test. Of Places2's 36,500 validation photos, 6,000 drawn at random are
-the test set; the draw depends on the seed and the file names alone.
-
-Each list holds one photo a line, relative to the list's folder.
+the test set; the draw depends on the seed and the file names alone. Each list holds one photo a
+line, relative to the list's folder.
 """
 
 import argparse
@@ -25,12 +24,10 @@ PARTS = ("train", "val", "test")  # Parts by CelebA's numbers 0, 1 and 2.
 
 
 def celeba_hq(images: Path, mapping: Path, partition: Path) -> dict[str, list[Path]]:
-    """Sort the faces of CelebA-HQ by CelebA's partition: part -> photos by number, or ValueError.
+    """Sort the faces of CelebA-HQ, ``0.jpg``, ..., by CelebA's partition: part -> photos by number.
 
-    Args:
-        images: folder of ``0.jpg``, ``1.jpg``, ..., of any picture format.
-        mapping: lines "index in CelebA-HQ, index in CelebA, file in CelebA", under a head line.
-        partition: lines "file in CelebA, 0 | 1 | 2".
+    Lines of the mapping are "index in CelebA-HQ, index in CelebA, file in CelebA", under a head
+    line, those of the partition "file in CelebA, 0 | 1 | 2". ValueError if they are not.
     """
     parts = {}
     for number, (name, part) in enumerate(_columns(partition, 2), 1):

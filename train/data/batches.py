@@ -157,10 +157,9 @@ def draw_times(
 ) -> Tensor:
     """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1.
 
-    If the preset names levels, they are even in log sigma_eff of the mean tau over the hole, but
-    for a share ``focus`` that is log-normal around sigma_data (as in EDM), where details are
-    decided. Else they are even in t. Tau and mask are (B, 1, H, W); stochastic, (B,) bool, tells
-    whether the bridge carries noise.
+    With levels in the preset they are even in log sigma_eff of the mean tau over the hole, but for
+    a share ``focus`` that is log-normal around sigma_data (as in EDM); else they are even in t. Tau
+    and mask are (B, 1, H, W); stochastic, (B,) bool, tells whether the bridge carries noise.
     """
 
     def placed(values: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 class Draws:
     """Random numbers, one or some for each sample of a batch, of which some samples' are kept.
 
-    Every process draws the numbers of all samples, which are few, and keeps those of its own. A
-    batch is therefore the same, whatever the number of processes or parts that share it.
+    Every process draws the numbers of all samples and keeps those of its own, so that a batch is
+    the same, whatever the number of processes or parts that share it.
     """
 
     generator: torch.Generator  # on the CPU, in the same state in every process

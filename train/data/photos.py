@@ -15,9 +15,8 @@ class PhotoBank:
     """All training photos as uint8 on one device, cropped there.
 
     Each photo is kept at several ``short_sides``, in pixels, so that a random crop at a random
-    scale is a plain copy; it is never enlarged, except to the smallest of them. The pixels of all
-    copies lie behind one another in one (N, 3) tensor, in which a batch of crops is a single
-    gather.
+    scale is a plain copy; it is never enlarged, except to the smallest of them. All copies lie
+    behind one another in one (N, 3) tensor, in which a batch of crops is a single gather.
     """
 
     def __init__(self, paths: Sequence[str], short_sides: Sequence[int], device: str = "cpu"):

@@ -44,15 +44,10 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def find_photos(paths: Iterable[str | Path]) -> list[FoundPhoto]:
-    """List the photos of folders, tar shards, lists and single files, in sorted order.
+    """List the photos of folders, tar shards, lists and single files; ValueError if there is none.
 
-    Args:
-        paths: folders (searched recursively; one without pictures for the tar files in it),
-            ``.tar`` files, ``.txt`` files that name one photo a line, relative to their own folder
-            and kept in their order, or picture files.
-
-    Raises:
-        ValueError: if a path does not exist, or there is no photo at all.
+    Folders are searched recursively, one without pictures for the tar files in it, and sorted.
+    ``.txt`` files name one photo a line, relative to their own folder, and keep their order.
     """
     places = [Path(path) for path in paths]
     photos: list[FoundPhoto] = []

@@ -40,14 +40,9 @@ def window(photo: Image.Image, side: int, corner: Sequence[float], size: int) ->
 class CropStream:
     """Random crops of photographs in tar files, which threads read and decode ahead.
 
-    Args:
-        paths: folders of corpora; ValueError if a shard holds another number than its index says.
-        short_sides: sizes at which photographs are shown, by length of the short side in pixels. A
-            photo is never enlarged, except to the smallest of them that holds the crop.
-        seed: of everything drawn.
-        device: where the crops go.
-        workers: threads that read, decode and scale, ahead by as many samples as were asked for
-            last, at least four each.
+    A photo is shown at any of the ``short_sides``, in pixels, and never enlarged, except to the
+    smallest of them that holds the crop. The workers are ahead by as many samples as were asked for
+    last, at least four each. ValueError if a shard holds another number than its index says.
     """
 
     def __init__(

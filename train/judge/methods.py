@@ -3,8 +3,7 @@
 ==================  =============================================================================
 bridge              the bridge of ``--weights`` alone, with the settings of the command line
 bridge+patches      the same, then known patches copied over its result
-patch-fill          known patches copied over a smooth fill, without any network
-telea, ...          this and the other classical methods of :mod:`asyncdsb.measure.baselines`
+patch-fill, ...     this and the other classical methods of :mod:`asyncdsb.measure.baselines`
 asyncdsb            the bridge with the finish of ``--finish``, or of its weights without that
 synchronous         the same with tau = 0.5 in every pixel, as I2SB
 NAME=WEIGHTS        the bridge in another weights folder, with the settings of the command line
@@ -12,9 +11,9 @@ NAME=PICTURES       restorations that any other program made of the crops that `
                     wrote, read from PICTURES/KIND/CROP.png, or .jpg
 ==================  =============================================================================
 
-A bridge may have settings of its own, joined by "&" after a "?", and with nothing before the "?" it
-has the weights of ``--weights``: ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0.5``,
-``quick=?steps=5``. A weights folder without a completion network borrows that of ``--weights``.
+A bridge may have settings of its own, ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0.5``, with the
+weights of ``--weights`` if it names none: ``quick=?steps=5``. A weights folder without a completion
+network borrows that of ``--weights``.
 """
 
 import argparse
@@ -49,8 +48,7 @@ NAMED_BRIDGES: dict[str, dict] = {
 }
 """Bridges that need no folder, and their settings."""
 
-RESTORE_VERSION = 3
-"""Part of every identity, as the package's version is: raise it when pixels change within one."""
+RESTORE_VERSION = 3  # Part of every identity: raise it when pixels change within a version.
 
 ELSEWHERE = (".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG", ".WEBP")
 """Suffixes of restorations that other programs made; the first that is there is read."""

@@ -4,8 +4,7 @@ Every photo gives the same number of square crops.
 
 - Crop 0: the short side is resized to the crop's size, and the centre is cut out.
 - Crops 1, 2, ...: the short side is resized to a length drawn uniformly between the crop's size
-  and the photo's own short side, and a window is cut out at a uniformly drawn place. So the crops
-  show both whole scenes and details, and no photo is enlarged unless it is smaller than a crop.
+  and the photo's own short side, and a window is cut out at a uniformly drawn place.
 
 Each crop is restored once for every kind of mask. Crop windows, masks and the sampler's noise are
 drawn from seeds derived from (key, crop index, purpose), so a result depends neither on the order
@@ -33,12 +32,10 @@ AREA_KINDS = {f"{round(100 * low)}-{round(100 * high)}%": (low, high) for low, h
 
 
 class MaskFolder:
-    """Masks that lie in a folder.
+    """Masks that lie in a folder; white is the hole, or what is known if ``inverted``.
 
-    A crop takes the mask whose file is called like the crop or like its photo; if the folder has
-    none of that name, the mask at the crop's place in the sorted list, from the start again after
-    the last. A mask of another size is stretched, without values in between. White is the hole, or
-    what is known if ``inverted``. ValueError if there is no such folder, or no picture in it.
+    A crop takes the mask whose file is called like the crop or like its photo, else the one at the
+    crop's place in the sorted list, which begins again after the last. Other sizes are stretched.
     """
 
     def __init__(self, folder: Path, inverted: bool = False):
@@ -101,10 +98,7 @@ def derived_seed(*parts: str | int) -> int:
 
 
 def iter_crops(
-    photos: Iterable[tuple[str, Image.Image]],
-    crops: int,
-    size: int,
-    folders: Mapping[str, MaskFolder] | None = None,
+    photos: Iterable[tuple[str, Image.Image]], crops: int, size: int, folders: Mapping | None = None
 ) -> Iterator[Crop]:
     """Cut so many crops of a side in pixels out of each photo (key, RGB), keys all different."""
     if crops < 1:

@@ -20,11 +20,7 @@ Summary = Mapping[str, Mapping[str, Mapping]]
 
 
 def publish(
-    folder: Path,
-    name: str,
-    results: Mapping,
-    tables: str,
-    draw: Callable[[Path], object] | None = None,
+    folder: Path, name: str, results: Mapping, tables: str, draw: Callable | None = None
 ) -> None:
     """Write ``NAME.json``, ``NAME.md`` and, by ``draw``, ``NAME.png``; print the tables."""
     folder.mkdir(parents=True, exist_ok=True)

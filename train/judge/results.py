@@ -24,7 +24,7 @@ LARGEST_SET = 600  # Sets beyond this size get no such interval: it would take h
 
 def restore_and_score(
     crops: Iterable[Crop],
-    methods: Sequence[Method],
+    methods: list[Method],
     kinds: Sequence[str],
     folder: Path,
     batch: int,
@@ -32,10 +32,7 @@ def restore_and_score(
     share: tuple[int, int] = (0, 1),
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Restore crops with all methods, batch by batch, score them, and keep both in a folder.
-
-    Of a share (i, n) only the i-th of every n batches is done; ``progress`` counts restored crops.
-    """
+    """Restore and score crops; of a share (i, n), the i-th of every n batches."""
     source = iter(crops)
     batches = iter(lambda: list(islice(source, batch)), [])
     for chunk in islice(batches, share[0], None, share[1]):
@@ -177,10 +174,9 @@ def frechet_difference(
 ) -> dict[str, float]:
     """Frechet distance of one method minus that of another, with a 95 % bootstrap interval.
 
-    Whole photos are drawn with replacement, the same for both methods and the truth. A Frechet
-    distance is biased upwards in small sets, as photos that are drawn twice leave: the drawn
-    differences are shifted as a whole, by their mean, onto the measured one, "mean". All features
-    are (n, d), of the same crops; groups are their photos, at least two different ones.
+    Whole photos are drawn with replacement, the same for both methods and the truth. Because a
+    Frechet distance is biased upwards in small sets, the drawn differences are shifted, by their
+    mean, onto the measured one, "mean". Features are (n, d); groups are photos, at least two.
     """
     names, member = np.unique(groups, return_inverse=True)
     rows = [np.flatnonzero(member == index) for index in range(len(names))]

@@ -10,8 +10,7 @@ power          for every octave of frequency, power of what the restored holes s
                :func:`asyncdsb.measure.metrics.band_power`. 1 is right; near 0, structures of that
                size are missing.
 
-Both are ratios of sums over all crops of a set, so that a crop with hardly any structure does not
-rule them.
+Both are ratios of sums over all crops, so that a crop with hardly any structure does not rule them.
 """
 
 from __future__ import annotations
@@ -52,9 +51,8 @@ GOOD_POWER = (0.6, 1.4)  # Ratios of power that count as good.
 FIRST_ERROR = "first_error"  # The squared error of the first estimate in the hole, of bridges only.
 
 Scores = dict[str, np.ndarray]
-"""By name, the value of each crop: :data:`SCORES`, parts of the gauges in units of pictures in
-[-1, 1] ("fill_error", squared error of the smooth fill; "power" and "true_power", per band, of the
-restored and of the true hole; :data:`FIRST_ERROR`), and features (n, d) by extractor."""
+"""By name, the value of each crop: :data:`SCORES`, what :func:`gauges` needs of pictures in
+[-1, 1], and features (n, d) by extractor."""
 
 
 @dataclass(frozen=True)

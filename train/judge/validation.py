@@ -37,10 +37,7 @@ class RestorationValidator:
         self.slug, self.true_features = extractor.slug, np.concatenate(truths)
 
     def __call__(self) -> dict[str, float]:
-        """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds.
-
-        The gauges of :mod:`train.judge.scores` are "KIND/first_error" and "KIND/power/BAND".
-        """
+        """Mean scores and gauges as "KIND/SCORE", "KIND/power/BAND"; "score" is the mean LPIPS."""
         # What is copied from the known part says nothing about the network.
         settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "finish": "none"}
         method = bridge_method("present", self.pipe, "", settings)

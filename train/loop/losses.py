@@ -13,9 +13,7 @@ class CompletionLossWeights:
 
     adversarial: float = 1.0  # lambda_adv of Eq. 10
     feature_matching: float = 10.0  # lambda_FM of Eq. 10
-    # Of the mean absolute error over the hole. Not in the paper, whose targets are edges; for
-    # continuous maps it anchors the magnitude.
-    l1: float = 10.0
+    l1: float = 10.0  # of the error over the hole; not in the paper, whose maps are edges
 
 
 def discriminator_loss(discriminator: nn.Module, image: Tensor, real: Tensor, fake: Tensor):

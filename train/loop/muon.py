@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Of the quintic iteration; its fixed points are near 1 for all singular values from 0.01 up.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration; its fixed points are near 1 for all singular values from 0.01 up."""
-
 LEAST = 8  # Rows and columns below which a weight is no matrix worth orthogonalising.
 
 

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-PATIENCE = timedelta(days=7)
-"""How long a process waits for another, which may have many batches left or be validating."""
+PATIENCE = timedelta(days=7)  # How long a process waits for another, which may be validating.
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,8 @@ def run(
     """Train from the last checkpoint in ``args.out``, or from the start, to the preset's length.
 
     Running the same command again goes on where it stopped, with any number of processes. The
-    folder then holds ``state.*`` (the checkpoint), ``log.jsonl``, ``samples/`` and ``weights/``
-    (the averaged weights); with held-out photos also ``validation.json``, ``curves.png`` and
-    ``best/`` (the weights with the best score).
+    folder holds ``state.*`` (the checkpoint), ``log.jsonl``, ``samples/`` and ``weights/`` (the
+    average); with held-out photos also ``validation.json``, ``curves.png`` and ``best/``.
     """
     keep_freed()
     processes = Processes.started(args.device)
@@ -283,8 +282,7 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
                 if value.shape == parameter.shape:
                     # Files hold contiguous tensors, fused optimisers walk memory in step with the
                     # parameter: the state must have its strides.
-                    like = torch.empty_like(parameter, requires_grad=False)
-                    value = like.copy_(value)
+                    value = torch.empty_like(parameter, requires_grad=False).copy_(value)
                 found.setdefault(int(index), {})[entry] = value
         optimizer.load_state_dict(optimizer.state_dict() | {"state": found})
     return int(tensors["step"]), float(tensors["seconds"])

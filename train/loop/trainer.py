@@ -52,7 +52,7 @@ class Trainer:
         self.averaged: Any = self.ema.module  # as samples, validation and export use it
         self.modules: dict[str, nn.Module] = {"model": model, "ema": self.ema}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        # SHA-256 of the files of weights that the command line gives, by option.
+        # SHA-256 of the files of weights that the command line gives.
         self.weights = {
             name: file_sha256(Path(getattr(args, name)) / f"{kind}.safetensors")
             for name, kind in self.starts.items()
