@@ -23,6 +23,7 @@ import train.gradient
 from train.data.batches import Batches
 from train.data.draws import Draws
 from train.loop.processes import Processes
+from train.loop.run import chosen_preset
 from train.presets import GRADIENT_PRESETS
 
 pytestmark = pytest.mark.slow
@@ -185,7 +186,7 @@ def test_a_stream_of_shards_is_shared_and_resumed(tmp_path, corpus):
     args = train.gradient.parser("x", GRADIENT_PRESETS, "").parse_args(
         streamed(corpus, tmp_path, "--accumulate", "2", "--batch", "16")
     )
-    preset = train.gradient.chosen_preset(GRADIENT_PRESETS, args)
+    preset = chosen_preset(GRADIENT_PRESETS, args)
     whole = Batches(preset, argparse.Namespace(**vars(args) | {"accumulate": 1}), Processes())
     shares = [Batches(preset, args, Processes(index, 2)) for index in range(2)]
     for step in range(3):

@@ -186,7 +186,7 @@ def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch,
     args = bridge_args(runs, photos)
     trainer = train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)
     assert trainer.model.unet._compiled_call_impl is None
-    line = "torch cannot compile here, which needs g++ and Python's headers (python3-dev): going on"
+    line = "torch cannot compile here, which needs g++ and Python's headers (python3-dev), with"
     assert line in capsys.readouterr().out
     args = bridge_args(runs, photos, "--no-compile")
     assert not chosen_preset({"debug": preset}, args).compile
