@@ -117,9 +117,8 @@ def tables_of(summary: dict, methods: Sequence[Method], judges: Judges) -> str:
     if len(methods) > 1:
         tables.append(report.difference_table(summary, first.name, ["lpips", *frechet]))
     if first.pipe is not None and report.classical(summary):
-        tables.append(
-            report.ratio_table(summary, first.name, report.known(summary, first.name, frechet[0]))
-        )
+        scores = report.known(summary, first.name, frechet[0])
+        tables.append(report.ratio_table(summary, first.name, scores))
     return "\n".join(tables)
 
 

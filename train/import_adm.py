@@ -39,7 +39,6 @@ from asyncdsb.store.checkpoint import file_sha256, load_weights, misfits, save_w
 from train.loop.options import program
 
 PUBLISHED = ADMConfig()  # Shape of the network in the files.
-
 STEM = "input_blocks.0.0.weight"
 HEAD = ("out.2.weight", "out.2.bias")
 BETA_MIN = 0.1

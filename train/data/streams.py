@@ -53,7 +53,8 @@ class CropStream:
         device: torch.device | str = "cpu",
         workers: int = 2,
     ):
-        self.shards, places = [], []
+        self.shards: list[Path] = []
+        places = []
         for folder in map(Path, paths):
             for shard in read_index(folder):
                 path, index = folder / shard.name, len(self.shards)

@@ -130,7 +130,8 @@ def parse_kinds(text: str, inverted: bool = False) -> tuple[tuple[str, ...], dic
 
     Each is one of MASK_KINDS or :data:`AREA_KINDS`, or NAME=FOLDER; ValueError otherwise.
     """
-    kinds, folders, known = [], {}, (*MASK_KINDS, *AREA_KINDS)
+    kinds, known = [], (*MASK_KINDS, *AREA_KINDS)
+    folders: dict[str, MaskFolder] = {}
     for part in dict.fromkeys(part.strip() for part in text.split(",")):
         name, _, folder = part.partition("=")
         if folder and name in ("", *known, *folders):

@@ -63,7 +63,7 @@ def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
     for kind, methods in summary.items():
         row = [kind]
         for score in scores:
-            found = {method: scores[score] for method, scores in methods.items()}
+            found = {name: own[score] for name, own in methods.items()}
             values = {k: v["mean"] if isinstance(v, Mapping) else v for k, v in found.items()}
             row.append(_with_interval(found[ours]))
             row += [_plain(values[name]) for name in beside]

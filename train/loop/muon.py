@@ -35,7 +35,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The weights of linear layers and of convolutions, which :class:`Muon` takes, and the rest."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for p in parameters:
         large = p.ndim >= 2 and min(len(p), p[0].numel()) >= LEAST
         (matrices if large else others).append(p)

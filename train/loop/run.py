@@ -23,7 +23,6 @@ from train.loop.trainer import Trainer
 from train.presets import AnyPreset
 
 LOG_EVERY = 50  # Steps between records of the log, at most.
-
 LEFT_OPEN = ("preset.steps", "preset.compile", "data", "contents.")
 """What may differ when a run is taken up again; ``contents`` is from earlier versions."""
 
@@ -207,13 +206,13 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         old, new = (sorted(Path(path).name for path in one["data"]) for one in (before, now))
         if old != new:
             print(f"resuming {out} with other data: {', '.join(old)}, now {', '.join(new)}")
-        old, new = flat({"preset": preset}) | flat(before), flat(now)
+        past, present = flat({"preset": preset}) | flat(before), flat(now)
         found = [
-            f"{name} {old.get(name)}, now {new.get(name)}"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
+            f"{name} {past.get(name)}, now {present.get(name)}"
+            for name in sorted(past.keys() | present.keys())
+            if past.get(name) != present.get(name)
             and not name.startswith(LEFT_OPEN)
-            and (name in new or not name.startswith("preset."))
+            and (name in present or not name.startswith("preset."))
         ]
         if found:
             raise ValueError(

@@ -26,7 +26,7 @@ class Average(AveragedModel):
         super().__init__(module, multi_avg_fn=self._approach)
         self.decay = decay
 
-    def _approach(self, averaged: list, current: list, _: Tensor) -> None:
+    def _approach(self, averaged: Any, current: Any, _: Any) -> None:
         # The count is read from the host; torch hands over a copy on the GPU.
         n = int(self.n_averaged)
         torch._foreach_lerp_(averaged, current, 1 - min(self.decay, (1 + n) / (10 + n)))
