@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import torch
@@ -121,8 +121,11 @@ class BridgeConfig:
         ):
             if unknown := ", ".join(name for name in got if name not in allowed):
                 raise ValueError(f"expected {what} out of {', '.join(allowed)}, got {unknown}")
-        assert self.bridges and 0 <= self.hole_noise < math.inf, self
-        assert len(self.sigmas) in (1, 3) and 0 < min(self.sigmas) <= max(self.sigmas) < math.inf
+        if not self.bridges or not 0 <= self.hole_noise < math.inf:
+            got = f"{self.bridges} and {self.hole_noise}"
+            raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {got}")
+        if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
+            raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         score = self.parametrisation == "score"
         if isinstance(self.unet, ADMConfig) and not (score and len(self.bridges) == 1):
             raise ValueError(
@@ -162,8 +165,8 @@ class Context:
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
-        maps = map(tiles.cut, (self.mask, self.gradient, self.fill, self.membrane, self.x1))
-        return Context(*maps, self.stochastic.expand(len(tiles), 1, 1, 1))
+        *maps, stochastic = (getattr(self, field.name) for field in fields(self))
+        return Context(*map(tiles.cut, maps), stochastic.expand(len(tiles), 1, 1, 1))
 
 
 class Score:

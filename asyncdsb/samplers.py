@@ -67,13 +67,20 @@ def time_grid(
         bridge_var: M of the noise of the bridge, 0 for the ODE; None for the schedule's ("log"
             only).
 
-    Returns (steps + 1,) float64 on the CPU, strictly falling, first 1 and last 0.
+    Returns:
+        (steps + 1,) float64 on the CPU, strictly falling, first 1 and last 0.
+
+    Raises:
+        ValueError: on an unknown kind, steps < 1, or a grid without its tau map and schedule.
     """
-    assert kind in GRIDS and steps >= 1, (kind, steps)
+    if kind not in GRIDS or steps < 1:
+        expected = f"a time grid out of {', '.join(GRIDS)} and steps >= 1"
+        raise ValueError(f"expected {expected}, got {kind!r} and {steps}")
     even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     if kind == "uniform":
         return even
-    assert tau is not None and schedule is not None
+    if tau is None or schedule is None:
+        raise ValueError(f"expected a tau map and a schedule for the {kind} grid, got none")
     values = tau.detach().to("cpu", torch.float64).flatten()
     if hole is not None:
         values = values[hole.detach().to("cpu").flatten() > 0.5]
@@ -122,7 +129,12 @@ def sample(
         start_std: h, standard deviation of the noise of x1, which the grid "log" depends on.
         generators: one CPU generator per sample; may be None for the ODE only.
 
-    Yields ``steps + 1`` states.
+    Yields:
+        ``steps + 1`` states.
+
+    Raises:
+        ValueError: on an unknown sampler, eta or tau outside [0, 1], or a wrong number of
+            generators or times.
 
     >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     >>> mask[..., 2:6, 2:6] = 1
@@ -134,16 +146,27 @@ def sample(
     >>> [(float(state.t), round(float(state.x_t[0, 0, 4, 4]), 2)) for state in states]
     [(1.0, 0.0), (0.5, 0.4), (0.0, 0.8)]
     """
-    assert sampler in SAMPLERS and 0 <= eta <= 1, (sampler, eta)
-    assert tau.shape == mask.shape, (tau.shape, mask.shape)
+    if sampler not in SAMPLERS or not 0 <= eta <= 1:
+        expected = f"a sampler out of {', '.join(SAMPLERS)} and eta in [0, 1]"
+        raise ValueError(f"expected {expected}, got {sampler!r} and {eta}")
+    if tau.shape != mask.shape or not bool(((tau >= 0) & (tau <= 1)).all()):
+        got = f"{tuple(tau.shape)}, {float(tau.min()):.3g} to {float(tau.max()):.3g}"
+        raise ValueError(f"expected a tau map {tuple(mask.shape)} in [0, 1], got {got}")
     sources = () if sampler == "ode" else generators or ()
-    assert sampler == "ode" or len(sources) == len(x1), (len(sources), len(x1))
+    if sampler != "ode" and len(sources) != len(x1):
+        raise ValueError(f"expected {len(x1)} generators for {sampler}, got {len(sources)}")
     hole = mask > 0.5
     if isinstance(grid, Tensor):
+        ends = grid.shape == (steps + 1,) and grid[0] == 1 and grid[-1] == 0
+        if not ends or not (grid.diff() < 0).all():
+            raise ValueError(f"expected {steps + 1} times from 1 down to 0, got {grid.tolist()}")
         times = grid[:, None].expand(-1, len(x1))
     else:
-        rest = schedule, start_std, 0.0 if sampler == "ode" else None
-        grids = [time_grid(grid, steps, *maps, *rest) for maps in zip(tau, hole, strict=True)]
+        total_var = 0.0 if sampler == "ode" else None
+        grids = [
+            time_grid(grid, steps, *maps, schedule, start_std, total_var)
+            for maps in zip(tau, hole, strict=True)
+        ]
         times = torch.stack(grids, dim=1)
     at = times.to(x1.device, x1.dtype).view(*times.shape, 1, 1, 1)
 

@@ -145,7 +145,9 @@ def relative_gradient(gradient: Tensor, blur_sigma: float, hole: Tensor) -> Tens
     The arguments are those of :func:`tau_map`. Returns (B, 1, H, W) in [0, 1], 0.5 everywhere where
     the hole's gradient is flat.
     """
-    assert hole.shape == gradient.shape, (hole.shape, gradient.shape)
+    if hole.shape != gradient.shape:
+        got = f"{tuple(hole.shape)} and {tuple(gradient.shape)}"
+        raise ValueError(f"expected hole and gradient of one shape (B, 1, H, W), got {got}")
     blurred, outside = gaussian_blur(gradient, blur_sigma), hole <= 0.5
     low = blurred.masked_fill(outside, math.inf).amin((1, 2, 3), keepdim=True)
     high = blurred.masked_fill(outside, -math.inf).amax((1, 2, 3), keepdim=True)

@@ -72,14 +72,12 @@ def test_what_a_corpus_holds(photos, corpus):
     assert (index["size"], index["quality"], index["records"]) == (48, 92, 12)
     names = [shard["name"] for shard in index["shards"]]
     assert len(names) >= 4 and names == [f"shard-{i:06d}.tar" for i in range(len(names))]
-    assert {*names, "index.json", "broken.txt"} == set(contents(corpus))
+    assert {*names, "index.json"} == set(contents(corpus))
     assert [entry["photo"] for entry in index["broken"]] == [
         str(photos / "cut.jpg"),
         str(photos / "deep" / "3.png"),
     ]
     first, second = (entry["reason"] for entry in index["broken"])
-    told = [f"{entry['photo']}: {entry['reason']}" for entry in index["broken"]]
-    assert (corpus / "broken.txt").read_text("utf-8").splitlines() == told
     assert "truncated" in first and "expected a PNG" in second
     # One file a photograph, whose key is its own.
     keys = [n for name in names for n in tarfile.open(corpus / name).getnames()]
@@ -195,9 +193,6 @@ def damaged(corpus, folder, how):
         path.write_bytes(data)
     elif how == "truncated":
         path.write_bytes(data[:1000])
-    elif how == "undecodable":
-        data[512:520] = bytes(8)
-        path.write_bytes(data)
     elif how == "stranger":
         (folder / "shard-000099.tar").write_bytes(data)
     return folder
@@ -208,9 +203,8 @@ def damaged(corpus, folder, how):
     [
         ("flipped", ["shard-000001.tar: expected another SHA-256"]),
         ("missing", ["shard-000001.tar: missing"]),
-        ("truncated", ["shard-000001.tar: expected ", "unexpected end of data"]),
+        ("truncated", ["shard-000001.tar: expected another SHA-256"]),
         ("stranger", ["shard-000099.tar: not in index.json"]),
-        ("undecodable", ["another SHA-256", "shard-000001.tar/"]),
     ],
 )
 def test_check_finds(corpus, tmp_path, capsys, how, lines):
@@ -225,16 +219,6 @@ def test_check_of_a_good_corpus(corpus, capsys):
     for workers in "12":
         assert main(["check", str(corpus), "--workers", workers]) == 0
         assert capsys.readouterr().out == f"{corpus}: all is well\n"
-
-
-def test_records_are_counted(corpus, tmp_path, capsys):
-    folder = damaged(corpus, tmp_path / "copy", "none")
-    index = json.loads((folder / "index.json").read_text())
-    index["shards"][0]["records"] += 1
-    (folder / "index.json").write_text(json.dumps(index))
-    assert main(["check", str(folder), "--workers", "1"]) == 1
-    count = index["shards"][0]["records"]
-    assert f"expected {count} records, got {count - 1}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -60,16 +60,14 @@ def test_derived_seed_separates_its_parts():
 
 
 def test_bad_protocols_are_refused():
-    with pytest.raises(ValueError, match="photo-0 twice"):
-        list(iter_crops([PHOTOS[0], PHOTOS[0]], 1, 48))
     with pytest.raises(ValueError, match="at least 1 crop.*got 0"):
         list(iter_crops(PHOTOS, 0, 48))
     with pytest.raises(ValueError, match="at least 32.*got 31"):
         list(iter_crops(PHOTOS, 1, 31))
     with pytest.raises(ValueError, match="center.*1-10%.*got 'blob'"):
         parse_kinds("center,blob")
-    with pytest.raises(ValueError, match="got none"):
-        parse_kinds(" ,")
+    with pytest.raises(ValueError, match="got ''"):
+        parse_kinds("")
 
 
 @pytest.mark.parametrize("kind", AREA_KINDS)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from train.judge.intervals import clustered_mean, frechet_difference
 from train.judge.report import contact_sheet
+from train.judge.results import clustered_mean, frechet_difference
 
 
 def test_interval_covers_the_mean_and_grows_with_the_groups_not_the_values():

@@ -1,5 +1,6 @@
 import io
 import itertools
+import json
 import tarfile
 from contextlib import closing
 
@@ -9,10 +10,8 @@ import torch
 from conftest import smooth_photo
 from PIL import Image
 
-import train.corpus
-from train.data import streams
 from train.data.sources import scaled
-from train.data.streams import CropStream, find_shards, window
+from train.data.streams import CropStream, window
 
 pytestmark = pytest.mark.slow
 
@@ -50,16 +49,21 @@ def write_tar(path, members: dict[str, bytes]):
 def write_corpus(folder, sizes, broken=()):
     """Shards of so many tiny pictures, numbered through; with an index, which knows the counts."""
     folder.mkdir()
-    count, shards = itertools.count(), []
+    count, counts = itertools.count(), {}
     for index, size in enumerate(sizes):
         members = {
             f"{n:05d}.bmp": b"broken" if n in broken else tiny(n)
             for n in itertools.islice(count, size)
         }
         path = write_tar(folder / f"shard-{index:06d}.tar", members)
-        shards.append({"name": path.name, "records": size, "bytes": 0, "sha256": ""})
+        counts[path.name] = size
+    return write_index(folder, counts)
+
+
+def write_index(folder, counts):
+    shards = [{"name": n, "records": c, "bytes": 0, "sha256": ""} for n, c in counts.items()]
     index = {"format": "asyncdsb-corpus", "version": 1, "shards": shards}
-    (folder / "index.json").write_text(train.corpus.json.dumps(index))
+    (folder / "index.json").write_text(json.dumps(index))
     return folder
 
 
@@ -106,29 +110,10 @@ def test_a_shard_that_holds_less_than_its_index_says(small, tmp_path):
         CropStream([folder], (8,), SEED)
 
 
-def test_in_the_place_of_a_broken_picture_comes_the_next(tmp_path, recwarn):
-    whole = drawn(write_corpus(tmp_path / "whole", [20]), 0, 40)
-    broken = {whole[3], whole[4], whole[19]}
-    found = drawn(write_corpus(tmp_path / "broken", [20], broken), 0, 40)
-    expected = []
-    for place in range(40):
-        rest = itertools.dropwhile(broken.__contains__, (whole + whole)[place:])
-        expected.append(next(rest))
-    assert found[:38] == expected[:38]
-    told = [str(w.message) for w in recwarn if "passed over" in str(w.message)]
-    assert len(told) == 3 and all("shard-000000.tar, byte" in text for text in told)
-
-
-def test_nothing_but_broken_pictures_or_none_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(streams, "BROKEN_IN_A_ROW", 12)
+def test_a_broken_picture_is_named(tmp_path):
     folder = write_corpus(tmp_path / "corpus", [20], range(20))
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="12 in a row"):
+    with pytest.raises(ValueError, match="shard-000000.tar, byte 512: expected"):
         drawn(folder, 0, 1)
-    with pytest.raises(ValueError, match="found none in"):
-        drawn(write_tar(tmp_path / "none.tar", {"a.txt": b""}), 0, 1)
-    (tmp_path / "text.tar").write_text("no archive")
-    with pytest.raises(ValueError, match="uncompressed tar file"):
-        drawn(tmp_path / "text.tar", 0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +121,15 @@ def photographs(tmp_path_factory):
     """Photographs of several sizes, their files' contents by name."""
     sizes = [(110, 80), (64, 64), (30, 90), (160, 120)]
     photos = {f"{i}.png": smooth_photo(i, size) for i, size in enumerate(sizes)}
-    path = tmp_path_factory.mktemp("photographs") / "photos.tar"
+    folder = tmp_path_factory.mktemp("photographs")
     members = {}
     for name, photo in photos.items():
         file = io.BytesIO()
         photo.save(file, "PNG")
         members[name] = file.getvalue()
     members["0.json"] = b"{}"
-    return write_tar(path, members), list(photos.values())
+    write_tar(folder / "photos.tar", members)
+    return write_index(folder, {"photos.tar": 4}), list(photos.values())
 
 
 def test_crops_are_windows_of_the_scaled_photographs(photographs):
@@ -191,9 +177,6 @@ def test_a_window_is_cut_from_the_whole_scaled_photo(side):
         assert np.abs(got - expected).max() <= (0 if side == 80 else 2)
 
 
-@pytest.mark.parametrize("source", ["nothing.tar", ""])
-def test_sources_that_are_not_there(tmp_path, source):
+def test_a_folder_that_is_no_corpus(tmp_path):
     with pytest.raises(ValueError, match="found no"):
-        find_shards([tmp_path / source])
-    with pytest.raises(ValueError, match="got none"):
-        find_shards([])
+        CropStream([tmp_path], (8,), SEED)

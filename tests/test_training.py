@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import photo_folder, refusal, smooth_photo
+from conftest import photo_folder, refusal
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -19,8 +19,7 @@ from asyncdsb.networks import UNetConfig
 from asyncdsb.networks.layers import Doubled
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import save_weights
-from train.data.augment import augmented
-from train.data.batches import FOCUS_STD, MaskBank, draw_tau, draw_times
+from train.data.batches import FOCUS_STD, MaskBank, augmented, draw_tau, draw_times
 from train.data.draws import Draws
 from train.loop.jsonl import read_lines
 from train.loop.run import chosen_preset
@@ -119,7 +118,7 @@ def test_a_validation_rounds_what_the_networks_multiply_and_nothing_else(runs, p
         return context(*args)
 
     monkeypatch.setattr(BridgeDenoiser, "context", watched)
-    trainer.validate()
+    trainer.validator()
     assert inside == {torch.bfloat16} and outside == {False}
 
 
@@ -136,7 +135,7 @@ def test_a_validation_judges_the_bridge_without_copied_patches(runs, photos, mon
         return trace(self, *args, **settings)
 
     monkeypatch.setattr(AsyncDSBPipeline, "trace", watched)
-    trainer.validate()
+    trainer.validator()
     assert finishes == {"none"}
 
 
@@ -157,7 +156,10 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
 ):
     command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
     command += ["--val", str(photos), "--out", str(tmp_path)]
-    work = getattr(train.gradient.GradientTrainer, stopped)
+    owner, name = train.gradient.GradientTrainer, stopped
+    if stopped == "validate":
+        owner, name = train.gradient.GradientValidator, "__call__"
+    work = getattr(owner, name)
 
     def stop_at_the_end(self, *args):
         steps = [record["step"] for record in read_lines(tmp_path / "log.jsonl")]
@@ -166,7 +168,7 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
         return work(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+        patch.setattr(owner, name, stop_at_the_end)
         assert "No space left" in refusal(train.gradient.main, command, capsys)
     for _ in range(2):
         assert train.gradient.main(command) == 0
@@ -175,7 +177,7 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
         records = json.loads((tmp_path / "validation.json").read_text())
         assert [record["step"] for record in records] == [2, 4]
         if stopped == "validate":  # Scores are there the second time.
-            monkeypatch.setattr(train.gradient.GradientTrainer, stopped, stop_at_the_end)
+            monkeypatch.setattr(owner, name, stop_at_the_end)
 
 
 def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):
@@ -184,7 +186,7 @@ def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch,
     args = bridge_args(runs, photos)
     trainer = train.bridge.BridgeTrainer(chosen_preset({"debug": preset}, args), args)
     assert trainer.model.unet._compiled_call_impl is None
-    line = "torch cannot compile here, which needs g++ and Python's headers (python3-dev): going on"
+    line = "torch cannot compile here, which needs g++ and Python's headers (python3-dev), with"
     assert line in capsys.readouterr().out
     args = bridge_args(runs, photos, "--no-compile")
     assert not chosen_preset({"debug": preset}, args).compile
@@ -306,7 +308,7 @@ def test_a_denoiser_is_adapted_to_another_configuration():
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_augmentation_keeps_the_range_and_turns_each_crop_alone():
+def test_augmentation_keeps_the_range_and_changes_each_crop_alone():
     ramp = (
         torch.linspace(-1, 1, 32).expand(64, 3, 32, 32)
         * torch.tensor([1, 0.5, 0.1])[None, :, None, None]
@@ -314,15 +316,14 @@ def test_augmentation_keeps_the_range_and_turns_each_crop_alone():
     assert augmented(ramp, 0.0, draws(64)) is ramp
     changed = augmented(ramp, 1.0, draws(64))
     assert changed.shape == ramp.shape and changed.min() >= -1 and changed.max() <= 1
-    upright = (changed.diff(dim=2).abs().amax((1, 2, 3)) < 1e-5).float().mean()
-    assert 0.4 < upright < 0.9  # half are not turned, a third of the others by 180 degrees
+    assert (changed.diff(dim=2).abs() < 1e-5).all()
     assert len({round(float(one.mean()), 4) for one in changed}) > 50
     again = augmented(ramp, 1.0, draws(64))
     assert torch.equal(changed, again)
 
 
 def draws(count: int, seed: int = 0) -> Draws:
-    return Draws.whole(torch.Generator().manual_seed(seed), count)
+    return Draws(torch.Generator().manual_seed(seed), count, torch.arange(count))
 
 
 def bridge_args(runs, photos, *more: str) -> argparse.Namespace:
@@ -349,30 +350,16 @@ def test_another_configuration_does_not_resume(runs, photos, capsys):
     assert "preset.lr" not in said
 
 
-def test_other_photographs_under_the_same_name_are_told(tmp_path, capsys):
-    folder = photo_folder(tmp_path / "photos", 2)
-    command = ["--preset", "debug", "--data", str(folder), "--device", "cpu", "--max-minutes", "0"]
-    command += ["--out", str(tmp_path / "run")]
-    assert train.gradient.main(command) == 0
-    assert train.gradient.main(command) == 0
-    assert "other photographs" not in capsys.readouterr().out
-    smooth_photo(7, (120, 96)).save(folder / "1.png")
-    assert train.gradient.main(command) == 0
-    assert "with other photographs in its data: 2, now 2" in capsys.readouterr().out
-    smooth_photo(8, (120, 96)).save(folder / "2.png")
-    assert train.gradient.main(command) == 0
-    assert "with other photographs in its data: 2, now 3" in capsys.readouterr().out
-
-
 def test_a_run_of_an_earlier_version_resumes(tmp_path):
-    """It lacks an option that came later."""
+    """It lacks an option that came later, and has one that is gone."""
     folder = photo_folder(tmp_path / "photos", 2)
     command = ["--preset", "debug", "--data", str(folder), "--device", "cpu", "--max-minutes", "0"]
     command += ["--out", str(tmp_path / "run")]
     assert train.gradient.main(command) == 0
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    del config["preset"]["upright"]
+    del config["preset"]["muon"]
+    config["preset"]["upright"] = False
     path.write_text(json.dumps(config), "utf-8")
     assert train.gradient.main(command) == 0
 
@@ -418,16 +405,13 @@ def test_the_network_that_a_run_starts_from_is_told_recorded_and_taken_up(
     assert config["preset"]["model"]["unet"]["width"] == 24
     other = ["--init", str(runs / "at_once" / "bridge" / "weights")]
     said = refusal(train.bridge.main, [*command, *gradient, *other], capsys)
-    assert re.search("same --init as when .* was started, got others in", said)
+    assert re.search("same configuration, got other .*weights.init .*, now", said)
     save_weights(tmp_path / "other", GradientCompletion(GRADIENT_PRESETS["debug"].model), {})
-    said = refusal(train.bridge.main, [*command, "--gradient", str(tmp_path / "other")], capsys)
-    assert re.search("same --gradient as when .* was started, got others in", said)
-    state = tmp_path / "run" / "state.safetensors"
-    state.rename(tmp_path / "away")
-    assert "expected --init again" in refusal(train.bridge.main, [*command, *gradient], capsys)
-    (tmp_path / "away").rename(state)
-    # The checkpoint holds all of it.
-    assert train.bridge.main([*command, *gradient]) == 0
+    other = ["--gradient", str(tmp_path / "other")]
+    said = refusal(train.bridge.main, [*command, *other, *init], capsys)
+    assert re.search("same configuration, got other weights.gradient .*, now", said)
+    assert "weights.init" in refusal(train.bridge.main, [*command, *gradient], capsys)
+    assert train.bridge.main([*command, *gradient, *init]) == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
     description = json.loads((tmp_path / "run" / "weights" / "bridge.json").read_text())
     assert description["training"]["steps"] == 4 and description["config"]["unet"]["width"] == 24
@@ -439,7 +423,7 @@ def test_a_run_that_started_from_nothing_takes_no_other_start(runs, photos, caps
     command += ["--gradient", weights[0], "--init", weights[1]]
     command += ["--out", str(runs / "at_once" / "bridge")]
     said = refusal(train.bridge.main, command, capsys)
-    assert re.search("no --init for the run in .*, which started without", said)
+    assert re.search("same configuration, got other weights.init None, now", said)
 
 
 @pytest.mark.parametrize(
@@ -474,13 +458,14 @@ def test_photos_too_small_for_the_crops_are_told_before_the_training(tmp_path, c
 
 
 def test_mask_bank_draws_its_masks_only():
-    bank = MaskBank(32, (32, 64), (1, 1, 1, 1, 1), 6, seed=0)
+    preset = dataclasses.replace(BRIDGE_PRESETS["debug"], mask_canvases=(32, 64), masks=6)
+    bank = MaskBank(preset, 32, seed=0)
     masks = bank.draw(draws(64))
     assert masks.shape == (64, 1, 32, 32)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     drawn = {m.sum().item() for m in masks}
     assert len(drawn) <= 6
-    again = MaskBank(32, (32, 64), (1, 1, 1, 1, 1), 6, seed=0)
+    again = MaskBank(preset, 32, seed=0)
     assert torch.equal(masks, again.draw(draws(64)))
 
 
@@ -638,4 +623,4 @@ def test_checkpointing_is_not_dropped_without_a_word(tmp_path, photos, runs, cap
     options = ["--preset", "paper", "--size", "64", "--batch", "1", "--device", "cpu"]
     options += ["--gradient", weights[0], "--init", weights[1], "--data", str(photos)]
     said = refusal(train.bridge.main, [*options, "--out", str(tmp_path)], capsys)
-    assert "ADM network for a preset with checkpointing, got unet" in said
+    assert "expected an ADM network for checkpointing, got unet" in said

@@ -3,13 +3,9 @@
 python -m train.bridge --preset cpu --data PHOTOS --gradient runs/gradient/weights --out runs/bridge
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,13 +17,13 @@ from asyncdsb.networks import ADMUNet
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
-from asyncdsb.store.checkpoint import config_from_dict, file_sha256, load_weights
+from asyncdsb.store.checkpoint import load_weights
 from train.data.batches import SAMPLE_STEP, draw_tau, draw_times
-from train.data.draws import Draws, to_device
+from train.data.draws import to_device
 from train.judge.validation import RestorationValidator
 from train.loop.options import program
 from train.loop.processes import BoundMethod, Processes
-from train.loop.run import chosen_preset, parser, recorded, run
+from train.loop.run import parser, run
 from train.loop.trainer import Trainer
 from train.presets import BRIDGE_PRESETS, BridgePreset
 
@@ -46,37 +42,31 @@ class BridgeTrainer(Trainer):
     """Denoising over random times, tau maps and both bridges."""
 
     preset: BridgePreset
+    starts = {"gradient": "gradient", "init": "bridge"}
 
     def __init__(
         self, preset: BridgePreset, args: argparse.Namespace, processes: Processes | None = None
     ):
         torch.manual_seed(args.seed)
         processes = processes or Processes(device=args.device)
-        self.completion, given = None, {}
+        self.completion = None
         if args.gradient:
             self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
             self.completion.to(args.device)
-            given["gradient"] = file_sha256(Path(args.gradient) / "gradient.safetensors")
         if args.init:
             model: Any = started_from(args.init, preset.model, processes.main)
-            given["init"] = file_sha256(Path(args.init) / "bridge.safetensors")
         else:
-            model = BridgeDenoiser(started_with(args.out) or preset.model)
+            model = BridgeDenoiser(preset.model)
         self.model: BridgeDenoiser = model.to(args.device, memory_format=torch.channels_last)
         self.config = self.model.config
         self.schedule = self.config.schedule
-        if preset.checkpointing:
-            if not isinstance(self.model.unet, ADMUNet):
-                raise ValueError(
-                    "expected weights of an ADM network for a preset with checkpointing, got "
-                    f"{self.config.unet.kind} in {args.init or args.out}"
-                )
-            self.model.unet.checkpointing = True
+        # This refuses checkpointing where the network cannot do it.
         preset = replace(preset, model=self.config)
-        super().__init__(preset, args, processes, self.model, preset.draws)
-        self.weights = given
+        if isinstance(self.model.unet, ADMUNet):
+            self.model.unet.checkpointing = preset.checkpointing
+        super().__init__(preset, args, processes, self.model)
         adam = partial(torch.optim.AdamW, fused=True)
-        self.optimise(self.model, adam, preset.muon, weight_decay=preset.weight_decay)
+        self.optimise(adam, weight_decay=preset.weight_decay)
         self.compile(self.model.unet)
         self.loss = processes.joined(BoundMethod(self.model, "loss"))
         if args.val and processes.main:
@@ -86,9 +76,14 @@ class BridgeTrainer(Trainer):
 
     def step(self, step: int) -> dict[str, Tensor]:
         """Draw the batch of this step, learn from it, one part after the other."""
-        means, norm = self.update(
-            "model", self.loss, lambda part: self.terms(self.prepare(step, part))
-        )
+
+        def terms(part: int) -> dict[str, Tensor]:
+            batch = self.prepare(step, part)
+            with self.mixed():
+                loss = self.loss(*batch, self.schedule.total_var)
+            return {"loss": loss.mean()}
+
+        means, norm = self.update("model", self.loss, terms)
         self.ema.update_parameters(self.model)
         return means | {"norm": norm}
 
@@ -102,38 +97,24 @@ class BridgeTrainer(Trainer):
         image, mask, gradient = (
             x.repeat_interleave(preset.draws, 0) for x in (image, mask, gradient)
         )
-        stochastic = self._bridges(draws)
+        if len(self.config.bridges) == 2:
+            chosen = draws.rand() < 0.5
+        else:
+            chosen = torch.full((len(draws.rows),), self.config.bridges[0] == "stochastic")
+        stochastic = to_device(chosen, self.device)
         tau = draw_tau(preset, gradient, mask, draws)
         t = draw_times(preset, tau, mask, stochastic, draws)
         noise, z = self.batches.noise(step, draws.rows, 2, *image.shape[1:]).unbind(1)
         context = self.model.context(image, mask, gradient, stochastic, noise)
         return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context)
 
-    def terms(self, batch: BridgeBatch) -> dict[str, Tensor]:
-        """Terms of the loss; their sum is minimised."""
-        with self.mixed():
-            loss = self.loss(*batch)
-        return {"loss": loss.mean()}
-
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Gradient maps that tau follows: completed, or else those of other photographs.
-
-        A tau map must not tell the network what is missing. Another photograph's gradient looks
-        like a completed one and says nothing about this photograph.
-        """
+        """Completed gradients, or else other photographs', which do not tell what is missing."""
         if self.completion is None:
             return image_gradient(image).roll(1, 0)
         with self.mixed():
             return self.completion(image, mask)
-
-    def _bridges(self, draws: Draws) -> Tensor:
-        """Which bridge each sample trains, (B,) bool, evenly over the configured ones."""
-        if len(self.config.bridges) == 2:
-            chosen = draws.rand() < 0.5
-        else:
-            chosen = torch.full((len(draws),), self.config.bridges[0] == "stochastic")
-        return to_device(chosen, self.device)
 
     @torch.no_grad()
     def shown(self) -> list[Tensor]:
@@ -164,15 +145,14 @@ class BridgeTrainer(Trainer):
 
 
 # Weights of our network and of ADM's whose last places along an axis are the input's channels.
-INPUTS = {"stem.weight": 1, "gain.weight": 0, "gain.bias": 0, "head.weight": 1}
-INPUTS |= {"input_blocks.0.0.weight": 1}
+INPUTS = {"unet.stem.weight": 1, "unet.gain.weight": 0, "unet.gain.bias": 0}
+INPUTS |= {"unet.head.weight": 1, "unet.input_blocks.0.0.weight": 1}
 
 
 def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
     """A denoiser of another configuration with the same ``unet``, started from trained weights.
 
-    Channels of the input keep their weights by name. Those that the model did not see change
-    nothing before they are trained. If nothing differs it is the model itself.
+    Input channels keep their weights by name; what the model did not see changes nothing at first.
     """
     if model.config == config:
         return model
@@ -187,61 +167,37 @@ def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
     to, source = (torch.tensor(places) for places in zip(*pairs, strict=True))
     state, sizes = dict(model.state_dict()), fresh.state_dict()
     for name, axis in INPUTS.items():
-        if (old := state.get(f"unet.{name}")) is not None:
+        if (old := state.get(name)) is not None:
             first = old.shape[axis] - area * len(model.channels)
             kept = torch.arange(first)
-            new = torch.zeros_like(sizes[f"unet.{name}"])
             taken = old.index_select(axis, torch.cat([kept, first + source]))
-            state[f"unet.{name}"] = new.index_copy_(axis, torch.cat([kept, first + to]), taken)
+            places = torch.cat([kept, first + to])
+            state[name] = torch.zeros_like(sizes[name]).index_copy_(axis, places, taken)
     fresh.load_state_dict(state)
     return fresh
 
 
 def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoiser:
-    """Trained weights, made to see and do what a configuration says as far as they can.
-
-    A network that is not the configuration's keeps everything of its own, and sees the conditions
-    of both; with ``tell`` this is printed.
-    """
+    """Trained weights that see what a configuration says; another network keeps all of its own."""
     model = load_weights(folder, "bridge")[0].train()
     own = model.config
     if own.unet != config.unet:
         if tell:
-            print(
-                f"training the network of {folder}, {own.unet}, instead of the preset's, "
-                f"{config.unet}"
-            )
+            preset = f"instead of the preset's, {config.unet}"
+            print(f"training the network of {folder}, {own.unet}, {preset}")
         config = replace(own, conditions=tuple(dict.fromkeys(own.conditions + config.conditions)))
     return adapted(model, config)
 
 
-def started_with(out: str | Path) -> BridgeConfig | None:
-    """The configuration of a run that was started with ``--init``; None for any other folder.
-
-    ValueError if that run has no checkpoint to go on from.
-    """
-    before = recorded(out)
-    if "init" not in before.get("weights", {}):
-        return None
-    if not (Path(out) / "state.safetensors").exists():
-        raise ValueError(f"expected --init again, as the run in {out} has no checkpoint yet")
-    return config_from_dict(BridgeConfig, before["preset"]["model"])
-
-
 def bridge_parser() -> argparse.ArgumentParser:
-    """Options of this program; see :func:`train.loop.run.parser` for what it has in common."""
+    """Options of this program."""
     options = parser("train.bridge", BRIDGE_PRESETS, __doc__)
-    add = options.add_argument
     others = "without, tau follows other photographs' gradients"
-    add("--gradient", help=f"weights folder of train.gradient; {others}")
-    own = "where its network is not the preset's, its own is trained"
-    add("--init", help=f"weights folder of a bridge to start from; {own}")
+    options.add_argument("--gradient", help=f"weights folder of train.gradient; {others}")
     return options
 
 
-main = program(
-    bridge_parser, lambda args: run(BridgeTrainer, chosen_preset(BRIDGE_PRESETS, args), args)
-)
+main = program(bridge_parser, partial(run, BridgeTrainer, BRIDGE_PRESETS))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

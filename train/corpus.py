@@ -5,11 +5,8 @@ python -m train.corpus check corpus
 
 The shards are plain tar files. Their photographs come in an order that is shuffled once, the same
 every time. ``index.json`` tells what each shard holds and what could not be read. A run that was
-killed does the shards that are missing, and ends with the same files, byte for byte, whatever the
-number of workers.
+killed does the shards that are missing, and ends with the same files, byte for byte.
 """
-
-from __future__ import annotations
 
 import argparse
 import hashlib
@@ -18,10 +15,9 @@ import json
 import os
 import random
 import re
-import sys
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import Pool
@@ -29,7 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asyncdsb.photo.images import write_atomic
+from asyncdsb.photo.images import encoded, write_atomic
 from asyncdsb.store.checkpoint import file_sha256
 from train.data.sources import FoundPhoto, find_photos, numbered, scaled
 from train.loop.jsonl import add_line, read_lines
@@ -38,10 +34,7 @@ from train.loop.options import program
 FORMAT, VERSION = "asyncdsb-corpus", 1
 
 INDEX = "index.json"  # Name of the file that describes a finished corpus.
-BROKEN = "broken.txt"  # beside the index: files that could not be read, and why
-
-_PROGRESS = "progress.jsonl"
-"""Settings, then a line for every shard that is done; kept until the index is written."""
+_PROGRESS = "progress.jsonl"  # settings, then a line for every shard that is done, until the end
 
 
 @dataclass(frozen=True)
@@ -73,14 +66,8 @@ class PackSettings:
 def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers: int = 1) -> dict:
     """Write a corpus, or what an earlier run has left of it to write; return its index.
 
-    Args:
-        paths: see :func:`train.data.sources.find_photos`.
-        out: folder of the corpus.
-        settings: of the corpus.
-        workers: processes that write one shard each.
-
-    Raises:
-        ValueError: no photo, or none that can be read; a folder that holds something else.
+    ``paths`` are those of :func:`train.data.sources.find_photos`; each of the ``workers`` processes
+    writes one shard at a time. ValueError if no photo can be read, or ``out`` holds something else.
     """
     photos = find_photos(paths)
     # Neighbours in a folder resemble one another, and a training mixes only so far.
@@ -113,11 +100,9 @@ def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers
         for first in range(0, len(records), each)
     ]
     left = [shard for shard in shards if shard[0].name not in done or not shard[0].is_file()]
-    with _mapping(workers) as apply:
-        found = apply(partial(_write_shard, settings=settings), left)
-        for line in tqdm(found, total=len(left), unit="shard", leave=False):
-            add_line(progress, line)
-            done[line["shard"]["name"]] = line
+    for line in _mapped(partial(_write_shard, settings=settings), left, workers):
+        add_line(progress, line)
+        done[line["shard"]["name"]] = line
     ordered = [done[path.name] for path, _ in shards]
     count = sum(line["shard"]["records"] for line in ordered)
     if not count:
@@ -126,9 +111,6 @@ def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers
     index = head | {"records": count, "shards": [o["shard"] for o in ordered], "broken": broken}
     text = json.dumps(index, indent=1) + "\n"
     write_atomic(out / INDEX, lambda p: p.write_text(text, "utf-8"))
-    if broken:
-        told = "".join(f"{entry['photo']}: {entry['reason']}\n" for entry in broken)
-        write_atomic(out / BROKEN, lambda p: p.write_text(told, "utf-8"))
     progress.unlink()
     return index
 
@@ -144,7 +126,8 @@ def _write_shard(item: tuple[Path, list[tuple[str, FoundPhoto]]], settings: Pack
                 try:
                     data = _encoded(photo, settings)
                 except (ValueError, OSError) as error:
-                    broken.append({"photo": photo.source, "reason": _reason(error, photo)})
+                    reason = " ".join(str(error).split()).removeprefix(f"{photo.source}: ")
+                    broken.append({"photo": photo.source, "reason": reason})
                     continue
                 # Owner, mode and time keep their defaults, which are the same everywhere.
                 member = tarfile.TarInfo(f"{key}.jpg")
@@ -162,89 +145,55 @@ def _encoded(photo: FoundPhoto, settings: PackSettings) -> bytes:
     picture = photo.read()
     if min(picture.size) > settings.size:
         picture = scaled(picture, settings.size)
-    file = io.BytesIO()
     # Colours at full resolution: these pixels are what a network learns to paint.
-    picture.save(file, "JPEG", quality=settings.quality, subsampling=0)
-    return file.getvalue()
-
-
-def _reason(error: Exception, photo: FoundPhoto) -> str:
-    return " ".join(str(error).split()).removeprefix(f"{photo.source}: ")
+    return encoded(picture, format="JPEG", quality=settings.quality, subsampling=0)
 
 
 def read_index(folder: Path) -> list[Shard]:
-    """The shards of a finished corpus.
-
-    Raises:
-        ValueError: if the folder holds none, or its index is of another version or damaged.
-    """
+    """The shards of a finished corpus; ValueError if the folder holds none, or a damaged index."""
     path = folder / INDEX
     if (folder / _PROGRESS).exists():
         raise ValueError(f"expected a finished corpus in {folder}; run its pack command again")
     if not path.is_file():
         raise ValueError(f"expected a corpus, found no {path}")
+    shards: list[Shard] = []
     try:
         index = json.loads(path.read_text("utf-8", "replace"))
         found: object = (index["format"], index["version"])
-        if found == (FORMAT, VERSION):
-            shards = [Shard(**entry) for entry in index["shards"]]
-            # Names are joined to the index's folder: nothing may lead out of it.
-            if shards and all(re.fullmatch(r"\w[\w.-]*\.tar", shard.name) for shard in shards):
-                return shards
-            found = "other names of shards"
+        shards = [Shard(**entry) for entry in index["shards"]]
     except (ValueError, KeyError, TypeError) as error:
         found = f"a damaged one ({type(error).__name__}: {error})"
-    raise ValueError(f"expected the index of a corpus, version {VERSION}, in {path}, got {found}")
+    # Names are joined to the index's folder: nothing may lead out of it.
+    if not all(re.fullmatch(r"\w[\w.-]*\.tar", shard.name) for shard in shards):
+        found = "other names of shards"
+    if found != (FORMAT, VERSION) or not shards:
+        wanted = f"the index of a corpus, version {VERSION}, in {path}"
+        raise ValueError(f"expected {wanted}, got {found}")
+    return shards
 
 
 def check(folder: Path, workers: int = 1) -> list[str]:
-    """Say what is wrong with a corpus, one line for each thing; every photograph is decoded.
-
-    Raises:
-        ValueError: if there is no index to check against.
-    """
+    """Say what is missing, strange or changed in a corpus since it was packed, line by line."""
     shards = read_index(folder)
     strangers = {path.name for path in folder.glob("*.tar")} - {shard.name for shard in shards}
     wrong = [f"{name}: not in {INDEX}" for name in sorted(strangers)]
-    with _mapping(workers) as apply:
-        found = apply(partial(_check_shard, folder), shards)
-        for lines in tqdm(found, total=len(shards), unit="shard", leave=False):
-            wrong += lines
-    return wrong
+    return wrong + list(filter(None, _mapped(partial(_check_shard, folder), shards, workers)))
 
 
-def _check_shard(folder: Path, shard: Shard) -> list[str]:
+def _check_shard(folder: Path, shard: Shard) -> str:
+    """What is wrong with a shard; nothing if all is well."""
     path = folder / shard.name
     if not path.is_file():
-        return [f"{shard.name}: missing"]
-    wrong = []
-    size = path.stat().st_size
-    if size != shard.bytes:
-        wrong.append(f"{shard.name}: expected {shard.bytes} bytes, got {size}")
-    elif file_sha256(path) != shard.sha256:
-        wrong.append(f"{shard.name}: expected another SHA-256, its contents have changed")
-    try:
-        photos = find_photos([path]) if shard.records or wrong else []
-    except ValueError as error:
-        return [*wrong, f"{shard.name}: {' '.join(str(error).split())}"]
-    if len(photos) != shard.records:
-        wrong.append(f"{shard.name}: expected {shard.records} records, got {len(photos)}")
-    for photo in photos:
-        try:
-            photo.read()
-        except ValueError as error:
-            wrong.append(f"{shard.name}/{photo.key}: {_reason(error, photo)}")
-    return wrong
+        return f"{shard.name}: missing"
+    changed = file_sha256(path) != shard.sha256
+    return f"{shard.name}: expected another SHA-256, its contents have changed" if changed else ""
 
 
-@contextmanager
-def _mapping(workers: int) -> Iterator[Callable]:
-    """A ``map`` that so many processes do, results in the order of the items."""
-    if workers == 1:
-        yield map
-    else:
-        with Pool(workers) as pool:
-            yield pool.imap
+def _mapped(work: Callable, items: Sequence, workers: int) -> Iterator:
+    """What ``work`` makes of each item, in their order; so many processes share it."""
+    with Pool(workers) if workers > 1 else nullcontext() as pool:
+        found = pool.imap(work, items) if pool else map(work, items)
+        yield from tqdm(found, total=len(items), unit="shard", leave=False)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -278,7 +227,7 @@ def run(args: argparse.Namespace) -> int:
         return int(bool(wrong))
     settings = PackSettings(args.size, args.quality, args.shard_photos)
     index = pack(args.photos, args.out, settings, args.workers)
-    broken = f", {len(index['broken'])} broken, see {BROKEN}" if index["broken"] else ""
+    broken = f", {len(index['broken'])} broken, see {INDEX}" if index["broken"] else ""
     print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")
     return 0
 
@@ -286,4 +235,4 @@ def run(args: argparse.Namespace) -> int:
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,27 +1,17 @@
 """Compare restorations with the truth: ``python -m train.evaluate --data PHOTOS -o OUT``.
 
-Crops, masks and seeds follow :mod:`train.judge.protocol`; the methods are those of
-:mod:`train.judge.methods`. Unless it is told otherwise, the crops have the side that the weights
-were trained for, one of the whole centred square for weights for portraits, four for others.
+Crops, masks and seeds follow :mod:`train.judge.protocol`, methods are those of
+:mod:`train.judge.methods`, scores and gauges those of :mod:`train.judge.scores`; see
+``docs/measuring.md``. PSNR counts at most 100 dB per crop.
 
-Reported for each kind of mask and each method: :data:`train.judge.scores.SCORES`, PSNR counting at
-most 100 dB per crop, and the distances between the restored and the true crops, with the Inception
-score, on EfficientNet-Lite2 features: not FID, KID and IS, which ``--inception`` adds. Distances
-between sets are comparable only at equal n. The gauges of :mod:`train.judge.scores` stand in a
-table of their own. Means come with a 95 % interval from a bootstrap over photos.
-
-Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on its
-pixels, its mask and everything that decides its restoration, with its scores and features beside
-it; a run that was interrupted, or extended by methods, masks or photos, does only what is missing,
-and ends with the same numbers as one that was not. ``accelerate launch -m train.evaluate ...``
-shares the crops among processes.
+Each restored crop is kept as a PNG under ``OUT/restored``, under a name that depends on all that
+decides its restoration, with its scores and features beside it; a run that was interrupted, or
+extended by methods, masks or photos, does only what is missing.
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -32,24 +22,15 @@ from tqdm import tqdm
 
 from asyncdsb.measure.perceptual import INCEPTION_FILE
 from asyncdsb.photo.images import write_atomic
+from train.judge import report
 from train.judge.methods import HeldOut, Method, load_methods
-from train.judge.report import (
-    contact_sheet,
-    difference_table,
-    gauge_table,
-    legend,
-    markdown_table,
-    publish,
-    ratio_table,
-)
 from train.judge.results import load, restore_and_score, summarise
 from train.judge.scores import Judges
 from train.loop.options import held_out_parser, program, sampling
 from train.loop.processes import Processes
 
 METHODS = "bridge,bridge+patches,patch-fill,telea,navier-stokes,patchmatch"
-"""What is compared by default: the bridge alone, what copied patches make of it, what they make
-without it, and the other classical methods."""
+"""What is compared by default."""
 
 CROPS = 4  # Crops per photo by default, of photos that are not portraits.
 
@@ -89,19 +70,18 @@ def run(args: argparse.Namespace) -> None:
     args.device = processes.device
     methods = load_methods(args)
     held_out = HeldOut(args, methods, CROPS)
+    kinds = held_out.kinds
     # What is missing is told before the work, not after some of it.
     elsewhere = [method for method in methods if method.source is not None]
     for crop in held_out.crops() if elsewhere else ():
-        for method in elsewhere:
-            for kind in held_out.kinds:
-                method.made_elsewhere(crop, kind)
+        for method, kind in product(elsewhere, kinds):
+            method.made_elsewhere(crop, kind)
     judges = Judges.load(args.device, args.inception)
-    args.out.mkdir(parents=True, exist_ok=True)
-    kinds, share = held_out.kinds, (processes.index, processes.count)
+    share = processes.index, processes.count
     total = len(held_out) * len(kinds) * len(methods) // processes.count
-    with tqdm(total=total, unit="crop", smoothing=0.05, disable=not processes.main) as progress:
+    with tqdm(total=total, unit="crop", smoothing=0.05, disable=not processes.main) as bar:
         restore_and_score(
-            held_out.crops(), methods, kinds, args.out, args.batch, judges, share, progress
+            held_out.crops(), methods, kinds, args.out, args.batch, judges, share, bar.update
         )
     processes.wait()
     if not processes.main:
@@ -119,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         "versions": {"torch": torch.__version__, "opencv": cv2.__version__},
         "results": summary,
     }
-    publish(args.out, "results", results, tables_of(summary, methods, judges))
+    report.publish(args.out, "results", results, tables_of(summary, methods, judges))
     if args.sheet:
         write_sheets(held_out, methods, summary, args)
 
@@ -129,12 +109,16 @@ def tables_of(summary: dict, methods: Sequence[Method], judges: Judges) -> str:
     set_names = [name for extractor in judges.extractors for name in extractor.names]
     frechet = [extractor.names.frechet for extractor in judges.extractors]
     first = methods[0]
-    tables = [legend(summary), markdown_table(summary, set_names), gauge_table(summary)]
+    tables = [
+        report.legend(summary),
+        report.markdown_table(summary, set_names),
+        report.gauge_table(summary),
+    ]
     if len(methods) > 1:
-        tables.append(difference_table(summary, first.name, ["lpips", *frechet]))
-    if first.pipe is not None and any(method.classical for method in methods):
-        enough = all(scores[first.name][frechet[0]] is not None for scores in summary.values())
-        tables.append(ratio_table(summary, first.name, ["lpips", *frechet[:1]][: 1 + enough]))
+        tables.append(report.difference_table(summary, first.name, ["lpips", *frechet]))
+    if first.pipe is not None and report.classical(summary):
+        scores = report.known(summary, first.name, frechet[0])
+        tables.append(report.ratio_table(summary, first.name, scores))
     return "\n".join(tables)
 
 
@@ -143,22 +127,20 @@ def write_sheets(
 ) -> None:
     """Write contact sheets (input, methods, truth) of the first photos and of the worst crops."""
     worst = {(summary[kind][methods[0].name]["worst"], kind) for kind in held_out.kinds}
-    first = [crop.name for crop in held_out.first(args.sheet)]
+    shown = {crop.name for crop in held_out.first(args.sheet)}
     rows: dict[str, list] = {"sheet.png": [], "worst.png": []}
     for crop in held_out.crops():
         for kind in held_out.kinds:
-            chosen = {"sheet.png": crop.name in first, "worst.png": (crop.name, kind) in worst}
-            if any(chosen.values()):
-                shown = np.where(crop.mask(kind)[..., None], np.uint8(128), crop.pixels)
+            chosen = {"sheet.png": crop.name in shown, "worst.png": (crop.name, kind) in worst}
+            for name in filter(chosen.get, rows):
                 restored = [load(method.cached(args.out, crop, kind)) for method in methods]
-                for name in filter(chosen.get, rows):
-                    rows[name].append([shown, *restored, crop.pixels])
+                rows[name].append([crop.corrupted(kind, 128), *restored, crop.pixels])
     heads = ["input", *(method.name for method in methods), "truth"]
     for name, pictures in rows.items():
-        write_atomic(args.out / name, contact_sheet(pictures, heads).save)
+        write_atomic(args.out / name, report.contact_sheet(pictures, heads).save)
 
 
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

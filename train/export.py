@@ -4,62 +4,42 @@ python -m train.export --gradient runs/gradient --bridge runs/bridge --out weigh
     --manifest MANIFEST.csv --results runs/evaluation
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import dataclasses
 import json
-import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from asyncdsb.denoiser import FINISHES, BridgeDenoiser
+from asyncdsb.denoiser import FINISHES
 from asyncdsb.measure.perceptual import EfficientNetFeatures
 from asyncdsb.photo.images import write_atomic
-from asyncdsb.photo.settings import FROM_WEIGHTS
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.card import CARD, Facts, model_card
 from asyncdsb.store.checkpoint import load_weights, save_weights
-from train.judge.report import classical, gauge_table, ratio_table
+from train.judge.report import classical, gauge_table, known, ratio_table
+from train.judge.validation import held_out_records
 from train.loop.options import program
 
 OURS = "bridge"  # Name of our method in an evaluation: the bridge alone, without copied patches.
 WORST = "worst.webp"  # Picture of the worst cases, beside the card.
 
 
-def export(run: Path, kind: str, choice: str, out: Path, **decided: str | None) -> None:
-    """Write the averaged weights of a training run in half precision; ValueError on bad ones.
-
-    Args:
-        run: folder of a training run.
-        kind: "bridge" or "gradient".
-        choice: "best", the weights with the best held-out score, or "last".
-        out: weights folder.
-        **decided: what a bridge's runs do by default, out of
-            :data:`asyncdsb.photo.settings.FROM_WEIGHTS`; None for what its preset says.
-    """
-    source = run / ("best" if choice == "best" else "weights")
-    module, training = load_weights(source, kind)
-    path = run / "validation.json"
-    if path.exists():
-        records = json.loads(path.read_text("utf-8"))
-        held_out = [record for record in records if record["step"] == training["steps"]]
-        training = training | {"held_out": held_out[0] if held_out else None}
-    if isinstance(module, BridgeDenoiser):
-        given: dict[str, Any] = {k: v for k, v in decided.items() if v is not None}
-        module.config = dataclasses.replace(module.config, **given)
-    save_weights(out, module, training)
+def export(run: Path, kind: str, args: argparse.Namespace) -> None:
+    """Write the averaged weights, "bridge" or "gradient", of a run in half precision."""
+    module, training = load_weights(run / ("best" if args.choice == "best" else "weights"), kind)
+    if records := held_out_records(run):
+        scores = {record["step"]: record for record in records}
+        training = training | {"held_out": scores.get(training["steps"])}
+    if kind == "bridge" and args.finish is not None:
+        module.config = dataclasses.replace(module.config, finish=args.finish)
+    save_weights(args.out, module, training)
 
 
 def photographs(facts: Facts, manifest: Path) -> str:
-    """The card's table of photographs, from a CSV with the columns split, source and licence.
-
-    Rows whose split is the stem of a shard's name, less its number, were trained on.
-    """
+    """The card's table of the photographs in a CSV whose split is in the name of a shard."""
     shards = {name for training in facts.training.values() for name in training.get("photos", [])}
     splits = {Path(name).stem.rsplit("-", 1)[0] for name in shards}
     with open(manifest, encoding="utf-8", newline="") as file:
@@ -82,19 +62,16 @@ def measured(folder: Path) -> str:
             f"expected the method {OURS} in {folder}/results.json, got {', '.join(names)}"
         )
     each = protocol["crops_per_photo"]
-    # One crop has no distance between sets.
-    distance = EfficientNetFeatures.names.frechet
-    scores, distance_text, share_text = ["lpips"], "", ""
-    if all(methods[OURS][distance] is not None for methods in summary.values()):
-        scores.append(distance)
+    scores = known(summary, OURS, EfficientNetFeatures.names.frechet)
+    distance_text = share_text = ""
+    if len(scores) > 1:
         distance_text = (
             ", and the Frechet distance on EfficientNet-Lite2 features, which is not FID and "
             "comparable only at the same n"
         )
-    if others := classical(summary):
+    if others := ", ".join(classical(summary)):
         share_text = (
-            "; the share is that of the bridge alone over the best classical method "
-            f"({', '.join(others)})"
+            f"; the share is that of the bridge alone over the best classical method ({others})"
         )
     return (
         "## Measured\n\n"
@@ -133,8 +110,7 @@ def work(args: argparse.Namespace) -> None:
     for kind in ("gradient", "bridge"):
         run = getattr(args, kind)
         if run is not None:
-            decided = {name: getattr(args, name) for name in FROM_WEIGHTS}
-            export(run, kind, args.choice, args.out, **decided)
+            export(run, kind, args)
     facts = AsyncDSBPipeline.from_pretrained(args.out, device="cpu").facts
     parts = [
         model_card(facts, args.licence),
@@ -147,9 +123,8 @@ def work(args: argparse.Namespace) -> None:
         parts.append("## Where it fails\n")
     if args.notes is not None:
         parts.append(args.notes.read_text("utf-8").strip() + "\n")
-    worst = None if args.results is None else args.results / "worst.png"
-    if worst is not None and worst.exists():
-        sheet = Image.open(worst)
+    if args.results is not None and (args.results / "worst.png").exists():
+        sheet = Image.open(args.results / "worst.png")
         write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))
         parts.append(
             "For each kind of mask the held-out crop with the largest LPIPS, from the input on the "
@@ -162,4 +137,4 @@ def work(args: argparse.Namespace) -> None:
 main = program(parser, work)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -3,25 +3,21 @@
 python -m train.gradient --preset cpu --data PHOTOS --out runs/gradient
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.networks import PatchDiscriminator, UNetConfig
-from asyncdsb.store.checkpoint import file_sha256, load_weights
+from asyncdsb.store.checkpoint import load_weights
 from train.judge.validation import GradientValidator
 from train.loop.losses import discriminator_loss, generator_loss
 from train.loop.options import program
 from train.loop.processes import BoundMethod, Processes
-from train.loop.run import chosen_preset, parser, run
+from train.loop.run import parser, run
 from train.loop.trainer import Trainer
 from train.presets import GRADIENT_PRESETS, GradientPreset
 
@@ -30,6 +26,7 @@ class GradientTrainer(Trainer):
     """Generator against patch discriminator."""
 
     preset: GradientPreset
+    starts = {"init": "gradient"}
 
     def __init__(
         self, preset: GradientPreset, args: argparse.Namespace, processes: Processes | None = None
@@ -37,25 +34,20 @@ class GradientTrainer(Trainer):
         torch.manual_seed(args.seed)
         processes = processes or Processes(device=args.device)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
-        given = {}
         if args.init:
             model: GradientCompletion = load_weights(args.init, "gradient")[0].train()
             if model.config != preset.model:
-                raise ValueError(
-                    f"expected weights of the preset's network, {preset.model}, "
-                    f"got {model.config} in {args.init}"
-                )
-            given["init"] = file_sha256(Path(args.init) / "gradient.safetensors")
+                wanted = f"weights of the preset's network, {preset.model}"
+                raise ValueError(f"expected {wanted}, got {model.config} in {args.init}")
         else:
             model = GradientCompletion(preset.model)
         self.model = model.to(args.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(args.device)
         super().__init__(preset, args, processes, self.model)
-        self.weights = given
         self.modules["discriminator"] = self.discriminator
         # EdgeConnect's Adam, without first-moment momentum as is usual against a discriminator.
         adam = partial(torch.optim.Adam, betas=(0.0, 0.9))
-        self.optimise(self.model, adam, preset.muon)
+        self.optimise(adam)
         slower = {"params": self.discriminator.parameters(), "lr_scale": preset.discriminator_lr}
         self.optimizers["discriminator"] = adam([slower])
         if isinstance(preset.model.generator, UNetConfig):
@@ -104,7 +96,7 @@ class GradientTrainer(Trainer):
 
     @torch.no_grad()
     def shown(self) -> list[Tensor]:
-        """Rows of corrupted photo, true map and completed map for eight training crops."""
+        """Rows of corrupted photo, true map and completed map."""
         image, mask = self.batches.sample()
         self.ema.eval()
         truth, fake, _ = self._maps(self.averaged.companded, image, mask)
@@ -112,18 +104,8 @@ class GradientTrainer(Trainer):
         return [image * (1 - mask), 2 * truth - 1, 2 * fake - 1]
 
 
-def gradient_parser() -> argparse.ArgumentParser:
-    """Options of this program; see :func:`train.loop.run.parser` for what it has in common."""
-    options = parser("train.gradient", GRADIENT_PRESETS, __doc__)
-    own = "the discriminator starts from nothing"
-    options.add_argument("--init", help=f"weights folder of a completion to start from; {own}")
-    return options
-
-
-main = program(
-    gradient_parser,
-    lambda args: run(GradientTrainer, chosen_preset(GRADIENT_PRESETS, args), args),
-)
+gradient_parser = partial(parser, "train.gradient", GRADIENT_PRESETS, __doc__)
+main = program(gradient_parser, partial(run, GradientTrainer, GRADIENT_PRESETS))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -5,18 +5,14 @@ python -m train.import_adm results/inpaint-center/latest.pt weights/i2sb --ot-od
 
 Files are read as tensors in plain containers; other Python objects in them are refused. Of I2SB's
 ``latest.pt`` the averaged weights are taken. The folder that is written is one for
-``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``, which adds the conditions that
-its preset has and the network does not see. ADM's network has not seen a bridge yet: it is a start
-for a training.
+``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``. ADM's network has not seen a
+bridge yet: it is a start for a training.
 
 Which bridge I2SB trained does not stand in the file: give the options of its run again. Its
 published inpainting networks took ``--ot-ode`` and ``--beta-max 1.0`` (the default here, 0.3
 there), and the sampler is "ode". An ``--interval`` other than 1000 is not supported.
 
-With tau = 0.5 everywhere sampling is then I2SB's. Equal are the start (the photograph, in the hole
-standard normal noise), what the network sees and is told of the time, its target and the estimate
-``x0_hat = x_t - sigma_t output``, the posterior step for given variances, and the law of known
-pixels at each time (in the ODE their values). Not equal:
+With tau = 0.5 everywhere sampling is then I2SB's, but for the noise itself and this:
 
 - variances are integrals where I2SB adds up a table of 1000; sigma^2 differs by up to 6e-5;
 - steps divide t in [0, 1] evenly and the last lands on x0_hat; I2SB rounds to its table and ends at
@@ -24,15 +20,11 @@ pixels at each time (in the ODE their values). Not equal:
 - known pixels follow one path of the bridge, where I2SB draws them anew after every step;
 - estimates are always clamped to [-1, 1], as by I2SB's ``--clip-denoise``;
 - a network that sees x1 (``--cond-x1``) is given the start of the run, as in training, where I2SB
-  samples with another draw of the noise;
-- the noise itself, and half precision unless ``--fp32`` is given.
+  samples with another draw of the noise.
 """
-
-from __future__ import annotations
 
 import argparse
 import pickle
-import sys
 import zipfile
 from pathlib import Path
 
@@ -47,32 +39,27 @@ from asyncdsb.store.checkpoint import file_sha256, load_weights, misfits, save_w
 from train.loop.options import program
 
 PUBLISHED = ADMConfig()  # Shape of the network in the files.
-
 STEM = "input_blocks.0.0.weight"
 HEAD = ("out.2.weight", "out.2.bias")
 BETA_MIN = 0.1
 
 
-def import_adm(
-    file: Path, out: Path, gradient: Path, ot_ode: bool, beta_max: float, dtype: torch.dtype
-) -> list[str]:
-    """Write the network of a file, and a gradient completion, as a weights folder.
-
-    Options are those of :func:`parser`. Returns what was found and done, line by line; ValueError
-    if the file holds another network, or options do not fit it.
-    """
-    completion, facts = load_weights(gradient, "gradient")
+def run(args: argparse.Namespace) -> None:
+    """Write the network of a file, and a completion; ValueError if options do not fit."""
+    file, dtype = args.file, torch.float32 if args.fp32 else torch.float16
+    completion, facts = load_weights(args.gradient, "gradient")
     state, origin = read(file)
     report = [f"found {origin}"]
-    conditions = ("x1",) if _size(state, STEM, 1) == 6 else ()
+    shapes = {name: tuple(state[name].shape) for name in (STEM, HEAD[0]) if name in state}
+    conditions = ("x1",) if shapes.get(STEM, ())[1:2] == (6,) else ()
     if conditions:
         report.append("the network sees x1")
-        if ot_ode:
+        if args.ot_ode:
             raise ValueError(
                 "expected a network that sees the state alone for --ot-ode, got one that sees x1 "
                 "too: without noise both together give the picture away, and it is not given x1"
             )
-    variances = _size(state, HEAD[0], 0) == 6
+    variances = shapes.get(HEAD[0], ())[:1] == (6,)
     with torch.device("meta"):
         network = PUBLISHED.build(6 if conditions else 3, 6 if variances else 3, scalars=2)
     if lines := misfits(network, state):
@@ -83,28 +70,24 @@ def import_adm(
     config = BridgeConfig(
         unet=PUBLISHED,
         beta_min=BETA_MIN,
-        beta_max=peak(beta_max),
-        fill="zero",
-        hole_noise=1.0,
+        beta_max=peak(args.beta_max),
         conditions=conditions,
         parametrisation="score",
-        bridges=("deterministic" if ot_ode else "stochastic",),
-        resolution=256,
+        bridges=("deterministic" if args.ot_ode else "stochastic",),
     )
     with torch.device("meta"):
         denoiser = BridgeDenoiser(config)
     denoiser.unet.load_state_dict(state, assign=True)
     source = {"started_from": f"{file.name}, {origin}", "source_sha256": file_sha256(file)}
-    save_weights(out, denoiser, source, dtype)
-    save_weights(out, completion, facts, dtype)
-    return report
+    save_weights(args.out, denoiser, source, dtype)
+    save_weights(args.out, completion, facts, dtype)
+    print("\n".join([*report, f"wrote {args.out}"]))
 
 
 def peak(beta_max: float) -> float:
     """Largest beta of I2SB's schedule in units of t in [0, 1], to four digits.
 
-    sqrt(beta) rises from sqrt(1e-4) towards sqrt(beta_max / 1000) over 1000 steps, of which the
-    first 500 are used, and mirrored.
+    sqrt(beta) rises linearly to sqrt(beta_max) over 1000 steps; 500 are used, and mirrored.
     """
     if not beta_max >= BETA_MIN:
         raise ValueError(f"expected a beta_max of at least {BETA_MIN}, got {beta_max}")
@@ -113,10 +96,9 @@ def peak(beta_max: float) -> float:
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], str]:
-    """Read the network of a file of guided diffusion or I2SB; tensors stay mapped from the file.
+    """Read the network of a file of guided diffusion or I2SB, and whose it is, in words.
 
-    Returns parameters by their published names, not checked yet, and whose they are, in words.
-    ValueError if the file cannot be read, or holds something else.
+    Tensors stay mapped from the file. ValueError if it cannot be read, or holds something else.
     """
     try:
         content = torch.load(
@@ -152,12 +134,6 @@ def read(file: Path) -> tuple[dict[str, Tensor], str]:
     raise ValueError(f"expected tensors by name, or I2SB's net and ema, in {file}, got {wrong}")
 
 
-def _size(state: dict[str, Tensor], name: str, axis: int) -> int | None:
-    """Length of a parameter along an axis, or None if there is no such thing."""
-    shape = state[name].shape if name in state else ()
-    return shape[axis] if axis < len(shape) else None
-
-
 def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     options = argparse.ArgumentParser(
@@ -174,14 +150,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def run(args: argparse.Namespace) -> None:
-    """Write the weights folder and say what was found."""
-    dtype = torch.float32 if args.fp32 else torch.float16
-    report = import_adm(args.file, args.out, args.gradient, args.ot_ode, args.beta_max, dtype)
-    print("\n".join([*report, f"wrote {args.out}"]))
-
-
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

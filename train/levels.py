@@ -1,20 +1,17 @@
 """What the networks know, level by level: ``python -m train.levels --data PHOTOS -o OUT``.
 
 Nothing is sampled. For held-out crops at each sigma_eff, the first table gives the root mean square
-of the denoiser's error in the hole along each opponent axis of the colours, and beside the levels
-that of the membrane (the harmonic fill), which knows nothing but the border. Where the membrane is
-the better of the two, the network has not yet learned what a linear equation tells.
+of the denoiser's error in the hole along each opponent axis of the colours, beside that of the
+membrane (the harmonic fill). Where the membrane is better, the network has not yet learned what a
+linear equation tells.
 
 The second table judges the gradient completion: correlation of the completed with the true
 companded map in the hole, its mean over the true one, and the range of tau from its 10th to its
 90th percentile in the hole over the range asked for (Eq. 11).
 """
 
-from __future__ import annotations
-
 import argparse
 import math
-import sys
 from functools import partial
 
 import numpy as np
@@ -26,42 +23,36 @@ from asyncdsb.denoiser import COLOUR_AXES
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.schedule import tau_map
-from train.judge.methods import HeldOut, load_bridges, to_batch
+from train.judge.methods import HeldOut, load_bridges, tensors
 from train.judge.protocol import Crop
 from train.judge.report import markdown, publish
 from train.judge.scores import companded_maps
 from train.loop.options import held_out_parser, program
 
+# sigma_eff in units of pictures in [-1, 1]; infinite at t = 1.
 LEVELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 6.0, math.inf)
-"""sigma_eff in units of pictures in [-1, 1]; infinite at t = 1."""
-
 AXES = ("brightness", "red-blue", "green-magenta")
+SCORES = ("correlation", "mean", "spread")  # of the completed gradient
 
 
 @torch.no_grad()
 def denoiser_errors(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, batch: int) -> dict:
-    """Errors along :data:`AXES` in the hole, ``{"membrane", "0.05", ...}``, each three numbers.
-
-    Tau is 0.5 everywhere: the level alone matters to the network. Noise is drawn from each crop's
-    own seed.
-    """
-    model, schedule = pipe.denoiser, pipe.denoiser.config.schedule
+    """Errors along :data:`AXES` in the hole by level, and the membrane's; tau is 0.5."""
+    model, schedule = pipe.denoiser, pipe.config.schedule
     total_var = schedule.total_var
     axes = torch.tensor(COLOUR_AXES, device=pipe.device)
     sums: dict[str, Tensor] = {}
     area = 0.0
     for start in range(0, len(crops), batch):
         chunk = crops[start : start + batch]
-        image, mask = _tensors(chunk, kind, pipe.device)
+        image, mask = tensors(chunk, kind, pipe.device)
         seeds = [torch.Generator().manual_seed(crop.noise_seed(kind)) for crop in chunk]
-        noise, z = (
-            torch.stack([torch.randn(image.shape[1:], generator=seed) for seed in seeds])
-            for _ in range(2)
-        )
+        drawn = [torch.randn(2, *image.shape[1:], generator=seed) for seed in seeds]
+        noise, z = torch.stack(drawn, 1).to(image)
         stochastic = torch.full((len(chunk),), "stochastic" in model.config.bridges)
         gradient = pipe.completion(image, mask)
-        context = model.context(image, mask, gradient, stochastic.to(pipe.device), noise.to(image))
-        noise_var, z = total_var * context.stochastic, z.to(image) * context.stochastic
+        context = model.context(image, mask, gradient, stochastic.to(pipe.device), noise)
+        noise_var, z = total_var * context.stochastic, z * context.stochastic
         estimates = {"membrane": fill_hole(image, mask, "harmonic")}
         for level in LEVELS:
             sigma = torch.full((len(chunk), 1, 1, 1), level).to(image)
@@ -84,20 +75,13 @@ def completion_scores(pipe: AsyncDSBPipeline, crops: list[Crop], kind: str, ends
     low, high = ends
     for crop in crops:
         found, truth, correlation = companded_maps(pipe.completion, crop, kind, pipe.device)
-        image, mask = _tensors([crop], kind, pipe.device)
+        image, mask = tensors([crop], kind, pipe.device)
         completed = pipe.completion(image, mask)
         tau = tau_map(completed, low, high, pipe.config.blur_sigma, mask)[mask > 0.5]
         first, last = torch.quantile(tau, torch.tensor([0.1, 0.9]).to(tau))
         spread = float((last - first) / (high - low)) if high > low else math.nan
         rows.append([correlation, float(found.mean() / truth.mean()), spread])
-    means = np.nanmean(rows, axis=0).tolist()
-    return dict(zip(("correlation", "mean", "spread"), means, strict=True))
-
-
-def _tensors(chunk: list[Crop], kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, S, S) and masks (B, 1, S, S)."""
-    masks = torch.from_numpy(np.stack([crop.mask(kind) for crop in chunk]))
-    return to_batch([crop.pixels for crop in chunk]).to(device), masks[:, None].float().to(device)
+    return dict(zip(SCORES, np.nanmean(rows, axis=0).tolist(), strict=True))
 
 
 def table(results: dict) -> str:
@@ -109,7 +93,7 @@ def table(results: dict) -> str:
         for index, axis in enumerate(AXES)
     ]
     scores = [
-        [kind, *(f"{found[name]:.3f}" for name in ("correlation", "mean", "spread"))]
+        [kind, *(f"{found[name]:.3f}" for name in SCORES)]
         for kind, found in results["completion"].items()
     ]
     heads = ["mask", "correlation", "mean", "range of tau"]
@@ -135,4 +119,4 @@ def run(args: argparse.Namespace) -> None:
 main = program(partial(held_out_parser, "train.levels", __doc__), run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

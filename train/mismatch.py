@@ -6,22 +6,16 @@ all pixels (I2SB) and with the schedule of the pixel's gradient. Two signals are
 
 x_t        the projection ``<x1 - x, x1 - x0> / |x1 - x0|^2``, the share of the way from x1 to x0.
            For states of the bridge its mean is 1 - s, hence its slope is beta(t; tau) / M.
-x0_hat     SSIM, the mean similarity to the truth over the pixels, as in the paper. It answers what
-           a person sees, but even a run whose states follow the bridge exactly has not the slope
-           beta(t), so that only methods can be compared.
+x0_hat     SSIM, the mean similarity to the truth over the pixels, as in the paper. Its slope is not
+           beta(t) even if the states follow the bridge exactly: only methods can be compared.
 
 The curves of all photos are averaged first and then differentiated, so that a photo whose
-similarity hardly changes, and whose own centroid would be anywhere, does not rule the mean.
-Intervals come from a bootstrap over photos, the same draws for every method.
-
-Writes ``mismatch.json``, ``mismatch.md`` and ``mismatch.png``.
+similarity hardly changes does not rule the mean. Intervals come from a bootstrap over photos.
 """
 
-from __future__ import annotations
-
 import argparse
-import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +24,9 @@ from tqdm import tqdm
 
 from asyncdsb.gradient import image_gradient
 from train.judge.delay import PARTS, SIGNALS, centroids, gradient_parts, progress, speeds
-from train.judge.intervals import RESAMPLES
-from train.judge.methods import HeldOut, load_bridges, to_batch
+from train.judge.methods import HeldOut, load_bridges, tensors
 from train.judge.report import difference, markdown, publish
+from train.judge.results import RESAMPLES, ends
 from train.loop.options import held_out_parser, program
 
 LEAST_GAIN = 0.01  # Gain of a measure over the run below which its course has no speed to speak of.
@@ -41,15 +35,9 @@ LEAST_GAIN = 0.01  # Gain of a measure over the run below which its course has n
 def summary(t: np.ndarray, curves: np.ndarray, photos: list[str]) -> dict:
     """Speeds and delays of the mean curves of one method, signal and part.
 
-    Args:
-        t: (N + 1,) times of all runs.
-        curves: (runs, 2, N + 1), what was restored and what the schedule says.
-        photos: the photo of each run.
-
-    Returns:
-        ``{"run", "beta"}``, shares of both per step (N,), and "delay", how much later the centroid
-        of the former comes, of which the first number is measured and the others are drawn
-        (1 + RESAMPLES,); NaN where there is no speed.
+    Of times t (N + 1,), curves (runs, 2, N + 1), what was restored and what the schedule says, and
+    the photo of each run: "run" and "beta", shares of both per step (N,), and "delay", how much
+    later the former's centroid comes, (1 + RESAMPLES,), measured and then drawn; NaN without speed.
     """
     names, member = np.unique(photos, return_inverse=True)
     sums = np.zeros((len(names), *curves.shape[1:]))
@@ -69,39 +57,30 @@ def _interval(draws: np.ndarray) -> dict[str, float] | None:
     """The first value with the 95 % range of the others; None if any is undefined."""
     if not np.isfinite(draws).all():
         return None
-    low, high = np.quantile(draws[1:], (0.025, 0.975))
+    low, high = ends(draws[1:])
     return {"mean": float(draws[0]), "low": float(low), "high": float(high)}
 
 
 @torch.no_grad()
 def measure(args: argparse.Namespace) -> dict:
-    """Restore everything and summarise.
+    """Restore everything and summarise; ValueError unless methods are bridges of the same times.
 
-    Returns:
-        "curves": "METHOD/SIGNAL" -> part -> "run" and "beta", "delay" with its interval, and, of
-        all methods but the first, "change": how much larger |delay| is than that of the first.
-
-    Raises:
-        ValueError: methods that are no bridges, or whose runs have not the same times.
+    "curves" of the result has "METHOD/SIGNAL" -> part -> "run" and "beta", "delay" with its
+    interval, and, of all methods but the first, "change": how much larger |delay| is than its.
     """
     methods = load_bridges(args)
     held_out = HeldOut(args, methods)
     if len({(method.settings["steps"], method.settings["grid"]) for method in methods}) > 1:
         raise ValueError("expected the same steps and grid for all methods")
     photos: list[str] = []
-    found: dict[tuple[str, str, str], list] = {
-        (signal, part, method.name): []
-        for signal in SIGNALS
-        for part in PARTS
-        for method in methods
-    }
+    names = [method.name for method in methods]
+    found: dict[tuple, list] = {key: [] for key in product(SIGNALS, PARTS, names)}
     with tqdm(total=len(held_out) * len(held_out.kinds) * len(methods), unit="run") as bar:
         for crop in held_out.crops():
             for kind in held_out.kinds:
                 photos.append(crop.key)
                 for method in methods:
-                    x0 = to_batch([crop.pixels]).to(method.pipe.device)
-                    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(x0.device)
+                    x0, mask = tensors([crop], kind, method.pipe.device)
                     known, seeds = x0.masked_fill(mask > 0.5, 0), [crop.noise_seed(kind)]
                     tau, stream = method.pipe.trace(known, mask, seeds, **method.settings)
                     states = list(stream)
@@ -112,7 +91,7 @@ def measure(args: argparse.Namespace) -> dict:
                         for part in PARTS:
                             found[signal, part, method.name].append(course[part])
                     bar.update()
-    curves: dict[str, dict] = {f"{m.name}/{signal}": {} for m in methods for signal in SIGNALS}
+    curves: dict[str, dict] = {f"{name}/{signal}": {} for name, signal in product(names, SIGNALS)}
     t = np.array([float(state.t[0]) for state in states])
     for (signal, part, name), rows in found.items():
         own = summary(t, np.array(rows), photos)
@@ -121,7 +100,7 @@ def measure(args: argparse.Namespace) -> dict:
             for curve in ("run", "beta")
         }
         row["delay"] = _interval(own["delay"])
-        if name == methods[0].name:
+        if name == names[0]:
             first = own["delay"]
         else:
             row["change"] = _interval(np.abs(own["delay"]) - np.abs(first))
@@ -170,20 +149,16 @@ def table(results: dict) -> str:
     return markdown(heads, rows, 3)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options of this program."""
-    # What is copied after the run is no part of it.
-    defaults = {"masks": "center,narrow", "finish": "none", "grid": "uniform"}
-    return held_out_parser("train.mismatch", __doc__, methods="synchronous,asyncdsb", **defaults)
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, write ``mismatch.json``, ``.md`` and ``.png``."""
     results = measure(args)
     publish(args.out, "mismatch", results, table(results), partial(figure, results))
 
 
-main = program(parser, run)
+# What is copied after the run is no part of it.
+DEFAULTS = {"masks": "center,narrow", "finish": "none", "grid": "uniform"}
+options = partial(held_out_parser, methods="synchronous,asyncdsb", **DEFAULTS)
+main = program(partial(options, "train.mismatch", __doc__), run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,17 +1,4 @@
-"""Named training presets.
-
-==================  =============================================================================
-portraits, scenes   the bundled weights, trained for as long as a processor is free
-shipped             one large GPU, less than an hour
-workstation         a GPU with 24 GB, a day
-cpu                 a desktop processor, an hour or two
-paper               the setting of the paper, of which one GPU holds a part of a batch only
-claims-...          many small networks, see :mod:`train.claims`
-debug               the tests
-==================  =============================================================================
-"""
-
-from __future__ import annotations
+"""Named training presets; ``train/README.md`` says what each is for, and :mod:`train.claims`."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -27,24 +14,20 @@ class Preset:
     """What both trainers share."""
 
     size: int = 256  # side of the training crops in pixels
-    # Sizes at which each photo is kept, see train.data.photos.PhotoBank.
-    short_sides: tuple[int, ...] = (256, 320, 400, 512)
+    short_sides: tuple[int, ...] = (256, 320, 400, 512)  # at which each photo is kept
     # Sides of the squares on which masks are drawn, at least that of the crop; from a larger one a
     # random window is cut, which keeps the width of strokes.
     mask_canvases: tuple[int, ...] = (256,)
-    # Relative frequency of each of asyncdsb.masks.MASK_KINDS.
-    mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)
+    mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)  # of asyncdsb.masks.MASK_KINDS
     masks: int = 20_000  # how many are drawn in advance
-    augment: float = 0.0  # strength, 0 to 1, see train.data.augment.augmented
-    upright: bool = False  # whether that leaves the orientation and the order of colours alone
+    augment: float = 0.0  # strength, 0 to 1, see train.data.batches.augmented
     batch: int = 32  # samples per step
     # Every so many steps, crops have twice the side and the batch is a quarter, which costs the
     # same and shows what lies further away; 0 for never.
     large_every: int = 0
     steps: int = 20_000  # length of the training
     lr: float = 2e-4  # peak learning rate
-    # Learning rate of Muon as a multiple of lr, for the weights of the trained network's layers,
-    # see train.loop.muon; 0 leaves them to Adam, which takes all others.
+    # Learning rate of Muon (train.loop.muon) as a multiple of lr; 0 leaves all weights to Adam.
     muon: float = 0.0
     warmup: int = 500  # steps of linear warm-up; the rate then falls along a cosine
     lr_end: float = 0.02  # to this share of lr
@@ -59,8 +42,6 @@ class Preset:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"expected a batch of at least one sample, got {self.batch}")
-        if self.large_every and self.batch % 4:
-            raise ValueError(f"expected a batch that is a multiple of 4, got {self.batch}")
 
     def shape(self, step: int) -> tuple[int, int]:
         """(samples, side in pixels) of the batch of a step."""
@@ -94,38 +75,31 @@ class BridgePreset(Preset):
     model: BridgeConfig = field(default_factory=BridgeConfig)
     weight_decay: float = 0.01  # of both optimisers
     synchronous: float = 0.15  # share of samples with tau = 0.5 everywhere (I2SB)
-    # Share of samples whose tau map is a smooth random field instead of following the gradient; it
-    # covers inward and painted maps.
+    # Share of samples whose tau map is a smooth random field, as inward and painted maps are.
     smooth_tau: float = 0.2
     # Whether every pixel draws its tau by itself, even in [0, 1], and nothing above matters.
     free_tau: bool = False
-    # (tau_min, tau_max) of the other samples; None draws a range for each.
-    tau_range: tuple[float, float] | None = None
+    tau_range: tuple[float, float] | None = None  # of the other samples; None draws one for each
     # (least, largest) sigma_eff of the training times, which are even in its logarithm; None for
     # times that are even in t.
     levels: tuple[float, float] | None = (0.015, 100.0)
     focus: float = 0.0  # share of times whose sigma_eff is log-normal around model.sigma_data
     from_start: float = 0.05  # share at t = 1 exactly, where every run takes its first step
-    # Samples that share a photo and its mask, at different times and noises; the batch, and with
-    # large_every a quarter of it, must be a multiple of it.
-    draws: int = 1
-    # Whether the backward pass computes features once more instead of keeping them (ADM only).
-    checkpointing: bool = False
+    draws: int = 1  # samples that share a photo and its mask, at different times and noises
+    checkpointing: bool = False  # whether features are computed twice and not kept (ADM only)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = self.batch // 4 if self.large_every else self.batch
-        if self.draws < 1 or any(n < self.draws or n % self.draws for n in (self.batch, least)):
-            parts = f"{self.draws} samples a photo" + (", and a quarter too" * (least < self.batch))
-            raise ValueError(f"expected a batch that divides into {parts}, got {self.batch}")
-        if self.checkpointing and not isinstance(self.model.unet, ADMConfig):
-            raise ValueError(
-                f"expected an ADM network for checkpointing, got {self.model.unet.kind}"
-            )
+        parts = self.draws * (4 if self.large_every else 1)
+        if self.batch % parts:
+            raise ValueError(f"expected a batch that is a multiple of {parts}, got {self.batch}")
+        kind = self.model.unet.kind
+        if self.checkpointing and kind != "adm":
+            raise ValueError(f"expected an ADM network for checkpointing, got {kind}")
 
 
 _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_channels=28)
-# Seven times the parameters of _SMALL; wide rather than deep, as features are what memory goes to.
+# Seven times the parameters of _SMALL; wide rather than deep, because features take the memory.
 _WIDE = UNetConfig(128, (1, 2, 3, 4), 1, (False, False, False, True), head_channels=64)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
 # Cheap on a processor: the finest level thin, with nothing but the stem on its way down.
@@ -136,7 +110,6 @@ _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
 
 _ON_CPU: dict[str, Any] = dict(
     size=128,
-    short_sides=(256, 320, 400, 512),
     mask_canvases=(128, 256, 256),
     # Short trainings learn most from holes whose surroundings say much about them.
     mask_weights=(1.5, 1.5, 3, 3, 2),
@@ -147,6 +120,7 @@ _ON_CPU: dict[str, Any] = dict(
     samples_every=500,
     validate_every=1_250,
 )
+_MUON: dict[str, Any] = dict(focus=0.6, lr=8e-4, muon=15.0, warmup=100)
 # Heads of one pose and scale: the shorter sides enlarge and shift them a little.
 _PORTRAITS: dict[str, Any] = dict(
     size=128,
@@ -155,7 +129,6 @@ _PORTRAITS: dict[str, Any] = dict(
     mask_weights=(2, 3, 2, 2, 1),
     masks=6_000,
     augment=0.25,
-    upright=True,
     precision="auto",
     checkpoint_every=250,
     samples_every=1_000,
@@ -168,7 +141,6 @@ _CLAIMS: dict[str, Any] = dict(
     mask_canvases=(32,),
     mask_weights=(2, 3, 2, 2, 1),
     masks=6_000,
-    upright=True,
     batch=32,
     steps=2_000,
     muon=15.0,
@@ -210,9 +182,9 @@ _DEBUG: dict[str, Any] = dict(
 )
 
 GRADIENT_PRESETS = {
-    "shipped": GradientPreset(steps=6_000, batch=32, lr=2e-4, warmup=100),
+    "shipped": GradientPreset(steps=6_000, warmup=100),
     "paper": GradientPreset(
-        short_sides=(256,), mask_weights=(1, 1, 1, 1, 0), steps=100_000, batch=32, lr=1e-4
+        short_sides=(256,), mask_weights=(1, 1, 1, 1, 0), steps=100_000, lr=1e-4
     ),
     "cpu": GradientPreset(
         **_ON_CPU | {"batch": 8},
@@ -259,9 +231,7 @@ BRIDGE_PRESETS = {
     "shipped": BridgePreset(model=BridgeConfig(unet=_SMALL), batch=64, lr=3e-4),
     "workstation": BridgePreset(
         model=BridgeConfig(unet=_WIDE),
-        batch=32,
         steps=300_000,
-        lr=2e-4,
         warmup=1_000,
         ema=0.9995,
         checkpoint_every=5_000,
@@ -281,7 +251,7 @@ BRIDGE_PRESETS = {
     ),
     # As many steps as the time allows (--steps); a later run goes on from the weights (--init).
     "portraits": BridgePreset(
-        **_PORTRAITS,
+        **_PORTRAITS | _MUON,
         model=BridgeConfig(
             unet=_LEAN,
             conditions=("mask", "membrane", "skip", "position"),
@@ -289,17 +259,11 @@ BRIDGE_PRESETS = {
             window="head",
         ),
         levels=(0.01, 60.0),
-        focus=0.6,
         batch=16,
-        steps=20_000,
-        lr=8e-4,
-        muon=15.0,
-        warmup=100,
-        ema=0.999,
     ),
     # From the smooth fill: it holds most of what few photographs can teach about a large hole.
     "scenes": BridgePreset(
-        **_ON_CPU | {"checkpoint_every": 500, "validate_every": 10_000},
+        **_ON_CPU | _MUON | {"checkpoint_every": 500, "validate_every": 10_000},
         model=BridgeConfig(
             unet=_LEAN,
             fill="harmonic",
@@ -308,15 +272,8 @@ BRIDGE_PRESETS = {
             finish="patches",
         ),
         levels=(0.01, 100.0),
-        focus=0.6,
-        steps=20_000,
-        lr=8e-4,
-        muon=15.0,
-        warmup=100,
-        ema=0.999,
     ),
     "paper": BridgePreset(
-        size=256,
         short_sides=(256,),
         mask_weights=(1, 1, 1, 1, 0),
         batch=256,

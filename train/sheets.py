@@ -2,17 +2,12 @@
 
 The first photos in the order of their keys: input, restorations by the bridge alone from three
 seeds, truth. Small pictures stand side by side, several photos to a row. Photos are dealt to the
-kinds of mask, one sheet a kind (``--masks center`` for one sheet of all photos); crops and masks
-are those of :mod:`train.judge.protocol`. With ``--manifest``, a CSV with the columns key and
-source, only photos of one source are shown:
-``--manifest MANIFEST.csv --source mysociety/theyworkforyou``.
+kinds of mask, one sheet a kind (``--masks center`` for one sheet of all photos). ``--manifest`` is
+a CSV with the columns key and source; with it only photos of one source are shown.
 """
-
-from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -56,10 +51,9 @@ def run(args: argparse.Namespace) -> None:
     rows: dict[str, list] = {kind: [] for kind in held_out.kinds}
     for index, crop in enumerate(held_out.first(args.photos)):
         kind = held_out.kinds[index % len(held_out.kinds)]
-        mask = crop.mask(kind)
-        corrupted = np.where(mask[..., None], np.uint8(128), crop.pixels)
+        corrupted = crop.corrupted(kind, 128)
         seeds = [derived_seed(crop.key, crop.index, kind, "noise", i) for i in range(SEEDS)]
-        restored = method.restore([corrupted] * SEEDS, [mask] * SEEDS, seeds)[0]
+        restored = method.restore([corrupted] * SEEDS, [crop.mask(kind)] * SEEDS, seeds)[0]
         rows[kind].append([corrupted, *restored, crop.pixels])
     args.out.mkdir(parents=True, exist_ok=True)
     for kind, pictures in rows.items():
@@ -69,18 +63,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def sheet(photos: list[list[np.ndarray]]) -> Image.Image:
-    """Lay out photos, a picture for each of :data:`HEADS`, as many in a row as :data:`WIDTH` holds.
-
-    What is left over of the last row is white.
-    """
-    side = len(photos[0][0])
-    across = max(1, min(len(photos), WIDTH // (len(HEADS) * (side + 6))))
-    white = [np.full((side, side, 3), 255, np.uint8)] * len(HEADS)
-    lines = []
-    for first in range(0, len(photos), across):
-        line = photos[first : first + across]
-        line += [white] * (across - len(line))
-        lines.append([picture for photo in line for picture in photo])
+    """Lay out photos, a picture for each of :data:`HEADS`, as many in a row as fit."""
+    across = max(1, min(len(photos), WIDTH // (len(HEADS) * (len(photos[0][0]) + 6))))
+    lines = [sum(photos[n : n + across], []) for n in range(0, len(photos), across)]
     return contact_sheet(lines, HEADS * across)
 
 
@@ -96,4 +81,4 @@ def parser() -> argparse.ArgumentParser:
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

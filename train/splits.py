@@ -5,19 +5,14 @@ python -m train.splits celeba-hq --images CelebA-HQ-img --mapping CelebA-HQ-to-C
 python -m train.splits places2 --train data_256 --val val_256 -o splits/places2
 
 CelebA-HQ holds 30,000 of CelebA's faces. CelebA's own partition (Liu et al. 2015) says which are
-for training, validation and test; the mapping tells which face is which. Of Places2's 36,500
-validation photos, 6,000 drawn at random are the test set, which the paper does not list: the draw
-here depends on the seed and the file names alone.
-
-Each list holds one photo a line, relative to the list's folder.
+for training, validation and test. Of Places2's 36,500 validation photos, 6,000 drawn at random are
+the test set; the draw depends on the seed and the file names alone. Each list holds one photo a
+line, relative to the list's folder.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
 import random
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -29,12 +24,10 @@ PARTS = ("train", "val", "test")  # Parts by CelebA's numbers 0, 1 and 2.
 
 
 def celeba_hq(images: Path, mapping: Path, partition: Path) -> dict[str, list[Path]]:
-    """Sort the faces of CelebA-HQ by CelebA's partition: part -> photos by number, or ValueError.
+    """Sort the faces of CelebA-HQ, ``0.jpg``, ..., by CelebA's partition: part -> photos by number.
 
-    Args:
-        images: folder of ``0.jpg``, ``1.jpg``, ..., of any picture format.
-        mapping: lines "index in CelebA-HQ, index in CelebA, file in CelebA", under a head line.
-        partition: lines "file in CelebA, 0 | 1 | 2".
+    Lines of the mapping are "index in CelebA-HQ, index in CelebA, file in CelebA", under a head
+    line, those of the partition "file in CelebA, 0 | 1 | 2". ValueError if they are not.
     """
     parts = {}
     for number, (name, part) in enumerate(_columns(partition, 2), 1):
@@ -65,8 +58,6 @@ def places2(train: Path, val: Path, test_photos: int, seed: int) -> dict[str, li
 
 
 def _columns(path: Path, count: int) -> list[list[str]]:
-    if not path.is_file():
-        raise ValueError(f"expected a file, found nothing at {path}")
     rows = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
     if not rows or any(len(row) != count for row in rows):
         raise ValueError(f"expected lines of {count} columns in {path}")
@@ -74,10 +65,9 @@ def _columns(path: Path, count: int) -> list[list[str]]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = pictures_in(folder) if folder.is_dir() else []
-    if not found:
-        raise ValueError(f"expected a folder of photos, found none at {folder}")
-    return found
+    if found := pictures_in(folder):
+        return found
+    raise ValueError(f"expected a folder of photos, found none at {folder}")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -89,9 +79,8 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for part, photos in found.items():
         text = "".join(f"{os.path.relpath(photo, args.out)}\n" for photo in photos)
-        write_atomic(
-            args.out / f"{part}.txt", partial(Path.write_text, data=text, encoding="utf-8")
-        )
+        write = partial(Path.write_text, data=text, encoding="utf-8")
+        write_atomic(args.out / f"{part}.txt", write)
     print(", ".join(f"{part}: {len(photos)}" for part, photos in found.items()))
 
 
@@ -117,4 +106,4 @@ def parser() -> argparse.ArgumentParser:
 main = program(parser, run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

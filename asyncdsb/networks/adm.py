@@ -18,6 +18,7 @@ from asyncdsb.networks.layers import (
     Stage,
     attend,
     check_size,
+    count_heads,
     group_norm,
     sinusoidal_embedding,
     zero_init,
@@ -183,8 +184,7 @@ class ADMAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        assert channels % head_channels == 0, (channels, head_channels)
-        self.heads = channels // head_channels
+        self.heads = count_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_init(nn.Conv1d(channels, channels, 1))

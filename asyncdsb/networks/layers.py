@@ -56,17 +56,25 @@ def check_size(x: Tensor, stride: int) -> None:
         raise ValueError(f"expected H and W as multiples of {stride}, got {tuple(x.shape)}")
 
 
+def count_heads(channels: int, head_channels: int) -> int:
+    """Number of attention heads; ValueError unless the channels divide among them."""
+    if channels % head_channels:
+        expected = f"expected channels divisible by head_channels={head_channels}"
+        raise ValueError(f"{expected}, got {channels}")
+    return channels // head_channels
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of h heads over N positions: (B, h, c, N) queries, keys, values to (B, h c, N)."""
     if query.device.type == "cpu" and torch.is_grad_enabled():
         # The fused kernel's backward pass is several times slower than this on a processor.
         weights = (query.transpose(2, 3) @ key / query.shape[2] ** 0.5).softmax(3)
         return (value @ weights.transpose(2, 3)).flatten(1, 2)
-    rows = [x.transpose(2, 3) for x in (query, key, value)]
+    q, k, v = (x.transpose(2, 3) for x in (query, key, value))
     if query.device.type != "cpu":
         # The fused kernels of a GPU need this layout; on a CPU it would change bits.
-        rows = [x if x.stride(-1) == 1 else x.contiguous() for x in rows]
-    return F.scaled_dot_product_attention(*rows).transpose(1, 2).flatten(2).transpose(1, 2)
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).transpose(1, 2)
 
 
 class Modulated(nn.Module):
@@ -111,8 +119,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int):
         super().__init__()
-        assert channels % head_channels == 0, (channels, head_channels)
-        self.heads = channels // head_channels
+        self.heads = count_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))

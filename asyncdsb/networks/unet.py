@@ -37,7 +37,10 @@ class UNetConfig:
     kind: str = field(default="unet", init=False)  # tells this configuration from others on disk
 
     def __post_init__(self) -> None:
-        assert len(self.blocks_of_levels) == len(self.multipliers) == len(self.attention), self
+        if not len(self.blocks_of_levels) == len(self.multipliers) == len(self.attention):
+            raise ValueError(
+                f"expected blocks, multipliers and attention of each level, got {self}"
+            )
 
     @property
     def blocks_of_levels(self) -> tuple[int, ...]:

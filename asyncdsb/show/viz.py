@@ -83,8 +83,10 @@ def save_animation(pictures: Sequence[Image.Image], path: str | os.PathLike) -> 
     The path, which is returned, ends in ``.webp`` (small, fast) or ``.gif`` (256 colours, for old
     viewers).
     """
+    if (suffix := Path(path).suffix.lower()) not in (".webp", ".gif"):
+        raise ValueError(f"expected a file name ending in .webp or .gif, got {Path(path).name!r}")
     options: dict[str, Any] = {"save_all": True, "loop": 0, "duration": durations(len(pictures))}
-    if Path(path).suffix.lower() == ".gif":
+    if suffix == ".gif":
         pictures = [picture.quantize(256, Image.Quantize.FASTOCTREE) for picture in pictures]
         options |= {"format": "GIF", "disposal": 1}
     else:

@@ -1,9 +1,7 @@
 """Training batches, drawn from (seed, step) alone: photos, masks, times and tau ranges."""
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.bridge import clock_at_level
+from asyncdsb.gradient import luma_weights
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.schedule import relative_gradient
-from train.data.augment import augmented
 from train.data.draws import Draws, to_device
 from train.data.photos import PhotoBank
 from train.data.streams import CropStream
@@ -26,32 +24,38 @@ FOCUS_STD = 1.1  # Standard deviation of log sigma_eff of the times that are nor
 AREA = (0.01, 0.75)  # Smallest and largest hole of a training mask, as a share of its window.
 
 
+def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
+    """Change exposure and colours of crops (B, 3, H, H) in [-1, 1], as far as strength says."""
+    if not strength:
+        return images
+
+    def drawn(reach: float) -> Tensor:
+        return to_device(strength * reach * (2 * draws.rand(1, 1, 1) - 1), images.device)
+
+    # Rounding may leave a value below zero, of which there is no power.
+    x = ((images + 1) / 2).clamp(0, 1) ** drawn(0.5).exp()
+    weights = luma_weights(images.device, x.dtype).flatten()
+    luma = torch.einsum("c,bchw->bhw", weights, x)[:, None]
+    x = torch.lerp(luma, x, 1 + drawn(0.7))
+    x = (x - 0.5) * (1 + drawn(0.4)) + 0.5 + drawn(0.2)
+    return 2 * x.clamp(0, 1) - 1
+
+
 class MaskBank:
-    """Masks of ``size`` drawn in advance and kept packed, one bit a pixel, on one device.
+    """Masks drawn in advance as a preset says, kept packed, one bit a pixel, on one device."""
 
-    See :class:`train.presets.Preset` for canvases, weights of the kinds, and count.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        canvases: Sequence[int],
-        weights: Sequence[float],
-        count: int,
-        seed: int,
-        device: torch.device | str = "cpu",
-    ):
-        self.size = size
-        share = np.array(weights) / sum(weights)
-        packed = [np.packbits(self._draw(canvases, share, seed, i)) for i in range(count)]
+    def __init__(self, preset: Preset, size: int, seed: int, device: torch.device | str = "cpu"):
+        self.size, self.canvases = size, [max(size, side) for side in preset.mask_canvases]
+        self.share = np.array(preset.mask_weights) / sum(preset.mask_weights)
+        seeds = [(seed, number) for number in range(preset.masks)]
+        packed = [np.packbits(self._drawn(np.random.default_rng(words))) for words in seeds]
         self.packed = torch.from_numpy(np.stack(packed)).to(device)
         self.shifts = torch.arange(7, -1, -1, device=device)
 
-    def _draw(self, canvases: Sequence[int], share: np.ndarray, *seed: int) -> np.ndarray:
-        rng = np.random.default_rng(seed)
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
         while True:
-            kind = MASK_KINDS[rng.choice(len(MASK_KINDS), p=share)]
-            canvas = int(rng.choice(canvases))
+            kind = MASK_KINDS[rng.choice(len(MASK_KINDS), p=self.share)]
+            canvas = int(rng.choice(self.canvases))
             mask = make_mask(kind, canvas, int(rng.integers(2**31)))
             y, x = rng.integers(canvas - self.size + 1, size=2)
             window = mask[y : y + self.size, x : x + self.size]
@@ -60,36 +64,29 @@ class MaskBank:
 
     def draw(self, draws: Draws) -> Tensor:
         """Random masks (B, 1, size, size), float32, 1 = missing, turned and mirrored at random."""
-        which = draws.randint(0, len(self.packed))
-        turn = draws.one(8)
-        packed = self.packed[to_device(which, self.packed.device)]
-        bits = (packed[:, :, None] >> self.shifts) & 1
-        masks = bits.view(len(which), 1, self.size, self.size).float()
-        masks = masks.rot90(turn % 4, (2, 3))
+        which = to_device(draws.randint(len(self.packed)), self.packed.device)
+        turn = int(torch.randint(8, (1,), generator=draws.generator))  # of all masks alike
+        bits = (self.packed[which][:, :, None] >> self.shifts) & 1
+        masks = bits.view(len(which), 1, self.size, self.size).float().rot90(turn % 4, (2, 3))
         return masks.flip(3) if turn >= 4 else masks
 
 
 class Batches:
-    """Source of training batches; the same seed and step always give the same batch.
+    """Source of training batches; the same seed and step always give the same batch."""
 
-    ``draws`` samples share a photo and its mask.
-
-    Raises:
-        ValueError: a batch that does not divide, crops too large for the photos, or bad photos.
-    """
-
-    def __init__(
-        self, preset: Preset, args: argparse.Namespace, processes: Processes, draws: int = 1
-    ):
-        self.preset, self.seed, self.each = preset, args.seed, draws
+    def __init__(self, preset: Preset, args: argparse.Namespace, processes: Processes):
+        self.preset, self.seed = preset, args.seed
+        # Samples that share a photo and its mask.
+        self.each = preset.draws if isinstance(preset, BridgePreset) else 1
         self.processes, self.parts = processes, args.accumulate
+        self.device = torch.device(args.device)
         if self.parts < 1:
             raise ValueError(f"expected --accumulate of at least 1, got {self.parts}")
         sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
         largest, kept = sides[-1], max(preset.short_sides)
         # Better now than later.
         for step in {0, max(0, preset.large_every - 1)}:
-            processes.rows(preset.shape(step)[0], 0, self.parts, draws)
+            processes.rows(preset.shape(step)[0], 0, self.parts, self.each)
         if largest > kept:
             twice = ", twice --size" if len(sides) > 1 else ""
             raise ValueError(
@@ -97,36 +94,21 @@ class Batches:
                 f"are kept, got {largest}{twice}"
             )
         self.stream, self.held, self.shown = None, (-1, torch.empty(0)), torch.empty(0)
+        self.identity: dict[str, Any] = {}  # what the photographs' order depends on
         if args.stream:
             self.stream = CropStream(args.data, preset.short_sides, args.seed, args.device)
+            names = [path.name for path in self.stream.shards]
+            self.identity = {"photos": len(self.stream), "shards": names}
             if processes.main:
-                # Taken now, as another request would undo what is read ahead.
+                # Taken now, because another request would undo what is read ahead.
                 self.shown = self.stream.crops(0, SHOWN, preset.size)
         else:
             self.photos = PhotoBank(args.data, preset.short_sides, args.device)
             self.photos.holding(largest)
-        self.masks = {
-            side: MaskBank(
-                side,
-                tuple(max(side, canvas) for canvas in preset.mask_canvases),
-                preset.mask_weights,
-                preset.masks,
-                args.seed,
-                args.device,
-            )
-            for side in sides
-        }
-        self.device = torch.device(args.device)
-
-    def generator(self, step: int) -> torch.Generator:
-        """CPU generator of a step, for all that is small or picks from host tables."""
-        return self._seeded(torch.Generator(), step, 0)
+        self.masks = {side: MaskBank(preset, side, args.seed, args.device) for side in sides}
 
     def noise(self, step: int, rows: Tensor, *shape: int) -> Tensor:
-        """Standard normal noise of some samples of a step, (len(rows), *shape), on the device.
-
-        Each sample has a seed of its own, so that nothing of the others needs to be drawn.
-        """
+        """Normal noise of samples of a step, (len(rows), *shape); each has a seed of its own."""
         noise = torch.empty(len(rows), *shape, device=self.device)
         generator = torch.Generator(self.device)
         for one, index in zip(noise, rows.tolist(), strict=True):
@@ -145,48 +127,28 @@ class Batches:
         """
         count, side = self.preset.shape(step)
         rows = self.processes.rows(count, part, self.parts, self.each)
-        draws = Draws(self.generator(step), count // self.each, rows)
-        return draws.each(self.each), *self._drawn(self._crops(step, side, draws), draws)
-
-    @property
-    def identity(self) -> dict:
-        """What the order of the photographs depends on, beside the seed and the photographs."""
+        draws = Draws(self._seeded(torch.Generator(), step, 0), count // self.each, rows)
         if self.stream is None:
-            return {}
-        names = [path.name for path in self.stream.shards]
-        return {"photos": len(self.stream), "shards": names}
-
-    @property
-    def contents(self) -> dict:
-        """What tells the photographs from others; streamed ones are known by their shards."""
-        return self.photos.contents if self.stream is None else {}
-
-    def close(self) -> None:
-        """End what reads ahead, if anything does."""
-        if self.stream is not None:
-            self.stream.close()
+            crops = self.photos.crops(side, draws)
+        else:
+            if self.held[0] != step:
+                # All parts at once: what is read ahead is then what comes next.
+                first = self.preset.samples(step) // self.each + self.processes.index
+                share = draws.count // self.processes.count
+                self.held = step, self.stream.crops(first, share, side, self.processes.count)
+            crops = self.held[1][part :: self.parts]
+        return draws.each(self.each), *self._drawn(crops, draws)
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Photos and masks for the pictures that show a training, always the same."""
-        draws = Draws.whole(self.generator(SAMPLE_STEP), SHOWN)
+        generator = self._seeded(torch.Generator(), SAMPLE_STEP, 0)
+        draws = Draws(generator, SHOWN, torch.arange(SHOWN))
         shown = self.photos.crops(self.preset.size, draws) if self.stream is None else self.shown
         return self._drawn(shown, draws)
 
-    def _crops(self, step: int, side: int, draws: Draws) -> Tensor:
-        """Photos of this process's share of a step, or a part of that share."""
-        if self.stream is None:
-            return self.photos.crops(side, draws)
-        if self.held[0] != step:
-            # All parts at once: what is read ahead is then what comes next.
-            first = self.preset.samples(step) // self.each + self.processes.index
-            each = draws.count // self.processes.count
-            self.held = step, self.stream.crops(first, each, side, self.processes.count)
-        part = int(draws.rows[0]) // self.processes.count
-        return self.held[1][part :: self.parts]
-
     def _drawn(self, crops: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Augmented crops, and masks for them."""
-        crops = augmented(crops, self.preset.augment, draws, self.preset.upright)
+        crops = augmented(crops, self.preset.augment, draws)
         return crops, self.masks[crops.shape[-1]].draw(draws)
 
 
@@ -195,13 +157,16 @@ def draw_times(
 ) -> Tensor:
     """Times in (0, 1], (B, 1, 1, 1): spread evenly over the batch, some at exactly 1.
 
-    If the preset names levels, they are even in log sigma_eff of the mean tau over the hole, but
-    for a share ``focus`` that is log-normal around sigma_data (as in EDM): there details are
-    decided, and small networks learn those levels slowest. Else they are even in t. Tau and mask
-    are (B, 1, H, W); stochastic, (B,) bool, tells whether the bridge carries noise.
+    With levels in the preset they are even in log sigma_eff of the mean tau over the hole, but for
+    a share ``focus`` that is log-normal around sigma_data (as in EDM); else they are even in t. Tau
+    and mask are (B, 1, H, W); stochastic, (B,) bool, tells whether the bridge carries noise.
     """
-    even = to_device(draws.spread().clamp(min=1e-3), mask.device).view(-1, 1, 1, 1)
-    start = to_device(draws.rand() < preset.from_start, mask.device).view(-1, 1, 1, 1)
+
+    def placed(values: Tensor) -> Tensor:
+        return to_device(values, mask.device).view(-1, 1, 1, 1)
+
+    even = placed(draws.spread().clamp(min=1e-3))
+    start = placed(draws.rand() < preset.from_start)
     if preset.levels is not None:
         low, high = preset.levels
         schedule, sigmas = preset.model.schedule, preset.model.sigmas
@@ -210,7 +175,7 @@ def draw_times(
         sigma = low * (high / low) ** even
         # The normal part is spread over the batch as evenly as the other.
         normal = sigma_data * torch.exp(FOCUS_STD * torch.special.ndtri(even.clamp(max=0.999)))
-        chosen = to_device(draws.rand() < preset.focus, mask.device).view(-1, 1, 1, 1)
+        chosen = placed(draws.rand() < preset.focus)
         sigma = torch.where(chosen, normal.clamp(low, high), sigma)
         s = clock_at_level(sigma, total_var, preset.model.hole_noise)
         mean = (tau * mask).sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True)
@@ -224,18 +189,16 @@ def draw_tau(preset: BridgePreset, gradient: Tensor, mask: Tensor, draws: Draws)
     Ranges tau_min <= tau_max are uniform over the triangle; see :class:`BridgePreset` for the
     shares of synchronous and smooth random maps. Gradient, mask and tau are (B, 1, H, W).
     """
-    count, device = len(mask), mask.device
+    device = mask.device
     if preset.free_tau:
         return to_device(draws.rand(*mask.shape[1:]), device)
     ends = draws.rand(2).sort(dim=1).values
     if preset.tau_range is not None:
-        ends = torch.tensor(preset.tau_range).expand(count, 2)
-    synchronous = draws.rand(1) < preset.synchronous
-    ends = torch.where(synchronous, torch.full_like(ends, 0.5), ends)
-    low, high = to_device(ends, device).view(count, 2, 1, 1, 1).unbind(1)
-    smooth = to_device(draws.rand() < preset.smooth_tau, device).view(-1, 1, 1, 1)
+        ends = torch.tensor(preset.tau_range).expand_as(ends)
+    ends = ends.masked_fill(draws.rand(1) < preset.synchronous, 0.5)
+    low, high = to_device(ends, device)[..., None, None, None].unbind(1)
+    smooth = to_device(draws.rand(1, 1, 1) < preset.smooth_tau, device)
     field = to_device(draws.rand(1, 5, 5), device)
     field = F.interpolate(field, mask.shape[2:], mode="bicubic").clamp(0, 1)
     relative = relative_gradient(gradient, preset.model.blur_sigma, mask)
-    relative = torch.where(smooth, field, relative)
-    return low + (high - low) * relative
+    return low + (high - low) * torch.where(smooth, field, relative)

@@ -12,22 +12,13 @@ from torch import Tensor
 class Draws:
     """Random numbers, one or some for each sample of a batch, of which some samples' are kept.
 
-    Every process draws the numbers of all samples, which are few, and keeps those of its own. A
-    batch is therefore the same, whatever the number of processes or parts that share it.
+    Every process draws the numbers of all samples and keeps those of its own, so that a batch is
+    the same, whatever the number of processes or parts that share it.
     """
 
     generator: torch.Generator  # on the CPU, in the same state in every process
     count: int  # samples of the whole batch
     rows: Tensor  # which samples are kept, (kept,) of int64
-
-    @classmethod
-    def whole(cls, generator: torch.Generator, count: int) -> Draws:
-        """All samples' numbers."""
-        return cls(generator, count, torch.arange(count))
-
-    def __len__(self) -> int:
-        """How many samples are kept."""
-        return len(self.rows)
 
     def each(self, size: int) -> Draws:
         """Numbers for ``size`` samples in the place of each."""
@@ -38,19 +29,15 @@ class Draws:
         """Uniform numbers in [0, 1), (kept, *shape)."""
         return torch.rand(self.count, *shape, generator=self.generator)[self.rows]
 
-    def randint(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers in [low, high), (kept, *shape)."""
-        return torch.randint(low, high, (self.count, *shape), generator=self.generator)[self.rows]
+    def randint(self, high: int) -> Tensor:
+        """Whole numbers in [0, high), (kept,)."""
+        return torch.randint(high, (self.count,), generator=self.generator)[self.rows]
 
     def spread(self) -> Tensor:
         """Uniform numbers in [0, 1), (kept,), spread evenly over the batch."""
         shift = torch.rand(self.count, generator=self.generator)
         order = torch.randperm(self.count, generator=self.generator)
         return ((order + shift) / self.count)[self.rows]
-
-    def one(self, high: int) -> int:
-        """A whole number in [0, high) that all samples share."""
-        return int(torch.randint(high, (1,), generator=self.generator))
 
 
 def to_device(values: Tensor, device: str | torch.device) -> Tensor:

@@ -1,11 +1,9 @@
 """Photographs for training and evaluation: folders and tar shards, decoded once."""
 
-from __future__ import annotations
-
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePath
 
 from PIL import Image
@@ -20,54 +18,53 @@ class FoundPhoto:
     """A photo that was found but not read yet."""
 
     key: str  # the file's stem, in a folder or in a tar; numbered where it comes again
-    # Returns an RGB picture; ValueError with the source if it cannot be read. Can be pickled.
-    read: Callable[[], Image.Image]
     source: str  # the file's path, or a tar file's path, a slash and the member's name
+    file: Path
+    place: tuple[int, int] | None = None  # of a tar's member: first byte and how many
+
+    def read(self) -> Image.Image:
+        """Return the RGB picture; ValueError with the source if it cannot be read."""
+        try:
+            return read_image(read_range(self.file, *self.place) if self.place else self.file)
+        except ValueError as error:
+            name = "the picture" if self.place else self.file.name
+            raise ValueError(f"{self.source}: {str(error).removeprefix(f'{name}: ')}") from error
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file is called like a picture, and not like what macOS hides beside them.
-
-    Kinds that cannot be read are among them, so that they are told of as what cannot be read.
-    """
+    """Whether a file is called like a picture, of any kind, also such as cannot be read."""
     path = PurePath(name)
     known = readable_suffixes() | NOT_READ
     return path.suffix.lower() in known and not path.name.startswith(".")
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder and all its folders, sorted; those with hidden names left out."""
+    """The pictures in a folder and all its folders, sorted; none if there is no such folder."""
     return sorted(p for p in folder.rglob("*") if is_picture_name(p.name) and p.is_file())
 
 
 def find_photos(paths: Iterable[str | Path]) -> list[FoundPhoto]:
-    """List the photos of folders, tar shards, lists and single files, in sorted order.
+    """List the photos of folders, tar shards, lists and single files; ValueError if there is none.
 
-    Args:
-        paths: folders (searched recursively; one without pictures for the tar files in it),
-            ``.tar`` files, ``.txt`` files that name one photo a line, relative to their own folder
-            and kept in their order, or picture files.
-
-    Raises:
-        ValueError: if a path does not exist, or there is no photo at all.
+    Folders are searched recursively, one without pictures for the tar files in it, and sorted.
+    ``.txt`` files name one photo a line, relative to their own folder, and keep their order.
     """
     places = [Path(path) for path in paths]
     photos: list[FoundPhoto] = []
     for path in places:
         if not path.exists():
             raise ValueError(f"expected a folder, a tar shard or a photo, found nothing at {path}")
+        files, tars = [path], []
         if path.is_dir():
             files = pictures_in(path)
-            photos += [_from_file(p) for p in files]
-            if not files:
-                photos += [photo for p in sorted(path.glob("[!.]*.tar")) for photo in _from_tar(p)]
+            tars = [] if files else sorted(path.glob("[!.]*.tar"))
         elif path.suffix == ".tar":
-            photos += _from_tar(path)
+            files, tars = [], [path]
         elif path.suffix == ".txt":
             lines = path.read_text("utf-8").splitlines()
-            photos += [_from_file(path.parent / line.strip()) for line in lines if line.strip()]
-        else:
-            photos.append(_from_file(path))
+            files = [path.parent / line.strip() for line in lines if line.strip()]
+        photos += [FoundPhoto(file.stem, str(file), file) for file in files]
+        photos += [photo for tar in tars for photo in _from_tar(tar)]
     if not photos:
         raise ValueError(f"expected photos, found none in {', '.join(map(str, places))}")
     keys = numbered([photo.key for photo in photos])
@@ -82,30 +79,15 @@ def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]
 
 def numbered(keys: Sequence[str]) -> list[str]:
     """The keys made different: those that come again get a number, and a key that none has yet."""
-    taken, seen = set(keys), set()
-    numbers: dict[str, int] = {}
-    found = []
+    taken, numbers = set(keys), Counter[str]()
+    found = dict[str, None]()
     for given in keys:
         key = given
-        while key in seen or (key != given and key in taken):
-            numbers[given] = numbers.get(given, 1) + 1
-            key = f"{given}-{numbers[given]}"
-        seen.add(key)
-        found.append(key)
-    return found
-
-
-def _from_file(path: Path) -> FoundPhoto:
-    return FoundPhoto(path.stem, partial(_read, path, str(path)), str(path))
-
-
-def _read(place: Path | tuple[Path, int, int], source: str) -> Image.Image:
-    """Decode a file, or a range of one; errors name the source."""
-    try:
-        return read_image(place if isinstance(place, Path) else read_range(*place))
-    except ValueError as error:
-        name = place.name if isinstance(place, Path) else "the picture"
-        raise ValueError(f"{source}: {str(error).removeprefix(f'{name}: ')}") from error
+        while key in found or (key != given and key in taken):
+            numbers[given] += 1
+            key = f"{given}-{numbers[given] + 1}"
+        found[key] = None
+    return list(found)
 
 
 def tar_members(path: Path) -> list[tarfile.TarInfo]:
@@ -125,12 +107,10 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _from_tar(path: Path) -> list[FoundPhoto]:
-    found = []
+def _from_tar(path: Path) -> Iterator[FoundPhoto]:
     for member in sorted(tar_members(path), key=lambda m: m.name):
-        place, source = (path, member.offset_data, member.size), f"{path}/{member.name}"
-        found.append(FoundPhoto(Path(member.name).stem, partial(_read, place, source), source))
-    return found
+        source, place = f"{path}/{member.name}", (member.offset_data, member.size)
+        yield FoundPhoto(Path(member.name).stem, source, path, place)
 
 
 def scaled_size(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -1,15 +1,10 @@
 """Training crops from corpora that need not fit into memory (:mod:`train.corpus`).
 
 In every epoch each photograph comes once, in an order that follows from (seed, epoch); scale, place
-and orientation of sample n follow from (seed, n). Photographs are read from their places in the tar
-files, so that any sample can be had at any time: the number of samples drawn so far is all that a
-checkpoint needs to hold, however many processes share them.
+and orientation of sample n follow from (seed, n). Any sample can be had at any time: the number of
+samples drawn so far is all that a checkpoint needs to hold, however many processes share them.
 """
 
-from __future__ import annotations
-
-import threading
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -25,31 +20,11 @@ from train.corpus import read_index
 from train.data.draws import to_device
 from train.data.sources import read_range, scaled_size, tar_members
 
-WARNINGS = 5  # Photographs that cannot be decoded, of which a training tells.
-BROKEN_IN_A_ROW = 1000  # So many of them, one after another, end it.
 _ORDER, _CROP = 1, 2  # Kinds of random numbers; without them epoch 3 would share sample 3's.
 
 
-def find_shards(paths: Iterable[str | Path]) -> list[tuple[Path, int | None]]:
-    """The tar files of corpora, or tar files, each with how many photographs it should hold."""
-    shards: list[tuple[Path, int | None]] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            shards += [(path / shard.name, shard.records) for shard in read_index(path)]
-        elif path.is_file():
-            shards.append((path, None))
-        else:
-            raise ValueError(f"expected a corpus or a tar shard, found nothing at {path}")
-    if not shards:
-        raise ValueError("expected shards, got none")
-    return shards
-
-
 def window(photo: Image.Image, side: int, corner: Sequence[float], size: int) -> Image.Image:
-    """Cut a square out of the photo scaled to ``side``, without scaling what lies around it.
-
-    The square's corner is x and y, as shares of what is possible, in [0, 1).
-    """
+    """Cut a square out of a photo scaled to ``side``; its corner is x and y, shares in [0, 1)."""
     edges = scaled_size(photo.size, side)
     left, top = (int(share * (edge - size + 1)) for share, edge in zip(corner, edges, strict=True))
     if edges == photo.size:
@@ -65,17 +40,9 @@ def window(photo: Image.Image, side: int, corner: Sequence[float], size: int) ->
 class CropStream:
     """Random crops of photographs in tar files, which threads read and decode ahead.
 
-    Args:
-        paths: see :func:`find_shards`.
-        short_sides: sizes at which photographs are shown, by length of the short side in pixels. A
-            photo is never enlarged, except to the smallest of them that holds the crop.
-        seed: of everything drawn.
-        device: where the crops go.
-        workers: threads that read, decode and scale, ahead by as many samples as were asked for
-            last, at least four each.
-
-    Raises:
-        ValueError: no photograph, or a tar file that holds another number than its index says.
+    A photo is shown at any of the ``short_sides``, in pixels, and never enlarged, except to the
+    smallest of them that holds the crop. The workers are ahead by as many samples as were asked for
+    last, at least four each. ValueError if a shard holds another number than its index says.
     """
 
     def __init__(
@@ -86,24 +53,23 @@ class CropStream:
         device: torch.device | str = "cpu",
         workers: int = 2,
     ):
-        shards = find_shards(paths)
-        self.shards = [path for path, _ in shards]
-        tables = []
-        for index, (path, records) in enumerate(shards):
-            found = [(index, m.offset_data, m.size) for m in tar_members(path)]
-            if records not in (None, len(found)):
-                raise ValueError(f"expected {records} photographs in {path}, got {len(found)}")
-            tables.append(np.array(found, np.int64).reshape(-1, 3))
-        self._places = np.concatenate(tables)
-        if not len(self):
-            raise ValueError(f"expected photographs, found none in {self.shards[0]}, ...")
+        self.shards: list[Path] = []
+        places = []
+        for folder in map(Path, paths):
+            for shard in read_index(folder):
+                path, index = folder / shard.name, len(self.shards)
+                found = [(index, m.offset_data, m.size) for m in tar_members(path)]
+                if len(found) != shard.records:
+                    wanted = f"{shard.records} photographs in {path}"
+                    raise ValueError(f"expected {wanted}, got {len(found)}")
+                self.shards.append(path)
+                places.append(np.array(found, np.int64).reshape(-1, 3))
+        self._places = np.concatenate(places)
         self.short_sides, self.seed = sorted(short_sides), seed
-        self.workers, self.device = workers, torch.device(device)
+        self.workers, self.device = workers, device
         self._order = lru_cache(2)(self._permutation)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
         self._pending: dict[tuple[int, int], Future[np.ndarray]] = {}
-        self._broken: set[int] = set()
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -142,27 +108,15 @@ class CropStream:
         """Decode a sample and cut out its crop, uint8 (size, size, 3)."""
         rng = np.random.default_rng([self.seed, _CROP, number])
         scale, *corner, mirrored = rng.random(4).tolist()
-        # In the place of one that cannot be decoded comes the next one that can.
-        for place in range(number, number + BROKEN_IN_A_ROW):
-            epoch, position = divmod(place, len(self))
-            index = int(self._order(epoch)[position])
-            try:
-                photo = read_image(self.read(index))
-            except ValueError as error:
-                self._tell(index, error)
-                continue
-            holding = [side for side in self.short_sides if side >= size]
-            fitting = [side for side in holding if side <= min(photo.size)] or holding[:1]
-            side = fitting[int(scale * len(fitting))]
-            crop = np.asarray(window(photo, side, corner, size))
-            return crop[:, ::-1] if mirrored < 0.5 else crop
-        raise ValueError(f"expected photographs, got {BROKEN_IN_A_ROW} in a row that are broken")
-
-    def _tell(self, index: int, error: ValueError) -> None:
-        with self._lock:
-            told = index in self._broken or len(self._broken) >= WARNINGS
-            self._broken.add(index)
-        if not told:
+        epoch, position = divmod(number, len(self))
+        index = int(self._order(epoch)[position])
+        try:
+            photo = read_image(self.read(index))
+        except ValueError as error:
             shard, offset, _ = self._places[index].tolist()
-            place = f"{self.shards[shard]}, byte {offset}"
-            warnings.warn(f"passed over the photograph at {place}: {error}", stacklevel=2)
+            raise ValueError(f"{self.shards[shard]}, byte {offset}: {error}") from error
+        holding = [side for side in self.short_sides if side >= size]
+        fitting = [side for side in holding if side <= min(photo.size)] or holding[:1]
+        side = fitting[int(scale * len(fitting))]
+        crop = np.asarray(window(photo, side, corner, size))
+        return crop[:, ::-1] if mirrored < 0.5 else crop

@@ -3,8 +3,7 @@
 ==================  =============================================================================
 bridge              the bridge of ``--weights`` alone, with the settings of the command line
 bridge+patches      the same, then known patches copied over its result
-patch-fill          known patches copied over a smooth fill, without any network
-telea, ...          this and the other classical methods of :mod:`asyncdsb.measure.baselines`
+patch-fill, ...     this and the other classical methods of :mod:`asyncdsb.measure.baselines`
 asyncdsb            the bridge with the finish of ``--finish``, or of its weights without that
 synchronous         the same with tau = 0.5 in every pixel, as I2SB
 NAME=WEIGHTS        the bridge in another weights folder, with the settings of the command line
@@ -12,17 +11,16 @@ NAME=PICTURES       restorations that any other program made of the crops that `
                     wrote, read from PICTURES/KIND/CROP.png, or .jpg
 ==================  =============================================================================
 
-A bridge may have settings of its own, joined by "&" after a "?", and with nothing before the "?" it
-has the weights of ``--weights``: ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0.5``,
-``quick=?steps=5``. A weights folder without a completion network borrows that of ``--weights``.
+A bridge may have settings of its own, ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0.5``, with the
+weights of ``--weights`` if it names none: ``quick=?steps=5``. A weights folder without a completion
+network borrows that of ``--weights``.
 """
-
-from __future__ import annotations
 
 import argparse
 import hashlib
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -34,7 +32,7 @@ import torch
 
 from asyncdsb import __version__
 from asyncdsb.measure import baselines
-from asyncdsb.photo.images import read_image
+from asyncdsb.photo.images import read_image, to_bytes
 from asyncdsb.photo.settings import Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import load_weights
@@ -50,16 +48,10 @@ NAMED_BRIDGES: dict[str, dict] = {
 }
 """Bridges that need no folder, and their settings."""
 
-RESTORE_VERSION = 3
-"""Part of every identity, as the package's version is: raise it when the same weights, settings
-and seeds come to give other pixels within a version."""
+RESTORE_VERSION = 3  # Part of every identity: raise it when pixels change within a version.
 
 ELSEWHERE = (".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG", ".WEBP")
 """Suffixes of restorations that other programs made; the first that is there is read."""
-
-RestoreBatch = Callable[
-    [list[np.ndarray], list[np.ndarray], list[int]], tuple[list[np.ndarray], torch.Tensor | None]
-]
 
 
 @dataclass(frozen=True)
@@ -70,26 +62,19 @@ class Method:
     identity: str  # text that changes whenever the results may change
     # (crops uint8 (S, S, 3), masks bool (S, S), seeds) -> uint8 (S, S, 3) each, and the first
     # estimates (B, 3, S, S) of a bridge, made at t = 1.
-    restore: RestoreBatch | None
+    restore: Callable[[list, list, list[int]], tuple[list[np.ndarray], torch.Tensor | None]] | None
     source: Path | None = None  # of restorations made elsewhere, in place of ``restore``
     pipe: AsyncDSBPipeline | None = None  # of a bridge
     settings: dict | None = None  # of a bridge, keyword arguments of its ``trace``
 
-    @property
-    def classical(self) -> bool:
-        """Whether it is neither a bridge nor another program's."""
-        return self.pipe is None and self.source is None
-
     def made_elsewhere(self, crop: Crop, kind: str) -> Path:
         """Return the file of a restoration made elsewhere; ValueError if it is not there."""
-        paths = [self.source / kind / f"{crop.name}{suffix}" for suffix in ELSEWHERE]
-        for path in paths:
-            if path.is_file():
-                return path
-        raise ValueError(
-            f"expected a restoration by {self.name}, found nothing at {paths[0]}"
-            f" (nor ending in {', '.join(ELSEWHERE[1:4])})"
-        )
+        path = self.source / kind / f"{crop.name}.png"
+        for suffix in ELSEWHERE:
+            if (found := path.with_name(crop.name + suffix)).is_file():
+                return found
+        others = f"(nor ending in {', '.join(ELSEWHERE[1:4])})"
+        raise ValueError(f"expected a restoration by {self.name}, found nothing at {path} {others}")
 
     def read_elsewhere(self, crop: Crop, kind: str) -> np.ndarray:
         """Return a restoration made elsewhere; its known pixels are the crop's."""
@@ -121,11 +106,7 @@ def classical_method(name: str) -> Method:
 
 
 def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: dict) -> Method:
-    """Return a method that runs a pipeline's ``trace`` with these settings.
-
-    Known pixels of its results are those of the crops, whatever the pipeline returns. ``checksum``
-    is that of its weights, see :func:`weights_checksum`.
-    """
+    """Return a method that runs a pipeline's ``trace``; ``checksum`` is that of its weights."""
 
     @torch.no_grad()
     def restore(crops: list[np.ndarray], masks: list[np.ndarray], seeds: list[int]) -> tuple:
@@ -134,9 +115,7 @@ def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: di
         _, states = pipe.trace(images, holes, seeds, **settings)
         first = next(states)
         *_, last = states
-        output = last.x_t.float().cpu()
-        pixels = ((output.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        restored = pixels.permute(0, 2, 3, 1).numpy()
+        restored = to_bytes(last.x_t.float().cpu().permute(0, 2, 3, 1))
         kept = [
             np.where(mask[..., None], result, crop)
             for crop, mask, result in zip(crops, masks, restored, strict=True)
@@ -155,17 +134,18 @@ def to_batch(crops: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def load_methods(args: argparse.Namespace) -> list[Method]:
-    """Return the methods that :func:`train.loop.options.held_out_parser` read.
+def tensors(
+    crops: Sequence[Crop], kind: str, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pictures (B, 3, S, S) in [-1, 1] and masks (B, 1, S, S), 1 = missing, of crops."""
+    masks = torch.from_numpy(np.stack([crop.mask(kind) for crop in crops]))[:, None]
+    return to_batch([crop.pixels for crop in crops]).to(device), masks.float().to(device)
 
-    Raises:
-        ValueError: no or an unknown method, a name that is taken, an unknown or bad setting, or
-            weights that cannot be loaded.
-    """
-    specs = list(dict.fromkeys(part.strip() for part in args.methods.split(",") if part.strip()))
+
+def load_methods(args: argparse.Namespace) -> list[Method]:
+    """Return the methods that the command line names; ValueError on bad ones."""
+    specs = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     known = (*NAMED_BRIDGES, *baselines.METHODS)
-    if not specs:
-        raise ValueError(f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got none")
     axes = []
     for text in getattr(args, "vary", None) or []:
         setting, _, values = text.partition("=")
@@ -178,9 +158,8 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         """The pipeline of a weights folder ("" for ``--weights``) and its checksum."""
         options = {"device": args.device, "precision": args.precision}
         if folder and not (Path(folder) / "gradient.json").exists():
-            denoiser, training = load_weights(Path(folder), "bridge")
-            completion = pipeline("")[0].completion
-            pipe = AsyncDSBPipeline(denoiser, completion, training={"bridge": training}, **options)
+            denoiser = load_weights(folder, "bridge")[0]
+            pipe = AsyncDSBPipeline(denoiser, pipeline("")[0].completion, **options)
         else:
             pipe = AsyncDSBPipeline.from_pretrained(folder or args.weights, **options)
         checksum = weights_checksum(pipe)
@@ -193,12 +172,11 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         folder, _, text = rest.partition("?")
         if name in (method.name for method in methods) or (equals and name in known):
             raise ValueError(f"expected another name than {name!r}, which is taken")
-        if not equals and name in baselines.METHODS:
+        if not equals and name not in known:
+            names = ", ".join(known)
+            raise ValueError(f"expected methods out of {names}, or NAME=FOLDER, got {name!r}")
+        if name in baselines.METHODS:
             methods.append(classical_method(name))
-        elif not equals and name not in NAMED_BRIDGES:
-            raise ValueError(
-                f"expected methods out of {', '.join(known)}, or NAME=FOLDER, got {name!r}"
-            )
         elif folder and not Path(folder).is_dir():
             raise ValueError(f"expected weights or restorations of {name}, found none at {folder}")
         elif folder and not (Path(folder) / "bridge.json").exists():
@@ -216,26 +194,22 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
     return methods
 
 
-def load_bridges(args: argparse.Namespace, most: int | None = None) -> list[Method]:
-    """Like :func:`load_methods`, where only bridges make sense, ``most`` of them if it is given."""
+def load_bridges(args: argparse.Namespace, most: int = sys.maxsize) -> list[Method]:
+    """Like :func:`load_methods`, where only bridges make sense, at most so many."""
     methods = load_methods(args)
-    others = [method.name for method in methods if method.pipe is None]
-    if others:
+    if others := [method.name for method in methods if method.pipe is None]:
         raise ValueError(f"expected bridges, got {', '.join(others)}")
-    if most is not None and len(methods) > most:
+    if len(methods) > most:
         raise ValueError(f"expected at most {most} bridge, got {len(methods)}")
     return methods
 
 
 class HeldOut:
-    """The crops and kinds of mask that the command line asks for.
+    """The crops and kinds of mask that the command line asks for; ValueError on bad ones.
 
     Size and number of crops are by default those that suit the weights of the first bridge, or of
     ``--weights`` without any: the resolution that they were trained for, and of each photo one crop
     (the whole centred square) for portraits (``config.window`` "head"), else ``crops``.
-
-    Raises:
-        ValueError: kinds of mask, photos or numbers that do not exist.
     """
 
     def __init__(self, args: argparse.Namespace, methods: Sequence[Method], crops: int = 1):
@@ -246,22 +220,21 @@ class HeldOut:
                 args.size = pipe.config.resolution
             if args.crops is None:
                 args.crops = 1 if pipe.config.window == "head" else crops
-        for name in ("batch", "limit"):
-            value = getattr(args, name)
+        for name, value in (("batch", args.batch), ("limit", args.limit)):
             if value is not None and value < 1:
                 raise ValueError(f"expected --{name} of at least 1, got {value}")
         self.kinds, self.folders = parse_kinds(args.masks, args.invert_masks)
         self.photos = find_photos(args.data)[: args.limit]
-        self._crops, self._size = args.crops, args.size
+        self.size, self.each = args.size, args.crops
 
     def __len__(self) -> int:
         """Number of crops."""
-        return len(self.photos) * self._crops
+        return len(self.photos) * self.each
 
     def crops(self) -> Iterator[Crop]:
         """Cut the crops, the photos being read one at a time."""
         photos = ((photo.key, photo.read()) for photo in self.photos)
-        return iter_crops(photos, self._crops, self._size, self.folders)
+        return iter_crops(photos, self.each, self.size, self.folders)
 
     def first(self, count: int) -> list[Crop]:
         """The first crop of each of the first photos."""

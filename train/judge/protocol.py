@@ -4,15 +4,12 @@ Every photo gives the same number of square crops.
 
 - Crop 0: the short side is resized to the crop's size, and the centre is cut out.
 - Crops 1, 2, ...: the short side is resized to a length drawn uniformly between the crop's size
-  and the photo's own short side, and a window is cut out at a uniformly drawn place. So the crops
-  show both whole scenes and details, and no photo is enlarged unless it is smaller than a crop.
+  and the photo's own short side, and a window is cut out at a uniformly drawn place.
 
-Each crop is restored once for every kind of mask: the random and regular kinds of
-:mod:`asyncdsb.masks`, strokes of a given share of the area such as "11-20%", or masks from a
-folder. Crop windows, masks and the sampler's noise are drawn from seeds derived from (key, crop
-index, purpose), so a result depends neither on the order or number of photos nor on the batch size,
-and every method meets the same holes. Only masks that a folder gives in turn depend on a crop's
-place.
+Each crop is restored once for every kind of mask. Crop windows, masks and the sampler's noise are
+drawn from seeds derived from (key, crop index, purpose), so a result depends neither on the order
+or number of photos nor on the batch size, and every method meets the same holes. Only masks that a
+folder gives in turn depend on a crop's place.
 """
 
 from __future__ import annotations
@@ -35,17 +32,14 @@ AREA_KINDS = {f"{round(100 * low)}-{round(100 * high)}%": (low, high) for low, h
 
 
 class MaskFolder:
-    """Masks that lie in a folder, for example those of a published protocol.
+    """Masks that lie in a folder; white is the hole, or what is known if ``inverted``.
 
-    A crop takes the mask whose file is called like the crop or like its photo; if the folder has
-    none of that name, the mask at the crop's place in the sorted list, from the start again after
-    the last. A mask of another size is stretched, without values in between. White is the hole, or
-    what is known if ``inverted``. ValueError if there is no such folder, or no picture in it.
+    A crop takes the mask whose file is called like the crop or like its photo, else the one at the
+    crop's place in the sorted list, which begins again after the last. Other sizes are stretched.
     """
 
     def __init__(self, folder: Path, inverted: bool = False):
-        self.files = pictures_in(folder) if folder.is_dir() else []
-        self.inverted = inverted
+        self.files, self.inverted = pictures_in(folder), inverted
         if not self.files:
             raise ValueError(f"expected a folder of masks, found none at {folder}")
         self._by_stem = {path.stem: path for path in self.files}
@@ -54,11 +48,9 @@ class MaskFolder:
         """Return a crop's mask: bool (size, size), True = missing; ValueError if it has no hole."""
         turn = self.files[crop.place % len(self.files)]
         path = self._by_stem.get(crop.name) or self._by_stem.get(crop.key) or turn
-        mask = read_mask(path) != self.inverted
-        if mask.shape != crop.pixels.shape[:2]:
-            side = len(crop.pixels)
-            small = mask.astype(np.uint8)
-            mask = cv2.resize(small, (side, side), interpolation=cv2.INTER_NEAREST) > 0
+        mask, side = read_mask(path) != self.inverted, len(crop.pixels)
+        small = mask.astype(np.uint8)
+        mask = cv2.resize(small, (side, side), interpolation=cv2.INTER_NEAREST) > 0
         if not mask.any() or mask.all():
             what = "no hole" if not mask.any() else "a hole everywhere"
             raise ValueError(f"expected a mask with a hole and something known, {path} has {what}")
@@ -90,9 +82,9 @@ class Crop:
             return make_mask_in_bin(AREA_KINDS[kind], size, seed)
         return make_mask(kind, size, seed)
 
-    def corrupted(self, kind: str) -> np.ndarray:
-        """Return the pixels with the hole of this kind of mask black."""
-        return np.where(self.mask(kind)[..., None], np.uint8(0), self.pixels)
+    def corrupted(self, kind: str, grey: int = 0) -> np.ndarray:
+        """Return the pixels with the hole of this kind of mask black, or in another grey."""
+        return np.where(self.mask(kind)[..., None], np.uint8(grey), self.pixels)
 
     def noise_seed(self, kind: str) -> int:
         """Return the seed of a sampler that restores this crop with this kind of mask."""
@@ -106,25 +98,14 @@ def derived_seed(*parts: str | int) -> int:
 
 
 def iter_crops(
-    photos: Iterable[tuple[str, Image.Image]],
-    crops: int,
-    size: int,
-    folders: Mapping[str, MaskFolder] | None = None,
+    photos: Iterable[tuple[str, Image.Image]], crops: int, size: int, folders: Mapping | None = None
 ) -> Iterator[Crop]:
-    """Cut so many crops of a side in pixels out of each photo (key, RGB), keys all different.
-
-    ``folders`` has kinds of mask that come from folders. ValueError on a key that appears twice, or
-    a count or size out of range.
-    """
+    """Cut so many crops of a side in pixels out of each photo (key, RGB), keys all different."""
     if crops < 1:
         raise ValueError(f"expected at least 1 crop per photo, got {crops}")
     if size < 32:
         raise ValueError(f"expected crops of at least 32 pixels, got {size}")
-    seen = set()
     for number, (key, photo) in enumerate(photos):
-        if key in seen:
-            raise ValueError(f"expected photos with different names, got {key} twice")
-        seen.add(key)
         for index in range(crops):
             place = number * crops + index
             yield Crop(key, index, _cut(photo, key, index, size), place, folders or {})
@@ -147,23 +128,19 @@ def _cut(photo: Image.Image, key: str, index: int, size: int) -> np.ndarray:
 def parse_kinds(text: str, inverted: bool = False) -> tuple[tuple[str, ...], dict[str, MaskFolder]]:
     """Read a comma-separated list of kinds of mask; return them, and the folders among them.
 
-    Each is a name out of :data:`asyncdsb.masks.MASK_KINDS` and :data:`AREA_KINDS`, or NAME=FOLDER.
-    ValueError on no kind, an unknown one, a folder without masks, or a name that is taken.
+    Each is one of MASK_KINDS or :data:`AREA_KINDS`, or NAME=FOLDER; ValueError otherwise.
     """
-    kinds, folders = [], {}
-    for part in dict.fromkeys(part.strip() for part in text.split(",") if part.strip()):
+    kinds, known = [], (*MASK_KINDS, *AREA_KINDS)
+    folders: dict[str, MaskFolder] = {}
+    for part in dict.fromkeys(part.strip() for part in text.split(",")):
         name, _, folder = part.partition("=")
-        known = name in MASK_KINDS or name in AREA_KINDS
-        if folder and (known or name in folders or not name):
+        if folder and name in ("", *known, *folders):
             raise ValueError(f"expected another name for the masks in {folder} than {name!r}")
         if folder:
             folders[name] = MaskFolder(Path(folder), inverted)
-        elif not known:
+        elif name not in known:
             raise ValueError(
-                f"expected mask kinds out of {', '.join((*MASK_KINDS, *AREA_KINDS))},"
-                f" or NAME=FOLDER, got {name!r}"
+                f"expected mask kinds out of {', '.join(known)}, or NAME=FOLDER, got {name!r}"
             )
         kinds.append(name)
-    if not kinds:
-        raise ValueError("expected at least one kind of mask, got none")
     return tuple(kinds), folders

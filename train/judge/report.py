@@ -1,7 +1,5 @@
 """What an evaluation found, as Markdown tables and contact sheets."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,23 +11,16 @@ from asyncdsb.measure import baselines
 from asyncdsb.photo.images import write_atomic
 from train.judge.scores import GOOD_POWER, SCORES
 
-# What the methods with these names are, as tables say it.
-TITLES = {
-    "bridge": "bridge alone",
-    "bridge+patches": "bridge, then patches",
-    "patch-fill": "patches alone",
-}
+TITLES = {"bridge": "bridge alone", "bridge+patches": "bridge, then patches"}
+TITLES |= {"patch-fill": "patches alone"}
+"""What the methods with these names are, as tables say it."""
 
 Summary = Mapping[str, Mapping[str, Mapping]]
 """What :func:`train.judge.results.summarise` returns."""
 
 
 def publish(
-    folder: Path,
-    name: str,
-    results: Mapping,
-    tables: str,
-    draw: Callable[[Path], object] | None = None,
+    folder: Path, name: str, results: Mapping, tables: str, draw: Callable | None = None
 ) -> None:
     """Write ``NAME.json``, ``NAME.md`` and, by ``draw``, ``NAME.png``; print the tables."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,23 +41,17 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: int) ->
 def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
     """Return one row per mask and method; ``set_names`` are the distances between sets."""
     rows = []
+    digits = {name: 2 if name.startswith(("psnr", "seam", "colour")) else 3 for name in SCORES}
     for kind, methods in summary.items():
         for method, scores in methods.items():
             row = [kind, method, str(scores["psnr"]["n"])]
-            for name in SCORES:
-                digits = 2 if name.startswith(("psnr", "seam", "colour")) else 3
-                row.append(_with_interval(scores[name], digits))
+            row += [_with_interval(scores[name], digits[name]) for name in SCORES]
             rows.append(row + [_plain(scores[name]) for name in set_names])
     return markdown(["mask", "method", "n", *SCORES.values(), *set_names], rows, 2)
 
 
 def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
-    """Return our scores beside those of the best classical method, if any, and their ratio.
-
-    Where they were evaluated, the two columns with copied patches stand between them: after the
-    bridge, and without it. The latter is a classical method and may be the best of them. For all
-    ``scores`` lower is better, and none is None.
-    """
+    """Return our scores beside those of patches and the best classical method, and their ratio."""
     names, others = next(iter(summary.values())), classical(summary)
     beside = [name for name in TITLES if name in names and name != ours]
     heads = ["mask"]
@@ -78,8 +63,9 @@ def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
     for kind, methods in summary.items():
         row = [kind]
         for score in scores:
-            values = {method: _mean(found[score]) for method, found in methods.items()}
-            row.append(_with_interval(methods[ours][score]))
+            found = {name: own[score] for name, own in methods.items()}
+            values = {k: v["mean"] if isinstance(v, Mapping) else v for k, v in found.items()}
+            row.append(_with_interval(found[ours]))
             row += [_plain(values[name]) for name in beside]
             if others:
                 best = min(others, key=values.get)
@@ -112,13 +98,15 @@ def legend(summary: Summary) -> str:
     return "; ".join(known) + ".\n" if known else ""
 
 
+def known(summary: Summary, ours: str, distance: str) -> list[str]:
+    """LPIPS, and a distance between sets if there were enough crops for it."""
+    enough = all(methods[ours][distance] is not None for methods in summary.values())
+    return ["lpips", distance] if enough else ["lpips"]
+
+
 def classical(summary: Summary) -> list[str]:
     """The methods of :mod:`asyncdsb.measure.baselines` among those of a summary."""
     return [method for method in next(iter(summary.values())) if method in baselines.METHODS]
-
-
-def _mean(score: float | Mapping | None) -> float | None:
-    return score["mean"] if isinstance(score, Mapping) else score
 
 
 def _with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> str:
@@ -130,17 +118,14 @@ def _with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> s
 
 
 def difference_table(summary: Summary, first: str, scores: Sequence[str]) -> str:
-    """Return scores of each method minus those of ``first`` on the same crops, with intervals.
-
-    Scores are "lpips" or the name of a Frechet distance; those without an interval are left out.
-    """
+    """Return LPIPS or distances of each method minus those of ``first``, where there are any."""
     others = [method for method in next(iter(summary.values())) if method != first]
     rows = []
     for score in scores:
         key, digits = ("lpips_difference", 3) if score == "lpips" else (f"{score} difference", 1)
         for kind, methods in summary.items():
             cells = [difference(methods[method].get(key), digits) for method in others]
-            if any(cell != "-" for cell in cells):
+            if set(cells) != {"-"}:
                 rows.append([SCORES.get(score, score), kind, *cells])
     return markdown([f"minus {first}", "mask", *others], rows, 2)
 
@@ -162,17 +147,16 @@ def _plain(number: float | None) -> str:
 
 def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) -> Image.Image:
     """Lay pictures, uint8 (size, size, 3), out in rows under column heads, 6 pixels apart."""
-    size, gap, top = rows[0][0].shape[0], 6, 24
-    width, height = len(heads) * (size + gap) + gap, top + len(rows) * (size + gap)
-    sheet = Image.new("RGB", (width, height), "white")
+    gap, top = 6, 24
+    step = rows[0][0].shape[0] + gap
+    sheet = Image.new("RGB", (len(heads) * step + gap, top + len(rows) * step), "white")
     draw = ImageDraw.Draw(sheet)
     for column, head in enumerate(heads):
-        place = (gap + column * (size + gap), 4)
         # Small pictures have small heads.
-        fits = (n for n in range(14, 6, -1) if draw.textlength(head, font_size=n) <= size + gap)
-        draw.text(place, head, fill="black", font_size=next(fits, 6))
+        fits = (n for n in range(14, 6, -1) if draw.textlength(head, font_size=n) <= step)
+        draw.text((gap + column * step, 4), head, fill="black", font_size=next(fits, 6))
     for line, row in enumerate(rows):
         for column, picture in enumerate(row):
-            place = (gap + column * (size + gap), top + line * (size + gap))
+            place = (gap + column * step, top + line * step)
             sheet.paste(Image.fromarray(picture), place)
     return sheet

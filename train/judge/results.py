@@ -1,9 +1,7 @@
 """Crops restored by methods and scored, kept on disk, and what all of them add up to."""
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,45 +9,40 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
 from asyncdsb.measure.metrics import frechet_distance, inception_score, kernel_distance
 from asyncdsb.photo.images import write_atomic
-from train.judge.intervals import LARGEST_SET, clustered_mean, frechet_difference
 from train.judge.methods import Method
 from train.judge.protocol import Crop
 from train.judge.scores import FIRST_ERROR, SCORES, Judges, Scores, gauges, restore, score, stacked
 
 SCORES_VERSION = 6  # Part of the name of kept scores: raise it when a metric changes.
+RESAMPLES = 2000  # Bootstrap resamples behind an interval.
+SET_RESAMPLES = 200  # Bootstrap resamples behind the interval of a difference of Frechet distances.
+LARGEST_SET = 600  # Sets beyond this size get no such interval: it would take hours.
 
 
 def restore_and_score(
     crops: Iterable[Crop],
-    methods: Sequence[Method],
+    methods: list[Method],
     kinds: Sequence[str],
     folder: Path,
     batch: int,
     judges: Judges,
     share: tuple[int, int] = (0, 1),
-    progress: tqdm | None = None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> None:
-    """Restore crops with all methods, batch by batch, score them, and keep both in a folder.
-
-    Of a share (i, n) only the i-th of every n batches is done; ``progress`` counts restored crops.
-    """
-    (index, count), source, number = share, iter(crops), -1
-    while chunk := list(islice(source, batch)):
-        number += 1
-        if number % count != index:
-            continue
+    """Restore and score crops; of a share (i, n), the i-th of every n batches."""
+    source = iter(crops)
+    batches = iter(lambda: list(islice(source, batch)), [])
+    for chunk in islice(batches, share[0], None, share[1]):
         files = [_kept(_truth(folder, crop), judges) for crop in chunk]
         if _missing(files):
             _keep(files, judges.features([crop.pixels for crop in chunk]))
         for kind in kinds:
             for method in methods:
                 _restore_and_score(chunk, kind, method, folder, judges)
-                if progress is not None:
-                    progress.update(len(chunk))
+                progress(len(chunk))
 
 
 def _restore_and_score(
@@ -78,11 +71,7 @@ def load(path: Path) -> np.ndarray:
 
 
 def _missing(paths: Sequence[Path]) -> bool:
-    """Whether any is missing.
-
-    What is done at all is done for the whole batch: rounding differs between batches, and a result
-    must not depend on where a run was interrupted.
-    """
+    """Whether any is missing: rounding differs between batches, so a batch is done as a whole."""
     return not all(path.exists() for path in paths)
 
 
@@ -104,20 +93,15 @@ def _keep(files: Sequence[Path], rows: Sequence[dict]) -> None:
 
 
 def summarise(
-    crops: Iterable[Crop],
-    methods: Sequence[Method],
-    kinds: Sequence[str],
-    folder: Path,
-    judges: Judges,
+    crops: Iterable[Crop], methods: list[Method], kinds: Sequence[str], folder: Path, judges: Judges
 ) -> dict:
     """Means and distances of what :func:`restore_and_score` kept for the same arguments.
 
     Returns:
-        kind -> method -> score -> :func:`train.judge.intervals.clustered_mean` result; distances
-        between sets are numbers, None where there are fewer than two crops; for all methods but the
-        first "lpips_difference" and, by extractor, "... difference" are those to the first;
-        "first_error" and "power" are those of :func:`train.judge.scores.gauges`; "worst" is the
-        name of the crop with the largest LPIPS.
+        kind -> method -> score -> :func:`clustered_mean` result; distances between sets are
+        numbers, None for a single crop; for all methods but the first "lpips_difference" and, by
+        extractor, "... difference" are those to the first; "first_error" and "power" are those of
+        :func:`train.judge.scores.gauges`; "worst" is the name of the crop with the largest LPIPS.
     """
 
     def read(path: Path) -> dict:
@@ -125,16 +109,15 @@ def summarise(
             return dict(values)
 
     rows: dict = {kind: {method.name: [] for method in methods} for kind in kinds}
-    truths, photos, names, side = [], [], [], 0
+    truths, photos, names = [], [], []
     for crop in crops:
         photos.append(crop.key)
         names.append(crop.name)
-        side = len(crop.pixels)
         truths.append(read(_truth(folder, crop)))
         for kind in kinds:
             for method in methods:
                 rows[kind][method.name].append(read(method.cached(folder, crop, kind)))
-    truth = stacked(truths)
+    truth, side = stacked(truths), len(crop.pixels)
     summary: dict[str, dict[str, dict]] = {kind: {} for kind in kinds}
     for kind in kinds:
         first: Scores | None = None
@@ -147,10 +130,11 @@ def summarise(
             for extractor in judges.extractors:
                 ours, wanted = (x[extractor.slug].astype(float) for x in (values, truth))
                 frechet, kernel, inception = extractor.names
-                enough = len(photos) > 1
-                scores[frechet] = frechet_distance(ours, wanted) if enough else None
-                scores[kernel] = kernel_distance(ours, wanted) if enough else None
-                scores[inception] = inception_score(extractor.logits(ours)) if enough else None
+                scores |= dict.fromkeys(extractor.names)
+                if len(photos) > 1:
+                    scores[frechet] = frechet_distance(ours, wanted)
+                    scores[kernel] = kernel_distance(ours, wanted)
+                    scores[inception] = inception_score(extractor.logits(ours))
                 if first and len(set(photos)) > 1 and len(photos) <= LARGEST_SET:
                     theirs = first[extractor.slug].astype(float)
                     interval = frechet_difference(ours, theirs, wanted, photos)
@@ -160,3 +144,48 @@ def summarise(
             summary[kind][name] = scores
             first = first or values
     return summary
+
+
+def ends(drawn: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Both ends of the middle 95 %, (2,)."""
+    return np.quantile(drawn, (0.025, 0.975))
+
+
+def clustered_mean(
+    values: Sequence[float] | np.ndarray, groups: Sequence[str], seed: int = 0
+) -> dict:
+    """Mean of one number per crop with a 95 % interval from a bootstrap over groups, the photos.
+
+    Crops of one photo resemble each other, so whole photos are resampled, not crops. ``{"mean",
+    "low", "high", "n", "groups"}``; low and high are None for a single group.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(member, weights=np.asarray(values, float)), np.bincount(member)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    low, high = ends(sums[drawn].sum(1) / counts[drawn].sum(1)).tolist()
+    if len(names) == 1:
+        low = high = None
+    mean = float(sums.sum() / counts.sum())
+    return {"mean": mean, "low": low, "high": high, "n": len(values), "groups": len(names)}
+
+
+def frechet_difference(
+    first: np.ndarray, second: np.ndarray, truth: np.ndarray, groups: Sequence[str]
+) -> dict[str, float]:
+    """Frechet distance of one method minus that of another, with a 95 % bootstrap interval.
+
+    Whole photos are drawn with replacement, the same for both methods and the truth. Because a
+    Frechet distance is biased upwards in small sets, the drawn differences are shifted, by their
+    mean, onto the measured one, "mean". Features are (n, d); groups are photos, at least two.
+    """
+    names, member = np.unique(groups, return_inverse=True)
+    rows = [np.flatnonzero(member == index) for index in range(len(names))]
+    rng = np.random.default_rng(0)
+    measured = frechet_distance(first, truth) - frechet_distance(second, truth)
+    drawn = []
+    for _ in range(SET_RESAMPLES):
+        chosen = np.concatenate([rows[i] for i in rng.integers(len(names), size=len(names))])
+        a, b, c = first[chosen], second[chosen], truth[chosen]
+        drawn.append(frechet_distance(a, c) - frechet_distance(b, c))
+    low, high = measured - np.mean(drawn) + ends(drawn)
+    return {"mean": measured, "low": float(low), "high": float(high)}

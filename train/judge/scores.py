@@ -3,38 +3,27 @@
 Two gauges say what paired scores hide, namely whether a bridge invents anything at all. A smooth
 fill of the hole is their yardstick, ``asyncdsb.photo.fill.fill_hole(..., "harmonic")``.
 
-first error    squared error in the hole of the bridge's first estimate (at t = 1, made before any
-               noise is removed) over that of the smooth fill. Below 1, the network knows more than
-               the smooth fill does.
+first error    squared error in the hole of the bridge's first estimate (at t = 1) over that of the
+               smooth fill. Below 1, the network knows more than the smooth fill does.
 power          for every octave of frequency, power of what the restored holes show beyond the
                smooth fill, over that of what the true ones show, see
                :func:`asyncdsb.measure.metrics.band_power`. 1 is right; near 0, structures of that
-               size are missing. :data:`GOOD_POWER` is the range that counts as good.
+               size are missing.
 
-Both are ratios of sums over all crops of a set, so that a crop with hardly any structure does not
-rule them.
+Both are ratios of sums over all crops, so that a crop with hardly any structure does not rule them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
-from asyncdsb.measure.metrics import (
-    band_power,
-    colour_excess,
-    octaves,
-    psnr,
-    seam,
-    squared_error,
-    ssim,
-)
+from asyncdsb.measure import metrics
 from asyncdsb.measure.perceptual import (
     EfficientNetFeatures,
     FeatureExtractor,
@@ -42,7 +31,7 @@ from asyncdsb.measure.perceptual import (
     Lpips,
 )
 from asyncdsb.photo.fill import fill_hole
-from train.judge.methods import Method, to_batch
+from train.judge.methods import Method, tensors, to_batch
 from train.judge.protocol import Crop
 
 SCORES = {
@@ -62,9 +51,8 @@ GOOD_POWER = (0.6, 1.4)  # Ratios of power that count as good.
 FIRST_ERROR = "first_error"  # The squared error of the first estimate in the hole, of bridges only.
 
 Scores = dict[str, np.ndarray]
-"""By name, the value of each crop: :data:`SCORES`, parts of the gauges in units of pictures in
-[-1, 1] ("fill_error", squared error of the smooth fill; "power" and "true_power", per band, of the
-restored and of the true hole; :data:`FIRST_ERROR`), and features (n, d) by extractor."""
+"""By name, the value of each crop: :data:`SCORES`, what :func:`gauges` needs of pictures in
+[-1, 1], and features (n, d) by extractor."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +64,11 @@ class Judges:
     extractors: tuple[FeatureExtractor, ...]  # for the distances between sets
 
     @classmethod
-    def load(cls, device: str | torch.device = "cpu", inception: str | None = None) -> Judges:
-        """LPIPS and the stand-in features, and those of FID if ``inception`` names their weights.
-
-        That is a file, or "download". ValueError if packages or weights are missing.
-        """
+    def load(cls, device: str | torch.device, inception: str | None = None) -> Judges:
+        """LPIPS and the stand-in features; those of FID too if a file, or "download", is given."""
         extractors: list[FeatureExtractor] = [EfficientNetFeatures(device)]
         if inception is not None:
-            file = None if inception == "download" else Path(inception)
+            file = None if inception == "download" else inception
             extractors.append(InceptionFeatures(file, device))
         return cls(Lpips(device), tuple(extractors))
 
@@ -94,57 +79,48 @@ class Judges:
 
 
 def restore(crops: Sequence[Crop], kind: str, method: Method) -> tuple[list[np.ndarray], list]:
-    """Crops restored by a method, or as another program left them, uint8 (S, S, 3) each.
-
-    With them the squared errors in the hole of the first estimates; None but for bridges.
-    """
+    """Crops restored by a method, uint8 (S, S, 3) each, and squared errors of first estimates."""
+    nothing = [None] * len(crops)
+    if method.source is not None:
+        return [method.read_elsewhere(crop, kind) for crop in crops], nothing
+    # What the hole shows must have no influence, so no method gets to see it.
+    inputs = [crop.corrupted(kind) for crop in crops]
     masks = [crop.mask(kind) for crop in crops]
-    first = None
-    if method.source is None:
-        # What the hole shows must have no influence, so no method gets to see it.
-        inputs = [crop.corrupted(kind) for crop in crops]
-        seeds = [crop.noise_seed(kind) for crop in crops]
-        restored, first = method.restore(inputs, masks, seeds)
-    else:
-        restored = [method.read_elsewhere(crop, kind) for crop in crops]
+    restored, first = method.restore(inputs, masks, [crop.noise_seed(kind) for crop in crops])
     if first is None:
-        return restored, [None] * len(crops)
-    truths = to_batch([crop.pixels for crop in crops])
-    triples = zip(first.float().cpu(), truths, masks, strict=True)
-    return restored, [squared_error(_picture(x), _picture(truth), m) for x, truth, m in triples]
+        return restored, nothing
+    triples = zip(first, to_batch([crop.pixels for crop in crops]), masks, strict=True)
+    return restored, [
+        metrics.squared_error(_picture(x), _picture(truth), m) for x, truth, m in triples
+    ]
 
 
 def score(
-    restored: Sequence[np.ndarray],
-    errors: Sequence[float | None],
-    crops: Sequence[Crop],
-    kind: str,
-    judges: Judges,
+    restored: list[np.ndarray], errors: list, crops: Sequence[Crop], kind: str, judges: Judges
 ) -> list[dict[str, Any]]:
     """Score what :func:`restore` returned; each crop's part of :data:`Scores`."""
     distances = judges.lpips(to_batch(restored), to_batch([c.pixels for c in crops])).tolist()
     rows = judges.features(restored)
-    for row, image, crop, distance, error in zip(
-        rows, restored, crops, distances, errors, strict=True
-    ):
+    together = zip(rows, restored, crops, distances, errors, strict=True)
+    for row, image, crop, distance, error in together:
         truth, hole = crop.pixels, crop.mask(kind)
-        step, shift = seam(image, truth, hole)
+        step, shift = metrics.seam(image, truth, hole)
         # Crop by crop: what is kept of one must not depend on its batch.
         inside = torch.from_numpy(hole)[None, None]
         fill = _picture(fill_hole(to_batch([truth]), inside, "harmonic")[0])
         found, wanted = (_picture(to_batch([x])[0]) for x in (image, truth))
         row |= {
-            "psnr": min(psnr(image, truth), PSNR_CAP),
-            "psnr_hole": min(psnr(image, truth, hole), PSNR_CAP),
-            "ssim": ssim(image, truth),
-            "ssim_hole": ssim(image, truth, hole),
+            "psnr": min(metrics.psnr(image, truth), PSNR_CAP),
+            "psnr_hole": min(metrics.psnr(image, truth, hole), PSNR_CAP),
+            "ssim": metrics.ssim(image, truth),
+            "ssim_hole": metrics.ssim(image, truth, hole),
             "lpips": distance,
             "seam_step": step,
             "seam_shift": shift,
-            "colour_excess": colour_excess(image, hole),
-            "fill_error": squared_error(fill, wanted, hole),
-            "power": band_power(found, fill, hole),
-            "true_power": band_power(wanted, fill, hole),
+            "colour_excess": metrics.colour_excess(image, hole),
+            "fill_error": metrics.squared_error(fill, wanted, hole),
+            "power": metrics.band_power(found, fill, hole),
+            "true_power": metrics.band_power(wanted, fill, hole),
         }
         if error is not None:
             row[FIRST_ERROR] = error
@@ -157,35 +133,28 @@ def stacked(rows: Sequence[dict]) -> Scores:
 
 
 def gauges(scores: Scores, side: int) -> dict[str, Any]:
-    """The gauges ``{"first_error", "power"}`` of crops of one size, the latter by band.
+    """The gauges of crops of one size, "power" by band; None where nothing can be compared."""
 
-    None where a sum is missing or has nothing to be compared with.
-    """
+    def ratio(found: float, wanted: float) -> float | None:
+        return float(found / wanted) if wanted > 0 else None
+
     found, wanted = (scores[name].sum(0) for name in ("power", "true_power"))
+    bands = zip(metrics.octaves(side), found, wanted, strict=True)
     first = scores.get(FIRST_ERROR)
-    bands = zip(octaves(side), found, wanted, strict=True)
     return {
-        "first_error": None if first is None else _ratio(first.sum(), scores["fill_error"].sum()),
-        "power": {name: _ratio(a, b) for name, a, b in bands},
+        "first_error": None if first is None else ratio(first.sum(), scores["fill_error"].sum()),
+        "power": {name: ratio(a, b) for name, a, b in bands},
     }
 
 
 def companded_maps(
     model: GradientCompletion, crop: Crop, kind: str, device: torch.device | str
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Completed and true gradient of a crop, companded, where it was completed, (n,) each.
-
-    With them their correlation, NaN if either is constant.
-    """
-    image = to_batch([crop.pixels]).to(device)
-    mask = torch.from_numpy(crop.mask(kind))[None, None].float().to(device)
+    """Completed and true companded gradient in a crop's hole, (n,) each, and their correlation."""
+    image, mask = tensors([crop], kind, device)
     inside = known_gradient(image, mask)[1] > 0.5
     found, truth = model.companded(image, mask)[inside], image_gradient(image).sqrt()[inside]
     return found, truth, float(torch.corrcoef(torch.stack([found, truth]))[0, 1])
-
-
-def _ratio(found: float, wanted: float) -> float | None:
-    return float(found / wanted) if wanted > 0 else None
 
 
 def _picture(image: torch.Tensor) -> np.ndarray:

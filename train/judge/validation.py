@@ -1,7 +1,5 @@
 """A look at held-out photos during training: scores, their curves, and which weights are best."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +26,7 @@ DIGITS = 5  # Decimal places of the scores that are kept.
 
 
 class RestorationValidator:
-    """Restores one crop of held-out photos with every mask, always at the same seeds.
-
-    The pipeline wraps the averaged weights, which may change between calls.
-    """
+    """Restores one crop of held-out photos with every mask, always at the same seeds."""
 
     def __init__(self, pipe: AsyncDSBPipeline, paths: Sequence[str]):
         self.pipe = pipe
@@ -42,38 +37,31 @@ class RestorationValidator:
         self.slug, self.true_features = extractor.slug, np.concatenate(truths)
 
     def __call__(self) -> dict[str, float]:
-        """Mean scores as "KIND/SCORE"; "score" is the LPIPS over all kinds.
-
-        The gauges of :mod:`train.judge.scores` are "KIND/first_error" and "KIND/power/BAND".
-        """
+        """Mean scores and gauges as "KIND/SCORE", "KIND/power/BAND"; "score" is the mean LPIPS."""
         # What is copied from the known part says nothing about the network.
         settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "finish": "none"}
         method = bridge_method("present", self.pipe, "", settings)
-        record = {}
+        record: dict[str, Any] = {}
         for kind in KINDS:
             rows = []
             for start in range(0, len(self.crops), BATCH):
                 chunk = self.crops[start : start + BATCH]
                 rows += score(*restore(chunk, kind, method), chunk, kind, self.judges)
             found = stacked(rows)
-            for name in ("lpips", "psnr", "ssim", "seam_step"):
-                record[f"{kind}/{name}"] = float(found[name].mean())
+            names = ("lpips", "psnr", "ssim", "seam_step")
+            ratios = {name: float(found[name].mean()) for name in names}
             gauge = gauges(found, self.pipe.config.resolution)
-            ratios = {"first_error": gauge["first_error"]}
+            ratios["first_error"] = gauge["first_error"]
             ratios |= {f"power/{band}": ratio for band, ratio in gauge["power"].items()}
-            record |= {f"{kind}/{name}": v for name, v in ratios.items() if v is not None}
             if len(rows) > 1:
-                distance = frechet_distance(found[self.slug], self.true_features)
-                record[f"{kind}/frechet"] = distance
+                ratios["frechet"] = frechet_distance(found[self.slug], self.true_features)
+            record |= {f"{kind}/{name}": v for name, v in ratios.items() if v is not None}
         record["score"] = float(np.mean([record[f"{kind}/lpips"] for kind in KINDS]))
         return record
 
 
 class GradientValidator:
-    """Completes the gradient map of one crop of held-out photos with every mask.
-
-    The model is the averaged completion, which may change between calls.
-    """
+    """Completes the gradient map of one crop of held-out photos with every mask."""
 
     def __init__(self, model: GradientCompletion, paths: Sequence[str], device: torch.device | str):
         self.model, self.device = model, device
@@ -85,13 +73,10 @@ class GradientValidator:
         self.model.eval()
         record = {}
         for kind in KINDS:
-            errors, correlations = [], []
-            for crop in self.crops:
-                found, truth, correlation = companded_maps(self.model, crop, kind, self.device)
-                errors.append(float((found - truth).abs().mean()))
-                correlations.append(correlation)
+            maps = [companded_maps(self.model, crop, kind, self.device) for crop in self.crops]
+            errors = [float((found - truth).abs().mean()) for found, truth, _ in maps]
             record[f"{kind}/l1"] = float(np.mean(errors))
-            record[f"{kind}/correlation"] = float(np.nanmean(correlations))
+            record[f"{kind}/correlation"] = float(np.nanmean([one[2] for one in maps]))
         self.model.train()
         record["score"] = float(np.mean([record[f"{kind}/l1"] for kind in KINDS]))
         return record
@@ -101,12 +86,6 @@ def held_out_records(out: Path) -> list[dict]:
     """The records of ``validation.json`` in a run folder, in the order of their steps."""
     path = out / "validation.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else []
-
-
-def is_best(out: Path, step: int, scores: dict[str, float]) -> bool:
-    """Whether no record of an earlier step has a lower "score"."""
-    score = round(scores["score"], DIGITS)
-    return all(score <= r["score"] for r in held_out_records(out) if r["step"] < step)
 
 
 def keep_scores(out: Path, step: int, scores: dict[str, float]) -> None:
@@ -126,25 +105,21 @@ def _curves(records: list[dict], out: Path, path: Path) -> None:
     log = read_lines(out / "log.jsonl")
     figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(names))
-    loss = next((k for k in ("loss", "l1") if log and k in log[0]), None)
-    if loss:
-        first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
+    loss = "loss" if "loss" in log[0] else "l1"
+    first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
     first.set(title=f"training {loss}", xlabel="step")
+    last = records[-1]
     for panel, name in zip(panels, names, strict=True):
         for kind in KINDS:
             start = f"{kind}/{name}"
             lines: dict[Any, float] = {r["step"]: r[start] for r in records if start in r}
             if name == "power":
-                last = records[-1].items()
-                lines = {k.split("/")[2]: v for k, v in last if k.startswith(f"{start}/")}
-            if lines:
-                panel.plot(list(lines), list(lines.values()), marker=".", label=kind)
+                lines = {k.split("/")[2]: v for k, v in last.items() if k.startswith(f"{start}/")}
+            panel.plot(list(lines), list(lines.values()), marker=".", label=kind)
         panel.set(title=f"held-out {name}", xlabel="step")
         if name == "power":
-            # Over the range that counts as good.
             panel.axhspan(*GOOD_POWER, alpha=0.15)
-            step = records[-1]["step"]
-            panel.set(title=f"held-out power, step {step}", xlabel="cycles per picture")
+            panel.set(title=f"held-out power, step {last['step']}", xlabel="cycles per picture")
         panel.legend(fontsize=7)
     figure.savefig(path, dpi=90)
 
@@ -153,5 +128,4 @@ def _crops(paths: Sequence[str], size: int) -> list[Crop]:
     """The first crop of each photo, of at most :data:`PHOTOS` photos."""
     photos = find_photos(paths)
     places = np.linspace(0, len(photos) - 1, min(PHOTOS, len(photos))).round().astype(int)
-    chosen = (photos[place] for place in places)
-    return list(iter_crops(((photo.key, photo.read()) for photo in chosen), 1, size))
+    return list(iter_crops(((photos[n].key, photos[n].read()) for n in places), 1, size))

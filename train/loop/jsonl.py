@@ -1,7 +1,5 @@
 """Records in files of JSON lines, to which programs add that may be stopped at any time."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Losses of the gradient-completion step (Eq. 10)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -15,17 +13,12 @@ class CompletionLossWeights:
 
     adversarial: float = 1.0  # lambda_adv of Eq. 10
     feature_matching: float = 10.0  # lambda_FM of Eq. 10
-    # Of the mean absolute error over the hole. Not in the paper, whose targets are edges; for
-    # continuous maps it anchors the magnitude.
-    l1: float = 10.0
+    l1: float = 10.0  # of the error over the hole; not in the paper, whose maps are edges
 
 
 def discriminator_loss(discriminator: nn.Module, image: Tensor, real: Tensor, fake: Tensor):
-    """Binary cross-entropy of telling true from completed gradient maps, see below.
-
-    No gradient flows into the completed map.
-    """
-    # One pass over both, as spectral normalisation advances its power iteration on every call.
+    """Cross-entropy of telling true from completed maps, into which no gradient flows."""
+    # One pass over both, because spectral normalisation advances its power iteration on every call.
     logits, _ = discriminator(_pair(image, real, fake.detach()))
     on_real, on_fake = logits.chunk(2)
     loss_real = F.binary_cross_entropy_with_logits(on_real, torch.ones_like(on_real))
@@ -43,23 +36,14 @@ def generator_loss(
 ) -> dict[str, Tensor]:
     """Non-saturating adversarial, feature-matching and L1 terms, already weighted (Eq. 10).
 
-    Args:
-        discriminator: returns (logits, features).
-        image: (B, 3, H, W) condition.
-        real: (B, 1, H, W) true map.
-        fake: (B, 1, H, W) completed map.
-        mask: (B, 1, H, W) float, 1 = where the map was completed.
-        weights: of the terms, whose sum is the loss.
+    The discriminator returns (logits, features). The image (B, 3, H, W) is the condition; real and
+    fake are the true and the completed map, mask is 1 where it was completed, (B, 1, H, W) each.
     """
     logits, features = discriminator(_pair(image, real, fake))
     on_fake = logits.chunk(2)[1]
-    matching = sum(
-        (
-            F.l1_loss(fake_part, real_part.detach())
-            for real_part, fake_part in (feature.chunk(2) for feature in features)
-        ),
-        start=on_fake.new_zeros(()),
-    )
+    matching = on_fake.new_zeros(())
+    for real_part, fake_part in (feature.chunk(2) for feature in features):
+        matching = matching + F.l1_loss(fake_part, real_part.detach())
     # Each sample's own mean, so that a batch may be shared among processes.
     error = (mask * (fake - real).abs()).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)
     return {

@@ -4,25 +4,19 @@ torch.optim.Muon takes matrices only, and multiplies in bf16, which processors w
 do slowly. This one takes the weights of convolutions too, in their own precision.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+# Of the quintic iteration; its fixed points are near 1 for all singular values from 0.01 up.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration; its fixed points are near 1 for all singular values from 0.01 up."""
-
 LEAST = 8  # Rows and columns below which a weight is no matrix worth orthogonalising.
 
 
-def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest matrix with all singular values about 1, by Newton-Schulz iterations.
-
-    After five, singular values lie between 0.7 and 1.2.
-    """
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The nearest matrix with all singular values from 0.7 to 1.2, by Newton-Schulz iterations."""
     a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
     tall = len(x) > x.shape[1]
@@ -30,9 +24,8 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     # Every step multiplies x by a polynomial of its Gram matrix; such polynomials commute, so that
     # only small square matrices need be iterated.
     gram = x @ x.T
-    one = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    product = one
-    for _ in range(iterations):
+    product = one = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(5):
         factor = a * one + b * gram + c * gram @ gram
         product = factor @ product
         gram = factor @ gram @ factor
@@ -40,25 +33,21 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     return x.T if tall else x
 
 
-def is_matrix(parameter: Tensor) -> bool:
-    """Whether :class:`Muon` takes a parameter: weights of linear layers and of convolutions."""
-    return parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= LEAST
-
-
 def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Those parameters that :class:`Muon` takes, and the others."""
-    every = list(parameters)
-    return [p for p in every if is_matrix(p)], [p for p in every if not is_matrix(p)]
+    """The weights of linear layers and of convolutions, which :class:`Muon` takes, and the rest."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for p in parameters:
+        large = p.ndim >= 2 and min(len(p), p[0].numel()) >= LEAST
+        (matrices if large else others).append(p)
+    return matrices, others
 
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, each update orthogonalised as a matrix (output, all inputs).
 
-    Args:
-        parameters: that :func:`is_matrix` accepts, or groups of them.
-        lr: step of every singular direction, for matrices at least as wide as high.
-        momentum: of the running sum of gradients.
-        weight_decay: decoupled, multiplied by ``lr``.
+    It takes what :func:`split` puts first. ``lr`` is the step of every singular direction, for
+    matrices at least as wide as high; the decay is decoupled.
     """
 
     def __init__(
@@ -74,10 +63,9 @@ class Muon(torch.optim.Optimizer):
                 gradient = parameter.grad
                 if gradient is None:
                     continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"]
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+                momentum = self.state[parameter]["momentum"]
                 momentum.mul_(group["momentum"]).add_(gradient)
                 ahead = gradient.add(momentum, alpha=group["momentum"]).flatten(1)
                 scale = max(1.0, len(ahead) / ahead.shape[1]) ** 0.5

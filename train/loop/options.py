@@ -1,7 +1,5 @@
 """Options that the programs for evaluation share, and how all programs end."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Sequence
@@ -20,10 +18,7 @@ SAMPLING = ("steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta",
 
 
 def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentParser:
-    """Options of a program that restores crops of held-out photos.
-
-    The first paragraph of ``doc`` is shown; ``defaults`` are those that the program has of its own.
-    """
+    """Options of a program that restores held-out photos; ``defaults`` are its own."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}",
         description=doc.split("\n\n")[0],
@@ -60,10 +55,9 @@ def sampling(args: argparse.Namespace) -> dict:
 def program(
     parser: Callable[[], argparse.ArgumentParser], work: Callable[[argparse.Namespace], object]
 ) -> Callable[..., int]:
-    """Return the ``main`` of a program, which reads ``argv``, works, and returns the exit code.
+    """Return the ``main`` of a program: it reads ``argv``, works, and returns the exit code.
 
-    That is 2, with one line on stderr, if something was refused, else what ``work`` returns if it
-    is a number, else 0.
+    That is 2, with one line on stderr, if something was refused, else the number of ``work``, or 0.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,8 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-PATIENCE = timedelta(days=7)
-"""How long a process waits for another, which may have many batches left or be validating."""
+PATIENCE = timedelta(days=7)  # How long a process waits for another, which may be validating.
 
 
 @dataclass(frozen=True)
@@ -53,15 +51,10 @@ class Processes:
             dist.destroy_process_group()
 
     def rows(self, total: int, part: int = 0, parts: int = 1, each: int = 1) -> Tensor:
-        """Photos of a batch that belong to this process: every ``count``-th, (n,) int64.
+        """Photos of a batch of ``total`` samples that are this process's: every ``count``-th.
 
-        ValueError if the batch does not divide evenly.
-
-        Args:
-            total: samples of the whole batch.
-            part: which of its parts this process works on.
-            parts: in how many parts, one after the other, it does its samples.
-            each: samples of a photo, which stay together.
+        It does its samples in ``parts`` parts, one after the other; ``each`` samples of a photo
+        stay together. Returns (n,) int64; ValueError if the batch does not divide evenly.
         """
         shares = self.count * parts
         if total % (shares * each):
@@ -78,12 +71,6 @@ class Processes:
             return module
         # Buffers are the same everywhere: all processes start and update them alike.
         return DistributedDataParallel(module, broadcast_buffers=False)
-
-    def alone(self, module: nn.Module, alone: bool = True) -> contextlib.AbstractContextManager:
-        """Keep gradients to this process while more of a batch is to come."""
-        if alone and isinstance(module, DistributedDataParallel):
-            return module.no_sync()
-        return contextlib.nullcontext()
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each value over all processes."""

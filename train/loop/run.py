@@ -1,14 +1,9 @@
 """The part all trainings share: run folder, resuming, learning rate, the loop."""
 
-from __future__ import annotations
-
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,58 +16,57 @@ from tqdm import tqdm
 
 from asyncdsb.networks.device import keep_freed
 from asyncdsb.photo.images import write_atomic
-from train.judge.validation import held_out_records, is_best, keep_scores
+from train.judge.validation import DIGITS, held_out_records, keep_scores
 from train.loop.jsonl import add_line
 from train.loop.processes import Processes
 from train.loop.trainer import Trainer
-from train.presets import AnyPreset, Preset
+from train.presets import AnyPreset
 
 LOG_EVERY = 50  # Steps between records of the log, at most.
+LEFT_OPEN = ("preset.steps", "preset.compile", "data", "contents.")
+"""What may differ when a run is taken up again; ``contents`` is from earlier versions."""
 
 
 def run(
     make: Callable[[AnyPreset, argparse.Namespace, Processes], Trainer],
-    preset: AnyPreset,
+    presets: dict[str, AnyPreset],
     args: argparse.Namespace,
 ) -> None:
-    """Train from the last checkpoint in ``args.out``, or from the start, to ``preset.steps``.
+    """Train from the last checkpoint in ``args.out``, or from the start, to the preset's length.
 
     Running the same command again goes on where it stopped, with any number of processes. The
-    folder then holds ``state.*`` (the checkpoint), ``log.jsonl``, ``starts.jsonl`` (when, by what
-    and how it was run), ``samples/`` and ``weights/`` (the averaged weights); with held-out photos
-    also ``validation.json``, ``curves.png`` and ``best/`` (the weights with the best score).
+    folder holds ``state.*`` (the checkpoint), ``log.jsonl``, ``samples/`` and ``weights/`` (the
+    average); with held-out photos also ``validation.json``, ``curves.png`` and ``best/``.
     """
     keep_freed()
     processes = Processes.started(args.device)
     args.device = processes.device
     out = Path(args.out)
-    trainer = make(preset, args, processes)
+    trainer = make(chosen_preset(presets, args), args, processes)
     if processes.main:
         (out / "samples").mkdir(parents=True, exist_ok=True)
         describe(out, trainer, args)
-        record_start(out, args, processes)
     processes.wait()
-    with contextlib.closing(trainer.batches):
-        loop(trainer, preset, args, processes)
+    loop(trainer, args, processes)
     processes.end()
 
 
-def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: Processes) -> None:
+def loop(trainer: Trainer, args: argparse.Namespace, processes: Processes) -> None:
     """Train, and look at the training at intervals; see :func:`run`."""
-    out, main = Path(args.out), processes.main
+    preset, out, main = trainer.preset, Path(args.out), processes.main
     step, before = load_state(out, trainer)
     if step and main:
         # A run that was stopped after its checkpoint may not have come to weights and scores.
         missing = all(record["step"] < step for record in held_out_records(out))
         due = step % preset.validate_every == 0 or step >= preset.steps
-        show(out, trainer, facts(preset, args, step, before), missing and due)
+        show(trainer, args, step, before, missing and due)
     first, saved, started = step, step, time.monotonic()
     logged, last, checked = step, started, False
     sums: dict[str, Tensor] = {}
     total, done = preset.samples(preset.steps), preset.samples(step)
     with tqdm(total=total, initial=done, unit="sample", disable=not main) as bar:
         while step < preset.steps:
-            set_lr(trainer, preset, step)
+            set_lr(trainer, step)
             for name, value in trainer.step(step).items():
                 sums[name] = sums.get(name, 0) + value.detach()
             step += 1
@@ -104,7 +98,7 @@ def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: 
                 saved = step
                 if main:
                     save_state(out, trainer, step, before + elapsed)
-                    show(out, trainer, facts(preset, args, step, before + elapsed), judging)
+                    show(trainer, args, step, before + elapsed, judging)
                     last = time.monotonic() if judging else last
             if ended:
                 break
@@ -112,10 +106,7 @@ def loop(trainer: Trainer, preset: Preset, args: argparse.Namespace, processes: 
 
 
 def check_finite(means: dict[str, float], step: int, saved: int) -> None:
-    """Raise ValueError where a training diverged, before it is written over its last checkpoint.
-
-    That is of the step ``saved``; 0 for none.
-    """
+    """Raise ValueError if a training diverged, before its last checkpoint, ``saved``, is lost."""
     bad = [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]
     if bad:
         kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
@@ -126,11 +117,7 @@ def check_finite(means: dict[str, float], step: int, saved: int) -> None:
 
 
 def check_learning(trainer: Trainer) -> None:
-    """Raise ValueError where the gradient of a weight is zero everywhere, in the step just made.
-
-    A compiler may do it: the backward pass of a layer that gives zeros stops all before it from
-    learning, and the loss still falls.
-    """
+    """Raise ValueError if a weight got no gradient in the last step; a compiler has done it."""
     idle = [
         f"{name}.{key}"
         for name, module in trainer.modules.items()
@@ -144,35 +131,29 @@ def check_learning(trainer: Trainer) -> None:
         )
 
 
-def show(out: Path, trainer: Trainer, trained: dict, judging: bool) -> None:
+def show(
+    trainer: Trainer, args: argparse.Namespace, step: int, seconds: float, judging: bool
+) -> None:
     """Write the averaged weights; score them, if there are held-out photos, and keep the best."""
-    trainer.export(out / "weights", trained)
-    if judging and (scores := trainer.validate()) is not None:
-        # The record comes last: as long as it is not there, the next start does this again.
-        if is_best(out, trained["steps"], scores):
-            trainer.export(out / "best", trained)
-        keep_scores(out, trained["steps"], scores)
-
-
-def record_start(out: Path, args: argparse.Namespace, processes: Processes) -> None:
-    """Add a line to ``starts.jsonl``: when, by what, and on how many processes."""
-    folder = Path(__file__).resolve().parent
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20)
-        revision = found.stdout.strip() if found.returncode == 0 else None
-    except (OSError, subprocess.TimeoutExpired):
-        revision = None
-    start = {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": sys.argv,
-        "revision": revision,
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "device": args.device,
-        "processes": processes.count,
+    out = Path(args.out)
+    trained = {
+        "preset": args.preset,
+        "steps": step,
+        "samples": trainer.preset.samples(step),
+        "crop_size": trainer.preset.size,
+        "seed": args.seed,
+        "minutes": round(seconds / 60, 1),
+        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
+        "photos": [Path(path).name for path in args.data],
     }
-    add_line(out / "starts.jsonl", start)
+    trainer.export(out / "weights", trained)
+    if judging and trainer.validator is not None:
+        scores = trainer.validator()
+        earlier = [record["score"] for record in held_out_records(out) if record["step"] < step]
+        if all(round(scores["score"], DIGITS) <= score for score in earlier):
+            trainer.export(out / "best", trained)
+        # The record comes last: as long as it is not there, the next start does this again.
+        keep_scores(out, step, scores)
 
 
 def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
@@ -188,13 +169,13 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--steps", type=int, help="length of the training instead of the preset's")
     add("--batch", type=int, help="samples per step, all processes together")
+    add("--init", help="weights folder of the same kind of network to start from")
     add("--size", type=int, help="side of the crops instead of the preset's")
     add("--lr", type=float, help="peak learning rate instead of the preset's")
     as_it_is = "run the bridge's network as it is, whatever the preset says"
     add("--no-compile", dest="compile", action="store_const", const=False, help=as_it_is)
-    add(
-        "--max-minutes", type=float, default=math.inf, help="stop with a checkpoint after this time"
-    )
+    stop = "stop with a checkpoint after this time"
+    add("--max-minutes", type=float, default=math.inf, help=stop)
     parts = "in how many parts each process does its share of a batch, to spare memory"
     add("--accumulate", type=int, default=1, help=parts)
     return options
@@ -207,97 +188,55 @@ def chosen_preset(presets: dict[str, AnyPreset], args: argparse.Namespace) -> An
     return dataclasses.replace(presets[args.preset], **given)
 
 
-def recorded(out: str | Path) -> dict:
-    """What ``config.json`` in a run folder says; empty if there is none."""
-    path = Path(out) / "config.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
-
-
 def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
-    """Write the configuration once.
-
-    Raises:
-        ValueError: if the folder holds a run of another configuration, or from other weights.
-    """
-    order, before = trainer.batches.identity, recorded(out)
-    config: dict[str, Any] = {
+    """Write the configuration; ValueError if the run in the folder has another."""
+    now: dict[str, Any] = {
         "preset": dataclasses.asdict(trainer.preset),
         "data": args.data,
         "seed": args.seed,
-        "contents": trainer.batches.contents,
+        "order": trainer.batches.identity,
+        "weights": trainer.weights,
     }
-    # A run goes on from its checkpoint: what it started from need not be given again.
-    weights = before.get("weights", trainer.weights)
-    config |= {k: v for k, v in (("order", order), ("weights", weights)) if v}
-    for name, checksum in trainer.weights.items():
-        given = getattr(args, name)
-        if name not in weights:
-            raise ValueError(
-                f"expected no --{name} for the run in {out}, which started without, got {given}"
-            )
-        if checksum != weights[name]:
-            raise ValueError(
-                f"expected the same --{name} as when the run in {out} was started, "
-                f"got others in {given}"
-            )
-    text = json.dumps(config, indent=2, sort_keys=True)
-    if before:
-        now = json.loads(text)
-        for one in (before, now):
-            # The length may be changed when a run is taken up again, and what the machine at hand
-            # can do is left to it; all else would make it another run.
-            one["preset"].pop("steps")
-            one["preset"].pop("compile")
-            one.pop("weights", None)
-        # A run of an earlier version lacks what came later, which changes nothing at its default.
-        defaults = {f.name: f.default for f in dataclasses.fields(trainer.preset)}
-        for name in now["preset"].keys() - before["preset"].keys():
-            before["preset"][name] = defaults[name]
+    path = out / "config.json"
+    if path.exists():
+        # What a run of an earlier version lacks came later, which changes nothing at its default.
+        preset = dataclasses.asdict(type(trainer.preset)())
+        before = {"weights": now["weights"]} | json.loads(path.read_text("utf-8"))
         # Photos may have moved; what they are called tells whether they are others.
-        old, new = (sorted(Path(path).name for path in one.pop("data")) for one in (before, now))
+        old, new = (sorted(Path(path).name for path in one["data"]) for one in (before, now))
         if old != new:
             print(f"resuming {out} with other data: {', '.join(old)}, now {', '.join(new)}")
-        # A folder of the same name may hold others by now; runs of earlier versions do not say.
-        old, new = (one.pop("contents", {}) for one in (before, now))
-        if old and old != new and "photographs" in new:
-            counts = f"{old['photographs']}, now {new['photographs']}"
-            print(f"resuming {out} with other photographs in its data: {counts}")
-        if found := differences(before, now):
+        past, present = flat({"preset": preset}) | flat(before), flat(now)
+        found = [
+            f"{name} {past.get(name)}, now {present.get(name)}"
+            for name in sorted(past.keys() | present.keys())
+            if past.get(name) != present.get(name)
+            and not name.startswith(LEFT_OPEN)
+            and (name in present or not name.startswith("preset."))
+        ]
+        if found:
             raise ValueError(
                 f"expected {out} to be empty or a run of the same configuration, got other "
                 + "; ".join(found)
             )
-    write_atomic(out / "config.json", lambda p: Path(p).write_text(text + "\n", "utf-8"))
+    text = json.dumps(now, indent=2, sort_keys=True) + "\n"
+    write_atomic(path, lambda p: p.write_text(text, "utf-8"))
 
 
-def differences(before: dict, now: dict, inside: str = "") -> list[str]:
-    """What differs between two nested dictionaries: "preset.batch 16, now 32" each."""
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{inside}{key}.")
-        elif old != new:
-            found.append(f"{inside}{key} {old}, now {new}")
+def flat(values: dict, inside: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, ``{"preset.batch": 16, ...}``; tuples become lists."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{inside}{key}.")
+        else:
+            found[inside + key] = list(value) if isinstance(value, tuple) else value
     return found
 
 
-def facts(preset: Preset, args: argparse.Namespace, step: int, seconds: float) -> dict:
-    """What the weights' JSON says about their training."""
-    return {
-        "preset": args.preset,
-        "steps": step,
-        "samples": preset.samples(step),
-        "crop_size": preset.size,
-        "seed": args.seed,
-        "minutes": round(seconds / 60, 1),
-        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
-        "photos": [Path(path).name for path in args.data],
-    }
-
-
-def set_lr(trainer: Trainer, preset: Preset, step: int) -> None:
+def set_lr(trainer: Trainer, step: int) -> None:
     """Linear warm-up, then a cosine; each group keeps its ``lr_scale``."""
+    preset = trainer.preset
     warm = min(1.0, (step + 1) / max(1, preset.warmup))
     cosine = (1 + math.cos(math.pi * step / preset.steps)) / 2
     factor = warm * (preset.lr_end + (1 - preset.lr_end) * cosine)
@@ -342,8 +281,7 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
                 if value.shape == parameter.shape:
                     # Files hold contiguous tensors, fused optimisers walk memory in step with the
                     # parameter: the state must have its strides.
-                    like = torch.empty_like(parameter, requires_grad=False)
-                    value = like.copy_(value)
+                    value = torch.empty_like(parameter, requires_grad=False).copy_(value)
                 found.setdefault(int(index), {})[entry] = value
         optimizer.load_state_dict(optimizer.state_dict() | {"state": found})
     return int(tensors["step"]), float(tensors["seconds"])

@@ -1,11 +1,10 @@
 """What both trainers share: batches, weight average, optimisers, one update, samples, export."""
 
-from __future__ import annotations
-
 import argparse
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from asyncdsb.networks.device import chosen_precision, compiles, multiplying
 from asyncdsb.photo.images import to_pil, write_atomic
-from asyncdsb.store.checkpoint import save_weights
+from asyncdsb.store.checkpoint import file_sha256, save_weights
 from train.data.batches import Batches
 from train.loop.muon import Muon, split
 from train.loop.processes import Processes
@@ -21,59 +20,44 @@ from train.presets import Preset
 
 
 class Average(AveragedModel):
-    """Exponential moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``.
-
-    Buffers are as they last were.
-    """
+    """Moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``; buffers as last."""
 
     def __init__(self, module: nn.Module, decay: float):
-        super().__init__(module)
+        super().__init__(module, multi_avg_fn=self._approach)
         self.decay = decay
 
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        """Take in the present weights, the first of which count alone."""
-        # The count stays on the host, where torch's own method reads it back from the GPU.
+    def _approach(self, averaged: Any, current: Any, _: Any) -> None:
+        # The count is read from the host; torch hands over a copy on the GPU.
         n = int(self.n_averaged)
-        weight = 1 - min(self.decay, (1 + n) / (10 + n)) if n else 1.0
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
-        for own, current in zip(self.module.buffers(), model.buffers(), strict=True):
-            own.copy_(current)
-        self.n_averaged += 1
+        torch._foreach_lerp_(averaged, current, 1 - min(self.decay, (1 + n) / (10 + n)))
 
 
 class Trainer:
-    """A network that learns, and its average, as :func:`train.loop.run.run` needs them.
-
-    Attributes:
-        batches: where samples come from.
-        averaged: the averaged weights, as samples, validation and export use them.
-        modules: what has weights, by name.
-        optimizers: by name.
-        weights: SHA-256 of the files of weights that the command line gives, by option.
-        validator: scores the averaged weights; None without held-out photos.
-    """
+    """A network that learns, and its average, as :func:`train.loop.run.run` needs them."""
 
     preset: Any
+    # Options that give weights to start from, and which network's these are.
+    starts: ClassVar[dict[str, str]] = {}
+    # Scores the averaged weights on held-out photos; "score", the lower the better, decides.
     validator: Callable[[], dict[str, float]] | None = None
 
     def __init__(
-        self,
-        preset: Preset,
-        args: argparse.Namespace,
-        processes: Processes,
-        model: nn.Module,
-        draws: int = 1,
+        self, preset: Preset, args: argparse.Namespace, processes: Processes, model: nn.Module
     ):
         self.preset, self.device = preset, args.device
         self.precision = chosen_precision(preset.precision, args.device)
         self.processes, self.parts = processes, args.accumulate
-        self.batches = Batches(preset, args, processes, draws)
+        self.batches = Batches(preset, args, processes)
         self.ema = Average(model, preset.ema)
-        self.averaged: Any = self.ema.module
+        self.averaged: Any = self.ema.module  # as samples, validation and export use it
         self.modules: dict[str, nn.Module] = {"model": model, "ema": self.ema}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.weights: dict[str, str] = {}
+        # SHA-256 of the files of weights that the command line gives.
+        self.weights = {
+            name: file_sha256(Path(getattr(args, name)) / f"{kind}.safetensors")
+            for name, kind in self.starts.items()
+            if getattr(args, name)
+        }
 
     def mixed(self) -> torch.autocast:
         """The context in which networks multiply in the precision of the preset."""
@@ -84,37 +68,36 @@ class Trainer:
         if self.preset.compile and compiles(self.device):
             network.compile(dynamic=False)
         elif self.preset.compile and self.processes.main:
-            gpu = torch.device(self.device).type == "cuda"
-            needed = "gcc and Triton" if gpu else "g++ and Python's headers (python3-dev)"
+            needed = "g++ and Python's headers (python3-dev), with a GPU gcc and Triton"
             print(f"torch cannot compile here, which needs {needed}: going on without, more slowly")
 
-    def optimise(
-        self, model: nn.Module, others: Callable[..., torch.optim.Optimizer], muon: float, **options
-    ) -> None:
-        """Muon for the weights of layers, at ``muon`` times the rate, ``others`` for the rest."""
-        matrices, rest = split(model.parameters()) if muon else ([], list(model.parameters()))
-        self.optimizers["model"] = others(rest, **options)
-        if matrices:
-            scaled = {"params": matrices, "lr_scale": muon}
+    def optimise(self, others: Callable[..., torch.optim.Optimizer], **options) -> None:
+        """Muon for the weights of layers, where the preset says so, ``others`` for the rest."""
+        rest = list(self.modules["model"].parameters())
+        if self.preset.muon:
+            matrices, rest = split(rest)
+            scaled = {"params": matrices, "lr_scale": self.preset.muon}
             self.optimizers["matrices"] = Muon([scaled], **options)
+        self.optimizers["model"] = others(rest, **options)
 
     def update(
-        self, name: str, joined: nn.Module, terms: Callable[[int], dict[str, Tensor]]
+        self, name: str, joined: Any, terms: Callable[[int], dict[str, Tensor]]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One update of a network; return the means of the loss's terms and the gradient's norm.
 
-        Args:
-            name: of the network in ``modules`` and of its optimiser.
-            joined: the network as it learns together with other processes.
-            terms: the loss of a part of the batch, as terms of which the sum is minimised.
+        ``name`` is that in ``modules``, ``joined`` the network as it learns together with other
+        processes; ``terms`` gives the loss of a part of the batch, whose sum is minimised.
         """
-        names = [name, "matrices"] if name == "model" else [name]
-        optimizers = [self.optimizers[one] for one in names if one in self.optimizers]
+        optimizers = [self.optimizers[name]]
+        if name == "model" and "matrices" in self.optimizers:
+            optimizers.append(self.optimizers["matrices"])
         for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         for part in range(self.parts):
-            with self.processes.alone(joined, part < self.parts - 1):
+            # Gradients stay with this process while more of the batch is to come.
+            more = self.processes.count > 1 and part < self.parts - 1
+            with joined.no_sync() if more else contextlib.nullcontext():
                 found = terms(part)
                 (sum(found.values()) / self.parts).backward()
             for term, value in found.items():
@@ -130,17 +113,12 @@ class Trainer:
 
     def samples(self, path: Path) -> None:
         """Write a picture of the present state."""
-        rows = [x.expand(-1, 3, -1, -1) for x in self.shown()]
-        sheet = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
-        write_atomic(path, lambda p: to_pil(sheet.cpu()).save(p))
+        rows = [torch.cat(list(x.expand(-1, 3, -1, -1)), 2) for x in self.shown()]
+        write_atomic(path, to_pil(torch.cat(rows, 1).cpu()).save)
 
     def shown(self) -> Sequence[Tensor]:
         """The rows of that picture, (B, 1 or 3, H, W) in [-1, 1] each."""
         raise NotImplementedError
-
-    def validate(self) -> dict[str, float] | None:
-        """Score the averaged weights on held-out photos; "score", the lower the better, decides."""
-        return None if self.validator is None else self.validator()
 
     def export(self, folder: Path, training: dict) -> None:
         """Write the averaged weights in the form that the pipeline loads."""
