@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -122,8 +122,8 @@ class BridgeConfig:
             if unknown := ", ".join(name for name in got if name not in allowed):
                 raise ValueError(f"expected {what} out of {', '.join(allowed)}, got {unknown}")
         if not self.bridges or not 0 <= self.hole_noise < math.inf:
-            got = f"{self.bridges} and {self.hole_noise}"
-            raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {got}")
+            given = f"{self.bridges} and {self.hole_noise}"
+            raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {given}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         score = self.parametrisation == "score"
@@ -165,8 +165,10 @@ class Context:
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
-        *maps, stochastic = (getattr(self, field.name) for field in fields(self))
-        return Context(*map(tiles.cut, maps), stochastic.expand(len(tiles), 1, 1, 1))
+        maps = self.mask, self.gradient, self.fill, self.membrane, self.x1
+        mask, gradient, fill, membrane, x1 = map(tiles.cut, maps)
+        stochastic = self.stochastic.expand(len(tiles), 1, 1, 1)
+        return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
 class Score:

@@ -38,9 +38,7 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         if not len(self.blocks_of_levels) == len(self.multipliers) == len(self.attention):
-            raise ValueError(
-                f"expected blocks, multipliers and attention of each level, got {self}"
-            )
+            raise ValueError(f"expected blocks, width and attention of each level, got {self}")
 
     @property
     def blocks_of_levels(self) -> tuple[int, ...]:

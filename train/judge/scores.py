@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class Judges:
         """LPIPS and the stand-in features; those of FID too if a file, or "download", is given."""
         extractors: list[FeatureExtractor] = [EfficientNetFeatures(device)]
         if inception is not None:
-            file = None if inception == "download" else inception
+            file = None if inception == "download" else Path(inception)
             extractors.append(InceptionFeatures(file, device))
         return cls(Lpips(device), tuple(extractors))
 
