@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyncdsb.photo.images import read_image
 from train.corpus import read_index
 from train.data.draws import to_device
-from train.data.sources import read_range, scaled_size, tar_members
+from train.data.sources import FoundPhoto, read_range, scaled_size, tar_members
 
 _ORDER, _CROP = 1, 2  # Kinds of random numbers; without them epoch 3 would share sample 3's.
 
@@ -110,11 +109,9 @@ class CropStream:
         scale, *corner, mirrored = rng.random(4).tolist()
         epoch, position = divmod(number, len(self))
         index = int(self._order(epoch)[position])
-        try:
-            photo = read_image(self.read(index))
-        except ValueError as error:
-            shard, offset, _ = self._places[index].tolist()
-            raise ValueError(f"{self.shards[shard]}, byte {offset}: {error}") from error
+        shard, offset, length = self._places[index].tolist()
+        source = f"{self.shards[shard]}, byte {offset}"
+        photo = FoundPhoto(source, source, self.shards[shard], (offset, length)).read()
         holding = [side for side in self.short_sides if side >= size]
         fitting = [side for side in holding if side <= min(photo.size)] or holding[:1]
         side = fitting[int(scale * len(fitting))]
