@@ -86,7 +86,7 @@ asyncdsb.stage = (() => {
     return [mean(taus.slice(-third)), mean(taus.slice(0, third))];
   }
 
-  const percent = (share) => `${Math.round(100 * share)} %`;
+  const percent = (share) => `${Math.round(100 * share)}%`;
 
   function words(t) {
     if (!film) return `${maps.now ? "Press Restore" : "Paint a hole or pick an example"}: the way from noise to picture is shown here.`;
