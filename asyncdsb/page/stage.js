@@ -248,7 +248,7 @@ asyncdsb.stage = (() => {
       const dots = (t, values, attributes) =>
         t.map((time, index) => `<circle cx="${x(time).toFixed(1)}" cy="${y(values[index]).toFixed(1)}" r="2.3" ${attributes}/>`).join("");
       let drawn = [0, 0.5, 1].map((share) =>
-        `<line class="grid" x1="34" x2="350" y1="${y(share)}" y2="${y(share)}"/><text x="28" y="${y(share) + 4}" text-anchor="end">${100 * share} %</text>`).join("");
+        `<line class="grid" x1="34" x2="350" y1="${y(share)}" y2="${y(share)}"/><text x="28" y="${y(share) + 4}" text-anchor="end">${100 * share}%</text>`).join("");
       drawn += [1, 0.75, 0.5, 0.25, 0].map((t) => `<text x="${x(t)}" y="143" text-anchor="middle">${t === 1 ? "t = T" : t}</text>`).join("");
       if (value.other) {
         drawn += line(value.other.t, value.other.scheduled.middle, 'class="dashed"');
