@@ -51,7 +51,8 @@ def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
 @cache
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the pictures that Pillow can read here, in lower case."""
-    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in known_kinds())
+    kinds = known_kinds()  # Before the loop, because this fills Pillow's list of suffixes.
+    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in kinds)
 
 
 @cache
