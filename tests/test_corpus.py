@@ -148,10 +148,9 @@ def test_an_interrupted_run_ends_with_the_same_files(
     with pytest.raises(KeyboardInterrupt):
         pack(photos, tmp_path)
     assert main(["check", str(tmp_path)]) == 2
-    # What a kill may leave besides: half a shard, half a line.
+    # What a kill may leave besides: half a shard, half a list.
     (tmp_path / ".shard-000004-0123abcd.tar").write_bytes(b"half")
-    with open(tmp_path / "progress.jsonl", "a") as progress:
-        progress.write('{"shard": {"na')
+    (tmp_path / ".progress-0123abcd.json").write_text('{"shards": [')
     monkeypatch.setattr(train.corpus, "_encoded", encoded)
     assert pack(photos, tmp_path) == 0
     assert contents(tmp_path) == contents(corpus)

@@ -28,13 +28,12 @@ from tqdm import tqdm
 from asyncdsb.photo.images import encoded, write_atomic
 from asyncdsb.store.checkpoint import file_sha256
 from train.data.sources import FoundPhoto, find_photos, numbered, scaled
-from train.loop.jsonl import add_line, read_lines
 from train.loop.options import program
 
 FORMAT, VERSION = "asyncdsb-corpus", 1
 
 INDEX = "index.json"  # Name of the file that describes a finished corpus.
-_PROGRESS = "progress.jsonl"  # settings, then a line for every shard that is done, until the end
+_PROGRESS = "progress.json"  # Index of the shards that are done, until all are.
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,21 @@ def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers
     head = {"format": FORMAT, "version": VERSION, **asdict(settings)}
     head["photos"] = hashlib.sha256(names).hexdigest()
     out.mkdir(parents=True, exist_ok=True)
-    progress = out / _PROGRESS
-    lines = read_lines(progress) if progress.exists() else []
-    if not lines and (out / INDEX).exists():
+    progress, index = out / _PROGRESS, head | {"records": 0, "shards": [], "broken": []}
+    if (out / INDEX).exists():
         read_index(out)
-        lines = [json.loads((out / INDEX).read_text("utf-8"))]
-        if head.items() <= lines[0].items():
-            return lines[0]
-    if not lines:
-        if set(out.iterdir()) - {progress}:
-            raise ValueError(f"expected {out} to be empty or a corpus, got another folder")
-        add_line(progress, head)
-    elif lines[0] != head:
-        raise ValueError(f"expected {out} to be empty, got a corpus of other photos or settings")
-    for leftover in out.glob(".*.tar"):
+    if found := [path for path in (out / INDEX, progress) if path.exists()]:
+        index = json.loads(found[0].read_text("utf-8"))
+        if not head.items() <= index.items():
+            raise ValueError(
+                f"expected {out} to be empty, got a corpus of other photos or settings"
+            )
+        if found[0] != progress:
+            return index
+    elif any(out.glob("[!.]*")):
+        raise ValueError(f"expected {out} to be empty or a corpus, got another folder")
+    for leftover in (*out.glob(".shard-*.tar"), *out.glob(".progress-*.json")):
         leftover.unlink()
-    done = {line["shard"]["name"]: line for line in lines[1:]}
     # Different keys for all photos; a key has no dot, which would end it.
     keys = numbered([re.sub(r"[^\w-]+", "_", photo.key)[:80] for photo in photos])
     records, each = list(zip(keys, photos, strict=True)), settings.shard_photos
@@ -99,28 +97,26 @@ def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers
         (out / f"shard-{first // each:06d}.tar", records[first : first + each])
         for first in range(0, len(records), each)
     ]
-    left = [shard for shard in shards if shard[0].name not in done or not shard[0].is_file()]
-    for line in _mapped(partial(_write_shard, settings=settings), left, workers):
-        add_line(progress, line)
-        done[line["shard"]["name"]] = line
-    ordered = [done[path.name] for path, _ in shards]
-    count = sum(line["shard"]["records"] for line in ordered)
-    if not count:
+    left = shards[len(index["shards"]) :]
+    for shard, broken in _mapped(partial(_write_shard, settings=settings), left, workers):
+        index["shards"].append(asdict(shard))
+        index["records"] += shard.records
+        index["broken"] = sorted(index["broken"] + broken, key=lambda entry: entry["photo"])
+        text = json.dumps(index, indent=1) + "\n"
+        write_atomic(progress, partial(Path.write_text, data=text, encoding="utf-8"))
+    if not index["records"]:
         raise ValueError(f"expected photos, got {len(photos)} files none of which can be read")
-    broken = sorted((e for line in ordered for e in line["broken"]), key=lambda e: e["photo"])
-    index = head | {"records": count, "shards": [o["shard"] for o in ordered], "broken": broken}
-    text = json.dumps(index, indent=1) + "\n"
-    write_atomic(out / INDEX, lambda p: p.write_text(text, "utf-8"))
-    progress.unlink()
+    progress.rename(out / INDEX)
     return index
 
 
-def _write_shard(item: tuple[Path, list[tuple[str, FoundPhoto]]], settings: PackSettings) -> dict:
-    """Write a shard; return its line of progress."""
-    (path, photos), records, broken = item, 0, []
+def _write_shard(
+    item: tuple[Path, list[tuple[str, FoundPhoto]]], settings: PackSettings
+) -> tuple[Shard, list[dict]]:
+    """Write a shard; return what the index says of it, and of what could not be read."""
+    (path, photos), broken = item, []
 
     def fill(temporary: Path) -> None:
-        nonlocal records
         with tarfile.open(temporary, "w") as tar:
             for key, photo in photos:
                 try:
@@ -133,11 +129,10 @@ def _write_shard(item: tuple[Path, list[tuple[str, FoundPhoto]]], settings: Pack
                 member = tarfile.TarInfo(f"{key}.jpg")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-                records += 1
 
     write_atomic(path, fill)
-    shard = Shard(path.name, records, path.stat().st_size, file_sha256(path))
-    return {"shard": asdict(shard), "broken": broken}
+    count = len(photos) - len(broken)
+    return Shard(path.name, count, path.stat().st_size, file_sha256(path)), broken
 
 
 def _encoded(photo: FoundPhoto, settings: PackSettings) -> bytes:
@@ -181,7 +176,7 @@ def check(folder: Path, workers: int = 1) -> list[str]:
 
 
 def _check_shard(folder: Path, shard: Shard) -> str:
-    """What is wrong with a shard; nothing if all is well."""
+    """What is wrong with a shard, if anything."""
     path = folder / shard.name
     if not path.is_file():
         return f"{shard.name}: missing"
