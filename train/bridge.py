@@ -80,7 +80,7 @@ class BridgeTrainer(Trainer):
         def terms(part: int) -> dict[str, Tensor]:
             batch = self.prepare(step, part)
             with self.mixed():
-                loss = self.loss(*batch, self.schedule.total_var)
+                loss = self.loss(*batch)
             return {"loss": loss.mean()}
 
         means, norm = self.update("model", self.loss, terms)
