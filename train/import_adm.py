@@ -50,28 +50,27 @@ def run(args: argparse.Namespace) -> None:
     completion, facts = load_weights(args.gradient, "gradient")
     state, origin = read(file)
     report = [f"found {origin}"]
-    shapes = {name: tuple(state[name].shape) for name in (STEM, HEAD[0]) if name in state}
-    conditions = ("x1",) if shapes.get(STEM, ())[1:2] == (6,) else ()
-    if conditions:
+    inputs = state[STEM].shape[1] if STEM in state else 3
+    outputs = len(state[HEAD[0]]) if HEAD[0] in state else 3
+    if inputs == 6:
         report.append("the network sees x1")
         if args.ot_ode:
             raise ValueError(
                 "expected a network that sees the state alone for --ot-ode, got one that sees x1 "
                 "too: without noise both together give the picture away, and it is not given x1"
             )
-    variances = shapes.get(HEAD[0], ())[:1] == (6,)
     with torch.device("meta"):
-        network = PUBLISHED.build(6 if conditions else 3, 6 if variances else 3, scalars=2)
+        network = PUBLISHED.build(6 if inputs == 6 else 3, 6 if outputs == 6 else 3, scalars=2)
     if lines := misfits(network, state):
         raise ValueError("\n".join([f"{file} holds another network:", *lines[:10]]))
-    if variances:
+    if outputs == 6:
         state = state | {name: state[name][:3] for name in HEAD}
         report.append("left out the three outputs for the variance")
     config = BridgeConfig(
         unet=PUBLISHED,
         beta_min=BETA_MIN,
         beta_max=peak(args.beta_max),
-        conditions=conditions,
+        conditions=("x1",) if inputs == 6 else (),
         parametrisation="score",
         bridges=("deterministic" if args.ot_ode else "stochastic",),
     )
@@ -100,17 +99,14 @@ def read(file: Path) -> tuple[dict[str, Tensor], str]:
 
     Tensors stay mapped from the file. ValueError if it cannot be read, or holds something else.
     """
+    mapped = zipfile.is_zipfile(file)
     try:
-        content = torch.load(
-            file, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(file)
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"cannot read {file}: it is damaged, or holds other Python objects than tensors in "
-            "plain containers, which are not loaded as they could run any code"
-        ) from error
-    except (RuntimeError, EOFError) as error:
+        content = torch.load(file, weights_only=True, map_location="cpu", mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is damaged, or holds other Python objects than tensors in plain containers"
+            reason += ", which are not loaded because they could run any code"
         raise ValueError(f"cannot read {file}: {reason}") from error
     try:
         state, origin = content, "guided diffusion's ADM, not a bridge yet"
