@@ -138,11 +138,11 @@ def test_an_interrupted_run_ends_with_the_same_files(
 ):
     encoded, calls = train.corpus._encoded, []
 
-    def interrupted(photo, settings):
+    def interrupted(photo, *settings):
         if len(calls) == photos_done:
             raise KeyboardInterrupt
         calls.append(photo)
-        return encoded(photo, settings)
+        return encoded(photo, *settings)
 
     monkeypatch.setattr(train.corpus, "_encoded", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -164,7 +164,7 @@ def test_a_killed_run_with_workers_ends_with_the_same_files(photos, corpus, tmp_
     # Encoding is made slow enough to be killed in the middle.
     program = (
         "import sys, time, train.corpus as c; encoded = c._encoded\n"
-        "def slow(photo, settings): time.sleep(0.1); return encoded(photo, settings)\n"
+        "def slow(*photo): time.sleep(0.1); return encoded(*photo)\n"
         "c._encoded = slow; sys.exit(c.main(sys.argv[1:]))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, *command, "--workers", "1"])

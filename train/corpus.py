@@ -31,6 +31,7 @@ from train.data.sources import FoundPhoto, find_photos, numbered, scaled
 from train.loop.options import program
 
 FORMAT, VERSION = "asyncdsb-corpus", 1
+QUALITY, SHARD_PHOTOS = 92, 1000  # what is packed by default
 
 INDEX = "index.json"  # Name of the file that describes a finished corpus.
 _PROGRESS = "progress.json"  # Index of the shards that are done, until all are.
@@ -46,34 +47,31 @@ class Shard:
     sha256: str
 
 
-@dataclass(frozen=True)
-class PackSettings:
-    """What decides the bytes of a corpus, besides the photographs."""
-
-    size: int = 512  # short side in pixels; longer ones are scaled down to it, none is enlarged
-    quality: int = 92  # of the JPEG files, 1 to 100
-    shard_photos: int = 1000  # photographs a shard, with those that cannot be read
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or not 1 <= self.quality <= 100 or self.shard_photos < 1:
-            raise ValueError(
-                "expected a size of at least 1, a quality from 1 to 100 and at least 1 photograph "
-                f"a shard, got {self.size}, {self.quality} and {self.shard_photos}"
-            )
-
-
-def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers: int = 1) -> dict:
+def pack(
+    paths: Iterable[str | Path],
+    out: Path,
+    size: int,
+    quality: int = QUALITY,
+    shard_photos: int = SHARD_PHOTOS,
+    workers: int = 1,
+) -> dict:
     """Write a corpus, or what an earlier run has left of it to write; return its index.
 
-    ``paths`` are those of :func:`train.data.sources.find_photos`; each of the ``workers`` processes
-    writes one shard at a time. ValueError if no photo can be read, or ``out`` holds something else.
+    ``paths`` are those of :func:`train.data.sources.find_photos`. Photos are scaled down to a short
+    side of ``size`` pixels, none is enlarged; each of the ``workers`` processes writes one shard at
+    a time. ValueError if no photo can be read, ``out`` holds something else or a number is wrong.
     """
+    if min(size, shard_photos, workers) < 1 or not 1 <= quality <= 100:
+        raise ValueError(
+            "expected --size, --shard-photos and --workers of at least 1 and a quality from 1 to "
+            f"100, got {size}, {shard_photos}, {workers} and {quality}"
+        )
     photos = find_photos(paths)
     # Neighbours in a folder resemble one another, and a training mixes only so far.
     random.Random(0).shuffle(photos)
     names = b"".join(p.source.encode("utf-8", "surrogateescape") + b"\0" for p in photos)
-    head = {"format": FORMAT, "version": VERSION, **asdict(settings)}
-    head["photos"] = hashlib.sha256(names).hexdigest()
+    head = {"format": FORMAT, "version": VERSION, "size": size, "quality": quality}
+    head |= {"shard_photos": shard_photos, "photos": hashlib.sha256(names).hexdigest()}
     out.mkdir(parents=True, exist_ok=True)
     progress, index = out / _PROGRESS, head | {"records": 0, "shards": [], "broken": []}
     if (out / INDEX).exists():
@@ -91,14 +89,14 @@ def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers
         leftover.unlink()
     # Different keys for all photos; a key has no dot, which would end it.
     keys = numbered([re.sub(r"[^\w-]+", "_", photo.key)[:80] for photo in photos])
-    records, each = list(zip(keys, photos, strict=True)), settings.shard_photos
-    shards = [
-        (out / f"shard-{first // each:06d}.tar", records[first : first + each])
-        for first in range(0, len(records), each)
+    records = list(zip(keys, photos, strict=True))
+    firsts = range(0, len(records), shard_photos)[len(index["shards"]) :]
+    left = [
+        (out / f"shard-{first // shard_photos:06d}.tar", records[first : first + shard_photos])
+        for first in firsts
     ]
-    left = shards[len(index["shards"]) :]
     with Pool(workers) if workers > 1 else nullcontext() as pool:
-        write = partial(_write_shard, settings=settings)
+        write = partial(_write_shard, size=size, quality=quality)
         found = pool.imap(write, left) if pool else map(write, left)
         for shard, broken in tqdm(found, total=len(left), unit="shard", leave=False):
             index["shards"].append(asdict(shard))
@@ -113,7 +111,7 @@ def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers
 
 
 def _write_shard(
-    item: tuple[Path, list[tuple[str, FoundPhoto]]], settings: PackSettings
+    item: tuple[Path, list[tuple[str, FoundPhoto]]], size: int, quality: int
 ) -> tuple[Shard, list[dict]]:
     """Write a shard; return what the index says of it, and of what could not be read."""
     (path, photos), broken = item, []
@@ -122,7 +120,7 @@ def _write_shard(
         with tarfile.open(temporary, "w") as tar:
             for key, photo in photos:
                 try:
-                    data = _encoded(photo, settings)
+                    data = _encoded(photo, size, quality)
                 except (ValueError, OSError) as error:
                     reason = " ".join(str(error).split()).removeprefix(f"{photo.source}: ")
                     broken.append({"photo": photo.source, "reason": reason})
@@ -137,13 +135,13 @@ def _write_shard(
     return Shard(path.name, count, path.stat().st_size, file_sha256(path)), broken
 
 
-def _encoded(photo: FoundPhoto, settings: PackSettings) -> bytes:
+def _encoded(photo: FoundPhoto, size: int, quality: int) -> bytes:
     """The JPEG file of a photo."""
     picture = photo.read()
-    if min(picture.size) > settings.size:
-        picture = scaled(picture, settings.size)
+    if min(picture.size) > size:
+        picture = scaled(picture, size)
     # Colours at full resolution: these pixels are what a network learns to paint.
-    return encoded(picture, format="JPEG", quality=settings.quality, subsampling=0)
+    return encoded(picture, format="JPEG", quality=quality, subsampling=0)
 
 
 def read_index(folder: Path) -> list[Shard]:
@@ -189,9 +187,9 @@ def parser() -> argparse.ArgumentParser:
     add = packing.add_argument
     add("photos", nargs="+", metavar="PHOTOS", help="folders, tar shards, lists")
     add("out", type=Path, metavar="OUT", help="folder of the corpus; a run that stopped goes on")
-    add("--size", type=int, default=PackSettings.size, help="short side in pixels")
-    add("--quality", type=int, default=PackSettings.quality, help="of the JPEG files")
-    add("--shard-photos", type=int, default=PackSettings.shard_photos, help="photos a shard")
+    add("--size", type=int, default=512, help="short side in pixels")
+    add("--quality", type=int, default=QUALITY, help="of the JPEG files")
+    add("--shard-photos", type=int, default=SHARD_PHOTOS, help="photos a shard")
     add("--workers", type=int, default=os.cpu_count(), help="processes")
     checking = command("check", help="verify a corpus")
     checking.add_argument("out", type=Path, metavar="CORPUS", help="its folder")
@@ -204,10 +202,8 @@ def run(args: argparse.Namespace) -> int:
         wrong = check(args.out)
         print("\n".join(wrong) or f"{args.out}: all is well")
         return int(bool(wrong))
-    if args.workers < 1:
-        raise ValueError(f"expected --workers of at least 1, got {args.workers}")
-    settings = PackSettings(args.size, args.quality, args.shard_photos)
-    index = pack(args.photos, args.out, settings, args.workers)
+    numbers = args.size, args.quality, args.shard_photos, args.workers
+    index = pack(args.photos, args.out, *numbers)
     broken = f", {len(index['broken'])} broken, see {INDEX}" if index["broken"] else ""
     print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")
     return 0

@@ -3,8 +3,7 @@
 python -m train.import_adm 256x256_diffusion_uncond.pt weights/adm
 python -m train.import_adm results/inpaint-center/latest.pt weights/i2sb --ot-ode
 
-Files are read as tensors in plain containers; other Python objects in them are refused. Of I2SB's
-``latest.pt`` the averaged weights are taken. The folder that is written is one for
+Of I2SB's ``latest.pt`` the averaged weights are taken. The folder that is written is one for
 ``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``. ADM's network has not seen a
 bridge yet: it is a start for a training.
 
@@ -15,8 +14,8 @@ there), and the sampler is "ode". An ``--interval`` other than 1000 is not suppo
 With tau = 0.5 everywhere sampling is then I2SB's, but for the noise itself and this:
 
 - variances are integrals where I2SB adds up a table of 1000; sigma^2 differs by up to 6e-5;
-- steps divide t in [0, 1] evenly and the last lands on x0_hat; I2SB rounds to its table and ends at
-  its first entry, at sigma = 0.01, of which known pixels keep the noise in the stochastic bridge;
+- the last step lands on x0_hat; I2SB rounds times to its table and ends at the first entry, at
+  sigma = 0.01, of which known pixels keep the noise in the stochastic bridge;
 - known pixels follow one path of the bridge, where I2SB draws them anew after every step;
 - estimates are always clamped to [-1, 1], as by I2SB's ``--clip-denoise``;
 - a network that sees x1 (``--cond-x1``) is given the start of the run, as in training, where I2SB
@@ -111,17 +110,11 @@ def read(file: Path) -> tuple[dict[str, Tensor], str]:
     try:
         state, origin = content, "guided diffusion's ADM, not a bridge yet"
         if "net" in content:
-            state = {
-                name.removeprefix("diffusion_model."): value
-                for name, value in content["net"].items()
-                if name != "noise_levels"
-            }
-            origin = "I2SB's network, without averages"
-            if content.get("ema") is not None:
-                # They come in the order of the parameters, which is that of their names.
-                averages = content["ema"]["shadow_params"]
-                state = dict(zip(state, averages, strict=True))
-                origin = "I2SB's network, averaged weights"
+            names = (name for name in content["net"] if name != "noise_levels")
+            # Averages come in the order of the parameters, which is that of their names.
+            pairs = zip(names, content["ema"]["shadow_params"], strict=True)
+            state = {name.removeprefix("diffusion_model."): value for name, value in pairs}
+            origin = "I2SB's network, averaged weights"
         if all(isinstance(value, Tensor) for value in state.values()):
             return state, origin
         wrong = "other values than tensors"

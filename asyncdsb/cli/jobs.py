@@ -71,7 +71,8 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         png, webp = f"{path.stem}.png", f"{path.stem}.webp"
         more = trajectory and trajectory / webp, report and report / png
         try:
-            found[out / png].append(Job(path, _mask_for(path, mask), out / png, *more))
+            job = Job(path, _mask_for(path, mask), out / png, *more)
+            found[job.out].append(job)
         except ValueError as error:
             problems.append(str(error))
     for path, twins in found.items():

@@ -144,7 +144,6 @@ def tensors(
 
 def load_methods(args: argparse.Namespace) -> list[Method]:
     """Return the methods that the command line names; ValueError on bad ones."""
-    specs = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     known = (*NAMED_BRIDGES, *baselines.METHODS)
     axes = []
     for text in getattr(args, "vary", None) or []:
@@ -167,7 +166,7 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         return pipe, checksum if pipe.precision == "fp32" else f"{checksum}-{pipe.precision}"
 
     methods: list[Method] = []
-    for spec in specs:
+    for spec in dict.fromkeys(part.strip() for part in args.methods.split(",")):
         name, equals, rest = spec.partition("=")
         folder, _, text = rest.partition("?")
         if name in (method.name for method in methods) or (equals and name in known):
