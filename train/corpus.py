@@ -70,7 +70,7 @@ def pack(
     # Neighbours in a folder resemble one another, and a training mixes only so far.
     random.Random(0).shuffle(photos)
     names = b"".join(p.source.encode("utf-8", "surrogateescape") + b"\0" for p in photos)
-    head = {"format": FORMAT, "version": VERSION, "size": size, "quality": quality}
+    head: dict = {"format": FORMAT, "version": VERSION, "size": size, "quality": quality}
     head |= {"shard_photos": shard_photos, "photos": hashlib.sha256(names).hexdigest()}
     out.mkdir(parents=True, exist_ok=True)
     progress, index = out / _PROGRESS, head | {"records": 0, "shards": [], "broken": []}

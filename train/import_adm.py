@@ -48,11 +48,11 @@ def run(args: argparse.Namespace) -> None:
     file, dtype = args.file, torch.float32 if args.fp32 else torch.float16
     completion, facts = load_weights(args.gradient, "gradient")
     state, origin = read(file)
-    report = [f"found {origin}"]
+    print(f"found {origin}")
     inputs = state[STEM].shape[1] if STEM in state else 3
     outputs = len(state[HEAD[0]]) if HEAD[0] in state else 3
     if inputs == 6:
-        report.append("the network sees x1")
+        print("the network sees x1")
         if args.ot_ode:
             raise ValueError(
                 "expected a network that sees the state alone for --ot-ode, got one that sees x1 "
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("\n".join([f"{file} holds another network:", *lines[:10]]))
     if outputs == 6:
         state = state | {name: state[name][:3] for name in HEAD}
-        report.append("left out the three outputs for the variance")
+        print("left out the three outputs for the variance")
     config = BridgeConfig(
         unet=PUBLISHED,
         beta_min=BETA_MIN,
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     source = {"started_from": f"{file.name}, {origin}", "source_sha256": file_sha256(file)}
     save_weights(args.out, denoiser, source, dtype)
     save_weights(args.out, completion, facts, dtype)
-    print("\n".join([*report, f"wrote {args.out}"]))
+    print(f"wrote {args.out}")
 
 
 def peak(beta_max: float) -> float:

@@ -1,15 +1,13 @@
 """The methods that an evaluation compares, behind one interface.
 
-==================  =============================================================================
-bridge              the bridge of ``--weights`` alone, with the settings of the command line
-bridge+patches      the same, then known patches copied over its result
-patch-fill, ...     this and the other classical methods of :mod:`asyncdsb.measure.baselines`
-asyncdsb            the bridge with the finish of ``--finish``, or of its weights without that
-synchronous         the same with tau = 0.5 in every pixel, as I2SB
-NAME=WEIGHTS        the bridge in another weights folder, with the settings of the command line
-NAME=PICTURES       restorations that any other program made of the crops that ``--write-inputs``
-                    wrote, read from PICTURES/KIND/CROP.png, or .jpg
-==================  =============================================================================
+bridge            the bridge of ``--weights`` alone, with the settings of the command line
+bridge+patches    the same, then known patches copied over its result
+patch-fill, ...   this and the other classical methods of :mod:`asyncdsb.measure.baselines`
+asyncdsb          the bridge with the finish of ``--finish``, or of its weights without that
+synchronous       the same with tau = 0.5 in every pixel, as I2SB
+NAME=WEIGHTS      the bridge in another weights folder, with the settings of the command line
+NAME=PICTURES     restorations that any other program made of the crops that ``--write-inputs``
+                  wrote, read from PICTURES/KIND/CROP.png, or .jpg
 
 A bridge may have settings of its own, ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0.5``, with the
 weights of ``--weights`` if it names none: ``quick=?steps=5``. A weights folder without a completion
