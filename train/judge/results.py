@@ -139,9 +139,7 @@ def ends(drawn: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.quantile(drawn, (0.025, 0.975))
 
 
-def clustered_mean(
-    values: Sequence[float] | np.ndarray, groups: Sequence[str], seed: int = 0
-) -> dict:
+def clustered_mean(values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> dict:
     """Mean of one number per crop with a 95 % interval from a bootstrap over groups, the photos.
 
     Crops of one photo resemble each other, so whole photos are resampled, not crops. ``{"mean",
@@ -149,7 +147,7 @@ def clustered_mean(
     """
     names, member = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(member, weights=np.asarray(values, float)), np.bincount(member)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
     low, high = ends(sums[drawn].sum(1) / counts[drawn].sum(1)).tolist()
     if len(names) == 1:
         low = high = None

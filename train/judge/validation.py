@@ -39,7 +39,8 @@ class RestorationValidator:
         # What is copied from the known part says nothing about the network.
         settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "finish": "none"}
         method = bridge_method("present", self.pipe, "", settings)
-        (slug,), record = self.truth, dict[str, Any]()
+        (slug,) = self.truth
+        record: dict[str, Any] = {}
         for kind in KINDS:
             rows = []
             for start in range(0, len(self.crops), BATCH):
