@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from asyncdsb.store.bundled import BUNDLED
-from train.corpus import PackSettings, pack
+from train.corpus import pack
 from train.data.sources import iter_photos, scaled
 from train.data.streams import CropStream
 from train.presets import BRIDGE_PRESETS
@@ -73,7 +73,6 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parse_args(argv)
     torch.set_num_threads(1)
     sides = BRIDGE_PRESETS["shipped"].short_sides
-    settings = PackSettings(size=512, shard_photos=32)
     count = args.photos - args.photos % args.batch
     packing: Times = {workers: [] for workers in WORKERS}
     streaming: dict[int, Times] = {
@@ -86,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         for repeat, workers in itertools.product(range(args.repeats), WORKERS):
             corpus = folder / f"corpus-{repeat}-{workers}"
             with timed(packing[workers]):
-                pack([photos], corpus, settings, workers)
+                pack([photos], corpus, 512, shard_photos=32, workers=workers)
             for size, runs in streaming.items():
                 with closing(CropStream([corpus], sides, seed=0, workers=workers)) as stream:
                     # As much is prepared beyond the last batch as was before the first.

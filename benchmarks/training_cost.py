@@ -39,7 +39,7 @@ from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks import PatchDiscriminator
 from asyncdsb.networks.layers import Stage
 from asyncdsb.store.bundled import BUNDLED
-from train.corpus import PackSettings, pack
+from train.corpus import pack
 from train.data.sources import iter_photos
 from train.loop.losses import discriminator_loss, generator_loss
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS, BridgePreset, GradientPreset
@@ -220,7 +220,7 @@ def mean_record(size: int) -> float:
     """Bytes of a packed picture of ``size`` by ``size`` pixels, from the bundled photographs."""
     with tempfile.TemporaryDirectory() as name:
         corpus = Path(name) / "corpus"
-        index = pack(PHOTOS, corpus, PackSettings(size=size))
+        index = pack(PHOTOS, corpus, size)
         pixels = sum(photo.width * photo.height for _, photo in iter_photos([corpus]))
     return size**2 * sum(shard["bytes"] for shard in index["shards"]) / pixels
 

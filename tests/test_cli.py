@@ -16,7 +16,7 @@ from PIL import Image
 from asyncdsb import denoiser, masks, samplers, schedule
 from asyncdsb.cli import main as cli
 from asyncdsb.cli.main import main
-from asyncdsb.photo import decoding, images
+from asyncdsb.photo import decoding
 from asyncdsb.photo.record import load_map, save_map
 
 pytestmark = pytest.mark.slow
@@ -507,7 +507,7 @@ def test_links_that_lead_nowhere_and_pipes_are_named(photos, tiny_weights, capsy
     assert inpaint_folder(photos, tiny_weights) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert "link.jpg: left out: a link that leads nowhere" in first
-    assert "pipe.jpg: left out: expected a file, got a device or pipe" in second
+    assert "pipe.jpg: left out: a device or pipe" in second
 
 
 def test_folders_of_the_command_itself_are_not_left_out(photos, tiny_weights, capsys):
@@ -559,14 +559,13 @@ def test_sizes_that_a_format_cannot_hold(tmp_path, capsys, suffix, most):
     assert listing(tmp_path) == before
 
 
-def test_long_names_are_cut_by_bytes(photos, tiny_weights):
+def test_long_names_are_taken(photos, tiny_weights):
     long = "ä" * 125
     (photos / "photos" / "a.jpg").rename(photos / "photos" / f"{long}.jpg")
     (photos / "masks" / "a.png").rename(photos / "masks" / f"{long}.png")
     assert inpaint_folder(photos, tiny_weights, "--trajectory", photos / "ways") == 0
     assert f"{long}.png" in os.listdir(photos / "out")
     assert f"{long}.webp" in os.listdir(photos / "ways")
-    assert images.shortened("ä" * 100, 81) == "ä" * 40
 
 
 def test_invert(folder, tiny_weights):

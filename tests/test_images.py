@@ -455,3 +455,9 @@ def test_write_atomic_follows_links_and_refuses_other_places(tmp_path):
         with pytest.raises(ValueError, match=told):
             write_atomic(place, lambda temporary: temporary.write_text("x"))
     assert not Path("/dev/null").is_file()
+
+
+def test_suffixes_are_known_before_anything_was_read():
+    code = "from asyncdsb.photo import decoding; print(*decoding.readable_suffixes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {".png", ".jpg", ".webp", ".tif"} <= set(done.stdout.split())

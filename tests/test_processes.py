@@ -153,9 +153,9 @@ def test_shares_of_a_batch_are_its_rows():
             assert torch.equal(twice.rand(), everything[3].view(8, 2)[rows].flatten())
             seen += rows.tolist()
     assert sorted(seen) == list(range(8))
-    with pytest.raises(ValueError, match="among 2 processes x 2 parts, got one of 6 samples"):
+    with pytest.raises(ValueError, match="2 processes x 2 parts x 1 samples a photo, got one of 6"):
         Processes(0, 2).rows(6, 0, 2)
-    with pytest.raises(ValueError, match="2 parts x 2 samples a photo, got one of 12 samples"):
+    with pytest.raises(ValueError, match="2 parts x 2 samples a photo, got one of 12"):
         Processes(0, 2).rows(12, 0, 2, each=2)
 
 

@@ -21,7 +21,7 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import save_weights
 from train.data.batches import FOCUS_STD, MaskBank, augmented, draw_tau, draw_times
 from train.data.draws import Draws
-from train.loop.jsonl import read_lines
+from train.judge.validation import read_lines
 from train.loop.run import chosen_preset
 from train.loop.trainer import Average
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
@@ -431,7 +431,7 @@ def test_a_run_that_started_from_nothing_takes_no_other_start(runs, photos, caps
     [
         (["--data", "nowhere"], "found nothing at nowhere"),
         (["--accumulate", "0"], "--accumulate of at least 1, got 0"),
-        (["--accumulate", "3"], "1 processes x 3 parts, got one of 4 samples"),
+        (["--accumulate", "3"], "1 processes x 3 parts x 1 samples a photo, got one of 4"),
         (["--batch", "0"], "batch of at least one sample, got 0"),
         (
             ["--size", "64"],

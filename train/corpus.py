@@ -16,7 +16,7 @@ import os
 import random
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,13 +28,13 @@ from tqdm import tqdm
 from asyncdsb.photo.images import encoded, write_atomic
 from asyncdsb.store.checkpoint import file_sha256
 from train.data.sources import FoundPhoto, find_photos, numbered, scaled
-from train.loop.jsonl import add_line, read_lines
 from train.loop.options import program
 
 FORMAT, VERSION = "asyncdsb-corpus", 1
+QUALITY, SHARD_PHOTOS = 92, 1000  # what is packed by default
 
 INDEX = "index.json"  # Name of the file that describes a finished corpus.
-_PROGRESS = "progress.jsonl"  # settings, then a line for every shard that is done, until the end
+_PROGRESS = "progress.json"  # Index of the shards that are done, until all are.
 
 
 @dataclass(frozen=True)
@@ -47,84 +47,80 @@ class Shard:
     sha256: str
 
 
-@dataclass(frozen=True)
-class PackSettings:
-    """What decides the bytes of a corpus, besides the photographs."""
-
-    size: int = 512  # short side in pixels; longer ones are scaled down to it, none is enlarged
-    quality: int = 92  # of the JPEG files, 1 to 100
-    shard_photos: int = 1000  # photographs a shard, with those that cannot be read
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or not 1 <= self.quality <= 100 or self.shard_photos < 1:
-            raise ValueError(
-                "expected a size of at least 1, a quality from 1 to 100 and at least 1 photograph "
-                f"a shard, got {self.size}, {self.quality} and {self.shard_photos}"
-            )
-
-
-def pack(paths: Iterable[str | Path], out: Path, settings: PackSettings, workers: int = 1) -> dict:
+def pack(
+    paths: Iterable[str | Path],
+    out: Path,
+    size: int,
+    quality: int = QUALITY,
+    shard_photos: int = SHARD_PHOTOS,
+    workers: int = 1,
+) -> dict:
     """Write a corpus, or what an earlier run has left of it to write; return its index.
 
-    ``paths`` are those of :func:`train.data.sources.find_photos`; each of the ``workers`` processes
-    writes one shard at a time. ValueError if no photo can be read, or ``out`` holds something else.
+    ``paths`` are those of :func:`train.data.sources.find_photos`. Photos are scaled down to a short
+    side of ``size`` pixels, none is enlarged; each of the ``workers`` processes writes one shard at
+    a time. ValueError if no photo can be read, ``out`` holds something else or a number is wrong.
     """
+    if min(size, shard_photos, workers) < 1 or not 1 <= quality <= 100:
+        raise ValueError(
+            "expected --size, --shard-photos and --workers of at least 1 and a quality from 1 to "
+            f"100, got {size}, {shard_photos}, {workers} and {quality}"
+        )
     photos = find_photos(paths)
     # Neighbours in a folder resemble one another, and a training mixes only so far.
     random.Random(0).shuffle(photos)
     names = b"".join(p.source.encode("utf-8", "surrogateescape") + b"\0" for p in photos)
-    head = {"format": FORMAT, "version": VERSION, **asdict(settings)}
-    head["photos"] = hashlib.sha256(names).hexdigest()
+    head: dict = {"format": FORMAT, "version": VERSION, "size": size, "quality": quality}
+    head |= {"shard_photos": shard_photos, "photos": hashlib.sha256(names).hexdigest()}
     out.mkdir(parents=True, exist_ok=True)
-    progress = out / _PROGRESS
-    lines = read_lines(progress) if progress.exists() else []
-    if not lines and (out / INDEX).exists():
+    progress, index = out / _PROGRESS, head | {"records": 0, "shards": [], "broken": []}
+    if (out / INDEX).exists():
         read_index(out)
-        lines = [json.loads((out / INDEX).read_text("utf-8"))]
-        if head.items() <= lines[0].items():
-            return lines[0]
-    if not lines:
-        if set(out.iterdir()) - {progress}:
-            raise ValueError(f"expected {out} to be empty or a corpus, got another folder")
-        add_line(progress, head)
-    elif lines[0] != head:
-        raise ValueError(f"expected {out} to be empty, got a corpus of other photos or settings")
-    for leftover in out.glob(".*.tar"):
+    if there := [path for path in (out / INDEX, progress) if path.exists()]:
+        index = json.loads(there[0].read_text("utf-8"))
+        if not head.items() <= index.items():
+            got = "a corpus of other photos or settings"
+            raise ValueError(f"expected {out} to be empty, got {got}")
+        if there[0] != progress:
+            return index
+    elif any(out.glob("[!.]*")):
+        raise ValueError(f"expected {out} to be empty or a corpus, got another folder")
+    for leftover in (*out.glob(".shard-*.tar"), *out.glob(".progress-*.json")):
         leftover.unlink()
-    done = {line["shard"]["name"]: line for line in lines[1:]}
     # Different keys for all photos; a key has no dot, which would end it.
     keys = numbered([re.sub(r"[^\w-]+", "_", photo.key)[:80] for photo in photos])
-    records, each = list(zip(keys, photos, strict=True)), settings.shard_photos
-    shards = [
-        (out / f"shard-{first // each:06d}.tar", records[first : first + each])
-        for first in range(0, len(records), each)
+    records = list(zip(keys, photos, strict=True))
+    firsts = range(0, len(records), shard_photos)[len(index["shards"]) :]
+    left = [
+        (out / f"shard-{first // shard_photos:06d}.tar", records[first : first + shard_photos])
+        for first in firsts
     ]
-    left = [shard for shard in shards if shard[0].name not in done or not shard[0].is_file()]
-    for line in _mapped(partial(_write_shard, settings=settings), left, workers):
-        add_line(progress, line)
-        done[line["shard"]["name"]] = line
-    ordered = [done[path.name] for path, _ in shards]
-    count = sum(line["shard"]["records"] for line in ordered)
-    if not count:
+    with Pool(workers) if workers > 1 else nullcontext() as pool:
+        write = partial(_write_shard, size=size, quality=quality)
+        found = pool.imap(write, left) if pool else map(write, left)
+        for shard, broken in tqdm(found, total=len(left), unit="shard", leave=False):
+            index["shards"].append(asdict(shard))
+            index["records"] += shard.records
+            index["broken"] = sorted(index["broken"] + broken, key=lambda entry: entry["photo"])
+            text = json.dumps(index, indent=1) + "\n"
+            write_atomic(progress, partial(Path.write_text, data=text, encoding="utf-8"))
+    if not index["records"]:
         raise ValueError(f"expected photos, got {len(photos)} files none of which can be read")
-    broken = sorted((e for line in ordered for e in line["broken"]), key=lambda e: e["photo"])
-    index = head | {"records": count, "shards": [o["shard"] for o in ordered], "broken": broken}
-    text = json.dumps(index, indent=1) + "\n"
-    write_atomic(out / INDEX, lambda p: p.write_text(text, "utf-8"))
-    progress.unlink()
+    progress.rename(out / INDEX)
     return index
 
 
-def _write_shard(item: tuple[Path, list[tuple[str, FoundPhoto]]], settings: PackSettings) -> dict:
-    """Write a shard; return its line of progress."""
-    (path, photos), records, broken = item, 0, []
+def _write_shard(
+    item: tuple[Path, list[tuple[str, FoundPhoto]]], size: int, quality: int
+) -> tuple[Shard, list[dict]]:
+    """Write a shard; return what the index says of it, and of what could not be read."""
+    (path, photos), broken = item, []
 
     def fill(temporary: Path) -> None:
-        nonlocal records
         with tarfile.open(temporary, "w") as tar:
             for key, photo in photos:
                 try:
-                    data = _encoded(photo, settings)
+                    data = _encoded(photo, size, quality)
                 except (ValueError, OSError) as error:
                     reason = " ".join(str(error).split()).removeprefix(f"{photo.source}: ")
                     broken.append({"photo": photo.source, "reason": reason})
@@ -133,20 +129,19 @@ def _write_shard(item: tuple[Path, list[tuple[str, FoundPhoto]]], settings: Pack
                 member = tarfile.TarInfo(f"{key}.jpg")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-                records += 1
 
     write_atomic(path, fill)
-    shard = Shard(path.name, records, path.stat().st_size, file_sha256(path))
-    return {"shard": asdict(shard), "broken": broken}
+    count = len(photos) - len(broken)
+    return Shard(path.name, count, path.stat().st_size, file_sha256(path)), broken
 
 
-def _encoded(photo: FoundPhoto, settings: PackSettings) -> bytes:
+def _encoded(photo: FoundPhoto, size: int, quality: int) -> bytes:
     """The JPEG file of a photo."""
     picture = photo.read()
-    if min(picture.size) > settings.size:
-        picture = scaled(picture, settings.size)
+    if min(picture.size) > size:
+        picture = scaled(picture, size)
     # Colours at full resolution: these pixels are what a network learns to paint.
-    return encoded(picture, format="JPEG", quality=settings.quality, subsampling=0)
+    return encoded(picture, format="JPEG", quality=quality, subsampling=0)
 
 
 def read_index(folder: Path) -> list[Shard]:
@@ -156,44 +151,29 @@ def read_index(folder: Path) -> list[Shard]:
         raise ValueError(f"expected a finished corpus in {folder}; run its pack command again")
     if not path.is_file():
         raise ValueError(f"expected a corpus, found no {path}")
-    shards: list[Shard] = []
     try:
         index = json.loads(path.read_text("utf-8", "replace"))
-        found: object = (index["format"], index["version"])
-        shards = [Shard(**entry) for entry in index["shards"]]
+        found = f"{index['format']}, version {index['version']}"
+        if found == f"{FORMAT}, version {VERSION}":
+            return [Shard(**entry) for entry in index["shards"]]
     except (ValueError, KeyError, TypeError) as error:
         found = f"a damaged one ({type(error).__name__}: {error})"
-    # Names are joined to the index's folder: nothing may lead out of it.
-    if not all(re.fullmatch(r"\w[\w.-]*\.tar", shard.name) for shard in shards):
-        found = "other names of shards"
-    if found != (FORMAT, VERSION) or not shards:
-        wanted = f"the index of a corpus, version {VERSION}, in {path}"
-        raise ValueError(f"expected {wanted}, got {found}")
-    return shards
+    wanted = f"the index of a corpus, version {VERSION}, in {path}"
+    raise ValueError(f"expected {wanted}, got {found}")
 
 
-def check(folder: Path, workers: int = 1) -> list[str]:
+def check(folder: Path) -> list[str]:
     """Say what is missing, strange or changed in a corpus since it was packed, line by line."""
     shards = read_index(folder)
     strangers = {path.name for path in folder.glob("*.tar")} - {shard.name for shard in shards}
     wrong = [f"{name}: not in {INDEX}" for name in sorted(strangers)]
-    return wrong + list(filter(None, _mapped(partial(_check_shard, folder), shards, workers)))
-
-
-def _check_shard(folder: Path, shard: Shard) -> str:
-    """What is wrong with a shard; nothing if all is well."""
-    path = folder / shard.name
-    if not path.is_file():
-        return f"{shard.name}: missing"
-    changed = file_sha256(path) != shard.sha256
-    return f"{shard.name}: expected another SHA-256, its contents have changed" if changed else ""
-
-
-def _mapped(work: Callable, items: Sequence, workers: int) -> Iterator:
-    """What ``work`` makes of each item, in their order; so many processes share it."""
-    with Pool(workers) if workers > 1 else nullcontext() as pool:
-        found = pool.imap(work, items) if pool else map(work, items)
-        yield from tqdm(found, total=len(items), unit="shard", leave=False)
+    for shard in tqdm(shards, unit="shard", leave=False):
+        path = folder / shard.name
+        if not path.is_file():
+            wrong.append(f"{shard.name}: missing")
+        elif file_sha256(path) != shard.sha256:
+            wrong.append(f"{shard.name}: expected another SHA-256, its contents have changed")
+    return wrong
 
 
 def parser() -> argparse.ArgumentParser:
@@ -207,26 +187,23 @@ def parser() -> argparse.ArgumentParser:
     add = packing.add_argument
     add("photos", nargs="+", metavar="PHOTOS", help="folders, tar shards, lists")
     add("out", type=Path, metavar="OUT", help="folder of the corpus; a run that stopped goes on")
-    add("--size", type=int, default=PackSettings.size, help="short side in pixels")
-    add("--quality", type=int, default=PackSettings.quality, help="of the JPEG files")
-    add("--shard-photos", type=int, default=PackSettings.shard_photos, help="photos a shard")
+    add("--size", type=int, default=512, help="short side in pixels")
+    add("--quality", type=int, default=QUALITY, help="of the JPEG files")
+    add("--shard-photos", type=int, default=SHARD_PHOTOS, help="photos a shard")
+    add("--workers", type=int, default=os.cpu_count(), help="processes")
     checking = command("check", help="verify a corpus")
     checking.add_argument("out", type=Path, metavar="CORPUS", help="its folder")
-    for one in (packing, checking):
-        one.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     return options
 
 
 def run(args: argparse.Namespace) -> int:
     """Pack or check; return 1 if something is wrong with the corpus that was checked."""
-    if args.workers < 1:
-        raise ValueError(f"expected --workers of at least 1, got {args.workers}")
     if args.command == "check":
-        wrong = check(args.out, args.workers)
+        wrong = check(args.out)
         print("\n".join(wrong) or f"{args.out}: all is well")
         return int(bool(wrong))
-    settings = PackSettings(args.size, args.quality, args.shard_photos)
-    index = pack(args.photos, args.out, settings, args.workers)
+    numbers = args.size, args.quality, args.shard_photos, args.workers
+    index = pack(args.photos, args.out, *numbers)
     broken = f", {len(index['broken'])} broken, see {INDEX}" if index["broken"] else ""
     print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")
     return 0

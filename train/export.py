@@ -31,8 +31,8 @@ def export(run: Path, kind: str, args: argparse.Namespace) -> None:
     """Write the averaged weights, "bridge" or "gradient", of a run in half precision."""
     module, training = load_weights(run / ("best" if args.choice == "best" else "weights"), kind)
     if records := held_out_records(run):
-        scores = {record["step"]: record for record in records}
-        training = training | {"held_out": scores.get(training["steps"])}
+        found = (record for record in records if record["step"] == training["steps"])
+        training = training | {"held_out": next(found, None)}
     if kind == "bridge" and args.finish is not None:
         module.config = dataclasses.replace(module.config, finish=args.finish)
     save_weights(args.out, module, training)
@@ -58,29 +58,25 @@ def measured(folder: Path) -> str:
     summary, protocol, settings = (results[key] for key in ("results", "protocol", "settings"))
     names = next(iter(summary.values()))
     if OURS not in names:
-        raise ValueError(
-            f"expected the method {OURS} in {folder}/results.json, got {', '.join(names)}"
-        )
+        wanted = f"the method {OURS} in {folder}/results.json"
+        raise ValueError(f"expected {wanted}, got {', '.join(names)}")
     each = protocol["crops_per_photo"]
     scores = known(summary, OURS, EfficientNetFeatures.names.frechet)
-    distance_text = share_text = ""
+    distance = share = ""
     if len(scores) > 1:
-        distance_text = (
+        distance = (
             ", and the Frechet distance on EfficientNet-Lite2 features, which is not FID and "
             "comparable only at the same n"
         )
     if others := ", ".join(classical(summary)):
-        share_text = (
-            f"; the share is that of the bridge alone over the best classical method ({others})"
-        )
+        share = f"; the share is that of the bridge alone over the best classical method ({others})"
     return (
         "## Measured\n\n"
         f"Held out: {protocol['photos']} photographs, {each} crop{'s' * (each > 1)} of "
         f"{protocol['size']} pixels each (n = {protocol['photos'] * each}), masks and noise at "
         f"fixed seeds (`train/judge/protocol.py`); {settings['steps']} {settings['sampler']} "
         f"steps, tau from {settings['tau_min']} to {settings['tau_max']}. LPIPS (AlexNet) with "
-        f"95 % intervals from a bootstrap over photographs{distance_text}. "
-        f"Lower is better{share_text}.\n\n"
+        f"95 % intervals from a bootstrap over photographs{distance}. Lower is better{share}.\n\n"
         + ratio_table(summary, OURS, scores)
         + "\n"
         + gauge_table({kind: {OURS: methods[OURS]} for kind, methods in summary.items()})
@@ -107,8 +103,7 @@ def work(args: argparse.Namespace) -> None:
     """Write weights and card."""
     # Refused, if it is, before anything is written.
     scores = [] if args.results is None else [measured(args.results)]
-    for kind in ("gradient", "bridge"):
-        run = getattr(args, kind)
+    for run, kind in ((args.gradient, "gradient"), (args.bridge, "bridge")):
         if run is not None:
             export(run, kind, args)
     facts = AsyncDSBPipeline.from_pretrained(args.out, device="cpu").facts
@@ -121,7 +116,7 @@ def work(args: argparse.Namespace) -> None:
     parts += scores
     if args.notes or args.results:
         parts.append("## Where it fails\n")
-    if args.notes is not None:
+    if args.notes:
         parts.append(args.notes.read_text("utf-8").strip() + "\n")
     if args.results is not None and (args.results / "worst.png").exists():
         sheet = Image.open(args.results / "worst.png")

@@ -3,8 +3,7 @@
 python -m train.import_adm 256x256_diffusion_uncond.pt weights/adm
 python -m train.import_adm results/inpaint-center/latest.pt weights/i2sb --ot-ode
 
-Files are read as tensors in plain containers; other Python objects in them are refused. Of I2SB's
-``latest.pt`` the averaged weights are taken. The folder that is written is one for
+Of I2SB's ``latest.pt`` the averaged weights are taken. The folder that is written is one for
 ``AsyncDSBPipeline.from_pretrained`` and for ``train.bridge --init``. ADM's network has not seen a
 bridge yet: it is a start for a training.
 
@@ -15,8 +14,8 @@ there), and the sampler is "ode". An ``--interval`` other than 1000 is not suppo
 With tau = 0.5 everywhere sampling is then I2SB's, but for the noise itself and this:
 
 - variances are integrals where I2SB adds up a table of 1000; sigma^2 differs by up to 6e-5;
-- steps divide t in [0, 1] evenly and the last lands on x0_hat; I2SB rounds to its table and ends at
-  its first entry, at sigma = 0.01, of which known pixels keep the noise in the stochastic bridge;
+- the last step lands on x0_hat; I2SB rounds times to its table and ends at the first entry, at
+  sigma = 0.01, of which known pixels keep the noise in the stochastic bridge;
 - known pixels follow one path of the bridge, where I2SB draws them anew after every step;
 - estimates are always clamped to [-1, 1], as by I2SB's ``--clip-denoise``;
 - a network that sees x1 (``--cond-x1``) is given the start of the run, as in training, where I2SB
@@ -49,29 +48,28 @@ def run(args: argparse.Namespace) -> None:
     file, dtype = args.file, torch.float32 if args.fp32 else torch.float16
     completion, facts = load_weights(args.gradient, "gradient")
     state, origin = read(file)
-    report = [f"found {origin}"]
-    shapes = {name: tuple(state[name].shape) for name in (STEM, HEAD[0]) if name in state}
-    conditions = ("x1",) if shapes.get(STEM, ())[1:2] == (6,) else ()
-    if conditions:
-        report.append("the network sees x1")
+    print(f"found {origin}")
+    inputs = state[STEM].shape[1] if STEM in state else 3
+    outputs = len(state[HEAD[0]]) if HEAD[0] in state else 3
+    if inputs == 6:
+        print("the network sees x1")
         if args.ot_ode:
             raise ValueError(
                 "expected a network that sees the state alone for --ot-ode, got one that sees x1 "
                 "too: without noise both together give the picture away, and it is not given x1"
             )
-    variances = shapes.get(HEAD[0], ())[:1] == (6,)
     with torch.device("meta"):
-        network = PUBLISHED.build(6 if conditions else 3, 6 if variances else 3, scalars=2)
+        network = PUBLISHED.build(6 if inputs == 6 else 3, 6 if outputs == 6 else 3, scalars=2)
     if lines := misfits(network, state):
         raise ValueError("\n".join([f"{file} holds another network:", *lines[:10]]))
-    if variances:
+    if outputs == 6:
         state = state | {name: state[name][:3] for name in HEAD}
-        report.append("left out the three outputs for the variance")
+        print("left out the three outputs for the variance")
     config = BridgeConfig(
         unet=PUBLISHED,
         beta_min=BETA_MIN,
         beta_max=peak(args.beta_max),
-        conditions=conditions,
+        conditions=("x1",) if inputs == 6 else (),
         parametrisation="score",
         bridges=("deterministic" if args.ot_ode else "stochastic",),
     )
@@ -81,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     source = {"started_from": f"{file.name}, {origin}", "source_sha256": file_sha256(file)}
     save_weights(args.out, denoiser, source, dtype)
     save_weights(args.out, completion, facts, dtype)
-    print("\n".join([*report, f"wrote {args.out}"]))
+    print(f"wrote {args.out}")
 
 
 def peak(beta_max: float) -> float:
@@ -100,32 +98,23 @@ def read(file: Path) -> tuple[dict[str, Tensor], str]:
 
     Tensors stay mapped from the file. ValueError if it cannot be read, or holds something else.
     """
+    mapped = zipfile.is_zipfile(file)
     try:
-        content = torch.load(
-            file, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(file)
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"cannot read {file}: it is damaged, or holds other Python objects than tensors in "
-            "plain containers, which are not loaded as they could run any code"
-        ) from error
-    except (RuntimeError, EOFError) as error:
+        content = torch.load(file, weights_only=True, map_location="cpu", mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is damaged, or holds other Python objects than tensors in plain containers"
+            reason += ", which are not loaded because they could run any code"
         raise ValueError(f"cannot read {file}: {reason}") from error
     try:
         state, origin = content, "guided diffusion's ADM, not a bridge yet"
         if "net" in content:
-            state = {
-                name.removeprefix("diffusion_model."): value
-                for name, value in content["net"].items()
-                if name != "noise_levels"
-            }
-            origin = "I2SB's network, without averages"
-            if content.get("ema") is not None:
-                # They come in the order of the parameters, which is that of their names.
-                averages = content["ema"]["shadow_params"]
-                state = dict(zip(state, averages, strict=True))
-                origin = "I2SB's network, averaged weights"
+            names = (name for name in content["net"] if name != "noise_levels")
+            # Averages come in the order of the parameters, which is that of their names.
+            pairs = zip(names, content["ema"]["shadow_params"], strict=True)
+            state = {name.removeprefix("diffusion_model."): value for name, value in pairs}
+            origin = "I2SB's network, averaged weights"
         if all(isinstance(value, Tensor) for value in state.values()):
             return state, origin
         wrong = "other values than tensors"

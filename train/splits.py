@@ -13,10 +13,8 @@ line, relative to the list's folder.
 import argparse
 import os
 import random
-from functools import partial
 from pathlib import Path
 
-from asyncdsb.photo.images import write_atomic
 from train.data.sources import pictures_in
 from train.loop.options import program
 
@@ -37,13 +35,13 @@ def celeba_hq(images: Path, mapping: Path, partition: Path) -> dict[str, list[Pa
     originals = {row[0]: row[2] for row in _columns(mapping, 3) if row[0].isdigit()}
     found: dict[str, list[Path]] = {part: [] for part in PARTS}
     faces = [path for path in _pictures(images) if path.stem.isdigit()]
+    if not faces:
+        raise ValueError(f"expected pictures called by numbers in {images}, found none")
     for path in sorted(faces, key=lambda path: int(path.stem)):
         original = originals.get(str(int(path.stem)))
         if original not in parts:
             raise ValueError(f"expected {path.name} in {mapping} and {partition}, found it not")
         found[parts[original]].append(path)
-    if not faces:
-        raise ValueError(f"expected pictures called by numbers in {images}, found none")
     return found
 
 
@@ -79,8 +77,7 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for part, photos in found.items():
         text = "".join(f"{os.path.relpath(photo, args.out)}\n" for photo in photos)
-        write = partial(Path.write_text, data=text, encoding="utf-8")
-        write_atomic(args.out / f"{part}.txt", write)
+        (args.out / f"{part}.txt").write_text(text, "utf-8")
     print(", ".join(f"{part}: {len(photos)}" for part, photos in found.items()))
 
 

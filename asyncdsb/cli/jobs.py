@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import tempfile
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from asyncdsb.photo.result import Result
 
 _NO_PHOTOS = ("thumbs.db", "desktop.ini")  # what systems put into folders, beside hidden files
-LONGEST_NAME = 255  # bytes of a file's name, on the usual file systems
 
 Writer = Callable[[Path], object]
 
@@ -66,20 +66,20 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     used = [path.resolve() for path in (mask, out, trajectory, report) if path]
     others = (path for path in _visible(photo) if path not in photos)
     problems = [_left_out(path) for path in others if path.resolve() not in used]
-    from asyncdsb.photo.images import shortened
-
-    jobs = []
+    found = defaultdict[Path, list[Job]](list)
     for path in photos:
-        # Another suffix may make a name too long.
-        ends = (".png", ".webp")
-        png, webp = (f"{shortened(path.stem, LONGEST_NAME - len(end))}{end}" for end in ends)
+        png, webp = f"{path.stem}.png", f"{path.stem}.webp"
         more = trajectory and trajectory / webp, report and report / png
         try:
-            jobs.append(Job(path, _mask_for(path, mask), out / png, *more))
+            job = Job(path, _mask_for(path, mask), out / png, *more)
+            found[job.out].append(job)
         except ValueError as error:
             problems.append(str(error))
-    jobs, twins = _without_twins(jobs)
-    problems += twins
+    for path, twins in found.items():
+        if len(twins) > 1:
+            same = f"each would be written as {path.name}; give them different names"
+            problems.append(f"{', '.join(job.photo.name for job in twins)}: left out: {same}")
+    jobs = [job for job, *twins in found.values() if not twins]
     _refuse_clashes(jobs, arguments.strategy)
     for folder in filter(None, (out, trajectory, report)):
         if folder.exists() and not folder.is_dir():
@@ -103,10 +103,8 @@ def _left_out(path: Path) -> str:
     """Why a file of a folder is left out."""
     if path.is_dir():
         why = "a folder within the folder; give it by itself"
-    elif path.is_symlink() and not path.exists():
-        why = "a link that leads nowhere"
     elif not path.is_file():
-        why = "expected a file, got a device or pipe"
+        why = "a link that leads nowhere" if path.is_symlink() else "a device or pipe"
     elif path.suffix.lower() in (".heic", ".heif", ".hif"):
         why = "HEIC pictures need the package pillow-heif"
     else:
@@ -161,9 +159,6 @@ def check_places(jobs: Iterable[Job]) -> None:
         except OSError as error:
             what = folder if len(paths) > 1 else paths[0]
             raise ValueError(f"cannot write {what}: {error.strerror}") from error
-    for path in paths:
-        if len(os.fsencode(path.name)) > LONGEST_NAME:
-            raise ValueError(f"expected a name of at most {LONGEST_NAME} bytes, got {path.name}")
 
 
 def check_size(out: Path, size: tuple[int, int]) -> None:
@@ -173,21 +168,6 @@ def check_size(out: Path, size: tuple[int, int]) -> None:
     if max(size) > most:
         got = f"the photo is {size[0]}x{size[1]}: choose .png or .tif"
         raise ValueError(f"{out.name}: {kind} holds at most {most} pixels a side, {got}")
-
-
-def _without_twins(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
-    """The jobs without photographs whose results would have the same name, and who is left out."""
-    photos: dict[Path, dict[str, None]] = {}
-    for job in jobs:
-        for path in job.written:
-            photos.setdefault(path.resolve(), {})[job.photo.name] = None
-    twins = {tuple(names): path.name for path, names in photos.items() if len(names) > 1}
-    told = [
-        f"{', '.join(names)}: left out: each would be written as {name}; give them different names"
-        for names, name in twins.items()
-    ]
-    named = {name for names in twins for name in names}
-    return [job for job in jobs if job.photo.name not in named], told
 
 
 def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
@@ -216,18 +196,14 @@ def write_files(job: Job, result: Result, image: np.ndarray, mask: np.ndarray) -
     if job.report:
         files.append((job.report, lambda path: report_figure(result, image, mask, path)))
     files.append((job.out, lambda path: result.photograph.save(path, result.settings)))
-    made: list[Path] = []
-    try:
+    with contextlib.ExitStack() as undoing:
         for path, _ in files:
             for folder in reversed(path.parents):
                 if not folder.exists():
                     folder.mkdir()
-                    made.append(folder)
+                    undoing.callback(folder.rmdir)
         _write_together(files)
-    except BaseException:
-        for folder in reversed(made):
-            folder.rmdir()
-        raise
+        undoing.pop_all()
 
 
 def _write_together(files: Sequence[tuple[Path, Writer]]) -> None:

@@ -51,7 +51,7 @@ def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
 @cache
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the pictures that Pillow can read here, in lower case."""
-    kinds = known_kinds()  # Fills the table first.
+    kinds = known_kinds()  # Before the loop, because this fills Pillow's list of suffixes.
     return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in kinds)
 
 
@@ -84,8 +84,7 @@ def decode(source: ImageSource) -> Decoded:
     """Open a picture, check its size, decode it, and turn it upright; ValueError if it cannot."""
     path = source if isinstance(source, str | os.PathLike) else None
     told = path or getattr(source, "name", None) or getattr(source, "filename", None)
-    name = Path(told).name if isinstance(told, str | os.PathLike) else ""
-    name = name or "the picture"
+    name = (isinstance(told, str | os.PathLike) and Path(told).name) or "the picture"
     if isinstance(source, Image.Image):
         return _load(source, name)
     # Copied, so that the caller's position and a stream that cannot seek do not matter.
@@ -121,8 +120,7 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{name}: {_TOO_LARGE}, got {picture.width}x{picture.height}")
     # Before the pixels are loaded: what says so is gone afterwards.
-    data, lost = b"", []
-    values: np.ndarray | None = None
+    data, lost, values = b"", [], None
     with contextlib.suppress(OSError, ValueError):
         if file := file or getattr(picture, "fp", None):
             place = file.tell()
@@ -148,10 +146,10 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
         upright, turn = ImageOps.exif_transpose(picture), picture.getexif().get(0x0112, 1)
     except Exception:  # Unreadable metadata is no reason to refuse a readable picture.
         upright, turn = picture.copy(), 1
-    exif = b""
     try:
         exif = kept_exif(picture, upright.size)
     except Exception:  # As above.
+        exif = b""
         lost.append("Exif data that cannot be read")
     lost += _not_read(picture, data)
     info = _carried(picture, upright, exif)

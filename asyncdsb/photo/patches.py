@@ -23,10 +23,10 @@ with E the mean over the copies c of a pixel's colours; the result gets half of 
 difference between copies and known pixels around the hole is continued smoothly into it and added.
 
 All this happens first at half the size, recursively; the change there is added to the estimate in
-the middle of the hole, because the estimate at full size is better near the border. The estimate
-leads no edge far into the hole. At the smaller sizes, and at full size where a hole is thin,
-patches that continue the known part therefore first replace a margin of it, from the border inwards
-(Criminisi, Perez and Toyama 2004). ``train/LOG-patches.md`` tells how the constants were chosen.
+the middle of the hole. The estimate leads no edge far into the hole. At the smaller sizes, and at
+full size where a hole is thin, patches that continue the known part therefore first replace a
+margin of it, from the border inwards (Criminisi, Perez and Toyama 2004). ``train/LOG-patches.md``
+tells how the constants were chosen.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from torch import Tensor
 from asyncdsb.photo.fill import harmonic_fill, joined
 from asyncdsb.schedule import gaussian_blur
 
-# Patches.
 SIDE = 9  # of a patch, in pixels
 STRIDE = 2  # spacing of the patches of the hole: fewer voters keep their mean sharper
 REACH = 1000.0  # pixels whose distance costs as much as a mean squared difference of colours of 1
@@ -49,11 +48,9 @@ TEXTURE = 4.0  # weight of the mean absolute differences of brightness next to t
 AROUND = 2.0  # standard deviation, in pixels, of the neighbourhood that they are the mean of
 ROUNDS = 4  # how often the offsets are chosen anew for the picture that they gave
 SWEEPS = 2  # how often in a round each patch looks at its neighbours' offsets
-# Contrast.
 FINE = 2.0  # standard deviation, in pixels, of the filter that separates the detail
 MOST_GAIN = 2.0  # by how much detail is made stronger at most
 CONTRAST = 0.5  # share of the gain that the result gets; the pictures before it get all
-# Sizes, the border, thin holes.
 DEEP = 2  # pixels up to this distance from the border ignore the smaller sizes
 MARGIN = 15  # width in pixels of what is filled from the border inwards
 FRONT = 3  # width in pixels of what is filled at once of it
@@ -62,7 +59,6 @@ LEAST_KNOWN = 0.4  # share of a patch that must be known to be continued, if any
 DOUBT = 0.1  # weight of a pixel that is neither known nor filled, where a patch is continued
 RING = 3  # width in pixels of what is compared with the copies around the hole
 RELAXATIONS = 4  # sweeps of the membrane over the difference there
-# The search.
 COMPARED = 2**21  # costs held in memory at once: few enough for a processor's cache
 GROUP = 64  # offered rows whose best is found at once
 MOST_SOURCES = 8192  # known patches that are searched; of more, so many are drawn
@@ -70,7 +66,6 @@ FEWEST_SOURCES = 64  # with fewer known patches the estimate stays
 DIRECTIONS = 16  # along which patches are compared, close to their principal components
 DESCRIBED = 1024  # known patches, about, whose principal components those are
 ITERATIONS = 4  # multiplications by the covariance that bring the directions close to them
-# Memory.
 TOGETHER = 2**15  # patches of the hole that choose at once
 COPIED = 2**14  # patches that are copied at once: few enough for a processor's cache
 

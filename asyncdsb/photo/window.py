@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import cv2
 import numpy as np
@@ -238,24 +237,20 @@ def separate(hole: np.ndarray, most: int) -> tuple[np.ndarray, int]:
         if found - 1 <= 2 * MANY:  # The first is what lies around the holes.
             break
         reach *= 2
+    left, top, width, height = stats[1:, :4].T
     # Their edges; those behind the last are negated, so that the least of two hold both.
-    groups: list[tuple[list[int], tuple[int, ...]]] = [
-        ([number], (top, left, -top - height, -left - width))
-        for number, (left, top, width, height, _) in enumerate(stats.tolist()[1:], 1)
-    ]
-
-    def side(pair: tuple[int, int]) -> int:
-        top, left, bottom, right = map(min, *(groups[k][1] for k in pair))
-        return -min(top + bottom, left + right)
-
-    while len(groups) > most:
-        i, j = min(combinations(range(len(groups)), 2), key=side)
-        numbers, box = groups.pop(j)  # j > i, whose place stays
-        groups[i] = groups[i][0] + numbers, tuple(map(min, groups[i][1], box))
-    group_of = np.zeros(found, np.uint8)
-    for number, (members, _) in enumerate(groups, 1):
-        group_of[members] = number
-    return group_of[labels] * hole, len(groups)
+    edges = np.stack([top, left, -top - height, -left - width], 1)
+    group_of = np.arange(found)
+    while (count := len(edges)) > most:
+        both = np.minimum(edges[:, None], edges)
+        sides = -np.minimum(both[..., 0] + both[..., 2], both[..., 1] + both[..., 3])
+        sides[np.tril_indices(count)] = np.iinfo(sides.dtype).max
+        i, j = divmod(int(sides.argmin()), count)  # j > i, whose place stays
+        edges[i] = both[i, j]
+        edges = np.delete(edges, j, 0)
+        group_of[group_of == j + 1] = i + 1
+        group_of[group_of > j + 1] -= 1
+    return group_of.astype(np.uint8)[labels] * hole, len(edges)
 
 
 def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:

@@ -1,15 +1,13 @@
 """The methods that an evaluation compares, behind one interface.
 
-==================  =============================================================================
-bridge              the bridge of ``--weights`` alone, with the settings of the command line
-bridge+patches      the same, then known patches copied over its result
-patch-fill, ...     this and the other classical methods of :mod:`asyncdsb.measure.baselines`
-asyncdsb            the bridge with the finish of ``--finish``, or of its weights without that
-synchronous         the same with tau = 0.5 in every pixel, as I2SB
-NAME=WEIGHTS        the bridge in another weights folder, with the settings of the command line
-NAME=PICTURES       restorations that any other program made of the crops that ``--write-inputs``
-                    wrote, read from PICTURES/KIND/CROP.png, or .jpg
-==================  =============================================================================
+bridge            the bridge of ``--weights`` alone, with the settings of the command line
+bridge+patches    the same, then known patches copied over its result
+patch-fill, ...   this and the other classical methods of :mod:`asyncdsb.measure.baselines`
+asyncdsb          the bridge with the finish of ``--finish``, or of its weights without that
+synchronous       the same with tau = 0.5 in every pixel, as I2SB
+NAME=WEIGHTS      the bridge in another weights folder, with the settings of the command line
+NAME=PICTURES     restorations that any other program made of the crops that ``--write-inputs``
+                  wrote, read from PICTURES/KIND/CROP.png, or .jpg
 
 A bridge may have settings of its own, ``i2sb=runs/i2sb/weights?tau_min=0.5&tau_max=0.5``, with the
 weights of ``--weights`` if it names none: ``quick=?steps=5``. A weights folder without a completion
@@ -144,7 +142,6 @@ def tensors(
 
 def load_methods(args: argparse.Namespace) -> list[Method]:
     """Return the methods that the command line names; ValueError on bad ones."""
-    specs = list(dict.fromkeys(part.strip() for part in args.methods.split(",")))
     known = (*NAMED_BRIDGES, *baselines.METHODS)
     axes = []
     for text in getattr(args, "vary", None) or []:
@@ -167,7 +164,7 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         return pipe, checksum if pipe.precision == "fp32" else f"{checksum}-{pipe.precision}"
 
     methods: list[Method] = []
-    for spec in specs:
+    for spec in dict.fromkeys(part.strip() for part in args.methods.split(",")):
         name, equals, rest = spec.partition("=")
         folder, _, text = rest.partition("?")
         if name in (method.name for method in methods) or (equals and name in known):

@@ -1,15 +1,14 @@
 """Which crops and masks an evaluation restores: fixed by the photos' keys, whatever the method.
 
-Every photo gives the same number of square crops.
+Every photo gives the same number of square crops:
 
-- Crop 0: the short side is resized to the crop's size, and the centre is cut out.
-- Crops 1, 2, ...: the short side is resized to a length drawn uniformly between the crop's size
+- crop 0: the short side is resized to the crop's size, and the centre is cut out;
+- crops 1, 2, ...: the short side is resized to a length drawn uniformly between the crop's size
   and the photo's own short side, and a window is cut out at a uniformly drawn place.
 
-Each crop is restored once for every kind of mask. Crop windows, masks and the sampler's noise are
-drawn from seeds derived from (key, crop index, purpose), so a result depends neither on the order
-or number of photos nor on the batch size, and every method meets the same holes. Only masks that a
-folder gives in turn depend on a crop's place.
+Crop windows, masks and the sampler's noise are drawn from seeds derived from (key, crop index,
+purpose), so a result depends neither on the order or number of photos nor on the batch size, and
+every method meets the same holes. Only masks that a folder gives in turn depend on a crop's place.
 """
 
 from __future__ import annotations
@@ -48,9 +47,8 @@ class MaskFolder:
         """Return a crop's mask: bool (size, size), True = missing; ValueError if it has no hole."""
         turn = self.files[crop.place % len(self.files)]
         path = self._by_stem.get(crop.name) or self._by_stem.get(crop.key) or turn
-        mask, side = read_mask(path) != self.inverted, len(crop.pixels)
-        small = mask.astype(np.uint8)
-        mask = cv2.resize(small, (side, side), interpolation=cv2.INTER_NEAREST) > 0
+        mask = (read_mask(path) != self.inverted).astype(np.uint8)
+        mask = cv2.resize(mask, crop.pixels.shape[:2], interpolation=cv2.INTER_NEAREST) > 0
         if not mask.any() or mask.all():
             what = "no hole" if not mask.any() else "a hole everywhere"
             raise ValueError(f"expected a mask with a hole and something known, {path} has {what}")

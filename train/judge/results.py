@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -37,42 +37,30 @@ def restore_and_score(
     batches = iter(lambda: list(islice(source, batch)), [])
     for chunk in islice(batches, share[0], None, share[1]):
         files = [_kept(_truth(folder, crop), judges) for crop in chunk]
-        if _missing(files):
+        # Rounding differs between batches, so a batch is done as a whole if any of it is missing.
+        if not all(map(Path.exists, files)):
             _keep(files, judges.features([crop.pixels for crop in chunk]))
-        for kind in kinds:
-            for method in methods:
-                _restore_and_score(chunk, kind, method, folder, judges)
-                progress(len(chunk))
-
-
-def _restore_and_score(
-    chunk: list[Crop], kind: str, method: Method, folder: Path, judges: Judges
-) -> None:
-    """Restore a batch and score it, as far as that is missing on disk."""
-    paths = [method.cached(folder, crop, kind) for crop in chunk]
-    if _missing(paths):
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        for path, result, error in zip(paths, *restore(chunk, kind, method), strict=True):
-            # Of a first estimate nothing is kept but its error: it is taken in the same run.
-            note = PngInfo()
-            if error is not None:
-                note.add_text(FIRST_ERROR, repr(error))
-            write_atomic(path, partial(Image.fromarray(result).save, pnginfo=note))
-    files = [_kept(path, judges) for path in paths]
-    if _missing(files):
-        texts = [Image.open(path).info for path in paths]
-        errors = [float(text[FIRST_ERROR]) if FIRST_ERROR in text else None for text in texts]
-        _keep(files, score([load(path) for path in paths], errors, chunk, kind, judges))
+        for kind, method in product(kinds, methods):
+            paths = [method.cached(folder, crop, kind) for crop in chunk]
+            if not all(map(Path.exists, paths)):
+                paths[0].parent.mkdir(parents=True, exist_ok=True)
+                for path, result, error in zip(paths, *restore(chunk, kind, method), strict=True):
+                    # Of a first estimate nothing is kept but its error.
+                    note = PngInfo()
+                    if error is not None:
+                        note.add_text(FIRST_ERROR, repr(error))
+                    write_atomic(path, partial(Image.fromarray(result).save, pnginfo=note))
+            files = [_kept(path, judges) for path in paths]
+            if not all(map(Path.exists, files)):
+                texts = [Image.open(path).info.get(FIRST_ERROR) for path in paths]
+                errors = [None if text is None else float(text) for text in texts]
+                _keep(files, score([load(path) for path in paths], errors, chunk, kind, judges))
+            progress(len(chunk))
 
 
 def load(path: Path) -> np.ndarray:
     """A kept restoration, uint8 (S, S, 3)."""
     return np.array(Image.open(path).convert("RGB"))
-
-
-def _missing(paths: Sequence[Path]) -> bool:
-    """Whether any is missing: rounding differs between batches, so a batch is done as a whole."""
-    return not all(path.exists() for path in paths)
 
 
 def _truth(folder: Path, crop: Crop) -> Path:
@@ -151,9 +139,7 @@ def ends(drawn: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.quantile(drawn, (0.025, 0.975))
 
 
-def clustered_mean(
-    values: Sequence[float] | np.ndarray, groups: Sequence[str], seed: int = 0
-) -> dict:
+def clustered_mean(values: Sequence[float] | np.ndarray, groups: Sequence[str]) -> dict:
     """Mean of one number per crop with a 95 % interval from a bootstrap over groups, the photos.
 
     Crops of one photo resemble each other, so whole photos are resampled, not crops. ``{"mean",
@@ -161,7 +147,7 @@ def clustered_mean(
     """
     names, member = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(member, weights=np.asarray(values, float)), np.bincount(member)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(RESAMPLES, len(names)))
+    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
     low, high = ends(sums[drawn].sum(1) / counts[drawn].sum(1)).tolist()
     if len(names) == 1:
         low = high = None

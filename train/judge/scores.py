@@ -1,14 +1,12 @@
 """The scores of restored crops: what evaluation and validation have in common.
 
-Two gauges say what paired scores hide, namely whether a bridge invents anything at all. A smooth
-fill of the hole is their yardstick, ``asyncdsb.photo.fill.fill_hole(..., "harmonic")``.
+Two gauges say whether a bridge invents anything at all. A harmonic fill is their yardstick.
 
 first error    squared error in the hole of the bridge's first estimate (at t = 1) over that of the
                smooth fill. Below 1, the network knows more than the smooth fill does.
 power          for every octave of frequency, power of what the restored holes show beyond the
-               smooth fill, over that of what the true ones show, see
-               :func:`asyncdsb.measure.metrics.band_power`. 1 is right; near 0, structures of that
-               size are missing.
+               smooth fill, over that of what the true ones show
+               (:func:`asyncdsb.measure.metrics.band_power`).
 
 Both are ratios of sums over all crops, so that a crop with hardly any structure does not rule them.
 """

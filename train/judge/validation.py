@@ -1,5 +1,6 @@
 """A look at held-out photos during training: scores, their curves, and which weights are best."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,9 @@ from asyncdsb.measure.metrics import frechet_distance
 from asyncdsb.photo.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.data.sources import find_photos
-from train.judge.methods import bridge_method, to_batch
+from train.judge.methods import bridge_method
 from train.judge.protocol import Crop, iter_crops
 from train.judge.scores import GOOD_POWER, Judges, companded_maps, gauges, restore, score, stacked
-from train.loop.jsonl import read_lines
 
 KINDS = ("center", "half", "wide", "narrow")  # Masks of the held-out crops.
 PHOTOS = 48  # Most photos of a validation; of more, as many are taken at even distances.
@@ -32,15 +32,14 @@ class RestorationValidator:
         self.pipe = pipe
         self.crops = _crops(paths, pipe.config.resolution)
         self.judges = Judges.load(pipe.device)
-        (extractor,) = self.judges.extractors
-        truths = [extractor(to_batch([crop.pixels])) for crop in self.crops]
-        self.slug, self.true_features = extractor.slug, np.concatenate(truths)
+        self.truth = stacked([self.judges.features([crop.pixels])[0] for crop in self.crops])
 
     def __call__(self) -> dict[str, float]:
         """Mean scores and gauges as "KIND/SCORE", "KIND/power/BAND"; "score" is the mean LPIPS."""
         # What is copied from the known part says nothing about the network.
         settings = {"steps": STEPS, "sampler": self.pipe.samplers[0], "finish": "none"}
         method = bridge_method("present", self.pipe, "", settings)
+        (slug,) = self.truth
         record: dict[str, Any] = {}
         for kind in KINDS:
             rows = []
@@ -54,7 +53,7 @@ class RestorationValidator:
             ratios["first_error"] = gauge["first_error"]
             ratios |= {f"power/{band}": ratio for band, ratio in gauge["power"].items()}
             if len(rows) > 1:
-                ratios["frechet"] = frechet_distance(found[self.slug], self.true_features)
+                ratios["frechet"] = frechet_distance(found[slug], self.truth[slug])
             record |= {f"{kind}/{name}": v for name, v in ratios.items() if v is not None}
         record["score"] = float(np.mean([record[f"{kind}/lpips"] for kind in KINDS]))
         return record
@@ -82,6 +81,23 @@ class GradientValidator:
         return record
 
 
+def add_line(path: Path, record: dict[str, Any]) -> None:
+    """Append a record to a file of JSON lines, below the last, which a kill may have cut."""
+    with open(path, "a+b") as file:
+        file.seek(max(0, file.tell() - 1))
+        cut = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, without those that were cut."""
+    records = []
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return records
+
+
 def held_out_records(out: Path) -> list[dict]:
     """The records of ``validation.json`` in a run folder, in the order of their steps."""
     path = out / "validation.json"
@@ -101,25 +117,24 @@ def _curves(records: list[dict], out: Path, path: Path) -> None:
     """Loss and every held-out score over the steps, and the last record's power over the bands."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(key.split("/")[1] for key in records[-1] if "/" in key))
-    log = read_lines(out / "log.jsonl")
+    last, log = records[-1], read_lines(out / "log.jsonl")
+    names = list(dict.fromkeys(key.split("/")[1] for key in last if "/" in key))
     figure = Figure(figsize=(4 * (1 + len(names)), 3.2), layout="constrained")
     first, *panels = figure.subplots(1, 1 + len(names))
     loss = "loss" if "loss" in log[0] else "l1"
     first.plot([r["step"] for r in log], [r[loss] for r in log], lw=0.8)
     first.set(title=f"training {loss}", xlabel="step")
-    last = records[-1]
     for panel, name in zip(panels, names, strict=True):
+        panel.set(title=f"held-out {name}", xlabel="step")
+        if name == "power":
+            panel.axhspan(*GOOD_POWER, alpha=0.15)
+            panel.set(title=f"held-out power, step {last['step']}", xlabel="cycles per picture")
         for kind in KINDS:
             start = f"{kind}/{name}"
             lines: dict[Any, float] = {r["step"]: r[start] for r in records if start in r}
             if name == "power":
                 lines = {k.split("/")[2]: v for k, v in last.items() if k.startswith(f"{start}/")}
             panel.plot(list(lines), list(lines.values()), marker=".", label=kind)
-        panel.set(title=f"held-out {name}", xlabel="step")
-        if name == "power":
-            panel.axhspan(*GOOD_POWER, alpha=0.15)
-            panel.set(title=f"held-out power, step {last['step']}", xlabel="cycles per picture")
         panel.legend(fontsize=7)
     figure.savefig(path, dpi=90)
 

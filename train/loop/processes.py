@@ -58,11 +58,8 @@ class Processes:
         """
         shares = self.count * parts
         if total % (shares * each):
-            of_photo = f" x {each} samples a photo" if each > 1 else ""
-            raise ValueError(
-                f"expected batches that divide among {self.count} processes x {parts} parts"
-                f"{of_photo}, got one of {total} samples"
-            )
+            among = f"{self.count} processes x {parts} parts x {each} samples a photo"
+            raise ValueError(f"expected batches that divide among {among}, got one of {total}")
         return torch.arange(part * self.count + self.index, total // each, shares)
 
     def joined(self, module: nn.Module) -> nn.Module:
@@ -74,7 +71,7 @@ class Processes:
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Mean of each value over all processes."""
-        if self.count == 1 or not values:
+        if self.count == 1:
             return values
         sums = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
@@ -82,11 +79,10 @@ class Processes:
 
     def agreed(self, flag: bool) -> bool:
         """What the main process says, in every process."""
-        if self.count == 1:
-            return flag
-        said = torch.tensor(float(flag), device=self.device)
-        dist.broadcast(said, 0)
-        return bool(said)
+        said = [flag]
+        if self.count > 1:
+            dist.broadcast_object_list(said, device=torch.device(self.device))
+        return said[0]
 
 
 class BoundMethod(nn.Module):

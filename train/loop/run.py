@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from asyncdsb.networks.device import keep_freed
 from asyncdsb.photo.images import write_atomic
-from train.judge.validation import DIGITS, held_out_records, keep_scores
-from train.loop.jsonl import add_line
+from train.judge.validation import DIGITS, add_line, held_out_records, keep_scores
 from train.loop.processes import Processes
 from train.loop.trainer import Trainer
 from train.presets import AnyPreset
@@ -61,8 +60,7 @@ def loop(trainer: Trainer, args: argparse.Namespace, processes: Processes) -> No
         due = step % preset.validate_every == 0 or step >= preset.steps
         show(trainer, args, step, before, missing and due)
     first, saved, started = step, step, time.monotonic()
-    logged, last, checked = step, started, False
-    sums: dict[str, Tensor] = {}
+    logged, last, sums = step, started, dict[str, Tensor]()
     total, done = preset.samples(preset.steps), preset.samples(step)
     with tqdm(total=total, initial=done, unit="sample", disable=not main) as bar:
         while step < preset.steps:
@@ -70,6 +68,8 @@ def loop(trainer: Trainer, args: argparse.Namespace, processes: Processes) -> No
             for name, value in trainer.step(step).items():
                 sums[name] = sums.get(name, 0) + value.detach()
             step += 1
+            if step - first == LOG_EVERY:
+                check_learning(trainer)
             bar.update(preset.samples(step) - preset.samples(step - 1))
             elapsed = time.monotonic() - started
             ended = step == preset.steps
@@ -82,9 +82,6 @@ def loop(trainer: Trainer, args: argparse.Namespace, processes: Processes) -> No
                 means = {name: float(value) / (step - logged) for name, value in sums.items()}
                 means = {name: round(value, 6) for name, value in processes.mean(means).items()}
                 check_finite(means, step, saved)
-                if not checked and step - first >= LOG_EVERY:
-                    check_learning(trainer)
-                    checked = True
                 bar.set_postfix(means)
                 if main:
                     drawn = preset.samples(step) - preset.samples(logged)
@@ -122,7 +119,7 @@ def check_learning(trainer: Trainer) -> None:
         f"{name}.{key}"
         for name, module in trainer.modules.items()
         for key, p in module.named_parameters()
-        if name in trainer.optimizers and (p.grad is None or not p.grad.abs().sum())
+        if name in trainer.optimizers and (p.grad is None or not p.grad.any())
     ]
     if idle:
         raise ValueError(
@@ -247,10 +244,11 @@ def set_lr(trainer: Trainer, step: int) -> None:
 
 def save_state(out: Path, trainer: Trainer, step: int, seconds: float) -> None:
     """Write the checkpoint: modules, optimisers and counters as safetensors."""
-    tensors = {}
-    for name, module in trainer.modules.items():
-        for key, value in module.state_dict().items():
-            tensors[f"module/{name}/{key}"] = value
+    tensors = {
+        f"module/{name}/{key}": value
+        for name, module in trainer.modules.items()
+        for key, value in module.state_dict().items()
+    }
     for name, optimizer in trainer.optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():

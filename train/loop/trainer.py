@@ -88,9 +88,8 @@ class Trainer:
         ``name`` is that in ``modules``, ``joined`` the network as it learns together with other
         processes; ``terms`` gives the loss of a part of the batch, whose sum is minimised.
         """
-        optimizers = [self.optimizers[name]]
-        if name == "model" and "matrices" in self.optimizers:
-            optimizers.append(self.optimizers["matrices"])
+        names = ["model", "matrices"] if name == "model" else [name]
+        optimizers = [self.optimizers[one] for one in names if one in self.optimizers]
         for optimizer in optimizers:
             optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
