@@ -162,8 +162,10 @@ class Context:
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
-        maps = map(tiles.cut, (self.mask, self.gradient, self.fill, self.membrane, self.x1))
-        return Context(*maps, self.stochastic.expand(len(tiles), 1, 1, 1))
+        maps = self.mask, self.gradient, self.fill, self.membrane, self.x1
+        mask, gradient, fill, membrane, x1 = map(tiles.cut, maps)
+        stochastic = self.stochastic.expand(len(tiles), 1, 1, 1)
+        return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
 class Score:

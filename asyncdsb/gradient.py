@@ -57,8 +57,7 @@ def known_gradient(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 class GradientConfig:
     """Everything that fixes a trained gradient completion."""
 
-    # EdgeConnect's, as in the paper, or the bridge's UNet, which sees the whole picture by
-    # attention and costs less.
+    # EdgeConnect's, as in the paper, or the bridge's UNet, which sees the whole picture.
     generator: CompletionConfig | UNetConfig = field(default_factory=CompletionConfig)
     position: bool = False  # whether it sees where in the picture a pixel lies
 

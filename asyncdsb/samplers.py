@@ -142,8 +142,11 @@ def sample(
     if isinstance(grid, Tensor):
         times = grid[:, None].expand(-1, len(x1))
     else:
-        rest = schedule, start_std, 0.0 if sampler == "ode" else None
-        grids = [time_grid(grid, steps, *maps, *rest) for maps in zip(tau, hole, strict=True)]
+        bridge_var = 0.0 if sampler == "ode" else None
+        grids = [
+            time_grid(grid, steps, peaks, part, schedule, start_std, bridge_var)
+            for peaks, part in zip(tau, hole, strict=True)
+        ]
         times = torch.stack(grids, dim=1)
     at = times.to(x1.device, x1.dtype).view(*times.shape, 1, 1, 1)
 

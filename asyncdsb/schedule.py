@@ -206,13 +206,10 @@ def check_tau_range(tau_min: float, tau_max: float) -> None:
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian filter with replicated borders, cut off at four standard deviations.
-
-    Of a floating (B, 1, H, W), with a standard deviation in pixels; 0 returns the input.
-    """
+    """Gaussian filter of (B, 1, H, W) with replicated borders; ``sigma`` in pixels, 0 for none."""
     if sigma == 0:
         return image
-    radius = max(1, round(4 * sigma))
+    radius = max(1, round(4 * sigma))  # cut off at four standard deviations
     plain = image.device.type == "cpu" and image.dtype in (torch.float32, torch.float64)
     if plain and len(image) and not image.requires_grad:
         # Many times faster there than a convolution of a single channel.

@@ -137,8 +137,7 @@ def _box(text: str) -> tuple[int, int, int]:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"expected LEFT,TOP,SIDE in pixels, got {text!r}")
-    left, top, side = map(int, parts)
-    return left, top, side
+    return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def _size(text: str) -> tuple[int, int]:

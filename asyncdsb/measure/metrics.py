@@ -161,7 +161,9 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     first, second = (np.asarray(features, np.float64) for features in (first, second))
     x1, x2 = ((x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (first, second))
     # R with R^T R = X^T X keeps the product small whichever of n and d is the larger.
-    r1, r2 = (x if len(x) <= x.shape[1] else np.linalg.qr(x, mode="r") for x in (x1, x2))
+    r1, r2 = (
+        x if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(x, mode="r")) for x in (x1, x2)
+    )
     root_trace = np.linalg.svd(r1 @ r2.T, compute_uv=False).sum()
     apart = ((first.mean(0) - second.mean(0)) ** 2).sum()
     return float(apart + (x1**2).sum() + (x2**2).sum() - 2 * root_trace)

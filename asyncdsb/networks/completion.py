@@ -20,8 +20,7 @@ class CompletionConfig:
     kind: ClassVar[str] = "edgeconnect"  # tells this configuration from others on disk
 
     stride: ClassVar[int] = 16
-    """Heights and widths of input pictures must be multiples of this: the reflecting borders of the
-    dilated blocks need some rows at a quarter of the size."""
+    """Heights and widths of inputs must be multiples of this, for the borders of dilated blocks."""
 
     def build(self, in_channels: int, out_channels: int, scalars: int) -> CompletionGenerator:
         """The network, which returns one map and needs no scalars."""

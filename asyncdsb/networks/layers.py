@@ -66,7 +66,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if query.device.type != "cpu":
         # The fused kernels of a GPU need this layout; on a CPU it would change bits.
         rows = [x if x.stride(-1) == 1 else x.contiguous() for x in rows]
-    return F.scaled_dot_product_attention(*rows).transpose(1, 2).flatten(2).transpose(1, 2)
+    q, k, v = rows
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).transpose(1, 2)
 
 
 class Modulated(nn.Module):

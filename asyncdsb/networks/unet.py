@@ -30,8 +30,7 @@ class UNetConfig:
     blocks: int | tuple[int, ...] = 1
     attention: tuple[bool, ...] = (False, False, False, True)  # whether it follows a level's blocks
     head_channels: int = 32  # of an attention head
-    # Side of the pixel-unshuffle before the first convolution (1 for none). 2 works at half
-    # resolution for a quarter of the cost; the channels hold all pixels.
+    # Side of the pixel-unshuffle before the first convolution (1 for none): 2 costs a quarter.
     patch: int = 2
     dropout: float = 0.0  # its probability, in the residual blocks
     kind: str = field(default="unet", init=False)  # tells this configuration from others on disk

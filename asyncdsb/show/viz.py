@@ -33,9 +33,8 @@ HOLE_COLOUR = (255, 45, 120)
 _MOTION, _SHORTEST, _LONGEST, _HOLD_FIRST, _HOLD_LAST = 2600, 20, 260, 500, 1600
 
 
-# Of a report.
-COLUMNS = 6  # steps shown, spread evenly from t = 1 to t = 0
-WIDTH = 15.6  # of the page, in inches
+COLUMNS = 6  # steps that a report shows, spread evenly from t = 1 to t = 0
+WIDTH = 15.6  # of the report's page, in inches
 SIDE = 512  # most pixels of a picture's side in the first row
 PICTURES = {"left": 0.005, "right": 0.995, "wspace": 0.02}  # margins of a row of pictures
 

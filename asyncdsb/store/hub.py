@@ -36,9 +36,9 @@ def download(repo: str, revision: str | None = None) -> Path:
         except Exception as error:
             silence = error if _timed_out(error) else None
         try:
-            cached = {"local_files_only": silence is not None}
+            cached = silence is not None
             found = snapshot_download(
-                repo, revision=revision, allow_patterns=[*FILES, CARD], **cached
+                repo, revision=revision, allow_patterns=[*FILES, CARD], local_files_only=cached
             )
         except errors.LocalEntryNotFoundError:
             if silence is not None:
