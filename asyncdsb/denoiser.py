@@ -67,6 +67,14 @@ BRIDGES = ("stochastic", "deterministic")
 COLOUR_AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 """Orthonormal opponent axes of RGB: brightness, red against blue, green against magenta."""
 
+
+def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
+    """RGB (B, 3, H, W) along :data:`COLOUR_AXES`, or back from there."""
+    red, green, blue = rgb.unbind(1)
+    matrix = zip(*COLOUR_AXES, strict=True) if back else COLOUR_AXES
+    return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
+
+
 # Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
 # bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels.
 LEVELS = (0.005, 200.0)
@@ -83,6 +91,8 @@ class BridgeConfig:
         fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.photo.fill.FILLS`.
         hole_noise: h, standard deviation of the noise added to the fill in x1. I2SB's start is
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
+        temperature: standard deviation of that noise in a run over h, one number or one along each
+            of :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
@@ -101,6 +111,7 @@ class BridgeConfig:
     beta_max: float = 0.433
     fill: str = "zero"
     hole_noise: float = 1.0
+    temperature: float | tuple[float, ...] = 1.0
     conditions: tuple[str, ...] = ("mask",)
     parametrisation: str = "edm"
     sigma_data: float | tuple[float, ...] = 0.5
@@ -124,6 +135,10 @@ class BridgeConfig:
         if not self.bridges or not 0 <= self.hole_noise < math.inf:
             given = f"{self.bridges} and {self.hole_noise}"
             raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {given}")
+        if len(self.temperatures) not in (1, 3) or not all(0 <= t <= 1 for t in self.temperatures):
+            raise ValueError(
+                f"expected one or three temperatures in [0, 1], got {self.temperature}"
+            )
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         score = self.parametrisation == "score"
@@ -137,6 +152,11 @@ class BridgeConfig:
     def sigmas(self) -> tuple[float, ...]:
         """``sigma_data`` as a tuple of one or three."""
         return self.sigma_data if isinstance(self.sigma_data, tuple) else (self.sigma_data,)
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """``temperature`` as a tuple of one or three."""
+        return self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -221,11 +241,7 @@ class Edm:
 
     def _along_axes(self, rgb: Tensor, back: bool = False) -> Tensor:
         """RGB (B, 3, H, W) along the axes of sigma_data: itself, or COLOUR_AXES times it."""
-        if self.sigmas.numel() == 1:
-            return rgb
-        red, green, blue = rgb.unbind(1)
-        matrix = zip(*COLOUR_AXES, strict=True) if back else COLOUR_AXES
-        return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
+        return rgb if self.sigmas.numel() == 1 else along_axes(rgb, back)
 
     def inputs(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context
@@ -305,6 +321,13 @@ class BridgeDenoiser(nn.Module):
             membrane = fill_hole(image, mask, "harmonic")
         x1 = fill + mask * self.config.hole_noise * noise
         return Context(mask, gradient, fill, membrane, x1, stochastic.to(x1).view(-1, 1, 1, 1))
+
+    def tempered(self, noise: Tensor) -> Tensor:
+        """Noise of x1 in a run: standard normal noise times the configuration's temperature."""
+        factors = torch.tensor(self.config.temperatures).to(noise).view(1, -1, 1, 1)
+        if factors.numel() == 1:
+            return factors * noise
+        return along_axes(factors * along_axes(noise), back=True)
 
     def x0_hat(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> Tensor:
         """Estimate the clean image, (B, 3, H, W), of use inside the hole."""

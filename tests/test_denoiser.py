@@ -455,3 +455,21 @@ def test_samplers_follow_the_trained_bridges(form: str, conditions: tuple[str, .
     assert samplers("stochastic") == noisy
     assert samplers("deterministic") == ("ode",)
     assert samplers("stochastic", "deterministic") == (*noisy, "ode")
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, (0.9, 0.4, 0.0)], ids=str)
+def test_the_temperature_scales_the_noise_along_the_axes_of_colour(temperature: Any):
+    network = BridgeDenoiser(BridgeConfig(unet=TINY, temperature=temperature))
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    axes = torch.tensor(COLOUR_AXES, dtype=torch.float64)
+    factors = torch.tensor(network.config.temperatures, dtype=torch.float64).expand(3)
+    wanted = torch.einsum("ai,a,aj,bjhw->bihw", axes, factors, axes, noise)
+    assert torch.allclose(network.tempered(noise), wanted, atol=1e-6)
+    if temperature == 1.0:
+        assert (network.tempered(noise) == noise).all()
+
+
+@pytest.mark.parametrize("temperature", [-0.1, 1.1, math.nan, (1.0, 1.0)], ids=str)
+def test_temperatures_are_checked(temperature: Any):
+    with pytest.raises(ValueError, match="temperatures"):
+        BridgeConfig(temperature=temperature)
