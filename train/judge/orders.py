@@ -24,31 +24,27 @@ class Case:
 
     Attributes:
         pipe: the networks.
-        image: (B, 3, S, S) in [-1, 1], the hole black.
         hole: (B, 1, S, S), 1 = missing.
         gradient: (B, 1, S, S) completed map.
-        truth: (B, 3, S, S), for the upper bound alone.
+        truth: (B, 3, S, S) in [-1, 1]; in the hole for the upper bound alone.
         seeds: of the noise, one per sample.
     """
 
     pipe: AsyncDSBPipeline
-    image: Tensor
     hole: Tensor
     gradient: Tensor
     truth: Tensor
     seeds: list[int]
 
-    def run(
-        self, tau: Tensor, steps: int, grid: str, seeds: list[int] | None = None
-    ) -> Iterator[SamplerState]:
+    def run(self, tau: Tensor, steps: int, grid: str) -> Iterator[SamplerState]:
         """The states of a restoration with this tau map."""
         settings = Settings(steps=steps, grid=grid, finish="none")
-        inputs = self.image, self.hole, self.gradient, tau
-        return self.pipe.runner.states(*inputs, seeds or self.seeds, settings, grid)
+        inputs = self.truth.masked_fill(self.hole > 0.5, 0), self.hole, self.gradient, tau
+        return self.pipe.runner.states(*inputs, self.seeds, settings, grid)
 
     def first(self, count: int) -> Case:
         """The first so many holes."""
-        names = "image", "hole", "gradient", "truth", "seeds"
+        names = "hole", "gradient", "truth", "seeds"
         return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
     def by(self, values: Tensor) -> Tensor:
@@ -97,7 +93,8 @@ def easy_first(case: Case) -> Tensor:
     """Pixels on which four quick restorations agree come first; these cost 20 evaluations more."""
     tau, ends = synchronous(case), []
     for turn in range(4):
-        *_, last = case.run(tau, 5, "log", [seed ^ (turn + 1) for seed in case.seeds])
+        other = replace(case, seeds=[seed ^ (turn + 1) for seed in case.seeds])
+        *_, last = other.run(tau, 5, "log")
         ends.append(last.x_t)
     variance = torch.stack(ends).var(0).mean(1, keepdim=True)
     return sum(RANGE) - case.by(variance.sqrt())
