@@ -67,10 +67,10 @@ def test_orders():
     assert (mixed[inside].sort().values == steep[inside].sort().values).all()
     assert (mixed[inside] != steep[inside]).float().mean() > 0.9
     assert (mixed[~inside] == steep[~inside]).all()
-    assert torch.allclose(orders.flat_first(case), 0.7 - steep)
+    assert torch.allclose(orders.ORDERS["flat first"](case), 0.7 - steep)
     assert orders.synchronous_mean(case).unique().item() == pytest.approx(steep[inside].mean())
-    assert (orders.synchronous(case) == 0.5).all()
-    true = orders.true_gradient(case)
+    assert (orders.ORDERS["synchronous"](case) == 0.5).all()
+    true = orders.ORDERS["true gradient"](case)
     assert (true == tau_map(orders.image_gradient(pictures[1]), 0.2, 0.5, 1.0, hole)).all()
 
 

@@ -53,7 +53,7 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import load_weights
 from train.data.sources import find_photos
 from train.judge import answer
-from train.judge.answer import Arm, Kept
+from train.judge.answer import SEEDS, Arm, Kept
 from train.judge.delay import gradient_parts, progress
 from train.judge.methods import tensors, to_batch
 from train.judge.orders import ORDERS, Case
@@ -124,7 +124,7 @@ class Claims:
         jobs = [
             (arm, seed)
             for arm in answer.ARMS
-            for seed in range(answer.SEEDS[arm[0]])[: self.args.seeds]
+            for seed in range(SEEDS[arm[0]])[: self.args.seeds]
             if not self.args.only or arm[0] in self.args.only
         ]
         jobs.sort(key=lambda job: (job[0] not in answer.PRIMARY, job[1]))
@@ -206,12 +206,11 @@ class Claims:
         Both are properties of the process, see :func:`asyncdsb.bridge.clock_at_level`.
         """
         case, tau, parts = self.watched(arm, seed)
-        config = case.pipe.config
-        schedule, level = config.schedule, torch.tensor(LEVEL)
-        low = clock_at_level(level, schedule.total_var, config.hole_noise)
+        schedule, hole_noise = case.pipe.config.schedule, case.pipe.config.hole_noise
+        low = clock_at_level(torch.tensor(LEVEL), schedule.total_var, hole_noise)
         maps = torch.cat([schedule.inverse_clock(s, tau) for s in (0.5, low)], 1).numpy()
         rows = zip(maps, parts, strict=True)
-        return np.mean([[[t[part].mean() for t in own] for part in all_] for own, all_ in rows], 0)
+        return np.mean([[[one[part].mean() for one in t] for part in own] for t, own in rows], 0)
 
 
 def _enlarged(*pictures: Tensor) -> list[Tensor]:
@@ -230,12 +229,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--out", required=True, type=Path, help="networks, scores and report")
     add("--steps", type=int, help="most steps of a training")
     add("--seeds", type=int, help="most training seeds of a network")
-    add(
-        "--only",
-        nargs="+",
-        choices=answer.SEEDS,
-        help="work on these networks only, without a report",
-    )
+    add("--only", nargs="+", choices=SEEDS, help="work on these networks only, without a report")
     add("--limit", type=int, help="use only the first so many held-out portraits")
     add("--report", action="store_true", help="only write the report anew from kept scores")
     return options

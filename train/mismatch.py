@@ -41,10 +41,9 @@ def summary(t: np.ndarray, curves: np.ndarray, photos: Sequence[str]) -> dict:
     names, member = np.unique(photos, return_inverse=True)
     sums = np.zeros((len(names), *curves.shape[1:]))
     np.add.at(sums, member, curves)
-    drawn = np.random.default_rng(0).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), RESAMPLES
-    )
-    weights = np.concatenate([np.ones((1, len(names))), drawn])
+    count = len(names)
+    drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, RESAMPLES)
+    weights = np.concatenate([np.ones((1, count)), drawn])
     means = np.einsum("wp,pcn->wcn", weights, sums) / (weights @ np.bincount(member))[:, None, None]
     run, beta = speeds(means[0])
     return {"run": run, "beta": beta, "delay": delays(t, means)}
@@ -112,10 +111,9 @@ def figure(results: dict, path: Path) -> None:
     methods = results["methods"]
     drawing = Figure(figsize=(9, 3.1 * len(methods)), layout="constrained")
     panels = drawing.subplots(len(methods), len(SIGNALS), squeeze=False, sharex=True)
-    times = np.array(results["t"])
     for panel, (name, rows) in zip(panels.flat, results["curves"].items(), strict=True):
         shares = [[rows[part][curve] for curve in ("run", "beta")] for part in PARTS]
-        draw_speeds(panel, times, PARTS, np.array(shares, float))
+        draw_speeds(panel, np.array(results["t"]), PARTS, np.array(shares, float))
         method, signal = name.rsplit("/", 1)
         panel.set_title(f"{method}: {SIGNALS[signal]} of {signal}", fontsize=9)
     panels[0][0].legend(fontsize=7)

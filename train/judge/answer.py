@@ -15,35 +15,24 @@ from train.judge.delay import SIGNALS, delays, draw_speeds, speeds
 from train.judge.orders import ORDERS, RANGE
 from train.judge.report import markdown
 
-Arm = tuple[str, str]
-"""(network, order)."""
-
-EQUAL = 2
-"""Percent of LPIPS within which two arms count as equal."""
-
+Arm = tuple[str, str]  # (network, order)
 PRIMARY: tuple[Arm, Arm] = ("gradient", "gradient"), ("synchronous", "synchronous")
 """The two arms that the question is about."""
 
 TUNED: tuple[Arm, Arm] = ("tuned-gradient", "gradient"), ("tuned-synchronous", "synchronous")
 """The two arms again, each learned on from the network "any" of the same seed."""
 
+EQUAL = 2  # Percent of LPIPS within which two arms count as equal.
 KINDS = ("center", "half")
-STROKES = ("wide", "narrow")
-"""Kinds of hole that some arms restore too, at :data:`STEPS` on the grid "log"."""
-
+STROKES = ("wide", "narrow")  # Holes that some arms restore too, at STEPS on the grid "log".
 STEPS = 20
-CURVE = (5, 10, 20, 50)
-"""Evaluations of some arms with the first training seed."""
-
-LONG = 250
-PAPER = 1000
-"""Steps of the paper, for the primary arms with the first training seed, on its grid."""
-
+CURVE = (5, 10, 20, 50)  # Evaluations of some arms with the first training seed.
+LONG = 250  # Evaluations of the primary arms with the first training seed.
+PAPER = 1000  # The same, as many as in the paper and on its grid.
 GRIDS = ("log", "uniform")
 CLASSICAL = ("telea", "navier-stokes", "patchmatch", "patch-fill")
-
-OTHERS = ("low-contrast", "sees-gradient", "free-tau")
-"""Networks of other kinds, for the gradient's order and the synchronous one."""
+OTHERS = ("low-contrast", "sees-gradient", "free-tau")  # Networks of other kinds.
+TERCILES = ("flat", "middle", "steep")  # All but the first of train.judge.delay.PARTS, in words.
 
 ANY: dict[str, Arm] = {order: ("any", order) for order in ORDERS}
 """The network "any" serves all orders."""
@@ -66,20 +55,14 @@ SEEDS = {network: 3 if network in OTHERS else 5 for network in WORDS}
 
 COMPARISONS: list[tuple[Arm, Arm]] = [
     *((arm, ANY["synchronous"]) for order, arm in ANY.items() if order != "synchronous"),
+    # Both were added after the results of the others were seen.
     (ANY["gradient"], ANY["synchronous, mean tau"]),
     TUNED,
     *(((network, "gradient"), (network, "synchronous")) for network in OTHERS),
     *((ANY[order], (order, order)) for order in ("gradient", "synchronous")),
     *(((network, "gradient"), ANY["gradient"]) for network in OTHERS),
 ]
-"""Secondary questions: each arm minus its reference. First orders of one network; then networks.
-
-The gradient's order against its own mean tau, and the tuned networks, were added after the results
-of the others were seen.
-"""
-
-TERCILES = ("flat", "middle", "steep")
-"""The report's names of all parts but the first of :data:`train.judge.delay.PARTS`."""
+"""Secondary questions: each arm minus its reference. First orders of one network; then networks."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +156,7 @@ def report(kept: Kept) -> str:
     ValueError if scores of the primary arms are missing, or the gate is not passed.
     """
     primary, tuned = kept.compare(PRIMARY), kept.compare(TUNED)
+    grids = [kept.grid(arm) for arm in PRIMARY]
     if primary is None:
         raise ValueError("expected scores of both primary arms, got none of one")
     gate = _gate(kept)
@@ -182,7 +166,6 @@ def report(kept: Kept) -> str:
     found = [row for row in found if row[-1] is not None]
     adjusted = holm([difference.p for *_, difference in found])
     answers = [(*row, p) for row, p in zip(found, adjusted, strict=True)]
-    grids = [kept.grid(arm) for arm in PRIMARY]
     lines = [
         "# Does asynchrony help?\n",
         f"- **Asked**: LPIPS of center and half holes after {STEPS} evaluations, the paper's order "

@@ -19,27 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-SIMULATIONS = 1_000
-"""Experiments that are simulated for the power of a design."""
-
 
 @dataclass(frozen=True)
 class Crossed:
-    """Mean of a table of seeds and photographs.
+    """Mean of a table of seeds and photographs."""
 
-    Attributes:
-        mean: over all cells.
-        error: standard error of the mean.
-        freedom: degrees of freedom of the error (Satterthwaite).
-        deviations: standard deviations of the effects of seeds and photographs, and of the rest.
-        shape: (seeds, photographs).
-    """
-
-    mean: float
-    error: float
-    freedom: float
-    deviations: tuple[float, float, float]
-    shape: tuple[int, int]
+    mean: float  # over all cells
+    error: float  # standard error of the mean
+    freedom: float  # degrees of freedom of the error (Satterthwaite)
+    deviations: tuple[float, float, float]  # of the effects of seeds and photographs, of the rest
+    shape: tuple[int, int]  # (seeds, photographs)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Confidence interval of the mean."""
@@ -87,14 +76,14 @@ def crossed(values: np.ndarray) -> Crossed:
 def smallest_found(found: Crossed) -> float:
     """The smallest true mean that a design finds (p < .05) in 80 % of experiments.
 
-    Experiments are simulated with the measured deviations and the same shape. A shift of all values
-    shifts the mean and leaves its error, so each says directly which shift it would have found.
+    1000 experiments are simulated with the measured deviations and the same shape. A shift of all
+    values shifts the mean and leaves its error, so each says directly which shift it would find.
     """
     rng = np.random.default_rng(0)
     seeds, photos = found.shape
     of_seed, of_photo, of_rest = found.deviations
     needed = []
-    for _ in range(SIMULATIONS):
+    for _ in range(1000):
         table = rng.normal(0, of_seed, (seeds, 1)) + rng.normal(0, of_photo, photos)
         drawn = crossed(table + rng.normal(0, of_rest, (seeds, photos)))
         needed.append(drawn.interval()[1] - 2 * drawn.mean)
