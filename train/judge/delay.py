@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from asyncdsb.measure.metrics import ssim_map
@@ -100,10 +100,10 @@ def delays(t: np.ndarray, curves: np.ndarray) -> np.ndarray:
     return centroids[..., 1] - centroids[..., 0]
 
 
-def draw_speeds(panel: Axes, t: np.ndarray, names: Sequence[str], shares: np.ndarray) -> None:
+def draw_speeds(panel: Any, t: np.ndarray, names: Sequence[str], shares: np.ndarray) -> None:
     """Draw speeds (parts, 2, N) over the times t (N + 1,), dotted those of the schedule.
 
-    The parts are the last of :data:`PARTS`, called by ``names``.
+    On Axes of matplotlib. The parts are the last of :data:`PARTS`, called by ``names``.
     """
     middle = (t[1:] + t[:-1]) / 2
     for name, colour, (run, beta) in zip(names, COLOURS[-len(names) :], shares, strict=True):
