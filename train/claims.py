@@ -11,9 +11,8 @@ Primary question   LPIPS, mean of center and half holes, 20 evaluations: network
                    start) and by photograph (same mask and noise). Each arm has the better of two
                    time grids. The arms count as equal if two one-sided tests put the difference
                    within :data:`train.judge.answer.EQUAL` of the synchronous arm's LPIPS.
-Tuned              the same question with less chance, added after the primary result: both arms
-                   start from one network for any order and learn on for their own, with the same
-                   data and noise, :data:`train.judge.answer.TUNED`.
+Tuned              added later, with less chance: both arms start from one network for any order and
+                   learn on for their own, with the same data and noise.
 Secondary          the comparisons of :data:`train.judge.answer.COMPARISONS`, at 20 evaluations,
                    with Holm's correction over all of them.
 Gate               nothing is reported unless both primary arms beat every classical method on
@@ -23,8 +22,7 @@ Mechanism          how much later than beta the restoration comes (see :mod:`tra
 
 Pictures have 32 x 32 pixels, so that many seeds are affordable; for LPIPS both are enlarged four
 times. Each step skips what is on disk: a run that was stopped goes on, and several processes that
-are started with ``--only`` share the work. ``--report`` only writes the report anew from the kept
-scores, the folder ``scores`` or, without it, ``scores.npz``.
+are started with ``--only`` share the work.
 """
 
 from __future__ import annotations
@@ -54,72 +52,47 @@ from asyncdsb.photo.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import load_weights
 from train.data.sources import find_photos
-from train.judge.answer import (
-    ARMS,
-    CLASSICAL,
-    CURVE,
-    GRIDS,
-    KINDS,
-    LONG,
-    PAPER,
-    PRIMARY,
-    SEEDS,
-    STEPS,
-    Arm,
-    Kept,
-    figure,
-    report,
-)
-from train.judge.delay import PARTS, SIGNALS, gradient_parts, progress
-from train.judge.methods import to_batch
+from train.judge import answer
+from train.judge.answer import SEEDS, Arm, Kept
+from train.judge.delay import gradient_parts, progress
+from train.judge.methods import tensors, to_batch
 from train.judge.orders import ORDERS, Case
-from train.judge.protocol import Crop, iter_crops
+from train.judge.protocol import iter_crops
 from train.loop.options import program
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
 
 ENLARGED = 4
-WATCHED = 100
-"""Photographs whose states the mechanism is measured on, with 50 even steps and center holes."""
+WATCHED = 100  # Photographs of the mechanism, with 50 even steps and center holes.
+LEVEL = 0.1  # sigma_eff, noise in units of the picture, below which a pixel counts as restored.
+FEW = 50  # Photographs that are restored with LONG and PAPER evaluations.
 
-LEVEL = 0.1
-"""sigma_eff, the noise in x_t in units of the picture, below which a pixel counts as restored."""
-
-FEW = 50
-"""Photographs that are restored with :data:`LONG` and :data:`PAPER` evaluations."""
-
-CURVE_ARMS: list[Arm] = [*PRIMARY]
+CURVE_ARMS: list[Arm] = [*answer.PRIMARY]
 CURVE_ARMS += product(["any"], ["synchronous", "gradient", "flat first", "easy first"])
 """Arms with other numbers of evaluations too, with the first training seed."""
 
 
 def cells(arm: Arm, seed: int) -> list[tuple[str, str, int]]:
     """(kind of mask, grid, evaluations) that an arm restores with a seed."""
-    steps = CURVE if seed == 0 and arm in CURVE_ARMS else (STEPS,)
-    found = list(product(KINDS, GRIDS, steps))
-    if arm in PRIMARY or (seed == 0 and arm[0] == "any"):
-        found += product(("wide", "narrow"), ("log",), (STEPS,))
-    if seed == 0 and arm in PRIMARY:
-        found += [*product(KINDS, GRIDS, [LONG]), ("center", "uniform", PAPER)]
+    steps = answer.CURVE if seed == 0 and arm in CURVE_ARMS else (answer.STEPS,)
+    found = list(product(answer.KINDS, answer.GRIDS, steps))
+    if arm in answer.PRIMARY or (seed == 0 and arm[0] == "any"):
+        found += product(answer.STROKES, ["log"], [answer.STEPS])
+    if seed == 0 and arm in answer.PRIMARY:
+        found += product(answer.KINDS, answer.GRIDS, [answer.LONG])
+        found.append(("center", "uniform", answer.PAPER))
     return found
 
 
 class Claims:
-    """The experiment in a folder.
-
-    Args:
-        args: of the command line.
-    """
+    """The experiment in a folder, by the arguments of the command line."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.out = args, args.out
         photos = find_photos(args.held_out)[: args.limit]
-        cut = iter_crops(((photo.key, photo.read()) for photo in photos), 1, 32)
-        self.crops: list[Crop] = list(cut)
+        self.crops = list(iter_crops(((photo.key, photo.read()) for photo in photos), 1, 32))
         self.lpips, self.features = Lpips(), EfficientNetFeatures()
         # Jobs come network by network, so that few of each need to be kept.
-        self.pipe = lru_cache(1)(self._pipe)
-        self.case = lru_cache(4)(self._case)
-        self.tau = lru_cache(4)(self._tau)
+        self.case, self.tau = lru_cache(4)(self._case), lru_cache(4)(self._tau)
 
     def train(self, which: str, name: str, seed: int) -> Path:
         """Train a network unless its weights are there; return their folder."""
@@ -137,23 +110,26 @@ class Claims:
             subprocess.run([*command, "--out", str(folder)], check=True)
         return folder / "weights"
 
-    def _pipe(self, network: str, seed: int) -> AsyncDSBPipeline:
-        """Load a network with the completion that all networks share, trained if need be."""
-        completion = load_weights(self.train("gradient", "claims", 0), "gradient")[0]
-        denoiser = load_weights(self.train("bridge", f"claims-{network}", seed), "bridge")[0]
-        return AsyncDSBPipeline(denoiser, completion, "cpu")
-
-    def keep(self, name: str, make: Callable[[], np.ndarray]) -> None:
-        """Keep an array under a name in ``scores``, unless it is there."""
+    def keep(self, name: str, make: Callable[..., np.ndarray], *args) -> None:
+        """Keep the array that ``make(*args)`` returns in ``scores``, unless it is there."""
         path = self.out / "scores" / f"{name}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            made = make().astype(np.float32)
-            write_atomic(path, partial(np.save, arr=made))
+            write_atomic(path, partial(np.save, arr=make(*args).astype(np.float32)))
 
-    def distance(self, restored: Tensor, truth: Tensor) -> np.ndarray:
-        """LPIPS of enlarged pictures, (B,)."""
-        return self.lpips(_enlarged(restored), _enlarged(truth)).numpy()
+    def work(self) -> None:
+        """Do all that is missing, the primary arms first, seed by seed."""
+        for method, kind in product(answer.CLASSICAL, answer.KINDS):
+            self.keep(f"classical/{method}/{kind}", self.classical, method, kind)
+        jobs = [
+            (arm, seed)
+            for arm in answer.ARMS
+            for seed in range(SEEDS[arm[0]])[: self.args.seeds]
+            if not self.args.only or arm[0] in self.args.only
+        ]
+        jobs.sort(key=lambda job: (job[0] not in answer.PRIMARY, job[1]))
+        for arm, seed in tqdm(jobs, unit="arm"):
+            self.work_on(arm, seed)
 
     @torch.no_grad()
     def work_on(self, arm: Arm, seed: int) -> None:
@@ -161,114 +137,85 @@ class Claims:
         network, order = arm
         place = f"{network}-{seed}/{order}"
         for kind, grid, steps in cells(arm, seed):
-            made = partial(self.scores, network, seed, order, kind, grid, steps)
-            self.keep(f"{place}/{kind}-{grid}-{steps}", made)
-        if arm in PRIMARY:
-            for kind in KINDS:
-                made = partial(self.sets, network, seed, order, kind)
-                self.keep(f"{place}/{kind}-sets", made)
-        if arm in PRIMARY or (network == "any" and seed == 0):
-            self.keep(f"{place}/speeds", partial(self.speeds, network, seed, order))
-            self.keep(f"{place}/times", partial(self.times, network, seed, order))
+            name = f"{place}/{kind}-{grid}-{steps}"
+            self.keep(name, self.scores, arm, seed, kind, grid, steps)
+        if arm in answer.PRIMARY:
+            for kind in answer.KINDS:
+                self.keep(f"{place}/{kind}-sets", self.sets, arm, seed, kind)
+        if arm in answer.PRIMARY or (network == "any" and seed == 0):
+            self.keep(f"{place}/speeds", self.speeds, arm, seed)
+            self.keep(f"{place}/times", self.times, arm, seed)
 
-    def restored(
-        self, network: str, seed: int, order: str, kind: str, grid: str, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """All photographs of a cell restored, and the true ones, (n, 3, S, S)."""
-        case, tau = self.case(network, seed, kind), self.tau(network, seed, order, kind)
-        if steps >= LONG:
-            case, tau = case.first(FEW), tau[:FEW]
-        *_, last = case.run(tau, steps, grid)
-        return torch.where(case.hole > 0.5, last.x_t, case.truth), case.truth
+    def classical(self, method: str, kind: str) -> np.ndarray:
+        """LPIPS of all photographs that a classical method restored, (n,)."""
+        done = [baselines.restore(method, crop.pixels, crop.mask(kind)) for crop in self.crops]
+        truth, _ = tensors(self.crops, kind, "cpu")
+        return self.lpips(*_enlarged(to_batch(done), truth)).numpy()
 
-    def scores(
-        self, network: str, seed: int, order: str, kind: str, grid: str, steps: int
-    ) -> np.ndarray:
+    def scores(self, arm: Arm, seed: int, kind: str, grid: str, steps: int) -> np.ndarray:
         """LPIPS of all photographs in one cell, (n,)."""
-        return self.distance(*self.restored(network, seed, order, kind, grid, steps))
+        return self.lpips(*self.restored(arm, seed, kind, grid, steps)).numpy()
 
-    def sets(self, network: str, seed: int, order: str, kind: str) -> np.ndarray:
+    def sets(self, arm: Arm, seed: int, kind: str) -> np.ndarray:
         """Frechet and kernel distance between all restored and all true photographs, (2,)."""
-        pair = self.restored(network, seed, order, kind, "log", STEPS)
-        ours, truth = (self.features(_enlarged(x)).astype(float) for x in pair)
+        pair = self.restored(arm, seed, kind, "log", answer.STEPS)
+        ours, truth = (self.features(x).astype(float) for x in pair)
         return np.array([frechet_distance(ours, truth), kernel_distance(ours, truth)])
 
+    def restored(self, arm: Arm, seed: int, kind: str, grid: str, steps: int) -> list[Tensor]:
+        """All photographs of a cell restored, and the true ones, enlarged."""
+        case, tau = self.case(arm[0], seed, kind), self.tau(arm, seed, kind)
+        if steps >= answer.LONG:
+            case, tau = case.first(FEW), tau[:FEW]
+        *_, last = case.run(tau, steps, grid)
+        return _enlarged(torch.where(case.hole > 0.5, last.x_t, case.truth), case.truth)
+
     def _case(self, network: str, seed: int, kind: str) -> Case:
-        """All held-out photographs with a kind of hole, for a network."""
-        pipe = self.pipe(network, seed)
-        truth = to_batch([crop.pixels for crop in self.crops])
-        hole = torch.from_numpy(np.stack([c.mask(kind) for c in self.crops])[:, None]).float()
-        seeds = [crop.noise_seed(kind) for crop in self.crops]
-        image = truth.masked_fill(hole > 0.5, 0)
-        return Case(pipe, image, hole, pipe.completion(image, hole), truth, seeds)
+        """All held-out photographs with a kind of hole, for a network, trained if need be."""
+        completion = load_weights(self.train("gradient", "claims", 0), "gradient")[0]
+        denoiser = load_weights(self.train("bridge", f"claims-{network}", seed), "bridge")[0]
+        pipe = AsyncDSBPipeline(denoiser, completion, "cpu")
+        truth, hole = tensors(self.crops, kind, "cpu")
+        gradient = completion(truth.masked_fill(hole > 0.5, 0), hole)
+        return Case(pipe, hole, gradient, truth, [crop.noise_seed(kind) for crop in self.crops])
 
-    def _tau(self, network: str, seed: int, order: str, kind: str) -> Tensor:
-        """The tau map of an order, (n, 1, S, S)."""
-        return ORDERS[order](self.case(network, seed, kind))
+    def _tau(self, arm: Arm, seed: int, kind: str) -> Tensor:
+        """The tau map of an arm's order, (n, 1, S, S)."""
+        return ORDERS[arm[1]](self.case(arm[0], seed, kind))
 
-    def watched(self, network: str, seed: int, order: str) -> tuple[Case, Tensor, list[dict]]:
+    def watched(self, arm: Arm, seed: int) -> tuple[Case, Tensor, list[np.ndarray]]:
         """The photographs of the mechanism, their tau and the parts of their center holes."""
-        case = self.case(network, seed, "center").first(WATCHED)
-        tau = self.tau(network, seed, order, "center")[:WATCHED]
+        case, tau = self.case(arm[0], seed, "center").first(WATCHED), self.tau(arm, seed, "center")
         pairs = zip(image_gradient(case.truth).split(1), case.hole.split(1), strict=True)
-        return case, tau, [gradient_parts(*pair) for pair in pairs]
+        return case, tau[:WATCHED], [gradient_parts(*pair) for pair in pairs]
 
-    def speeds(self, network: str, seed: int, order: str) -> np.ndarray:
+    def speeds(self, arm: Arm, seed: int) -> np.ndarray:
         """Mean progress and due progress by signal and part, (signals, parts, 2, N + 1)."""
-        case, tau, parts = self.watched(network, seed, order)
-        states = list(case.run(tau, 50, "uniform"))
-        total: np.ndarray | float = 0.0
+        case, tau, parts = self.watched(arm, seed)
+        states, found = list(case.run(tau, 50, "uniform")), []
         for n, part in enumerate(parts):
             one = slice(n, n + 1)
             own = [replace(s, x_t=s.x_t[one], x0_hat=s.x0_hat[one], t=s.t[one]) for s in states]
-            pair = case.truth[one], tau[one], case.pipe.config.schedule, part
-            found = [progress(own, *pair, signal) for signal in SIGNALS]
-            total = total + np.array([[one[name] for name in PARTS] for one in found])
-        return np.asarray(total) / len(parts)
+            schedule = case.pipe.config.schedule
+            found.append(progress(own, case.truth[one], tau[one], schedule, part))
+        return np.mean(found, 0)
 
-    def times(self, network: str, seed: int, order: str) -> np.ndarray:
+    def times(self, arm: Arm, seed: int) -> np.ndarray:
         """Mean t by part at which 1 - s passes .5 and sigma_eff :data:`LEVEL`, (parts, 2).
 
         Both are properties of the process, see :func:`asyncdsb.bridge.clock_at_level`.
         """
-        case, tau, parts = self.watched(network, seed, order)
-        config = case.pipe.config
-        schedule, level = config.schedule, torch.tensor(LEVEL)
-        low = clock_at_level(level, schedule.total_var, config.hole_noise)
-        maps = [schedule.inverse_clock(s, tau)[:, 0].numpy() for s in (0.5, low)]
-        found = [
-            [[one[n][part[name]].mean() for one in maps] for name in PARTS]
-            for n, part in enumerate(parts)
-        ]
-        return np.mean(found, 0)
-
-    def classical(self) -> None:
-        """Restore and score with the classical methods."""
-        for method, kind in product(CLASSICAL, KINDS):
-
-            def restored(method: str = method, kind: str = kind) -> np.ndarray:
-                done = [baselines.restore(method, c.pixels, c.mask(kind)) for c in self.crops]
-                return self.distance(to_batch(done), to_batch([c.pixels for c in self.crops]))
-
-            self.keep(f"classical/{method}/{kind}", restored)
-
-    def work(self) -> None:
-        """Do all that is missing, the primary arms first, seed by seed."""
-        self.classical()
-        first = [(arm, seed) for seed in range(5) for arm in PRIMARY]
-        others = [arm for arm in ARMS if arm not in PRIMARY]
-        jobs = first + [(arm, seed) for seed in range(5) for arm in others]
-        jobs = [(arm, seed) for arm, seed in jobs if seed < SEEDS[arm[0]]]
-        jobs = [job for job in jobs if self.args.seeds is None or job[1] < self.args.seeds]
-        if self.args.only:
-            jobs = [job for job in jobs if job[0][0] in self.args.only]
-        for arm, seed in tqdm(jobs, unit="arm"):
-            self.work_on(arm, seed)
+        case, tau, parts = self.watched(arm, seed)
+        schedule, hole_noise = case.pipe.config.schedule, case.pipe.config.hole_noise
+        low = clock_at_level(torch.tensor(LEVEL), schedule.total_var, hole_noise)
+        maps = torch.cat([schedule.inverse_clock(s, tau) for s in (0.5, low)], 1).numpy()
+        rows = zip(maps, parts, strict=True)
+        return np.mean([[[one[part].mean() for one in t] for part in own] for t, own in rows], 0)
 
 
-def _enlarged(pictures: Tensor) -> Tensor:
-    large = F.interpolate(pictures.clamp(-1, 1), scale_factor=ENLARGED, mode="bicubic")
-    return large.clamp(-1, 1)
+def _enlarged(*pictures: Tensor) -> list[Tensor]:
+    large = partial(F.interpolate, scale_factor=ENLARGED, mode="bicubic")
+    return [large(x.clamp(-1, 1)).clamp(-1, 1) for x in pictures]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -289,11 +236,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Work, then write ``claims.md`` and ``claims.png``.
-
-    Raises:
-        ValueError: photographs are missing, or see :func:`train.judge.answer.report`.
-    """
+    """Work, then write ``claims.md`` and ``claims.png``; ValueError if photographs are missing."""
     if not args.report:
         if not args.data or not args.held_out:
             raise ValueError("expected --data and --held-out, or --report")
@@ -301,10 +244,13 @@ def run(args: argparse.Namespace) -> None:
         if args.only:
             return
     kept = Kept.read(args.out)
-    text = report(kept)
+    text = answer.report(kept)
     write_atomic(args.out / "claims.md", lambda path: path.write_text(text, "utf-8"))
-    write_atomic(args.out / "claims.png", partial(figure, kept))
-    write_atomic(args.out / "scores.npz", kept.write)
+    write_atomic(args.out / "claims.png", partial(answer.figure, kept))
+    write_atomic(
+        args.out / "scores.npz",
+        lambda path: np.savez_compressed(path, allow_pickle=False, **kept.arrays),
+    )
     print(text)
 
 

@@ -14,6 +14,7 @@ similarity hardly changes does not rule the mean. Intervals come from a bootstra
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,16 +24,14 @@ import torch
 from tqdm import tqdm
 
 from asyncdsb.gradient import image_gradient
-from train.judge.delay import PARTS, SIGNALS, centroids, gradient_parts, progress, speeds
+from train.judge.delay import PARTS, SIGNALS, delays, draw_speeds, gradient_parts, progress, speeds
 from train.judge.methods import HeldOut, load_bridges, tensors
 from train.judge.report import difference, markdown, publish
 from train.judge.results import RESAMPLES, ends
 from train.loop.options import held_out_parser, program
 
-LEAST_GAIN = 0.01  # Gain of a measure over the run below which its course has no speed to speak of.
 
-
-def summary(t: np.ndarray, curves: np.ndarray, photos: list[str]) -> dict:
+def summary(t: np.ndarray, curves: np.ndarray, photos: Sequence[str]) -> dict:
     """Speeds and delays of the mean curves of one method, signal and part.
 
     Of times t (N + 1,), curves (runs, 2, N + 1), what was restored and what the schedule says, and
@@ -42,15 +41,12 @@ def summary(t: np.ndarray, curves: np.ndarray, photos: list[str]) -> dict:
     names, member = np.unique(photos, return_inverse=True)
     sums = np.zeros((len(names), *curves.shape[1:]))
     np.add.at(sums, member, curves)
-    drawn = np.random.default_rng(0).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), RESAMPLES
-    )
-    weights = np.concatenate([np.ones((1, len(names))), drawn])
+    count = len(names)
+    drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, RESAMPLES)
+    weights = np.concatenate([np.ones((1, count)), drawn])
     means = np.einsum("wp,pcn->wcn", weights, sums) / (weights @ np.bincount(member))[:, None, None]
-    run, beta = speeds(means, LEAST_GAIN).swapaxes(0, 1)
-    # Time runs from 1 to 0: a smaller centroid is later.
-    delay = centroids(t, beta) - centroids(t, run)
-    return {"run": run[0], "beta": beta[0], "delay": delay}
+    run, beta = speeds(means[0])
+    return {"run": run, "beta": beta, "delay": delays(t, means)}
 
 
 def _interval(draws: np.ndarray) -> dict[str, float] | None:
@@ -65,46 +61,40 @@ def _interval(draws: np.ndarray) -> dict[str, float] | None:
 def measure(args: argparse.Namespace) -> dict:
     """Restore everything and summarise; ValueError unless methods are bridges of the same times.
 
-    "curves" of the result has "METHOD/SIGNAL" -> part -> "run" and "beta", "delay" with its
-    interval, and, of all methods but the first, "change": how much larger |delay| is than its.
+    "curves" of the result has "METHOD/SIGNAL" -> part -> :func:`summary`, with intervals, and, of
+    all methods but the first, "change": how much larger |delay| is than its.
     """
     methods = load_bridges(args)
     held_out = HeldOut(args, methods)
     if len({(method.settings["steps"], method.settings["grid"]) for method in methods}) > 1:
         raise ValueError("expected the same steps and grid for all methods")
-    photos: list[str] = []
-    names = [method.name for method in methods]
-    found: dict[tuple, list] = {key: [] for key in product(SIGNALS, PARTS, names)}
+    found: dict[str, list] = {method.name: [] for method in methods}
     with tqdm(total=len(held_out) * len(held_out.kinds) * len(methods), unit="run") as bar:
         for crop in held_out.crops():
-            for kind in held_out.kinds:
-                photos.append(crop.key)
-                for method in methods:
-                    x0, mask = tensors([crop], kind, method.pipe.device)
-                    known, seeds = x0.masked_fill(mask > 0.5, 0), [crop.noise_seed(kind)]
-                    tau, stream = method.pipe.trace(known, mask, seeds, **method.settings)
-                    states = list(stream)
-                    parts = gradient_parts(image_gradient(x0), mask)
-                    schedule = method.pipe.config.schedule
-                    for signal in SIGNALS:
-                        course = progress(states, x0, tau, schedule, parts, signal)
-                        for part in PARTS:
-                            found[signal, part, method.name].append(course[part])
-                    bar.update()
-    curves: dict[str, dict] = {f"{name}/{signal}": {} for name, signal in product(names, SIGNALS)}
+            for kind, method in product(held_out.kinds, methods):
+                x0, mask = tensors([crop], kind, method.pipe.device)
+                known, seeds = x0.masked_fill(mask > 0.5, 0), [crop.noise_seed(kind)]
+                tau, stream = method.pipe.trace(known, mask, seeds, **method.settings)
+                states, parts = list(stream), gradient_parts(image_gradient(x0), mask)
+                course = progress(states, x0, tau, method.pipe.config.schedule, parts)
+                found[method.name].append((crop.key, course))
+                bar.update()
     t = np.array([float(state.t[0]) for state in states])
-    for (signal, part, name), rows in found.items():
-        own = summary(t, np.array(rows), photos)
-        row: dict = {
-            curve: [None if np.isnan(v) else round(float(v), 6) for v in own[curve]]
-            for curve in ("run", "beta")
-        }
-        row["delay"] = _interval(own["delay"])
-        if name == names[0]:
-            first = own["delay"]
-        else:
-            row["change"] = _interval(np.abs(own["delay"]) - np.abs(first))
-        curves[f"{name}/{signal}"][part] = row
+    curves: dict[str, dict] = {}
+    first: dict[tuple, np.ndarray] = {}
+    for name, runs in found.items():
+        photos, courses = zip(*runs, strict=True)
+        for (n, signal), (m, part) in product(enumerate(SIGNALS), enumerate(PARTS)):
+            own = summary(t, np.array(courses)[:, n, m], photos)
+            row: dict = {
+                curve: [None if np.isnan(v) else round(float(v), 6) for v in own[curve]]
+                for curve in ("run", "beta")
+            }
+            row["delay"] = _interval(own["delay"])
+            if name != methods[0].name:
+                row["change"] = _interval(np.abs(own["delay"]) - np.abs(first[signal, part]))
+            first.setdefault((signal, part), own["delay"])
+            curves.setdefault(f"{name}/{signal}", {})[part] = row
     return {
         "t": t.tolist(),
         "photos": len(held_out.photos),
@@ -121,17 +111,11 @@ def figure(results: dict, path: Path) -> None:
     methods = results["methods"]
     drawing = Figure(figsize=(9, 3.1 * len(methods)), layout="constrained")
     panels = drawing.subplots(len(methods), len(SIGNALS), squeeze=False, sharex=True)
-    times = np.array(results["t"])
-    middle = (times[1:] + times[:-1]) / 2
-    colours = dict(zip(PARTS, ("black", "#3b528b", "#21918c", "#d95f02"), strict=True))
     for panel, (name, rows) in zip(panels.flat, results["curves"].items(), strict=True):
-        for part, colour in colours.items():
-            run, beta = (np.array(rows[part][curve], float) for curve in ("run", "beta"))
-            panel.plot(middle, run, color=colour, label=part)
-            panel.plot(middle, beta, color=colour, ls=":", lw=1)
+        shares = [[rows[part][curve] for curve in ("run", "beta")] for part in PARTS]
+        draw_speeds(panel, np.array(results["t"]), PARTS, np.array(shares, float))
         method, signal = name.rsplit("/", 1)
         panel.set_title(f"{method}: {SIGNALS[signal]} of {signal}", fontsize=9)
-        panel.set(xlim=(1, 0), xlabel="t")
     panels[0][0].legend(fontsize=7)
     drawing.savefig(path, dpi=100)
 
@@ -156,9 +140,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 # What is copied after the run is no part of it.
-DEFAULTS = {"masks": "center,narrow", "finish": "none", "grid": "uniform"}
-options = partial(held_out_parser, methods="synchronous,asyncdsb", **DEFAULTS)
-main = program(partial(options, "train.mismatch", __doc__), run)
+DEFAULTS = {"methods": "synchronous,asyncdsb", "masks": "center,narrow", "finish": "none"}
+options = partial(held_out_parser, "train.mismatch", __doc__, grid="uniform", **DEFAULTS)
+main = program(options, run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product, takewhile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
 from train.judge.crossed import Crossed, crossed, holm, smallest_found
-from train.judge.delay import PARTS, SIGNALS, centroids, speeds
+from train.judge.delay import SIGNALS, delays, draw_speeds, speeds
 from train.judge.orders import ORDERS, RANGE
 from train.judge.report import markdown
 
-Arm = tuple[str, str]
-"""(network, order)."""
-
-EQUAL = 0.02
-"""Share of LPIPS within which two arms count as equal."""
-
+Arm = tuple[str, str]  # (network, order)
 PRIMARY: tuple[Arm, Arm] = ("gradient", "gradient"), ("synchronous", "synchronous")
 """The two arms that the question is about."""
 
 TUNED: tuple[Arm, Arm] = ("tuned-gradient", "gradient"), ("tuned-synchronous", "synchronous")
 """The two arms again, each learned on from the network "any" of the same seed."""
 
+EQUAL = 2  # Percent of LPIPS within which two arms count as equal.
 KINDS = ("center", "half")
+STROKES = ("wide", "narrow")  # Holes that some arms restore too, at STEPS on the grid "log".
 STEPS = 20
-CURVE = (5, 10, 20, 50)
-"""Evaluations of some arms with the first training seed."""
-
-LONG = 250
-PAPER = 1000
-"""Steps of the paper, for the primary arms with the first training seed, on its grid."""
-
+CURVE = (5, 10, 20, 50)  # Evaluations of some arms with the first training seed.
+LONG = 250  # Evaluations of the primary arms with the first training seed.
+PAPER = 1000  # The same, as many as in the paper and on its grid.
 GRIDS = ("log", "uniform")
 CLASSICAL = ("telea", "navier-stokes", "patchmatch", "patch-fill")
+OTHERS = ("low-contrast", "sees-gradient", "free-tau")  # Networks of other kinds.
+TERCILES = ("flat", "middle", "steep")  # All but the first of train.judge.delay.PARTS, in words.
 
-SEEDS = {"gradient": 5, "synchronous": 5, "any": 5, "tuned-gradient": 5, "tuned-synchronous": 5}
-SEEDS |= {"low-contrast": 3, "sees-gradient": 3, "free-tau": 3}
-"""Networks (presets ``claims-NAME``) and how many training seeds each has, by priority."""
-
-ARMS: list[Arm] = [*PRIMARY, *TUNED, *(("any", order) for order in ORDERS)]
-ARMS += product(("low-contrast", "sees-gradient", "free-tau"), ("synchronous", "gradient"))
+ANY: dict[str, Arm] = {order: ("any", order) for order in ORDERS}
 """The network "any" serves all orders."""
 
-BY_GRADIENT, BY_MEAN, BY_TRUTH = (
-    ("any", order) for order in ("gradient", "synchronous, mean tau", "true gradient")
-)
+ARMS: list[Arm] = [*PRIMARY, *TUNED, *ANY.values(), *product(OTHERS, ("synchronous", "gradient"))]
 
 WORDS = {
     "any": "trained for any order",
@@ -60,25 +50,19 @@ WORDS = {
     "tuned-synchronous": "learned on from *any* for one tau",
 }
 
-COMPARISONS: list[tuple[Arm, Arm]] = [
-    *((("any", order), ("any", "synchronous")) for order in ORDERS if order != "synchronous"),
-    (BY_GRADIENT, BY_MEAN),
-    TUNED,
-    *(
-        ((network, "gradient"), (network, "synchronous"))
-        for network in ("low-contrast", "sees-gradient", "free-tau")
-    ),
-    *((("any", order), (order, order)) for order in ("gradient", "synchronous")),
-    *(
-        ((network, "gradient"), ("any", "gradient"))
-        for network in ("low-contrast", "sees-gradient", "free-tau")
-    ),
-]
-"""Secondary questions: each arm minus its reference. First orders of one network; then networks.
+SEEDS = {network: 3 if network in OTHERS else 5 for network in WORDS}
+"""Networks (presets ``claims-NAME``) and how many training seeds each has."""
 
-The gradient's order against its own mean tau, and the tuned networks, were added after the results
-of the others were seen.
-"""
+COMPARISONS: list[tuple[Arm, Arm]] = [
+    *((arm, ANY["synchronous"]) for order, arm in ANY.items() if order != "synchronous"),
+    # Both were added after the results of the others were seen.
+    (ANY["gradient"], ANY["synchronous, mean tau"]),
+    TUNED,
+    *(((network, "gradient"), (network, "synchronous")) for network in OTHERS),
+    *((ANY[order], (order, order)) for order in ("gradient", "synchronous")),
+    *(((network, "gradient"), ANY["gradient"]) for network in OTHERS),
+]
+"""Secondary questions: each arm minus its reference. First orders of one network; then networks."""
 
 
 @dataclass(frozen=True)
@@ -97,199 +81,160 @@ class Kept:
         paths = sorted(folder.rglob("*.npy"))
         return cls({p.relative_to(folder).with_suffix("").as_posix(): np.load(p) for p in paths})
 
-    def write(self, path: Path) -> None:
-        """Write all arrays into one file, .npz."""
-        np.savez_compressed(path, allow_pickle=False, **self.arrays)
-
-    def each(self, arm: Arm, name: str) -> list[np.ndarray]:
-        """An array of an arm for each training seed, up to the first that lacks it.
+    def each(self, arm: Arm, *names: str) -> np.ndarray:
+        """The mean of arrays of an arm for each training seed, up to the first that lacks one.
 
         Row i is then seed i in all arms, so that differences are paired by seed.
         """
         network, order = arm
-        names = (f"{network}-{seed}/{order}/{name}" for seed in range(SEEDS[network]))
-        return [self.arrays[one] for one in takewhile(self.arrays.__contains__, names)]
+        rows = []
+        for seed in range(SEEDS[network]):
+            found = [self.arrays.get(f"{network}-{seed}/{order}/{name}") for name in names]
+            if any(array is None for array in found):
+                break
+            rows.append(np.mean(found, axis=0))
+        return np.array(rows, float)
 
-    def table(self, arm: Arm, kinds: tuple[str, ...], grid: str, steps: int) -> np.ndarray:
-        """LPIPS, mean over the kinds, (seeds, photographs); no rows where nothing is kept."""
-        columns = [self.each(arm, f"{kind}-{grid}-{steps}") for kind in kinds]
-        rows = [np.mean(row, axis=0) for row in zip(*columns, strict=False)]
-        return np.array(rows, float) if rows else np.empty((0, 0))
+    def table(
+        self, arm: Arm, kinds: Sequence[str] = KINDS, grid: str = "", steps: int = STEPS
+    ) -> np.ndarray:
+        """LPIPS, mean over the kinds, (seeds, photographs); empty where nothing is kept.
 
-    def best(self, arm: Arm, steps: int = STEPS) -> tuple[str, np.ndarray]:
-        """The better grid of an arm at so many evaluations, and its table."""
-        found = {grid: self.table(arm, KINDS, grid, steps) for grid in GRIDS}
-        grid = min(GRIDS, key=lambda g: found[g].mean() if found[g].size else np.inf)
-        return grid, found[grid]
+        On the better grid of :meth:`grid` if none is given.
+        """
+        grid = grid or self.grid(arm, steps)
+        return self.each(arm, *(f"{kind}-{grid}-{steps}" for kind in kinds))
 
-    def classical(self, kind: str) -> dict[str, float]:
-        """Mean LPIPS of each classical method."""
-        names = {method: f"classical/{method}/{kind}" for method in CLASSICAL}
-        return {m: float(self.arrays[n].mean()) for m, n in names.items() if n in self.arrays}
+    def grid(self, arm: Arm, steps: int = STEPS) -> str:
+        """The better time grid of an arm at so many evaluations."""
+        tables = {grid: self.table(arm, KINDS, grid, steps) for grid in GRIDS}
+        means = {grid: table.mean() for grid, table in tables.items() if table.size}
+        return min(means, key=means.__getitem__, default=GRIDS[0])
 
+    def compare(self, pair: tuple[Arm, Arm], most: int | None = None, **cell) -> Crossed | None:
+        """LPIPS of the first arm minus that of the second, in percent of the latter.
 
-@dataclass(frozen=True)
-class Difference:
-    """LPIPS of one arm minus that of another, over the seeds that both have.
-
-    Attributes:
-        found: the difference.
-        base: mean of the other arm.
-    """
-
-    found: Crossed
-    base: float
-
-    @classmethod
-    def of(cls, one: np.ndarray, other: np.ndarray) -> Difference | None:
-        """Of two tables (seeds, photographs); None if one is empty."""
+        Over the (``most`` first) seeds that both have; None if there are none. ``cell`` is for
+        :meth:`table`.
+        """
+        one, other = (self.table(arm, **cell)[:most] for arm in pair)
         seeds = min(len(one), len(other))
         if not seeds:
             return None
-        return cls(crossed(one[:seeds] - other[:seeds]), float(other[:seeds].mean()))
+        return crossed(100 * (one[:seeds] - other[:seeds]) / other[:seeds].mean())
 
-    @property
-    def percent(self) -> float:
-        """The difference in percent of the other arm's LPIPS."""
-        return 100 * self.found.mean / self.base
 
-    def __str__(self) -> str:
-        low, high = (100 * end / self.base for end in self.found.interval())
-        return f"{self.percent:+.1f} % ({low:+.1f} to {high:+.1f})"
+def _said(found: Crossed) -> str:
+    low, high = found.interval()
+    return f"{found.mean:+.1f} % ({low:+.1f} to {high:+.1f})"
 
-    @property
-    def outcome(self) -> str:
-        """The better arm, "equal" where two one-sided tests at 5 % say so, or "" for neither."""
-        low, high = self.found.interval()
-        if low > 0 or high < 0:
-            return "asynchronous" if high < 0 else "synchronous"
-        return "equal" if self.found.within(EQUAL * self.base) else ""
 
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        bound = f"{100 * EQUAL:.0f} %"
-        if not self.outcome:
-            return "Neither a difference nor equality is shown."
-        if self.outcome == "equal":
-            return f"They are equal within {bound} (two one-sided tests at 5 %)."
-        small = self.found.within(EQUAL * self.base)
-        return f"The {self.outcome} arm is better" + (f", by less than {bound}." if small else ".")
+def _outcome(found: Crossed) -> str:
+    """The better arm, "equal" where two one-sided tests at 5 % say so, or "" for neither."""
+    low, high = found.interval()
+    if low > 0 or high < 0:
+        return "asynchronous" if high < 0 else "synchronous"
+    return "equal" if found.within(EQUAL) else ""
+
+
+def _verdict(found: Crossed) -> str:
+    texts = {
+        "": "Neither a difference nor equality is shown.",
+        "equal": f"They are equal within {EQUAL} % (two one-sided tests at 5 %).",
+    }
+    small = f", by less than {EQUAL} %" if found.within(EQUAL) else ""
+    return texts.get(_outcome(found), f"The {_outcome(found)} arm is better{small}.")
+
+
+Answers = list[tuple[Arm, Arm, Crossed, float]]
+"""The secondary questions that have scores, with p values by Holm."""
 
 
 def report(kept: Kept) -> str:
     """The report as Markdown.
 
-    Raises:
-        ValueError: scores of the primary arms are missing, or the gate is not passed.
+    ValueError if scores of the primary arms are missing, or the gate is not passed.
     """
-    grids, tables = zip(*(kept.best(arm) for arm in PRIMARY), strict=True)
-    primary = Difference.of(*tables)
+    primary, tuned = kept.compare(PRIMARY), kept.compare(TUNED)
+    grids = [kept.grid(arm) for arm in PRIMARY]
     if primary is None:
         raise ValueError("expected scores of both primary arms, got none of one")
     gate = _gate(kept)
-    seeds, photos = primary.found.shape
-    tuned = Difference.of(*(kept.best(arm)[1] for arm in TUNED))
-    answers = _answers(kept)
-    head = [
+    seeds, photos = primary.shape
+    base = kept.table(PRIMARY[1])[:seeds].mean()
+    found = [(*pair, kept.compare(pair)) for pair in COMPARISONS]
+    found = [row for row in found if row[-1] is not None]
+    adjusted = holm([difference.p for *_, difference in found])
+    answers = [(*row, p) for row, p in zip(found, adjusted, strict=True)]
+    lines = [
         "# Does asynchrony help?\n",
         f"- **Asked**: LPIPS of center and half holes after {STEPS} evaluations, the paper's order "
         f"(tau {RANGE[0]} to {RANGE[1]} by the predicted gradient) minus one tau for all pixels, "
         "each with networks trained for it, on the better of two time grids.",
         "- **Expected**: the paper says that its order is better. Newer work on asynchronous "
         "generation restores what is easy first, which is the opposite order.",
-        f"- **Answer** (95 % interval): {primary} of the synchronous arm's {primary.base:.4f}, "
-        f"over {seeds} training seeds and {photos} photographs; p = {primary.found.p:.2g}. "
-        f"{primary.verdict}",
-        f"- **Power**: this design finds {_least(primary)} in 80 % of cases.",
-        *_tuned(tuned),
+        f"- **Answer** (95 % interval): {_said(primary)} of the synchronous arm's {base:.4f}, over "
+        f"{seeds} training seeds and {photos} photographs; p = {primary.p:.2g}. "
+        f"{_verdict(primary)}",
+        f"- **Power**: this design finds {smallest_found(primary):.1f} % in 80 % of cases.",
+    ]
+    if tuned is not None:
+        lines.append(
+            "- **With less chance** (added after that answer): both arms learn on from one network "
+            f"for any order, with the same data and noise: {_said(tuned)}, over {tuned.shape[0]} "
+            f"training seeds; p = {tuned.p:.2g}. {_verdict(tuned)} This design finds "
+            f"{smallest_found(tuned):.1f} %."
+        )
+    lines += [
         *_lines(kept, answers),
         f"- **So**: {_advice(kept, primary, tuned, answers)}",
         f"- **Grids**: {grids[0]} for the gradient's order, {grids[1]} for the synchronous one.",
-        "- **Gate**: both arms beat every classical method:",
+        f"- **Gate**: both arms beat every classical method:\n\n{gate}",
+        *_sections(kept, answers),
     ]
-    return "\n".join([*head, "", gate, *_sections(kept, answers)])
-
-
-Answers = list[tuple[Arm, Arm, Difference, float]]
-"""The secondary questions that have scores, with p values by Holm."""
-
-
-def _answers(kept: Kept) -> Answers:
-    pairs = [
-        (one, other, Difference.of(kept.best(one)[1], kept.best(other)[1]))
-        for one, other in COMPARISONS
-    ]
-    found = [(one, other, d) for one, other, d in pairs if d is not None]
-    adjusted = holm([d.found.p for *_, d in found])
-    return [(*row, p) for row, p in zip(found, adjusted, strict=True)]
-
-
-def _least(difference: Difference) -> str:
-    """The smallest difference that a design finds."""
-    return f"{100 * smallest_found(difference.found) / difference.base:.1f} %"
-
-
-def _tuned(tuned: Difference | None) -> list[str]:
-    """The line of the tuned networks, if there are any."""
-    if tuned is None:
-        return []
-    return [
-        "- **With less chance** (added after that answer): both arms learn on from one network for "
-        f"any order, with the same data and noise: {tuned}, over {tuned.found.shape[0]} training "
-        f"seeds; p = {tuned.found.p:.2g}. {tuned.verdict} This design finds {_least(tuned)}."
-    ]
+    return "\n".join(lines)
 
 
 def _lines(kept: Kept, answers: Answers) -> list[str]:
     """What else the first screen says, as far as it was measured."""
-    steps = [
-        (n, Difference.of(*(kept.best(arm, n)[1][:1] for arm in PRIMARY))) for n in (*CURVE, LONG)
-    ]
-    kinds = [
-        (kind, Difference.of(*(kept.table(arm, (kind,), "log", STEPS) for arm in PRIMARY)))
-        for kind in (*KINDS, "wide", "narrow")
-    ]
-    pairs = (BY_GRADIENT, ("any", "synchronous")), TUNED
-    grids, tuned_grids = (
-        [
-            (grid, Difference.of(*(kept.table(arm, KINDS, grid, STEPS) for arm in pair)))
-            for grid in GRIDS
-        ]
-        for pair in pairs
-    )
-    orders = [(a[1], d) for a, b, d, _ in answers if b == ("any", "synchronous")]
-    others = [(WORDS[a[0]], d) for a, b, d, _ in answers if a[0] == b[0] != "any"]
+    rows: dict[str, list[tuple]] = {
+        "With less chance, by time grid": [(g, kept.compare(TUNED, grid=g)) for g in GRIDS],
+        "By evaluations, first training seed": [
+            (n, kept.compare(PRIMARY, steps=n, most=1)) for n in (*CURVE, LONG)
+        ],
+        "By hole, even steps of log noise": [
+            (kind, kept.compare(PRIMARY, kinds=[kind], grid="log")) for kind in (*KINDS, *STROKES)
+        ],
+        "Orders of one network against one tau for all pixels": [
+            (a[1], d) for a, b, d, _ in answers if b == ANY["synchronous"]
+        ],
+        "The gradient's order there, by time grid": [
+            (g, kept.compare((ANY["gradient"], ANY["synchronous"]), grid=g)) for g in GRIDS
+        ],
+        "The gradient's order against one tau, in networks of other kinds": [
+            (WORDS[a[0]], d) for a, b, d, _ in answers if a[0] == b[0] != "any"
+        ],
+    }
     lines = []
-    for title, rows in (
-        ("With less chance, by time grid", tuned_grids),
-        ("By evaluations, first training seed", steps),
-        ("By hole, even steps of log noise", kinds),
-        ("Orders of one network against one tau for all pixels", orders),
-        ("The gradient's order there, by time grid", grids),
-        ("The gradient's order against one tau, in networks of other kinds", others),
-    ):
-        parts = [f"{name} {d.percent:+.1f} %" for name, d in rows if d is not None]
+    for title, differences in rows.items():
+        parts = [f"{name} {d.mean:+.1f} %" for name, d in differences if d is not None]
         if parts:
             lines.append(f"- **{title}**: {'; '.join(parts)}.")
-    delays = {arm: _delays(kept, arm) for arm in PRIMARY}
-    if all(delays.values()):
-        said = [
-            " / ".join(f"{delays[arm]['x0_hat', part][0]:+.0f}" for part in PARTS[1:])
-            for arm in PRIMARY
-        ]
+    late = [_delays(kept, arm) for arm in PRIMARY]
+    if all(found is not None for found in late):
+        ours, others = (" / ".join(f"{v:+.0f}" for v in found[-1, 1:, 0]) for found in late)
         lines.append(
             "- **Mechanism**: the similarity to the truth comes later than beta, in thousandths of "
-            f"the time for flat / middle / steep pixels, by {said[1]} in the synchronous arm and "
-            f"by {said[0]} in the asynchronous one."
+            f"the time for flat / middle / steep pixels, by {others} in the synchronous arm and "
+            f"by {ours} in the asynchronous one."
         )
     return lines
 
 
-def _advice(kept: Kept, primary: Difference, tuned: Difference | None, answers: Answers) -> str:
+def _advice(kept: Kept, primary: Crossed, tuned: Crossed | None, answers: Answers) -> str:
     """Whether to use asynchrony, and with which tau."""
     low, high = RANGE
-    grid = kept.best(PRIMARY[0] if tuned is None else TUNED[0])[0]
+    grid = kept.grid(PRIMARY[0] if tuned is None else TUNED[0])
     texts = {
         "asynchronous": f"use the gradient's order with tau {low} to {high}, and {grid} steps.",
         "synchronous": "use one tau for all pixels.",
@@ -297,52 +242,50 @@ def _advice(kept: Kept, primary: Difference, tuned: Difference | None, answers: 
         "": "networks that were trained for one order each do not decide it, because training "
         "seeds differ by more than they do.",
     }
-    text = texts[primary.outcome]
-    if not primary.outcome and tuned is not None and tuned.outcome:
-        text += f" Networks that learn on from one and the same decide: {texts[tuned.outcome]}"
-    shared = [d for a, b, d, _ in answers if (a, b) == (BY_GRADIENT, BY_MEAN)]
-    if shared:
-        text += f" In one network that serves any order, the gradient's order is {shared[0]} "
-        text += "against its own mean tau for all pixels, so much is due to the order itself."
+    text = texts[_outcome(primary)]
+    if not _outcome(primary) and tuned is not None and _outcome(tuned):
+        text += f" Networks that learn on from one and the same decide: {texts[_outcome(tuned)]}"
+    for a, b, d, _ in answers:
+        if (a, b) == (ANY["gradient"], ANY["synchronous, mean tau"]):
+            text += f" In one network that serves any order, the gradient's order is {_said(d)} "
+            text += "against its own mean tau for all pixels, so much is due to the order itself."
     usable = [
-        (a[1], d)
-        for a, b, d, p in answers
-        if b == ("any", "synchronous") and p < 0.05 and d.found.mean < 0 and a != BY_TRUTH
+        (d, order)
+        for (_, order), b, d, p in answers
+        if b == ANY["synchronous"] and p < 0.05 and d.mean < 0 and order != "true gradient"
     ]
     if usable:
-        order, best = min(usable, key=lambda row: row[1].found.mean)
-        text += f" The best tau map there: {order}, {best} against tau = .5."
+        best, order = min(usable, key=lambda row: row[0].mean)
+        text += f" The best tau map there: {order}, {_said(best)} against tau = .5."
     return text
 
 
-def _delays(kept: Kept, arm: Arm) -> dict[tuple[str, str], tuple[float, float]]:
-    """Delay of the restoration to beta by signal and part, in thousandths of the time.
+def _delays(kept: Kept, arm: Arm) -> np.ndarray | None:
+    """Delay of the restoration to beta in thousandths of the time, by signal and part, (2, 4, 2).
 
     Each is the mean over training seeds and half the width of its 95 % interval (nan for one seed).
     """
-    curves = np.array(kept.each(arm, "speeds"), float)
+    curves = kept.each(arm, "speeds")
     if not curves.size:
-        return {}
-    from scipy import stats
+        return None
+    late = 1000 * delays(np.linspace(1, 0, curves.shape[-1]), curves)
+    reach = _spread(late) / len(late) ** 0.5 * stats.t.ppf(0.975, len(late) - 1)
+    return np.stack([late.mean(0), reach], -1)
 
-    t = np.linspace(1, 0, curves.shape[-1])
-    run, beta = np.moveaxis(speeds(curves), -2, 0)
-    # Time runs from 1 to 0: a smaller centroid is later.
-    late = 1000 * (centroids(t, beta) - centroids(t, run))
-    reach = np.full(late.shape[1:], np.nan)
-    if len(late) > 1:
-        reach = late.std(0, ddof=1) / len(late) ** 0.5 * stats.t.ppf(0.975, len(late) - 1)
-    found = zip(product(SIGNALS, PARTS), late.mean(0).flat, reach.flat, strict=True)
-    return {key: (float(mean), float(half)) for key, mean, half in found}
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviation over training seeds, the first axis; nan for one seed."""
+    return values.std(0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)
 
 
 def _gate(kept: Kept) -> str:
     """The table of the gate; ValueError unless it is passed."""
     rows = []
     for kind in KINDS:
-        others = kept.classical(kind)
-        ours = [kept.table(arm, (kind,), kept.best(arm)[0], STEPS).mean() for arm in PRIMARY]
-        best = min(others, key=lambda name: others[name])
+        names = {method: f"classical/{method}/{kind}" for method in CLASSICAL}
+        others = {m: kept.arrays[n].mean() for m, n in names.items() if n in kept.arrays}
+        ours = [kept.table(arm, [kind], kept.grid(arm)).mean() for arm in PRIMARY]
+        best = min(others, key=others.__getitem__)
         if max(ours) >= others[best]:
             raise ValueError(
                 f"expected both primary arms to beat {best} on {kind} holes, got LPIPS "
@@ -354,54 +297,38 @@ def _gate(kept: Kept) -> str:
 
 def _sections(kept: Kept, answers: Answers) -> list[str]:
     """The tables that follow the answer."""
-    rows = [
-        [", ".join(a), ", ".join(b), f"{d.found.shape[0]}", str(d), f"{p:.2g}"]
+    secondary = [
+        [", ".join(a), ", ".join(b), f"{d.shape[0]}", _said(d), f"{p:.2g}"]
         for a, b, d, p in answers
     ]
+    at_steps, by_steps = [], []
+    for arm in ARMS:
+        if seeds := len(kept.table(arm)):
+            tables = [kept.table(arm, [kind], kept.grid(arm)) for kind in KINDS]
+            tables += [kept.table(arm, [kind], "log") for kind in STROKES]
+            at_steps.append([*arm, str(seeds), *map(_mean, tables)])
+        for grid in GRIDS:
+            tables = [kept.table(arm, KINDS, grid, steps)[:1] for steps in (*CURVE, LONG)]
+            tables.append(kept.table(arm, ["center"], grid, PAPER))
+            if tables[0].size:
+                by_steps.append([*arm, grid, *map(_mean, tables)])
     heads = ["arm (network, order)", "minus", "seeds", "LPIPS (95 %)", "p (Holm)"]
     words = "; ".join(f"*{name}*: {text}" for name, text in WORDS.items())
-    parts = [
-        "## Secondary questions",
-        "",
-        f"Networks: {words}. The gradient's order against its own mean tau, the tuned networks and "
-        "the time grids of the first screen were added after the other results were seen.",
-        "",
-        markdown(heads, rows, 2),
-    ]
-    heads = ["network", "order", "seeds", *(f"{kind}" for kind in (*KINDS, "wide", "narrow"))]
-    rows = []
-    for arm in ARMS:
-        grid, table = kept.best(arm)
-        if table.size:
-            tables = [kept.table(arm, (kind,), grid, STEPS) for kind in KINDS]
-            tables += [kept.table(arm, (kind,), "log", STEPS) for kind in ("wide", "narrow")]
-            rows.append([*arm, str(len(table)), *map(_mean, tables)])
-    parts += [
-        f"## LPIPS at {STEPS} evaluations",
-        "",
-        "Wide and narrow holes: even steps of log noise; of the network for any order the first "
-        "training seed alone.",
-        "",
-        markdown(heads, rows, 2),
-    ]
-    heads = ["network", "order", "grid", *(str(steps) for steps in (*CURVE, LONG, PAPER))]
-    rows = []
-    for arm, grid in product(ARMS, GRIDS):
-        row = [kept.table(arm, KINDS, grid, steps)[:1] for steps in (*CURVE, LONG)]
-        row.append(kept.table(arm, ("center",), grid, PAPER))
-        if row[0].size:
-            rows.append([*arm, grid, *map(_mean, row)])
-    parts += [
-        "## LPIPS by evaluations",
-        "",
-        f"First training seed, mean of center and half. {LONG} and {PAPER} evaluations: fewer "
-        f"photographs (not comparable with the other columns); {PAPER}: center alone.",
-        "",
-        markdown(heads, rows, 3),
+    return [
+        f"## Secondary questions\n\nNetworks: {words}. The gradient's order against its own mean "
+        "tau, the tuned networks and the time grids of the first screen were added after the other "
+        "results were seen.\n",
+        markdown(heads, secondary, 2),
+        f"## LPIPS at {STEPS} evaluations\n\nWide and narrow holes: even steps of log noise; of "
+        "the network for any order the first training seed alone.\n",
+        markdown(["network", "order", "seeds", *KINDS, *STROKES], at_steps, 2),
+        "## LPIPS by evaluations\n\nFirst training seed, mean of center and half. "
+        f"{LONG} and {PAPER} evaluations: fewer photographs (not comparable with the other "
+        f"columns); {PAPER}: center alone.\n",
+        markdown(["network", "order", "grid", *map(str, (*CURVE, LONG, PAPER))], by_steps, 3),
         *_distances(kept),
         *_mechanism(kept),
     ]
-    return parts
 
 
 def _distances(kept: Kept) -> list[str]:
@@ -410,20 +337,18 @@ def _distances(kept: Kept) -> list[str]:
     for kind in KINDS:
         row = [kind]
         for arm in PRIMARY:
-            found = np.array(kept.each(arm, f"{kind}-sets"), float)
+            found = kept.each(arm, f"{kind}-sets")
             if not found.size:
                 return []
-            spread = found.std(0, ddof=1) if len(found) > 1 else (np.nan, np.nan)
-            row += [f"{m:.3g} ± {s:.2g}" for m, s in zip(found.mean(0), spread, strict=True)]
+            pairs = zip(found.mean(0), _spread(found), strict=True)
+            row += [f"{mean:.3g} ± {spread:.2g}" for mean, spread in pairs]
         rows.append(row)
-    count = len(kept.each(PRIMARY[0], f"{KINDS[0]}-log-{STEPS}")[0])
+    count = kept.table(PRIMARY[0]).shape[1]
     heads = ["hole", "FD, gradient", "KD, gradient", "FD, synchronous", "KD, synchronous"]
     return [
-        "## Distances between sets",
-        "",
-        f"Frechet and kernel distance on EfficientNet-Lite2 features, n = {count}, {STEPS} even "
-        "steps of log noise: mean and standard deviation over training seeds.",
-        "",
+        "## Distances between sets\n\nFrechet and kernel distance on EfficientNet-Lite2 features, "
+        f"n = {count}, {STEPS} even steps of log noise: mean and standard deviation over training "
+        "seeds.\n",
         markdown(heads, rows, 1),
     ]
 
@@ -432,32 +357,26 @@ def _mechanism(kept: Kept) -> list[str]:
     """Delays to beta, and when the process reaches the pixels."""
     late, times = [], []
     for arm in ARMS:
-        for (signal, part), (mean, reach) in _delays(kept, arm).items():
-            if part == PARTS[0]:
-                late.append([*arm, signal])
-            late[-1].append(f"{mean:+.0f}" + (f" ± {reach:.0f}" if np.isfinite(reach) else ""))
-        found = kept.each(arm, "times")
-        if found:
-            halves, ends = np.mean(found, 0).T
+        if (found := _delays(kept, arm)) is not None:
+            for signal, parts in zip(SIGNALS, found, strict=True):
+                cells = [f"{m:+.0f}" + (f" ± {r:.0f}" if np.isfinite(r) else "") for m, r in parts]
+                late.append([*arm, signal, *cells])
+        if (reached := kept.each(arm, "times")).size:
+            halves, ends = reached.mean(0).T
             times.append([*arm, *(f"{v:.3f}" for v in (*halves[1:], *ends[1:]))])
     if not late:
         return []
-    parts = ("flat", "middle", "steep")
-    heads = ["network", "order", "signal", "whole hole", *parts]
-    ends = [f"{name}, {part}" for name in ("half way", "noise") for part in parts]
+    heads = [f"{name}, {part}" for name in ("half way", "noise") for part in TERCILES]
     return [
-        "## Mechanism",
-        "",
-        "Center holes, 50 even steps of time, terciles of the true gradient. How much later than "
-        "beta the restoration comes (centroids), in thousandths of the time, with 95 % over "
-        "training seeds: the projection of x_t, and the SSIM of x0_hat as in the paper's figures.",
-        "",
-        markdown(heads, late, 3),
+        "## Mechanism\n\nCenter holes, 50 even steps of time, terciles of the true gradient. How "
+        "much later than beta the restoration comes (centroids), in thousandths of the time, with "
+        "95 % over training seeds: the projection of x_t, and the SSIM of x0_hat as in the paper's "
+        "figures.\n",
+        markdown(["network", "order", "signal", "whole hole", *TERCILES], late, 3),
         "The time t (from 1 down to 0) at which the process has half of its way behind it "
         "(1 - s = .5), and at which sigma_eff, the standard deviation of the noise in x_t in units "
-        "of the picture, falls below .1:",
-        "",
-        markdown(["network", "order", *ends], times, 2),
+        "of the picture, falls below .1:\n",
+        markdown(["network", "order", *heads], times, 2),
     ]
 
 
@@ -469,33 +388,20 @@ def figure(kept: Kept, path: Path) -> None:
     left, *others = drawing.subplots(1, 3)
     for arm, colour in zip(PRIMARY, ("#d95f02", "#3b528b"), strict=True):
         for grid, line in zip(GRIDS, ("-", ":"), strict=True):
-            tables = [(n, kept.table(arm, KINDS, grid, n)[:1]) for n in CURVE]
-            found = [(n, table.mean()) for n, table in tables if table.size]
-            if found:
-                x, y = zip(*found, strict=True)
-                left.plot(x, y, line, color=colour, marker=".", label=f"{arm[1]}, {grid} steps")
+            tables = {n: kept.table(arm, KINDS, grid, n)[:1] for n in CURVE}
+            found = {n: table.mean() for n, table in tables.items() if table.size}
+            label = f"{arm[1]}, {grid} steps"
+            left.plot([*found], [*found.values()], line, color=colour, marker=".", label=label)
     left.set(xscale="log", xlabel="evaluations", ylabel="LPIPS, center and half")
     left.set_title("quality", fontsize=9)
-    if left.lines:
-        left.legend(fontsize=7)
+    left.legend(fontsize=7)
     for arm, panel in zip(PRIMARY, others, strict=True):
-        curves = np.array(kept.each(arm, "speeds"), float)
-        if not curves.size:
-            continue
-        run, beta = np.moveaxis(speeds(curves.mean(0)[list(SIGNALS).index("x0_hat")]), -2, 0)
-        t = np.linspace(1, 0, curves.shape[-1])
-        middle = (t[1:] + t[:-1]) / 2
-        for name, colour, one, other in zip(
-            ("flat", "middle", "steep"),
-            ("#3b528b", "#21918c", "#d95f02"),
-            run[1:],
-            beta[1:],
-            strict=True,
-        ):
-            panel.plot(middle, one, color=colour, label=name)
-            panel.plot(middle, other, color=colour, ls=":", lw=1)
-        panel.set(xlim=(1, 0), xlabel="t", ylabel="share per step")
-        panel.set_title(f"{arm[1]}: speed of SSIM, beta dotted", fontsize=9)
+        curves = kept.each(arm, "speeds")
+        if curves.size:
+            times = np.linspace(1, 0, curves.shape[-1])
+            draw_speeds(panel, times, TERCILES, speeds(curves.mean(0)[-1, 1:]))
+            panel.set_ylabel("share per step")
+            panel.set_title(f"{arm[1]}: speed of SSIM, beta dotted", fontsize=9)
     if others[0].lines:
         others[0].legend(fontsize=7)
     drawing.savefig(path, dpi=100)

@@ -20,45 +20,28 @@ RANGE = (0.2, 0.5)
 
 @dataclass(frozen=True)
 class Case:
-    """What an order may depend on, for a batch of holes.
-
-    Attributes:
-        pipe: the networks.
-        image: (B, 3, S, S) in [-1, 1], the hole black.
-        hole: (B, 1, S, S), 1 = missing.
-        gradient: (B, 1, S, S) completed map.
-        truth: (B, 3, S, S), for the upper bound alone.
-        seeds: of the noise, one per sample.
-    """
+    """What an order may depend on, for a batch of holes."""
 
     pipe: AsyncDSBPipeline
-    image: Tensor
-    hole: Tensor
-    gradient: Tensor
-    truth: Tensor
-    seeds: list[int]
+    hole: Tensor  # (B, 1, S, S), 1 = missing
+    gradient: Tensor  # (B, 1, S, S) completed map
+    truth: Tensor  # (B, 3, S, S) in [-1, 1]; its hole is for the upper bound alone
+    seeds: list[int]  # of the noise, one per sample
 
-    def run(
-        self, tau: Tensor, steps: int, grid: str, seeds: list[int] | None = None
-    ) -> Iterator[SamplerState]:
+    def run(self, tau: Tensor, steps: int, grid: str) -> Iterator[SamplerState]:
         """The states of a restoration with this tau map."""
         settings = Settings(steps=steps, grid=grid, finish="none")
-        inputs = self.image, self.hole, self.gradient, tau
-        return self.pipe.runner.states(*inputs, seeds or self.seeds, settings, grid)
+        inputs = self.truth.masked_fill(self.hole > 0.5, 0), self.hole, self.gradient, tau
+        return self.pipe.runner.states(*inputs, self.seeds, settings, grid)
 
     def first(self, count: int) -> Case:
         """The first so many holes."""
-        names = "image", "hole", "gradient", "truth", "seeds"
+        names = "hole", "gradient", "truth", "seeds"
         return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
     def by(self, values: Tensor) -> Tensor:
         """Tau that grows with a map, by Eq. 11."""
         return tau_map(values, *RANGE, self.pipe.config.blur_sigma, self.hole)
-
-
-def synchronous(case: Case) -> Tensor:
-    """Tau = .5 everywhere, as in I2SB."""
-    return uniform_tau(case.hole, 0.5, 0.5)
 
 
 def synchronous_mean(case: Case) -> Tensor:
@@ -73,11 +56,6 @@ def gradient(case: Case) -> Tensor:
     return case.by(case.gradient)
 
 
-def true_gradient(case: Case) -> Tensor:
-    """The same with the gradient of the truth, which no method can know."""
-    return case.by(image_gradient(case.truth))
-
-
 def shuffled(case: Case) -> Tensor:
     """The values of the gradient's order at random places of the hole."""
     tau = gradient(case)
@@ -88,33 +66,24 @@ def shuffled(case: Case) -> Tensor:
     return tau
 
 
-def flat_first(case: Case) -> Tensor:
-    """The gradient's order backwards."""
-    return sum(RANGE) - gradient(case)
-
-
 def easy_first(case: Case) -> Tensor:
     """Pixels on which four quick restorations agree come first; these cost 20 evaluations more."""
-    tau, ends = synchronous(case), []
+    tau, ends = ORDERS["synchronous"](case), []
     for turn in range(4):
-        *_, last = case.run(tau, 5, "log", [seed ^ (turn + 1) for seed in case.seeds])
+        other = replace(case, seeds=[seed ^ (turn + 1) for seed in case.seeds])
+        *_, last = other.run(tau, 5, "log")
         ends.append(last.x_t)
     variance = torch.stack(ends).var(0).mean(1, keepdim=True)
     return sum(RANGE) - case.by(variance.sqrt())
 
 
-def inward(case: Case) -> Tensor:
-    """From the hole's border inwards."""
-    return inward_tau(case.hole, *RANGE)
-
-
 ORDERS: dict[str, Callable[[Case], Tensor]] = {
-    "synchronous": synchronous,
+    "synchronous": lambda case: uniform_tau(case.hole, 0.5, 0.5),  # As in I2SB.
     "synchronous, mean tau": synchronous_mean,
     "gradient": gradient,
-    "true gradient": true_gradient,
+    "true gradient": lambda case: case.by(image_gradient(case.truth)),  # Which no method can know.
     "shuffled gradient": shuffled,
-    "flat first": flat_first,
+    "flat first": lambda case: sum(RANGE) - gradient(case),  # The gradient's order backwards.
     "easy first": easy_first,
-    "inward": inward,
+    "inward": lambda case: inward_tau(case.hole, *RANGE),  # From the hole's border.
 }
