@@ -269,6 +269,7 @@ BRIDGE_PRESETS = {
             fill="harmonic",
             conditions=("mask", "fill", "skip"),
             sigma_data=(0.4, 0.1, 0.05),
+            temperature=(0.9, 0.2, 0.2),
             finish="patches",
         ),
         levels=(0.01, 100.0),
