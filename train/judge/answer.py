@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from train.judge.crossed import Crossed, crossed, holm, smallest_found
 from train.judge.delay import SIGNALS, delays, draw_speeds, speeds
@@ -269,6 +268,8 @@ def _delays(kept: Kept, arm: Arm) -> np.ndarray | None:
     if not curves.size:
         return None
     late = 1000 * delays(np.linspace(1, 0, curves.shape[-1]), curves)
+    from scipy import stats
+
     reach = _spread(late) / len(late) ** 0.5 * stats.t.ppf(0.975, len(late) - 1)
     return np.stack([late.mean(0), reach], -1)
 

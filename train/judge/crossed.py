@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,15 @@ class Crossed:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Confidence interval of the mean."""
+        from scipy import stats  # Takes a while, and most who import this module need none of it.
+
         return stats.t.interval(level, self.freedom, self.mean, self.error)
 
     @property
     def p(self) -> float:
         """Two-sided p value of a mean of 0."""
+        from scipy import stats
+
         return float(2 * stats.t.sf(abs(self.mean) / self.error, self.freedom))
 
     def within(self, bound: float) -> bool:
