@@ -1108,7 +1108,8 @@ def test_stop(page, photo):
         """() => new Promise((done) => {
             let second;
             const look = () => {
-                const step = Number(document.querySelector('#frame [data-step]')?.dataset.step ?? 0);
+                const frame = document.querySelector('#frame [data-step]');
+                const step = Number(frame?.dataset.step ?? 0);
                 if (step >= 2) second ??= [step, performance.now()];
                 if (step < 6) return requestAnimationFrame(look);
                 document.querySelector('#stop').click();
