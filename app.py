@@ -3,8 +3,6 @@
 ``python app.py --help`` lists the options. The page itself is in ``asyncdsb.page``.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

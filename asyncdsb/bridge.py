@@ -73,6 +73,11 @@ def target(x0: Tensor, x1: Tensor, s: Tensor, total_var: float, z: Tensor | None
     return mean if z is None else mean + (1 - s).sqrt() * z
 
 
+def x0_from_target(x_t: Tensor, output: Tensor, s: Tensor, total_var: float) -> Tensor:
+    """Invert :func:`target`: ``x0_hat = x_t - sqrt(M s) output``."""
+    return x_t - (total_var * s).sqrt() * output
+
+
 def posterior_step(
     x_n: Tensor, x0_hat: Tensor, s_n: Tensor, s_m: Tensor, total_var: float, z: Tensor | None
 ) -> Tensor:

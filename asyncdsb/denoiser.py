@@ -210,7 +210,7 @@ class Score:
 
     def x0_hat(self, x_t: Tensor, output: Tensor, s: Tensor, context: Context) -> Tensor:
         """The estimate that an output F of the network stands for."""
-        return x_t - (self.total_var * s).sqrt() * output
+        return bridge.x0_from_target(x_t, output, s, self.total_var)
 
     def skip(self, x_t: Tensor, s: Tensor, context: Context) -> Tensor:
         """The part of the estimate that does not pass the network: x_t."""

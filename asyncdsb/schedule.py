@@ -61,6 +61,13 @@ class NoiseSchedule:
         a, b = self.beta_min**0.5, self.beta_max**0.5
         return (a * a + a * b + b * b) / 3
 
+    def beta(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
+        """Noise intensity at time t, the square of the tent above."""
+        t, tau = _broadcast(t, tau)
+        a, b = self.beta_min**0.5, self.beta_max**0.5
+        u = torch.where(t <= tau, t / _positive(tau), (1 - t) / _positive(1 - tau))
+        return torch.lerp(torch.full_like(u, a), torch.full_like(u, b), u.clamp(0, 1)) ** 2
+
     def var(self, t: Tensor | float, tau: Tensor | float) -> Tensor:
         """sigma^2(t; tau), the integral of beta from 0 to t (Eq. 3, Eq. 12)."""
         t, tau = _broadcast(t, tau)

@@ -18,6 +18,7 @@ from asyncdsb.bridge import (
     noise_var,
     posterior_step,
     target,
+    x0_from_target,
 )
 from asyncdsb.schedule import NoiseSchedule
 
@@ -188,7 +189,7 @@ def test_target_and_x0_are_a_round_trip(schedule: NoiseSchedule, t: float, noisy
     noise, total = z if noisy else None, schedule.total_var
     s = schedule.clock(t, TAU)
     x_t = marginal(x0, x1, s, total, noise)
-    close(x_t - (total * s).sqrt() * target(x0, x1, s, total, noise), x0)
+    close(x0_from_target(x_t, target(x0, x1, s, total, noise), s, total), x0)
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.3, 0.5, 1.0])

@@ -45,6 +45,13 @@ def integral(start: float, stop: float, tau: float, beta_range: tuple[float, flo
     return float(sum(pieces))
 
 
+@each_tau
+@each_range
+def test_beta_is_the_square_of_a_tent(tau: float, beta_range: tuple[float, float]) -> None:
+    got = NoiseSchedule(*beta_range).beta(TIMES, tau)
+    assert got.numpy() == pytest.approx(tent(TIMES.numpy(), tau, beta_range), abs=1e-12)
+
+
 @each_range
 def test_total_variance_is_the_same_for_every_tau(beta_range: tuple[float, float]) -> None:
     schedule = NoiseSchedule(*beta_range)
@@ -82,7 +89,7 @@ def test_derivative_of_the_variance_is_beta(tau: float, beta_range: tuple[float,
     schedule = NoiseSchedule(*beta_range)
     t = TIMES.clone().requires_grad_()
     schedule.var(t, tau).sum().backward()
-    beta = torch.from_numpy(tent(TIMES.numpy(), tau, beta_range))
+    beta = schedule.beta(TIMES, tau)
     torch.testing.assert_close(t.grad, beta, rtol=1e-12, atol=1e-12)
     t = TIMES.clone().requires_grad_()
     schedule.var_bar(t, tau).sum().backward()
@@ -148,7 +155,7 @@ def test_inverse_clock_round_trip(tau: float, beta_range: tuple[float, float]) -
     torch.testing.assert_close(forth, grid, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["var", "var_bar", "clock", "inverse_clock"])
+@pytest.mark.parametrize("name", ["beta", "var", "var_bar", "clock", "inverse_clock"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_methods_broadcast_and_keep_the_dtype(name: str, dtype: torch.dtype) -> None:
     method = getattr(NoiseSchedule(), name)
@@ -343,3 +350,8 @@ def test_the_blur_is_not_rounded_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         blurred = gaussian_blur(image, 2.0)
     assert torch.equal(blurred, gaussian_blur(image, 2.0))
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match="hole"):
+        tau_map(random_gradient(), 0.2, 0.5, 3.0, square_hole(size=40))

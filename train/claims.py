@@ -25,8 +25,6 @@ times. Each step skips what is on disk: a run that was stopped goes on, and seve
 are started with ``--only`` share the work.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

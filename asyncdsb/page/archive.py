@@ -1,7 +1,5 @@
 """Everything that belongs to a finished run, in one archive to take away."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 import zipfile

@@ -3,8 +3,6 @@
 The mask has a grid of its own and travels in both directions as the lengths of its runs.
 """
 
-from __future__ import annotations
-
 import json
 
 import cv2

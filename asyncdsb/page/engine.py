@@ -1,7 +1,5 @@
 """The model behind the page: loading it, its pace, and its answers."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import time

@@ -7,8 +7,6 @@ the answer as a :data:`asyncdsb.page.payload.Update`. A ``ValueError`` is shown 
 is. Nothing here knows the user interface library.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import time

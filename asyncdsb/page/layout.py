@@ -3,8 +3,6 @@
 This and :mod:`asyncdsb.page.wiring` alone know the user interface library.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@
 ``assets/opening.json``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Sequence

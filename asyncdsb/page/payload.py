@@ -8,8 +8,6 @@ strategy's map is affine in the range,
 so r is sent once, as the package's own tau map for the range [0, 1].
 """
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import html

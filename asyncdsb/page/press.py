@@ -1,7 +1,5 @@
 """One press of Restore: the run that is shown as it happens, and what is kept of it."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import io

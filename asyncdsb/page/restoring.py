@@ -1,7 +1,5 @@
 """What happens when a visitor restores, and with the results: see :mod:`asyncdsb.page.handlers`."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 import tempfile

@@ -4,8 +4,6 @@ The page talks to this machine alone, yet its library asks the proxy for itself,
 a folder that all users share, and ends in a traceback when something is in the way.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import stat

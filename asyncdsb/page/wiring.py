@@ -1,7 +1,5 @@
 """What happens when a visitor uses a part of the page: events, their handlers, their answers."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import math

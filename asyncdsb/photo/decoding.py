@@ -1,7 +1,5 @@
 """Reading picture files: pixels of every kind, and metadata."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -3,8 +3,6 @@
 The pixels are stored upright, and what the hole covers must not show in a preview. All else stays.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Container, Iterator

@@ -1,7 +1,5 @@
 """Deterministic fills of a hole: what stands in it before the bridge starts."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

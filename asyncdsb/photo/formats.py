@@ -1,7 +1,5 @@
 """Picture formats: which are written and how, what each can hold, and which are read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # Nothing heavy is imported here, so that the command line knows these at once.

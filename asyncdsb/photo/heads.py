@@ -5,8 +5,6 @@ the head, not the hole. A cascade of local binary patterns (Liao et al. 2007) fi
 with hair they must be at least about an eighth of the photo's longer side high.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import torch

@@ -1,7 +1,5 @@
 """Photographs at the border of the package: reading, checking, converting, writing."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

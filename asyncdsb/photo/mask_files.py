@@ -1,7 +1,5 @@
 """Reading masks of every kind: what is white or painted in them is the hole."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

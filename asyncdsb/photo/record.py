@@ -4,8 +4,6 @@ Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Se
 precision if it is not float32. Maps in [0, 1] are 16-bit grey PNG files, value = grey / 65535.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A restoration: what it starts from, its frames and its result."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A run on a photo: windows, gradient, peak times, and the bridge in all windows at once."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import math

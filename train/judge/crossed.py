@@ -11,8 +11,6 @@ observation a cell) give the variance of the mean over all cells::
     (MS_seed + MS_photograph - MS_rest) / (seeds * photographs)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """How much later than its schedule a restoration comes: progress of runs, speeds and delays."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
