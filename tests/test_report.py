@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.judge.report import contact_sheet
+from train.judge.report import contact_sheet, ratio_table
 from train.judge.results import clustered_mean, frechet_difference
 
 
@@ -59,3 +59,8 @@ def test_the_difference_of_distances_has_an_interval_that_finds_a_real_one():
     # Two methods that are equally good: the interval holds zero.
     same = frechet_difference(*(truth + 0.1 * rng.normal(size=(2, 80, 6))), truth, groups)
     assert same["low"] < 0 < same["high"]
+
+
+def test_no_share_of_a_classical_method_without_any_error():
+    summary = {"center": {"bridge": {"lpips": 0.1}, "telea": {"lpips": 0.0}}}
+    assert ratio_table(summary, "bridge", ["lpips"]).splitlines()[-1].endswith("| - |")

@@ -69,7 +69,8 @@ def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
             row += [_plain(values[name]) for name in beside]
             if others:
                 best = min(others, key=values.get)
-                row += [f"{_plain(values[best])} ({best})", f"{values[ours] / values[best]:.2f}"]
+                share = f"{values[ours] / values[best]:.2f}" if values[best] else "-"
+                row += [f"{_plain(values[best])} ({best})", share]
         rows.append(row)
     return markdown(heads, rows, 1)
 
