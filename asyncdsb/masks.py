@@ -92,8 +92,10 @@ def make_mask_in_bin(
     """
     canvas, rng, shrink = _blank(size), np.random.default_rng(seed), 1.0
     low, high = area_bin
-    most = math.floor(high * canvas.size)
-    target = int(rng.integers(math.ceil(low * canvas.size), most + 1))
+    least, most = math.ceil(low * canvas.size), math.floor(high * canvas.size)
+    if not 0 < low < high < 1 or least > most:
+        raise ValueError(f"expected shares 0 < low < high < 1 in area_bin; got ({low}, {high})")
+    target = int(rng.integers(least, most + 1))
     while cv2.countNonZero(canvas) < target:
         attempt = canvas.copy()
         kind = rng.integers(3)
@@ -110,11 +112,12 @@ def make_mask_in_bin(
 
 def _blank(size: int | tuple[int, int]) -> np.ndarray:
     """A mask without a hole, uint8 (H, W); ValueError on a size below :data:`MIN_SIDE`."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width) < MIN_SIDE:
+    sides = (size, size) if isinstance(size, int | np.integer) else size
+    whole = isinstance(sides, tuple | list) and all(isinstance(n, int | np.integer) for n in sides)
+    if not whole or len(sides) != 2 or min(sides) < MIN_SIDE:
         expected = f"expected size as an integer or (height, width), each at least {MIN_SIDE}"
         raise ValueError(f"{expected}; got {size!r}")
-    return np.zeros((height, width), np.uint8)
+    return np.zeros(sides, np.uint8)
 
 
 def _thickness(line_width: float) -> int:

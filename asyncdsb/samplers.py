@@ -73,10 +73,10 @@ def time_grid(
     Raises:
         ValueError: on an unknown kind, steps < 1, or a grid without its tau map and schedule.
     """
-    if kind not in GRIDS or steps < 1:
-        expected = f"a time grid out of {', '.join(GRIDS)} and steps >= 1"
+    if kind not in GRIDS or isinstance(steps, bool) or not steps >= 1 or steps % 1 != 0:
+        expected = f"a time grid out of {', '.join(GRIDS)} and a whole number of steps >= 1"
         raise ValueError(f"expected {expected}, got {kind!r} and {steps}")
-    even = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    even = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
     if kind == "uniform":
         return even
     if tau is None or schedule is None:
@@ -89,7 +89,7 @@ def time_grid(
         return _times_of(even, values, schedule)
     coarsest = max(COARSEST * len(values) ** 0.5, 2 * FINEST)
     ends = math.log10(coarsest), math.log10(FINEST)
-    levels = torch.logspace(*ends, steps - 1, dtype=torch.float64)
+    levels = torch.logspace(*ends, int(steps) - 1, dtype=torch.float64)
     clocks = F.pad(clock_at_level(levels, total_var, start_std), (1, 1))
     clocks[0] = 1
     return _times_of(clocks, values, schedule)

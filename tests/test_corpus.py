@@ -251,3 +251,11 @@ def test_a_folder_of_tars_counts_as_its_photographs(corpus):
     assert len(find_photos([corpus])) == 12
     tars = sorted(corpus.glob("*.tar"))
     assert [p.source for p in find_photos(tars)] == [p.source for p in find_photos([corpus])]
+
+
+def test_names_in_an_index_stay_in_its_folder(corpus, tmp_path, capsys):
+    folder = damaged(corpus, tmp_path / "copy", "none")
+    text = (folder / "index.json").read_text()
+    (folder / "index.json").write_text(text.replace("shard-000001", "../shard-000001"))
+    assert main(["check", str(folder)]) == 2
+    assert "other names of shards" in capsys.readouterr().err

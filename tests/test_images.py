@@ -461,3 +461,8 @@ def test_suffixes_are_known_before_anything_was_read():
     code = "from asyncdsb.photo import decoding; print(*decoding.readable_suffixes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {".png", ".jpg", ".webp", ".tif"} <= set(done.stdout.split())
+
+
+def test_zero_size_is_refused():
+    with pytest.raises(ValueError, match="at least 1x1 pixel, got 0x5"):
+        read_image(Image.new("RGB", (0, 5)))

@@ -125,7 +125,7 @@ def test_mask_in_bin_of_exactly_one_pixel_count():
         assert make_mask_in_bin((0.2, 0.2050), 8, seed).sum() == 13
 
 
-@pytest.mark.parametrize("size", [7, 0, -1, (8, 7), (7, 8)])
+@pytest.mark.parametrize("size", [7, 0, -1, 8.5, (8, 7), (7, 8), (8,), (8, 8, 8), "big", None])
 def test_bad_size_is_refused(size):
     with pytest.raises(ValueError, match="expected size .* got"):
         make_mask("wide", size)
@@ -134,3 +134,10 @@ def test_bad_size_is_refused(size):
 def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="center, half, wide, narrow, freeform.*'blob'"):
         make_mask("blob", 64)
+
+
+@pytest.mark.parametrize("area_bin", [(0.3, 0.2), (0, 0.2), (0.5, 1), (0.101, 0.102)], ids=str)
+def test_bad_bin_is_refused(area_bin):
+    """The last one holds no whole number of 64 pixels."""
+    with pytest.raises(ValueError, match="expected .*area_bin"):
+        make_mask_in_bin(area_bin, 8)

@@ -99,3 +99,15 @@ def test_a_doubled_map_repeats_every_place():
     weights = torch.randn_like(out)
     (out * weights).sum().backward()
     torch.testing.assert_close(x.grad, 4 * F.avg_pool2d(weights, 2))
+
+
+@pytest.mark.parametrize("change", [{"blocks": (1, 1, 1)}, {"attention": (True,)}], ids=str)
+def test_a_unet_that_cannot_be_is_refused(change):
+    with pytest.raises(ValueError, match="of each level"):
+        UNetConfig(**({"multipliers": (1, 2), "attention": (False, True)} | change))
+
+
+@pytest.mark.parametrize("attention", [SelfAttention, ADMAttention])
+def test_heads_that_do_not_divide_are_refused(attention):
+    with pytest.raises(ValueError, match="divisible by head_channels=32, got 48"):
+        attention(48, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -414,3 +415,63 @@ def test_a_run_takes_the_levels_of_its_own_bridge() -> None:
         )
         expected = time_grid("log", 6, tau, mask, SCHEDULE, 0.4, bridge_var)
         assert torch.equal(torch.cat([state.t for state in states]), expected)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 2.5, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_bad_numbers_of_steps_are_refused(grid: str, steps: Any) -> None:
+    with pytest.raises(ValueError, match="steps"):
+        time_grid(grid, steps, torch.full((4, 4), 0.5), None, SCHEDULE)
+
+
+def test_bad_grids_are_refused() -> None:
+    with pytest.raises(ValueError, match="'karras'"):
+        time_grid("karras", 5)
+    for grid in ("log", "clock"):
+        with pytest.raises(ValueError, match=f"a tau map and a schedule for the {grid} grid"):
+            time_grid(grid, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sampler": "heun"}, "'heun'"),
+        ({"eta": 1.5}, "1.5"),
+        ({"eta": -0.1}, "-0.1"),
+        ({"eta": float("nan")}, "nan"),
+        ({"steps": 0}, "steps"),
+        ({"grid": "karras"}, "'karras'"),
+        ({"generators": None}, "2 generators"),
+        ({"generators": generators(1)}, "got 1"),
+        ({"tau": torch.full((2, 1, 8, 8), 1.01)}, "tau"),
+        ({"tau": torch.full((2, 1, 8, 8), -0.01)}, "tau"),
+        ({"tau": torch.full((2, 1, 8, 8), float("nan"))}, "tau"),
+        ({"tau": torch.full((2, 1, 4, 4), 0.5)}, r"\(2, 1, 4, 4\)"),
+    ],
+    ids=lambda given: ",".join(given) if isinstance(given, dict) else str(given),
+)
+def test_bad_settings_are_refused(change: dict, message: str) -> None:
+    x0, x1, mask, tau = scene()
+    options = {"tau": tau, "steps": 3, "sampler": "implicit", "generators": generators(2)} | change
+    tau = options.pop("tau")
+    with pytest.raises(ValueError, match=message):
+        list(sample(Oracle(x0, mask), x1, mask, tau, SCHEDULE, **options))
+
+
+@pytest.mark.parametrize(
+    "times", [[1.0, 0.5, 0.1], [0.9, 0.5, 0.0], [1.0, 1.0, 0.0], [0.0, 0.5, 1.0], [1.0, 0.0]]
+)
+def test_times_that_do_not_fall_from_one_to_zero_are_refused(times):
+    mask = torch.ones(1, 1, 2, 2)
+    states = sample(
+        lambda x, t, s: x,
+        torch.zeros(1, 3, 2, 2),
+        mask,
+        0.5 * mask,
+        NoiseSchedule(),
+        steps=2,
+        sampler="ode",
+        grid=torch.tensor(times, dtype=torch.float64),
+    )
+    with pytest.raises(ValueError, match="3 times from 1 down to 0"):
+        next(states)

@@ -155,7 +155,11 @@ def read_index(folder: Path) -> list[Shard]:
         index = json.loads(path.read_text("utf-8", "replace"))
         found = f"{index['format']}, version {index['version']}"
         if found == f"{FORMAT}, version {VERSION}":
-            return [Shard(**entry) for entry in index["shards"]]
+            shards = [Shard(**entry) for entry in index["shards"]]
+            # Names are joined to the index's folder: nothing may lead out of it.
+            if all(re.fullmatch(r"\w[\w.-]*\.tar", shard.name) for shard in shards):
+                return shards
+            found = "other names of shards"
     except (ValueError, KeyError, TypeError) as error:
         found = f"a damaged one ({type(error).__name__}: {error})"
     wanted = f"the index of a corpus, version {VERSION}, in {path}"

@@ -115,6 +115,10 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
 
 def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Decoded:
     """Decode the pixels, once the size is known to be acceptable."""
+    if not picture.width * picture.height:
+        raise ValueError(
+            f"{name}: expected at least 1x1 pixel, got {picture.width}x{picture.height}"
+        )
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{name}: {_TOO_LARGE}, got {picture.width}x{picture.height}")
     # Before the pixels are loaded: what says so is gone afterwards.

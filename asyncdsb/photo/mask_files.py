@@ -123,7 +123,7 @@ def _white(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _from_array(values: np.ndarray) -> np.ndarray:
-    if values.ndim != 2:
+    if values.ndim != 2 or not values.size:
         expected = "expected a mask array of shape (H, W), or uint8 (H, W, 3) or (H, W, 4)"
         raise ValueError(f"{expected}, got {values.dtype} {values.shape}")
     if values.dtype == bool:
