@@ -184,8 +184,9 @@ def _ranks(relative: Tensor, hole: Tensor) -> Tensor:
 def uniform_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
     """One tau for all pixels, the middle of the range; (0.5, 0.5) is I2SB's synchronous bridge.
 
-    Returns float32 of the shape and on the device of ``hole``.
+    Returns float32 of the shape and on the device of ``hole``. ValueError on another range of tau.
     """
+    check_tau_range(tau_min, tau_max)
     return torch.full(hole.shape, (tau_min + tau_max) / 2, device=hole.device)
 
 
@@ -196,7 +197,9 @@ def inward_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
     pixel deep everywhere is all border. Known pixels get tau_max.
 
     ``hole`` is a (B, 1, H, W) mask, non-zero = missing. Returns float32 of its shape on its device.
+    ValueError on another range of tau.
     """
+    check_tau_range(tau_min, tau_max)
     holes = (hole[:, 0] > 0.5).to("cpu", torch.uint8).numpy()
     depths = []
     for mask in holes:

@@ -334,6 +334,9 @@ def test_inward_tau_of_a_line_is_all_border() -> None:
 def test_bad_tau_ranges_are_refused(limits: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="tau_min"):
         tau_map(random_gradient(), *limits, 3.0, square_hole())
+    for make in (uniform_tau, inward_tau):
+        with pytest.raises(ValueError, match="tau_min"):
+            make(square_hole(), *limits)
 
 
 def test_the_blur_takes_any_floating_type_and_no_picture_at_all():
