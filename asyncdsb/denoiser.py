@@ -75,6 +75,28 @@ def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
     return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
 
 
+# Share of a picture's width to either side of its middle up to which noise stays its own, and
+# from which on it is a mirror image: next to the middle, mirrored noise would show as an axis.
+MIDDLE = (1 / 64, 1 / 16)
+
+
+def mirrored(noise: Tensor, lowest: float) -> Tensor:
+    """White noise (B, C, H, W) whose right half mirrors its left half, from a frequency on.
+
+    Modes below ``lowest`` cycles per picture stay as they are: light, and which way a head turns,
+    have no symmetry. Those above are mirrored where they are far enough from the middle. Around
+    any pixel the noise stays white; what changes is that both halves draw alike.
+    """
+    height, width = noise.shape[2:]
+    across = (torch.arange(width, device=noise.device) + 0.5) / width - 0.5
+    share = ((across - MIDDLE[0]) / (MIDDLE[1] - MIDDLE[0])).clamp(0, 1)
+    twin = (1 - share**2).sqrt() * noise + share * noise.flip(3)
+    rows, columns = torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width)
+    coarse = torch.hypot(rows[:, None], columns).to(noise.device) < lowest
+    spectrum = torch.where(coarse, torch.fft.rfft2(noise), torch.fft.rfft2(twin))
+    return torch.fft.irfft2(spectrum, s=(height, width))
+
+
 # Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
 # bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels.
 LEVELS = (0.005, 200.0)
@@ -93,6 +115,9 @@ class BridgeConfig:
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         temperature: standard deviation of that noise in a run over h, one number or one along each
             of :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
+        mirrored: lowest frequency, in cycles per picture, from which on the right half of that
+            noise mirrors the left in a run, see :func:`mirrored`; None for noise without symmetry.
+            With it, both eyes of a portrait come from the same noise.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
@@ -112,6 +137,7 @@ class BridgeConfig:
     fill: str = "zero"
     hole_noise: float = 1.0
     temperature: float | tuple[float, ...] = 1.0
+    mirrored: float | None = None
     conditions: tuple[str, ...] = ("mask",)
     parametrisation: str = "edm"
     sigma_data: float | tuple[float, ...] = 0.5
@@ -139,6 +165,8 @@ class BridgeConfig:
             raise ValueError(
                 f"expected one or three temperatures in [0, 1], got {self.temperature}"
             )
+        if self.mirrored is not None and not 0 <= self.mirrored < math.inf:
+            raise ValueError(f"expected a finite frequency mirrored >= 0, got {self.mirrored}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         score = self.parametrisation == "score"
@@ -322,8 +350,10 @@ class BridgeDenoiser(nn.Module):
         x1 = fill + mask * self.config.hole_noise * noise
         return Context(mask, gradient, fill, membrane, x1, stochastic.to(x1).view(-1, 1, 1, 1))
 
-    def tempered(self, noise: Tensor) -> Tensor:
-        """Noise of x1 in a run: standard normal noise times the configuration's temperature."""
+    def starting(self, noise: Tensor) -> Tensor:
+        """Noise of x1 in a run, out of standard normal noise: mirrored and tempered, if at all."""
+        if self.config.mirrored is not None:
+            noise = mirrored(noise, self.config.mirrored)
         factors = torch.tensor(self.config.temperatures).to(noise).view(1, -1, 1, 1)
         if factors.numel() == 1:
             return factors * noise

@@ -15,10 +15,12 @@ from asyncdsb.denoiser import (
     COLOUR_AXES,
     CONDITIONS,
     LEVELS,
+    MIDDLE,
     PARAMETRISATIONS,
     BridgeConfig,
     BridgeDenoiser,
     Context,
+    mirrored,
 )
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.photo.fill import FILLS
@@ -464,12 +466,52 @@ def test_the_temperature_scales_the_noise_along_the_axes_of_colour(temperature: 
     axes = torch.tensor(COLOUR_AXES, dtype=torch.float64)
     factors = torch.tensor(network.config.temperatures, dtype=torch.float64).expand(3)
     wanted = torch.einsum("ai,a,aj,bjhw->bihw", axes, factors, axes, noise)
-    assert torch.allclose(network.tempered(noise), wanted, atol=1e-6)
+    assert torch.allclose(network.starting(noise), wanted, atol=1e-6)
     if temperature == 1.0:
-        assert (network.tempered(noise) == noise).all()
+        assert (network.starting(noise) == noise).all()
 
 
 @pytest.mark.parametrize("temperature", [-0.1, 1.1, math.nan, (1.0, 1.0)], ids=str)
 def test_temperatures_are_checked(temperature: Any):
     with pytest.raises(ValueError, match="temperatures"):
         BridgeConfig(temperature=temperature)
+
+
+@pytest.mark.parametrize(("size", "lowest"), [((32, 32), 4.0), ((24, 40), 3.0), ((17, 33), 4.0)])
+def test_mirrored_noise_is_white_and_its_halves_alike(size: tuple[int, int], lowest: float):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4000, 1, *size, generator=generator, dtype=torch.float64)
+    found = mirrored(noise, lowest)
+    assert found.shape == noise.shape
+    # Modes below the frequency are those of the noise itself.
+    rows, columns = (torch.fft.fftfreq(side, 1 / side) for side in size)
+    coarse = (rows[:, None] ** 2 + columns**2).sqrt() < lowest
+    change = torch.fft.fft2(found - noise)[:, 0]
+    assert change[:, coarse].abs().max() < 1e-9
+    assert change[:, ~coarse].abs().mean() > 0.1
+    # Neighbours do not correlate anywhere, and the variance is 1: the denoiser's assumption.
+    assert (found.var(0) - 1).abs().max() < 0.2
+    for axis in (1, 2):
+        pairs = (found * found.roll(1, axis + 1)).mean(0)[0]
+        inner = pairs.narrow(axis - 1, 1, size[axis - 1] - 1)
+        assert inner.abs().max() < 0.2
+        assert inner.abs().mean() < 0.03
+    # The halves are nearly each other's mirror image, the middle is not.
+    alike = (found * found.flip(3)).mean(0)[0]
+    outer = int(size[1] * (0.5 - MIDDLE[1])) - 1
+    assert alike[:, :outer].mean() > 0.85
+    if size[1] % 2 == 0:
+        assert alike[:, size[1] // 2].abs().mean() < 0.2
+
+
+def test_a_run_mirrors_its_noise_where_the_configuration_says_so():
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    network = BridgeDenoiser(BridgeConfig(unet=TINY, mirrored=2.0, temperature=0.5))
+    assert torch.equal(network.starting(noise), 0.5 * mirrored(noise, 2.0))
+    assert torch.equal(BridgeDenoiser(BridgeConfig(unet=TINY)).starting(noise), noise)
+
+
+@pytest.mark.parametrize("frequency", [-1.0, math.inf, math.nan])
+def test_the_frequency_of_mirrored_noise_is_checked(frequency: float):
+    with pytest.raises(ValueError, match="mirrored >= 0"):
+        BridgeConfig(mirrored=frequency)

@@ -124,7 +124,7 @@ _MUON: dict[str, Any] = dict(focus=0.6, lr=8e-4, muon=15.0, warmup=100)
 # Heads of one pose and scale: the shorter sides enlarge and shift them a little.
 _PORTRAITS: dict[str, Any] = dict(
     size=128,
-    short_sides=(128, 132, 140, 150),
+    short_sides=(128, 130, 134, 140),
     mask_canvases=(128,),
     mask_weights=(2, 3, 2, 2, 1),
     masks=6_000,
@@ -255,6 +255,7 @@ BRIDGE_PRESETS = {
         model=BridgeConfig(
             unet=_LEAN,
             conditions=("mask", "membrane", "skip", "position"),
+            mirrored=4.0,
             resolution=128,
             window="head",
         ),
