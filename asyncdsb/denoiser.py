@@ -75,17 +75,15 @@ def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
     return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
 
 
-# Share of a picture's width to either side of its middle up to which noise stays its own, and
-# from which on it is a mirror image: next to the middle, mirrored noise would show as an axis.
+# Mirrored noise begins at these shares of the width from the middle, else an axis would show.
 MIDDLE = (1 / 64, 1 / 16)
 
 
 def mirrored(noise: Tensor, lowest: float) -> Tensor:
-    """White noise (B, C, H, W) whose right half mirrors its left half, from a frequency on.
+    """White noise (B, C, H, W) whose right half mirrors its left half, except near the middle.
 
-    Modes below ``lowest`` cycles per picture stay as they are: light, and which way a head turns,
-    have no symmetry. Those above are mirrored where they are far enough from the middle. Around
-    any pixel the noise stays white; what changes is that both halves draw alike.
+    Modes below ``lowest`` cycles per picture stay as they are, because the light and the turn of a
+    head have no symmetry. Around any one pixel the noise stays white.
     """
     height, width = noise.shape[2:]
     across = (torch.arange(width, device=noise.device) + 0.5) / width - 0.5
@@ -116,8 +114,7 @@ class BridgeConfig:
         temperature: standard deviation of that noise in a run over h, one number or one along each
             of :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
         mirrored: lowest frequency, in cycles per picture, from which on the right half of that
-            noise mirrors the left in a run, see :func:`mirrored`; None for noise without symmetry.
-            With it, both eyes of a portrait come from the same noise.
+            noise mirrors the left in a run, so that both eyes of a portrait draw alike; or None.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
@@ -162,9 +159,7 @@ class BridgeConfig:
             given = f"{self.bridges} and {self.hole_noise}"
             raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {given}")
         if len(self.temperatures) not in (1, 3) or not all(0 <= t <= 1 for t in self.temperatures):
-            raise ValueError(
-                f"expected one or three temperatures in [0, 1], got {self.temperature}"
-            )
+            raise ValueError(f"expected 1 or 3 temperatures in [0, 1], got {self.temperature}")
         if self.mirrored is not None and not 0 <= self.mirrored < math.inf:
             raise ValueError(f"expected a finite frequency mirrored >= 0, got {self.mirrored}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):

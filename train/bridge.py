@@ -53,10 +53,8 @@ class BridgeTrainer(Trainer):
         if args.gradient:
             self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
             self.completion.to(args.device)
-        if args.init:
-            model: Any = started_from(args.init, preset.model, processes.main)
-        else:
-            model = BridgeDenoiser(preset.model)
+        start = args.init and started_from(args.init, preset.model, processes.main)
+        model: Any = start or BridgeDenoiser(preset.model)
         self.model: BridgeDenoiser = model.to(args.device, memory_format=torch.channels_last)
         self.config = self.model.config
         self.schedule = self.config.schedule
