@@ -405,6 +405,17 @@ def test_without_a_hole_or_with_nothing_else_the_estimate_stays(value):
     assert torch.equal(copy_patches(estimate, mask), estimate)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 24), (4, 2)])
+@pytest.mark.parametrize("top", [0, 16])
+def test_a_hole_of_few_pixels_at_the_edge_is_filled(rows: int, columns: int, top: int):
+    estimate = scene(32, 32)[0]
+    hole = torch.zeros(1, 1, 32, 32)
+    hole[..., top : top + rows, :columns] = 1
+    found = copy_patches(estimate, hole)
+    assert found.isfinite().all()
+    assert torch.equal(found[:, :, hole[0, 0] == 0], estimate[:, :, hole[0, 0] == 0])
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     scenes = [scene(48, 52, seed) for seed in (1, 2)]
     both = copy_patches(*(torch.cat(parts) for parts in zip(*scenes, strict=True)))

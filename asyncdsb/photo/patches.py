@@ -249,6 +249,7 @@ class _Grid:
             (part, around[part], self.targets[part])
             for number in range(4)
             for part in (colour == number).nonzero()[:, 0].split(TOGETHER)
+            if len(part)
         ]
 
     def pixels(self, cells: Tensor, width: int) -> Tensor:
