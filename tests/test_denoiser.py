@@ -480,7 +480,7 @@ def test_temperatures_are_checked(temperature: Any):
 @pytest.mark.parametrize(("size", "lowest"), [((32, 32), 4.0), ((24, 40), 3.0), ((17, 33), 4.0)])
 def test_mirrored_noise_is_white_and_its_halves_alike(size: tuple[int, int], lowest: float):
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(4000, 1, *size, generator=generator, dtype=torch.float64)
+    noise = torch.randn(1500, 1, *size, generator=generator, dtype=torch.float64)
     found = mirrored(noise, lowest)
     assert found.shape == noise.shape
     # Modes below the frequency are those of the noise itself.
