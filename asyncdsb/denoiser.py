@@ -75,8 +75,7 @@ def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
     return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
 
 
-# Mirrored noise begins at these shares of the width from the middle, else an axis would show.
-MIDDLE = (1 / 64, 1 / 16)
+MIDDLE = (1 / 64, 1 / 16)  # Shares of the width from its middle where noise begins to be mirrored.
 
 
 def mirrored(noise: Tensor, lowest: float) -> Tensor:

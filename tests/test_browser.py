@@ -851,8 +851,8 @@ look();
         ("example=otters&mask=wide-0&tau_min=0.1&tau_max=0.8", "linked, 0.1, no film"),
         ("example=wren&mask=own", "linked, 0.2, no film"),
         ("tau_min=0.3&tau_max=0.6", "opening, 0.3, film"),
-        ("example=nothing", "opening, 0, film"),
-        ("", "opening, 0, film"),
+        ("example=nothing", "opening, 0.1, film"),
+        ("", "opening, 0.1, film"),
     ],
 )
 def test_a_link_never_shows_something_else_first(page, server, query, seen):

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import Pool
+from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
@@ -95,7 +95,8 @@ def pack(
         (out / f"shard-{first // shard_photos:06d}.tar", records[first : first + shard_photos])
         for first in firsts
     ]
-    with Pool(workers) if workers > 1 else nullcontext() as pool:
+    # Not forked: a fork of a process with threads may hang.
+    with get_context("spawn").Pool(workers) if workers > 1 else nullcontext() as pool:
         write = partial(_write_shard, size=size, quality=quality)
         found = pool.imap(write, left) if pool else map(write, left)
         for shard, broken in tqdm(found, total=len(left), unit="shard", leave=False):
