@@ -75,14 +75,14 @@ def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
     return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
 
 
-MIDDLE = (1 / 64, 1 / 16)  # Shares of the width from its middle where noise begins to be mirrored.
+MIDDLE = (1 / 64, 1 / 16)  # Distances from the middle, in widths, see :func:`mirrored`.
 
 
 def mirrored(noise: Tensor, lowest: float) -> Tensor:
-    """White noise (B, C, H, W) whose right half mirrors its left half, except near the middle.
+    """Mirror white noise n (B, C, H, W) to its right half: sqrt(1 - w^2) n + w flip(n).
 
-    Modes below ``lowest`` cycles per picture stay as they are, because the light and the turn of a
-    head have no symmetry. Around any one pixel the noise stays white.
+    w rises from 0 to 1 between the distances :data:`MIDDLE` to the right of the middle. Modes below
+    ``lowest`` cycles per picture stay those of n: light and the turn of a head have no symmetry.
     """
     height, width = noise.shape[2:]
     across = (torch.arange(width, device=noise.device) + 0.5) / width - 0.5
@@ -112,8 +112,8 @@ class BridgeConfig:
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         temperature: standard deviation of that noise in a run over h, one number or one along each
             of :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
-        mirrored: lowest frequency, in cycles per picture, from which on the right half of that
-            noise mirrors the left in a run, so that both eyes of a portrait draw alike; or None.
+        mirrored: lowest frequency, in cycles per picture, that :func:`mirrored` mirrors in that
+            noise in a run, so that both eyes of a portrait start alike; None mirrors nothing.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
@@ -344,8 +344,8 @@ class BridgeDenoiser(nn.Module):
         x1 = fill + mask * self.config.hole_noise * noise
         return Context(mask, gradient, fill, membrane, x1, stochastic.to(x1).view(-1, 1, 1, 1))
 
-    def starting(self, noise: Tensor) -> Tensor:
-        """Noise of x1 in a run, out of standard normal noise: mirrored and tempered, if at all."""
+    def start_noise(self, noise: Tensor) -> Tensor:
+        """Mirror and scale standard normal noise (B, 3, H, W) for x1 as the configuration says."""
         if self.config.mirrored is not None:
             noise = mirrored(noise, self.config.mirrored)
         factors = torch.tensor(self.config.temperatures).to(noise).view(1, -1, 1, 1)

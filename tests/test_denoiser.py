@@ -466,9 +466,9 @@ def test_the_temperature_scales_the_noise_along_the_axes_of_colour(temperature: 
     axes = torch.tensor(COLOUR_AXES, dtype=torch.float64)
     factors = torch.tensor(network.config.temperatures, dtype=torch.float64).expand(3)
     wanted = torch.einsum("ai,a,aj,bjhw->bihw", axes, factors, axes, noise)
-    assert torch.allclose(network.starting(noise), wanted, atol=1e-6)
+    assert torch.allclose(network.start_noise(noise), wanted, atol=1e-6)
     if temperature == 1.0:
-        assert (network.starting(noise) == noise).all()
+        assert (network.start_noise(noise) == noise).all()
 
 
 @pytest.mark.parametrize("temperature", [-0.1, 1.1, math.nan, (1.0, 1.0)], ids=str)
@@ -507,8 +507,8 @@ def test_mirrored_noise_is_white_and_its_halves_alike(size: tuple[int, int], low
 def test_a_run_mirrors_its_noise_where_the_configuration_says_so():
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     network = BridgeDenoiser(BridgeConfig(unet=TINY, mirrored=2.0, temperature=0.5))
-    assert torch.equal(network.starting(noise), 0.5 * mirrored(noise, 2.0))
-    assert torch.equal(BridgeDenoiser(BridgeConfig(unet=TINY)).starting(noise), noise)
+    assert torch.equal(network.start_noise(noise), 0.5 * mirrored(noise, 2.0))
+    assert torch.equal(BridgeDenoiser(BridgeConfig(unet=TINY)).start_noise(noise), noise)
 
 
 @pytest.mark.parametrize("frequency", [-1.0, math.inf, math.nan])

@@ -206,7 +206,7 @@ class Runner:
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators])
         stochastic = torch.full((len(image),), settings.sampler != "ode", device=self.device)
-        noise = self.denoiser.starting(noise.to(self.device))
+        noise = self.denoiser.start_noise(noise.to(self.device))
         context = self.denoiser.context(image, mask, gradient, stochastic, noise)
         bound = self.denoiser.bind(context, tiles)
         denoise = multiplying(self.precision, self.device)(bound)
