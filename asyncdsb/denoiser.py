@@ -75,6 +75,14 @@ def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
     return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
 
 
+def coarse_part(noise: Tensor, end: float) -> Tensor:
+    """The modes of a picture (B, C, H, W) below ``end`` cycles per picture."""
+    height, width = noise.shape[2:]
+    rows, columns = torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width)
+    coarse = torch.hypot(rows[:, None], columns).to(noise.device) < end
+    return torch.fft.irfft2(coarse * torch.fft.rfft2(noise), s=(height, width))
+
+
 MIDDLE = (1 / 64, 1 / 16)  # Distances from the middle, in widths, see :func:`mirrored`.
 
 
@@ -84,14 +92,11 @@ def mirrored(noise: Tensor, lowest: float) -> Tensor:
     w rises from 0 to 1 between the distances :data:`MIDDLE` to the right of the middle. Modes below
     ``lowest`` cycles per picture stay those of n: light and the turn of a head have no symmetry.
     """
-    height, width = noise.shape[2:]
+    width = noise.shape[3]
     across = (torch.arange(width, device=noise.device) + 0.5) / width - 0.5
     share = ((across - MIDDLE[0]) / (MIDDLE[1] - MIDDLE[0])).clamp(0, 1)
     twin = (1 - share**2).sqrt() * noise + share * noise.flip(3)
-    rows, columns = torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width)
-    coarse = torch.hypot(rows[:, None], columns).to(noise.device) < lowest
-    spectrum = torch.where(coarse, torch.fft.rfft2(noise), torch.fft.rfft2(twin))
-    return torch.fft.irfft2(spectrum, s=(height, width))
+    return twin + coarse_part(noise - twin, lowest)
 
 
 # Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
@@ -112,6 +117,7 @@ class BridgeConfig:
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         temperature: standard deviation of that noise in a run over h, one number or one along each
             of :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
+        temperature_end: frequency, in cycles per picture, above which that is 1; None for nowhere.
         mirrored: lowest frequency, in cycles per picture, that :func:`mirrored` mirrors in that
             noise in a run, so that both eyes of a portrait start alike; None mirrors nothing.
         conditions: subset of :data:`CONDITIONS`.
@@ -133,6 +139,7 @@ class BridgeConfig:
     fill: str = "zero"
     hole_noise: float = 1.0
     temperature: float | tuple[float, ...] = 1.0
+    temperature_end: float | None = None
     mirrored: float | None = None
     conditions: tuple[str, ...] = ("mask",)
     parametrisation: str = "edm"
@@ -159,8 +166,10 @@ class BridgeConfig:
             raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {given}")
         if len(self.temperatures) not in (1, 3) or not all(0 <= t <= 1 for t in self.temperatures):
             raise ValueError(f"expected 1 or 3 temperatures in [0, 1], got {self.temperature}")
-        if self.mirrored is not None and not 0 <= self.mirrored < math.inf:
-            raise ValueError(f"expected a finite frequency mirrored >= 0, got {self.mirrored}")
+        for name in ("mirrored", "temperature_end"):
+            frequency = getattr(self, name)
+            if frequency is not None and not 0 <= frequency < math.inf:
+                raise ValueError(f"expected a finite frequency {name} >= 0, got {frequency}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         score = self.parametrisation == "score"
@@ -350,8 +359,11 @@ class BridgeDenoiser(nn.Module):
             noise = mirrored(noise, self.config.mirrored)
         factors = torch.tensor(self.config.temperatures).to(noise).view(1, -1, 1, 1)
         if factors.numel() == 1:
-            return factors * noise
-        return along_axes(factors * along_axes(noise), back=True)
+            scaled = factors * noise
+        else:
+            scaled = along_axes(factors * along_axes(noise), back=True)
+        end = self.config.temperature_end
+        return scaled if end is None else noise + coarse_part(scaled - noise, end)
 
     def x0_hat(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> Tensor:
         """Estimate the clean image, (B, 3, H, W), of use inside the hole."""

@@ -471,6 +471,18 @@ def test_the_temperature_scales_the_noise_along_the_axes_of_colour(temperature: 
         assert (network.start_noise(noise) == noise).all()
 
 
+@pytest.mark.parametrize("end", [0.0, 3.0, 100.0])
+def test_above_a_frequency_the_temperature_is_one(end: float):
+    config = BridgeConfig(unet=TINY, temperature=(0.9, 0.4, 0.0), temperature_end=end)
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    everywhere = BridgeDenoiser(dataclasses.replace(config, temperature_end=None))
+    found = torch.fft.fft2(BridgeDenoiser(config).start_noise(noise))
+    rows, columns = (torch.fft.fftfreq(side, 1 / side) for side in SHAPE[2:])
+    coarse = (rows[:, None] ** 2 + columns**2).sqrt() < end
+    low, high = torch.fft.fft2(everywhere.start_noise(noise)), torch.fft.fft2(noise)
+    torch.testing.assert_close(found, torch.where(coarse, low, high), atol=1e-9, rtol=0)
+
+
 @pytest.mark.parametrize("temperature", [-0.1, 1.1, math.nan, (1.0, 1.0)], ids=str)
 def test_temperatures_are_checked(temperature: Any):
     with pytest.raises(ValueError, match="temperatures"):
@@ -511,7 +523,9 @@ def test_a_run_mirrors_its_noise_where_the_configuration_says_so():
     assert torch.equal(BridgeDenoiser(BridgeConfig(unet=TINY)).start_noise(noise), noise)
 
 
+@pytest.mark.parametrize("name", ["mirrored", "temperature_end"])
 @pytest.mark.parametrize("frequency", [-1.0, math.inf, math.nan])
-def test_the_frequency_of_mirrored_noise_is_checked(frequency: float):
-    with pytest.raises(ValueError, match="mirrored >= 0"):
-        BridgeConfig(mirrored=frequency)
+def test_frequencies_of_the_noise_are_checked(name: str, frequency: float):
+    change: dict[str, Any] = {name: frequency}
+    with pytest.raises(ValueError, match=f"{name} >= 0"):
+        BridgeConfig(**change)
