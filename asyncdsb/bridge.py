@@ -99,6 +99,22 @@ def posterior_step(
     return mean if z is None else mean + (total_var * s_m * (1 - rho)).sqrt() * z
 
 
+def extrapolated(x0_hat: Tensor, previous: Tensor, s_p: Tensor, s_n: Tensor, s_m: Tensor) -> Tensor:
+    """x0_hat in the middle of the step from s_n to s_m, by a line through it and that at s_p.
+
+    Steps take x0_hat as constant; with this one they are of second order, as in DPM-Solver++(2M)
+    (Lu et al. 2022)::
+
+        x0_hat + r / 2 (x0_hat - previous)
+        r = (u_m - u_n) / (u_n - u_p) in [0, 1],  u = log((1 - s) / s)
+
+    u is infinite at the start, s_p = 1, whose estimate is of no use here.
+    """
+    u_p, u_n, u_m = (-torch.logit(s) for s in (s_p, s_n, s_m))
+    r = ((u_m - u_n) / (u_n - u_p)).nan_to_num(0.0).clamp(0, 1)
+    return x0_hat + r / 2 * (x0_hat - previous)
+
+
 def implicit_step(
     x_n: Tensor,
     x0_hat: Tensor,

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyncdsb.bridge import clock_at_level, implicit_step, posterior_step
+from asyncdsb.bridge import clock_at_level, extrapolated, implicit_step, posterior_step
 from asyncdsb.schedule import NoiseSchedule
 
 SAMPLERS = ("posterior", "ode", "implicit")
 GRIDS = ("log", "uniform", "clock")
+SOLVER_ORDERS = (1, 2)
 
 FINEST = 0.03
 """sigma_eff of the last evaluation on the grid "log": noise below it hardly shows at 8 bits."""
@@ -105,6 +106,7 @@ def sample(
     steps: int,
     sampler: str = "posterior",
     eta: float = 1.0,
+    solver_order: int = 2,
     grid: str | Tensor = "log",
     start_std: float = 1.0,
     generators: Sequence[torch.Generator] | None = None,
@@ -124,6 +126,8 @@ def sample(
         steps: number of network evaluations, >= 1.
         sampler: "posterior" (exact posterior), "ode" (no noise), or "implicit" (eta).
         eta: share of fresh noise of the implicit sampler, in [0, 1].
+        solver_order: 1 for steps from the estimate, the paper's; 2 for steps from the one that
+            :func:`asyncdsb.bridge.extrapolated` makes of the last two.
         grid: one of :data:`GRIDS`, see :func:`time_grid`, with which every sample has its own
             times; or (steps + 1,) float64 times for all, strictly falling, first 1 and last 0.
         start_std: h, standard deviation of the noise of x1, which the grid "log" depends on.
@@ -133,8 +137,8 @@ def sample(
         ``steps + 1`` states.
 
     Raises:
-        ValueError: on an unknown sampler, eta or tau outside [0, 1], or a wrong number of
-            generators or times.
+        ValueError: on an unknown sampler or solver order, eta or tau outside [0, 1], or a wrong
+            number of generators or times.
 
     >>> x1, mask = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
     >>> mask[..., 2:6, 2:6] = 1
@@ -146,9 +150,9 @@ def sample(
     >>> [(float(state.t), round(float(state.x_t[0, 0, 4, 4]), 2)) for state in states]
     [(1.0, 0.0), (0.5, 0.4), (0.0, 0.8)]
     """
-    if sampler not in SAMPLERS or not 0 <= eta <= 1:
-        expected = f"a sampler out of {', '.join(SAMPLERS)} and eta in [0, 1]"
-        raise ValueError(f"expected {expected}, got {sampler!r} and {eta}")
+    if sampler not in SAMPLERS or not 0 <= eta <= 1 or solver_order not in SOLVER_ORDERS:
+        expected = f"a sampler out of {', '.join(SAMPLERS)}, eta in [0, 1], a solver order 1 or 2"
+        raise ValueError(f"expected {expected}, got {sampler!r}, {eta} and {solver_order}")
     if tau.shape != mask.shape or not bool(((tau >= 0) & (tau <= 1)).all()):
         got = f"{tuple(tau.shape)}, {float(tau.min()):.3g} to {float(tau.max()):.3g}"
         raise ValueError(f"expected a tau map {tuple(mask.shape)} in [0, 1], got {got}")
@@ -170,7 +174,7 @@ def sample(
         times = torch.stack(grids, dim=1)
     at = times.to(x1.device, x1.dtype).view(*times.shape, 1, 1, 1)
 
-    x, s = x1, schedule.clock(at[0], tau)
+    x, s, before = x1, schedule.clock(at[0], tau), None
     for i in range(steps):
         x0_hat = torch.where(hole, denoise(x, at[i], s), x1)
         yield SamplerState(i, steps, times[i], x, x0_hat)
@@ -179,10 +183,12 @@ def sample(
         s_next = schedule.clock(at[i + 1], tau)
         draws = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in sources]
         z = torch.stack(draws).to(x.device, non_blocking=True) if draws else None
+        estimate = extrapolated(x0_hat, *before, s, s_next) if before else x0_hat
+        before = (x0_hat, s) if solver_order == 2 and i > 0 else None
         if z is None or sampler == "posterior":
-            x = posterior_step(x, x0_hat, s, s_next, schedule.total_var, z)
+            x = posterior_step(x, estimate, s, s_next, schedule.total_var, z)
         else:
-            x = implicit_step(x, x0_hat, x1, s, s_next, schedule.total_var, eta, z)
+            x = implicit_step(x, estimate, x1, s, s_next, schedule.total_var, eta, z)
         s = s_next
     # Every clock is 0 at t = 0, where every step lands on x0_hat.
     yield SamplerState(steps, steps, times[steps], x0_hat, x0_hat)

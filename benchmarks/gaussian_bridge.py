@@ -41,17 +41,17 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import torch
 from scipy.fft import dctn
 from torch import Tensor
 
-from asyncdsb.bridge import implicit_step, noise_var, posterior_step
+from asyncdsb.bridge import extrapolated, implicit_step, noise_var, posterior_step
 from asyncdsb.photo.fill import FILLS, fill_hole
 from asyncdsb.photo.images import to_tensor
-from asyncdsb.samplers import GRIDS, time_grid
+from asyncdsb.samplers import GRIDS, SOLVER_ORDERS, time_grid
 from asyncdsb.schedule import NoiseSchedule, inward_tau
 from train.data.sources import iter_photos, scaled
 
@@ -69,6 +69,7 @@ class Case:
         tau: "0.5", "inward" (0.8 at the hole's border to 0.2 in its middle) or "outward".
         eta: share of fresh noise of the implicit sampler, whose denoiser also sees x1.
         power: p of the time grid t = (i / N)^p.
+        solver_order: of the steps, 1 or 2.
     """
 
     sampler: str
@@ -76,6 +77,7 @@ class Case:
     tau: str = "0.5"
     eta: float = 1.0
     power: float = 1.0
+    solver_order: int = 1
 
     @property
     def label(self) -> str:
@@ -85,6 +87,8 @@ class Case:
             parts[0] += f" eta {self.eta:g}, denoiser sees x1"
         parts.append(f"M {self.total_var:.3g}")
         parts.append(f"tau {self.tau}")
+        if self.solver_order == 2:
+            parts.append("second order")
         if self.power != 1:
             parts.append(f"t = (i/N)^{self.power:g}")
         return ", ".join(parts)
@@ -96,11 +100,16 @@ CASES = (
     Case("posterior", tau="outward"),
     Case("posterior", power=1.5),
     Case("posterior", tau="inward", power=1.5),
+    Case("posterior", solver_order=2),
+    Case("posterior", tau="inward", solver_order=2),
     Case("ode"),
     Case("ode", total_var=0.0),
     Case("ode", total_var=0.0, tau="inward"),
+    Case("ode", total_var=0.0, solver_order=2),
+    Case("ode", total_var=0.0, tau="inward", solver_order=2),
     Case("implicit", eta=0.0),
     Case("implicit", eta=1.0),
+    Case("implicit", eta=0.0, solver_order=2),
     Case("implicit", total_var=1.0, eta=0.0, power=2.0),
     Case("implicit", total_var=1.0, eta=1.0, power=2.0),
 )
@@ -179,10 +188,15 @@ def produced_covariance(case: Case, steps: int, covariance: Tensor) -> Tensor:
     nothing = torch.zeros_like(unit)
     sees_x1 = case.sampler == "implicit"
 
-    x, x1 = unit, unit
+    x, x1, before = unit, unit, None
     for t, t_next in zip(times, times[1:], strict=False):
         s, s_next = schedule.clock(t, tau), schedule.clock(t_next, tau)
-        x0_hat = denoise(x, x1, s, case.total_var, covariance, sees_x1)
+        estimate = x0_hat = denoise(x, x1, s, case.total_var, covariance, sees_x1)
+        if before and t_next > 0:
+            earlier, s_p = before
+            grown = torch.cat([earlier, torch.zeros_like(x0_hat[len(earlier) :])])
+            x0_hat = extrapolated(estimate, grown, s_p, s, s_next)
+        before = (estimate, s) if case.solver_order == 2 and t < 1 else None
         if case.sampler == "ode":
             x = posterior_step(x, x0_hat, s, s_next, case.total_var, None)
             continue
@@ -314,7 +328,9 @@ def measure(paths: Sequence[str], size: int, fill: str, count: int) -> tuple[flo
     return tuple(float(power[band == b].mean() / found) for b in range(band.max() + 1))
 
 
-def restored_share(picture: Picture, sampler: str, grid: str, steps: int) -> float:
+def restored_share(
+    picture: Picture, sampler: str, grid: str, steps: int, solver_order: int = 2
+) -> float:
     """Share of the variance that a run with the exact denoiser gives back, x1 = fill + noise.
 
     Args:
@@ -322,6 +338,7 @@ def restored_share(picture: Picture, sampler: str, grid: str, steps: int) -> flo
         sampler: "posterior" or "ode".
         grid: one of :data:`asyncdsb.samplers.GRIDS`.
         steps: number of evaluations.
+        solver_order: of the steps, 1 or 2.
     """
     schedule, side = NoiseSchedule(), picture.size // 2
     total_var = 0.0 if sampler == "ode" else schedule.total_var
@@ -331,30 +348,37 @@ def restored_share(picture: Picture, sampler: str, grid: str, steps: int) -> flo
     count = torch.from_numpy(np.bincount(bands(side).ravel())).double()
     v = torch.tensor(picture.variance, dtype=torch.float64)
 
-    # A mode is its standard deviation: of all noise so far, and of the one new z of a step.
-    spread = torch.ones_like(v)
+    # How every mode depends on its noise: that of x1, and one z of each step.
+    modes, v = torch.ones(len(v), 1, dtype=torch.float64), v[:, None]
+    nothing, before = torch.zeros_like(v), None
     for s, s_next in zip(clocks, clocks[1:], strict=False):
         gain = (1 - s) * v / ((1 - s) ** 2 * v + noise_var(s, total_var, 1.0))
-        kept = posterior_step(spread, gain * spread, s, s_next, total_var, None)
-        nothing = torch.zeros_like(v)
+        estimate = x0_hat = gain * modes
+        if before and s_next > 0:
+            x0_hat = extrapolated(estimate, *before, s, s_next)
+        modes = posterior_step(modes, x0_hat, s, s_next, total_var, None)
         z = None if sampler == "ode" else torch.ones_like(v)
         fresh = posterior_step(nothing, nothing, s, s_next, total_var, z)
-        spread = torch.hypot(kept, fresh)
-    return float((count * spread**2).sum() / (count * v).sum())
+        modes = torch.cat([modes, fresh], dim=1)
+        if solver_order == 2 and s < 1:
+            before = torch.cat([estimate, nothing], dim=1), s
+    return float((count * (modes**2).sum(1)).sum() / (count * v[:, 0]).sum())
 
 
 def photograph_table(step_counts: Sequence[int]) -> str:
     """:func:`restored_share` of every picture, sampler and grid."""
     lines = [
-        "| picture | sampler | grid | " + " | ".join(f"{n} steps" for n in step_counts) + " |",
-        "| --- | --- | --- |" + " ---: |" * len(step_counts),
+        "| picture | sampler | order | grid | "
+        + " | ".join(f"{n} steps" for n in step_counts)
+        + " |",
+        "| --- | --- | ---: | --- |" + " ---: |" * len(step_counts),
     ]
     for picture in PICTURES:
-        for sampler in ("posterior", "ode"):
-            for grid in sorted(GRIDS, reverse=True):
-                shares = [restored_share(picture, sampler, grid, n) for n in step_counts]
-                values = " | ".join(f"{share:.3f}" for share in shares)
-                lines.append(f"| {picture.label} | {sampler} | {grid} | {values} |")
+        rows = product(("posterior", "ode"), SOLVER_ORDERS, sorted(GRIDS, reverse=True))
+        for sampler, order, grid in rows:
+            shares = [restored_share(picture, sampler, grid, n, order) for n in step_counts]
+            values = " | ".join(f"{share:.3f}" for share in shares)
+            lines.append(f"| {picture.label} | {sampler} | {order} | {grid} | {values} |")
     return "\n".join(lines)
 
 

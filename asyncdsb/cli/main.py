@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     add(run, "--sampler", choices=SAMPLERS, help="how one step is taken (posterior)")
     add(run, "--strategy", "NAME")
     add(run, "--eta", "ETA", type=float, help="noise of the implicit sampler, 0 to 1 (0)")
+    add(run, "--solver-order", type=int, choices=(1, 2), help="1: the paper's steps (2)")
     add(run, "--finish", choices=FINISHES)
     add(run, "--grid", choices=GRIDS, help="spacing of the steps (log)")
     add(run, "--seed", "SEED", type=int, help="the same seed, the same file (0)")

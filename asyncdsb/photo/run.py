@@ -217,7 +217,8 @@ class Runner:
             copied = copy_patches(state.x_t, mask)
             return dataclasses.replace(state, x_t=copied, x0_hat=copied)
 
-        options = {name: getattr(settings, name) for name in ("steps", "sampler", "eta")}
+        names = "steps", "sampler", "eta", "solver_order"
+        options = {name: getattr(settings, name) for name in names}
         options |= {"grid": grid, "start_std": self.denoiser.config.hole_noise}
         inputs = (context.x1, mask, tau, self.denoiser.config.schedule)
         return map(finish, sample(denoise, *inputs, **options, generators=generators))

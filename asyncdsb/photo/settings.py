@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from asyncdsb.denoiser import FINISHES, BridgeConfig
-from asyncdsb.samplers import GRIDS
+from asyncdsb.samplers import GRIDS, SOLVER_ORDERS
 from asyncdsb.schedule import STRATEGIES, check_tau_range
 
 FROM_WEIGHTS = ("finish",)  # whose value None stands for that in the weights' configuration
@@ -28,6 +28,7 @@ class Settings:
             array of tau in [0, 1].
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: time grid, one of :data:`asyncdsb.samplers.GRIDS`.
+        solver_order: of the steps, 1 (the paper's) or 2, see :func:`asyncdsb.samplers.sample`.
         finish: "none" shows the bridge's result, "patches" replaces it by patches of the known part
             (:mod:`asyncdsb.photo.patches`). None for the weights' choice.
         seed: of all noise, 0 <= seed < 2**63.
@@ -46,6 +47,7 @@ class Settings:
     strategy: str | np.ndarray = "gradient"
     eta: float = 0.0
     grid: str = "log"
+    solver_order: int = 2
     finish: str | None = None
     seed: int = 0
     tiles: int = 8
@@ -70,9 +72,11 @@ class Settings:
             ("strategy", STRATEGIES[0] if painted else self.strategy, STRATEGIES),
             ("finish", FINISHES[0] if unset else self.finish, FINISHES),
             ("time grid", self.grid, GRIDS),
+            ("solver order", self.solver_order, SOLVER_ORDERS),
         ):
             if value not in known:
-                raise ValueError(f"expected a {what} out of {', '.join(known)}, got {value!r}")
+                names = ", ".join(map(str, known))
+                raise ValueError(f"expected a {what} out of {names}, got {value!r}")
         box = (0, 0, 0) if self.box is None else self.box
         if not (isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))):
             raise ValueError(f"expected three whole numbers for box (left, top, side), got {box!r}")

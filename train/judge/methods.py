@@ -240,14 +240,14 @@ class HeldOut:
 
 def _settings(text: str) -> dict:
     """Read ``steps=5&tau_min=0.5``; ValueError on an unknown name or a value of the wrong type."""
-    types = {"steps": int} | dict.fromkeys(("sampler", "strategy", "grid", "finish"), str)
     settings = {}
     for part in text.split("&") if text else ():
         name, _, value = part.partition("=")
         if name not in SAMPLING:
             raise ValueError(f"expected a setting out of {', '.join(SAMPLING)}, got {name!r}")
         try:
-            settings[name] = types.get(name, float)(value)
+            default = getattr(Settings, name)
+            settings[name] = value if default is None else type(default)(value)
         except ValueError:
             raise ValueError(f"expected a number for {name}, got {value!r}") from None
     return settings
