@@ -37,24 +37,18 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> None:
     """Start the server."""
     parser = Parser(description="Restore holes in photographs, in the browser.")
-    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", help="port (default GRADIO_SERVER_PORT, or 7860 and up)")
-    parser.add_argument("--open", action="store_true", help="open the page in the browser")
-    parser.add_argument(
-        "--mcp", action="store_true", help="also serve /inpaint as a tool (needs gradio[mcp])"
-    )
-    parser.add_argument("--share", action="store_true", help="open a public link through gradio")
-    parser.add_argument("--weights", metavar="DIR", help="folder or Hub repository")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: the best one)")
-    parser.add_argument(
-        "--precision", default="auto", choices=PRECISIONS,
-        help="type in which the networks multiply (default: the faster one)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the network: slow to start with every size of window, then faster",
-    )
+    add = parser.add_argument
+    add("--host", help="address to listen on (default 127.0.0.1)")
+    add("--port", help="port (default GRADIO_SERVER_PORT, or 7860 and up)")
+    add("--open", action="store_true", help="open the page in the browser")
+    add("--mcp", action="store_true", help="also serve /inpaint as a tool (needs gradio[mcp])")
+    add("--share", action="store_true", help="open a public link through gradio")
+    add("--weights", metavar="DIR", help="folder or Hub repository")
+    add("--device", help="cpu, cuda, ... (default: the best one)")
+    multiply = "type in which the networks multiply (default: the faster one)"
+    add("--precision", default="auto", choices=PRECISIONS, help=multiply)
+    compiling = "compile the network: slow to start with every size of window, then faster"
+    add("--compile", action="store_true", help=compiling)
     options = parser.parse_args(arguments)
     keep_freed(arenas=2)
 

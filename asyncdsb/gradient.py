@@ -49,8 +49,7 @@ def known_gradient(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     missing), one pixel wider. All are (B, 1, H, W).
     """
     unknown = F.max_pool2d(mask, 3, stride=1, padding=1)
-    gradient = image_gradient(image * (1 - mask)) * (1 - unknown)
-    return gradient, unknown
+    return image_gradient(image * (1 - mask)) * (1 - unknown), unknown
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ class GradientCompletion(nn.Module):
         seen = [image * (1 - mask), mask, known_gradient(image, mask)[0].sqrt()]
         if self.config.position:
             seen.append(pixel_position(mask))
-        logits = self.generator(torch.cat(seen, dim=1), mask.mean((1, 2, 3))[:, None])
-        return torch.sigmoid(logits)
+        return self.generator(torch.cat(seen, dim=1), mask.mean((1, 2, 3))[:, None]).sigmoid()
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
         """Complete the map (B, 1, H, W) in [0, 1]: known values kept, the rest predicted.

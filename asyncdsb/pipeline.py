@@ -111,8 +111,7 @@ class AsyncDSBPipeline:
             denoiser = BridgeDenoiser(BridgeConfig(unet=unet))
             for parameter in denoiser.unet.get_submodule("head").parameters():
                 torch.nn.init.normal_(parameter, std=0.02)
-            generator = CompletionConfig(width=4, blocks=1)
-            completion = GradientCompletion(GradientConfig(generator))
+            completion = GradientCompletion(GradientConfig(CompletionConfig(width=4, blocks=1)))
         return cls(denoiser, completion, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -209,8 +208,7 @@ class AsyncDSBPipeline:
         images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
         gradient = self.runner.complete(images, masks)
         tau = self.runner.named_tau(chosen, gradient, masks)
-        states = self.runner.states(images, masks, gradient, tau, seeds, chosen, chosen.grid)
-        return tau, states
+        return tau, self.runner.states(images, masks, gradient, tau, seeds, chosen, chosen.grid)
 
     @torch.no_grad()
     def predict_gradient(

@@ -63,8 +63,7 @@ class BridgeTrainer(Trainer):
         if isinstance(self.model.unet, ADMUNet):
             self.model.unet.checkpointing = preset.checkpointing
         super().__init__(preset, args, processes, self.model)
-        adam = partial(torch.optim.AdamW, fused=True)
-        self.optimise(adam, weight_decay=preset.weight_decay)
+        self.optimise(partial(torch.optim.AdamW, fused=True), weight_decay=preset.weight_decay)
         self.compile(self.model.unet)
         self.loss = processes.joined(BoundMethod(self.model, "loss"))
         if args.val and processes.main:

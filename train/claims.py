@@ -135,8 +135,7 @@ class Claims:
         network, order = arm
         place = f"{network}-{seed}/{order}"
         for kind, grid, steps in cells(arm, seed):
-            name = f"{place}/{kind}-{grid}-{steps}"
-            self.keep(name, self.scores, arm, seed, kind, grid, steps)
+            self.keep(f"{place}/{kind}-{grid}-{steps}", self.scores, arm, seed, kind, grid, steps)
         if arm in answer.PRIMARY:
             for kind in answer.KINDS:
                 self.keep(f"{place}/{kind}-sets", self.sets, arm, seed, kind)
@@ -194,8 +193,7 @@ class Claims:
         for n, part in enumerate(parts):
             one = slice(n, n + 1)
             own = [replace(s, x_t=s.x_t[one], x0_hat=s.x0_hat[one], t=s.t[one]) for s in states]
-            schedule = case.pipe.config.schedule
-            found.append(progress(own, case.truth[one], tau[one], schedule, part))
+            found.append(progress(own, case.truth[one], tau[one], case.pipe.config.schedule, part))
         return np.mean(found, 0)
 
     def times(self, arm: Arm, seed: int) -> np.ndarray:

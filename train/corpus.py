@@ -90,10 +90,9 @@ def pack(
     # Different keys for all photos; a key has no dot, which would end it.
     keys = numbered([re.sub(r"[^\w-]+", "_", photo.key)[:80] for photo in photos])
     records = list(zip(keys, photos, strict=True))
-    firsts = range(0, len(records), shard_photos)[len(index["shards"]) :]
     left = [
         (out / f"shard-{first // shard_photos:06d}.tar", records[first : first + shard_photos])
-        for first in firsts
+        for first in range(0, len(records), shard_photos)[len(index["shards"]) :]
     ]
     # Not forked: a fork of a process with threads may hang.
     with get_context("spawn").Pool(workers) if workers > 1 else nullcontext() as pool:
@@ -188,8 +187,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = options.add_subparsers(dest="command", required=True)
     command = partial(commands.add_parser, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    packing = command("pack", help="write or finish a corpus")
-    add = packing.add_argument
+    add = command("pack", help="write or finish a corpus").add_argument
     add("photos", nargs="+", metavar="PHOTOS", help="folders, tar shards, lists")
     add("out", type=Path, metavar="OUT", help="folder of the corpus; a run that stopped goes on")
     add("--size", type=int, default=512, help="short side in pixels")
@@ -207,8 +205,7 @@ def run(args: argparse.Namespace) -> int:
         wrong = check(args.out)
         print("\n".join(wrong) or f"{args.out}: all is well")
         return int(bool(wrong))
-    numbers = args.size, args.quality, args.shard_photos, args.workers
-    index = pack(args.photos, args.out, *numbers)
+    index = pack(args.photos, args.out, args.size, args.quality, args.shard_photos, args.workers)
     broken = f", {len(index['broken'])} broken, see {INDEX}" if index["broken"] else ""
     print(f"{args.out}: {index['records']} photos in {len(index['shards'])} shards{broken}")
     return 0

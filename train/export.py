@@ -58,8 +58,8 @@ def measured(folder: Path) -> str:
     summary, protocol, settings = (results[key] for key in ("results", "protocol", "settings"))
     names = next(iter(summary.values()))
     if OURS not in names:
-        wanted = f"the method {OURS} in {folder}/results.json"
-        raise ValueError(f"expected {wanted}, got {', '.join(names)}")
+        got = ", ".join(names)
+        raise ValueError(f"expected the method {OURS} in {folder}/results.json, got {got}")
     each = protocol["crops_per_photo"]
     scores = known(summary, OURS, EfficientNetFeatures.names.frechet)
     distance = share = ""

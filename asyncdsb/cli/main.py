@@ -169,8 +169,7 @@ def _mask(arguments: argparse.Namespace) -> int:
     from asyncdsb.photo.images import encoded, write_atomic
 
     hole = make_mask(arguments.kind, arguments.size, arguments.seed)
-    picture = Image.fromarray(hole.astype("uint8") * 255)
-    data = encoded(picture, **SAVE_OPTIONS[out.suffix.lower()])
+    data = encoded(Image.fromarray(hole.astype("uint8") * 255), **SAVE_OPTIONS[out.suffix.lower()])
     write_atomic(out, lambda path: path.write_bytes(data))
     return 0
 
@@ -221,8 +220,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
 
             keep_freed()
             given = {"device": arguments.device, "compiled": arguments.compile}
-            named = arguments.weights
-            pipe = AsyncDSBPipeline.from_pretrained(named, precision=precision, **given)
+            pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, precision=precision, **given)
         label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
         bar = {"desc": label, "unit": "step", "file": sys.stderr, "disable": arguments.quiet}
         try:

@@ -118,8 +118,7 @@ class EfficientNetFeatures(FeatureExtractor):
         self.weight, self.bias = network._fc.weight, network._fc.bias
 
     def _pooled(self, images: torch.Tensor) -> torch.Tensor:
-        scaled = ((images + 1) * 127.5 - 127) / 128
-        return self._network.extract_features(scaled).mean((2, 3))
+        return self._network.extract_features(((images + 1) * 127.5 - 127) / 128).mean((2, 3))
 
 
 class InceptionFeatures(FeatureExtractor):

@@ -193,5 +193,4 @@ class ADMAttention(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         flat = x.flatten(2)
         qkv = self.qkv(self.norm(flat)).unflatten(1, (self.heads, 3, -1))
-        h = self.proj_out(attend(*qkv.unbind(2)))
-        return x + h.view_as(flat).unflatten(2, x.shape[2:])
+        return x + self.proj_out(attend(*qkv.unbind(2))).unflatten(2, x.shape[2:])

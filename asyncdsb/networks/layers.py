@@ -127,5 +127,4 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
         qkv = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
-        h = attend(*qkv.unbind(1)).unflatten(2, x.shape[2:])
-        return x + self.out(h)
+        return x + self.out(attend(*qkv.unbind(1)).unflatten(2, x.shape[2:]))

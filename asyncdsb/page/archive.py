@@ -51,14 +51,12 @@ def pack(path: Path, run: Kept, maps: Maps, film: Path) -> None:
         archive.writestr("settings.json", json.dumps(run.record | painted, indent=2) + "\n")
         archive.writestr("README.txt", README.format(photo=Path(run.photo.path).name))
         Image.fromarray(run.mask.astype(np.uint8) * 255).save(folder / "mask.png")
-        np.save(folder / "gradient.npy", maps.gradient)
-        np.save(folder / "tau.npy", tau)
-        save_map(folder / "gradient.png", maps.gradient)
-        save_map(folder / "tau.png", tau)
-        viz.heatmap(maps.gradient, viz.GRADIENT_COLOURS, compand=True).save(
-            folder / "gradient-heatmap.png"
-        )
-        viz.heatmap(tau).save(folder / "tau-heatmap.png")
+        edges = viz.heatmap(maps.gradient, viz.GRADIENT_COLOURS, compand=True)
+        both = ("gradient", maps.gradient, edges), ("tau", tau, viz.heatmap(tau))
+        for part, values, heatmap in both:
+            np.save(folder / f"{part}.npy", values)
+            save_map(folder / f"{part}.png", values)
+            heatmap.save(folder / f"{part}-heatmap.png")
         for file in sorted(folder.iterdir()):
             packed = zipfile.ZIP_STORED if file.suffix == ".png" else zipfile.ZIP_DEFLATED
             archive.write(file, file.name, packed)

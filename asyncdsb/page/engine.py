@@ -233,10 +233,9 @@ def run_steps(
         finished: dict[str, Any] = {}
         if state.step == state.steps:
             # At t = 0 the bridge is where its last estimate led it.
-            bridge = dataclasses.replace(state, estimates=before, patches=False)
             finished = {
                 "image": state.rgb,
-                "bridge": bridge.rgb,
+                "bridge": dataclasses.replace(state, estimates=before, patches=False).rgb,
                 "shares": follower.shares(pipe.config.schedule),
                 "settings": pipe.record(settings, state.prepared.box),
             }

@@ -179,8 +179,7 @@ def on_link(query: Mapping[str, str]) -> Update:
         mask = make_mask(kind, (image.height, image.width), seed=int(drawn))
     elif chosen != "own":
         mask = None
-    shown = show(photo, mask, None if mask is None else chosen, image)
-    return AFTER_OPENING | update | shown
+    return AFTER_OPENING | update | show(photo, mask, None if mask is None else chosen, image)
 
 
 def _parsed(text: str) -> float | str:

@@ -192,19 +192,15 @@ def timing_payload(own: Shares | None, other: Shares | None = None) -> dict[str,
         said += "With this range of tau the order hardly shows; try 0 to 1."
     else:
         said += "Edges came first, as their schedules say."
-    return dataclasses.asdict(own) | {
-        "other": other and dataclasses.asdict(other),
-        "sentence": said,
-    }
+    beside = other and dataclasses.asdict(other)
+    return dataclasses.asdict(own) | {"other": beside, "sentence": said}
 
 
 def duration(seconds: float) -> str:
     """Say roughly how long something takes."""
     if seconds < 1:
         return "less than a second"
-    if seconds < 100:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} minutes"
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} minutes"
 
 
 def message(text: str, kind: str = "info") -> str:
@@ -224,9 +220,8 @@ def about(photo: Path) -> str:
     gradient = image_gradient(to_tensor(small))
     order = relative_gradient(gradient, 1.0, torch.ones_like(gradient))[0, 0].numpy()
     rng = np.random.default_rng(0)
-    blurred = small.resize((6, 4), Image.Resampling.BOX).resize(
-        small.size, Image.Resampling.BICUBIC
-    )
+    coarse = small.resize((6, 4), Image.Resampling.BOX)
+    blurred = coarse.resize(small.size, Image.Resampling.BICUBIC)
     start = np.asarray(blurred, np.float32) + rng.normal(0, 40, (*order.shape, 3))
     return asset(
         "about.html",

@@ -186,5 +186,4 @@ def listed(results: list[session.Kept], chosen: int) -> Update:
         {"picture": payload.data_uri(_reduced(kept, 160)), "label": f"seed {kept.settings.seed}"}
         for kept in results
     ]
-    strip = {"entries": entries, "chosen": chosen}
-    return {"results": results, "chosen": chosen, "strip": strip}
+    return {"results": results, "chosen": chosen, "strip": {"entries": entries, "chosen": chosen}}

@@ -186,8 +186,7 @@ def inpaint(
     image, hole = session.read_files(photo, mask)
     painted = load_map(Path(order), image.size) if order else None
     values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles, finish)
-    settings = session.read_settings(values, painted)
-    *_, last = engine.steps_of(weights, image, hole, settings)
+    *_, last = engine.steps_of(weights, image, hole, session.read_settings(values, painted))
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, "restored.png")

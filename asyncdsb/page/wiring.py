@@ -132,8 +132,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     follow(parts["preview"].click)
     follow(parts["tiles"].release)
     for edit in canvas.EDITS:
-        on_edit = partial(handlers.on_edit, engine, edit)
-        on(parts[edit].click, on_edit, "photo hole tiles", fresh)
+        on(parts[edit].click, partial(handlers.on_edit, engine, edit), "photo hole tiles", fresh)
 
     one_run: dict[str, Any] = {"concurrency_id": "run", "concurrency_limit": 1}
     started = on(

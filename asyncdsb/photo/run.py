@@ -118,9 +118,8 @@ class Runner:
 
     def gradient(self, prepared: Prepared) -> np.ndarray:
         """Gradient map (H, W) float32 in [0, 1] of a photo, completed in each of its windows."""
-        make = partial(self._completed, prepared)
         # A copy, because the caller may change it.
-        return self._once("gradient", prepared.key, make).copy()
+        return self._once("gradient", prepared.key, partial(self._completed, prepared)).copy()
 
     def _completed(self, prepared: Prepared) -> np.ndarray:
         # Windows of another scale keep their values, because the gradients of photographs are
@@ -208,8 +207,7 @@ class Runner:
         stochastic = torch.full((len(image),), settings.sampler != "ode", device=self.device)
         noise = self.denoiser.start_noise(noise.to(self.device))
         context = self.denoiser.context(image, mask, gradient, stochastic, noise)
-        bound = self.denoiser.bind(context, tiles)
-        denoise = multiplying(self.precision, self.device)(bound)
+        denoise = multiplying(self.precision, self.device)(self.denoiser.bind(context, tiles))
 
         def finish(state: SamplerState) -> SamplerState:
             if settings.finish != "patches" or state.step < state.steps:

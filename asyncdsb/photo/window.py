@@ -257,8 +257,7 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
     """Continue a photo (H, W, 3) uint8 smoothly into a hole (H, W) bool, in place."""
     left, top, width, height = cv2.boundingRect(hole.astype(np.uint8))
     # Only the pixels around the hole decide, not those further away.
-    rows = slice(max(0, top - 1), top + height + 1)
-    place = rows, slice(max(0, left - 1), left + width + 1)
+    place = slice(max(0, top - 1), top + height + 1), slice(max(0, left - 1), left + width + 1)
     part, inside, missing = image[place], hole[place], _map(hole[place])
     for channel in range(3):
         plane = harmonic_fill(_known(part, missing, channel), missing)[0, 0]

@@ -114,8 +114,7 @@ def save_film(pictures: Sequence[Image.Image], path: str | os.PathLike) -> Path:
     """
     if Path(path).suffix != ".mp4":
         return viz.save_animation(pictures, path)
-    encoder = h264_encoder()
-    if encoder is None:
+    if (encoder := h264_encoder()) is None:
         raise ValueError("MP4 needs ffmpeg with libx264: pip install imageio-ffmpeg")
     return write_atomic(path, lambda target: _encode(encoder, pictures, target))
 

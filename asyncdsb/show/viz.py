@@ -32,7 +32,6 @@ HOLE_COLOUR = (255, 45, 120)
 # Milliseconds: the motion, the shortest and the longest frame, and more for the first and the last.
 _MOTION, _SHORTEST, _LONGEST, _HOLD_FIRST, _HOLD_LAST = 2600, 20, 260, 500, 1600
 
-
 # Of a report.
 COLUMNS = 6  # steps shown, spread evenly from t = 1 to t = 0
 WIDTH = 15.6  # of the page, in inches

@@ -34,8 +34,7 @@ def augmented(images: Tensor, strength: float, draws: Draws) -> Tensor:
 
     # Rounding may leave a value below zero, of which there is no power.
     x = ((images + 1) / 2).clamp(0, 1) ** drawn(0.5).exp()
-    weights = luma_weights(images.device, x.dtype).flatten()
-    luma = torch.einsum("c,bchw->bhw", weights, x)[:, None]
+    luma = torch.einsum("c,bchw->bhw", luma_weights(images.device, x.dtype).flatten(), x)[:, None]
     x = torch.lerp(luma, x, 1 + drawn(0.7))
     x = (x - 0.5) * (1 + drawn(0.4)) + 0.5 + drawn(0.2)
     return 2 * x.clamp(0, 1) - 1
@@ -141,8 +140,7 @@ class Batches:
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Photos and masks for the pictures that show a training, always the same."""
-        generator = self._seeded(torch.Generator(), SAMPLE_STEP, 0)
-        draws = Draws(generator, SHOWN, torch.arange(SHOWN))
+        draws = Draws(self._seeded(torch.Generator(), SAMPLE_STEP, 0), SHOWN, torch.arange(SHOWN))
         shown = self.photos.crops(self.preset.size, draws) if self.stream is None else self.shown
         return self._drawn(shown, draws)
 
@@ -175,8 +173,7 @@ def draw_times(
         sigma = low * (high / low) ** even
         # The normal part is spread over the batch as evenly as the other.
         normal = sigma_data * torch.exp(FOCUS_STD * torch.special.ndtri(even.clamp(max=0.999)))
-        chosen = placed(draws.rand() < preset.focus)
-        sigma = torch.where(chosen, normal.clamp(low, high), sigma)
+        sigma = torch.where(placed(draws.rand() < preset.focus), normal.clamp(low, high), sigma)
         s = clock_at_level(sigma, total_var, preset.model.hole_noise)
         mean = (tau * mask).sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True)
         even = schedule.inverse_clock(s, mean.clamp(0, 1))

@@ -59,8 +59,8 @@ class CropStream:
                 path, index = folder / shard.name, len(self.shards)
                 found = [(index, m.offset_data, m.size) for m in tar_members(path)]
                 if len(found) != shard.records:
-                    wanted = f"{shard.records} photographs in {path}"
-                    raise ValueError(f"expected {wanted}, got {len(found)}")
+                    got = len(found)
+                    raise ValueError(f"expected {shard.records} photographs in {path}, got {got}")
                 self.shards.append(path)
                 places.append(np.array(found, np.int64).reshape(-1, 3))
         self._places = np.concatenate(places)
@@ -108,8 +108,7 @@ class CropStream:
         rng = np.random.default_rng([self.seed, _CROP, number])
         scale, *corner, mirrored = rng.random(4).tolist()
         epoch, position = divmod(number, len(self))
-        index = int(self._order(epoch)[position])
-        shard, offset, length = self._places[index].tolist()
+        shard, offset, length = self._places[self._order(epoch)[position]].tolist()
         source = f"{self.shards[shard]}, byte {offset}"
         photo = FoundPhoto(source, source, self.shards[shard], (offset, length)).read()
         holding = [side for side in self.short_sides if side >= size]

@@ -161,8 +161,7 @@ def report(kept: Kept) -> str:
     gate = _gate(kept)
     seeds, photos = primary.shape
     base = kept.table(PRIMARY[1])[:seeds].mean()
-    found = [(*pair, kept.compare(pair)) for pair in COMPARISONS]
-    found = [row for row in found if row[-1] is not None]
+    found = [(*pair, d) for pair in COMPARISONS if (d := kept.compare(pair)) is not None]
     adjusted = holm([difference.p for *_, difference in found])
     answers = [(*row, p) for row, p in zip(found, adjusted, strict=True)]
     lines = [
@@ -248,12 +247,11 @@ def _advice(kept: Kept, primary: Crossed, tuned: Crossed | None, answers: Answer
         if (a, b) == (ANY["gradient"], ANY["synchronous, mean tau"]):
             text += f" In one network that serves any order, the gradient's order is {_said(d)} "
             text += "against its own mean tau for all pixels, so much is due to the order itself."
-    usable = [
+    if usable := [
         (d, order)
         for (_, order), b, d, p in answers
         if b == ANY["synchronous"] and p < 0.05 and d.mean < 0 and order != "true gradient"
-    ]
-    if usable:
+    ]:
         best, order = min(usable, key=lambda row: row[0].mean)
         text += f" The best tau map there: {order}, {_said(best)} against tau = .5."
     return text
@@ -264,8 +262,7 @@ def _delays(kept: Kept, arm: Arm) -> np.ndarray | None:
 
     Each is the mean over training seeds and half the width of its 95 % interval (nan for one seed).
     """
-    curves = kept.each(arm, "speeds")
-    if not curves.size:
+    if not (curves := kept.each(arm, "speeds")).size:
         return None
     late = 1000 * delays(np.linspace(1, 0, curves.shape[-1]), curves)
     from scipy import stats
@@ -338,8 +335,7 @@ def _distances(kept: Kept) -> list[str]:
     for kind in KINDS:
         row = [kind]
         for arm in PRIMARY:
-            found = kept.each(arm, f"{kind}-sets")
-            if not found.size:
+            if not (found := kept.each(arm, f"{kind}-sets")).size:
                 return []
             pairs = zip(found.mean(0), _spread(found), strict=True)
             row += [f"{mean:.3g} ± {spread:.2g}" for mean, spread in pairs]
@@ -397,8 +393,7 @@ def figure(kept: Kept, path: Path) -> None:
     left.set_title("quality", fontsize=9)
     left.legend(fontsize=7)
     for arm, panel in zip(PRIMARY, others, strict=True):
-        curves = kept.each(arm, "speeds")
-        if curves.size:
+        if (curves := kept.each(arm, "speeds")).size:
             times = np.linspace(1, 0, curves.shape[-1])
             draw_speeds(panel, times, TERCILES, speeds(curves.mean(0)[-1, 1:]))
             panel.set_ylabel("share per step")

@@ -16,13 +16,12 @@ network borrows that of ``--weights``.
 
 import argparse
 import hashlib
-import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +147,7 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
         setting, _, values = text.partition("=")
         axes.append([f"{setting}={value}" for value in values.split(",")])
     # All combinations, as "steps=10&..." each; one "" if nothing is varied.
-    variations = ["&".join(combination) for combination in itertools.product(*axes)]
+    variations = ["&".join(combination) for combination in product(*axes)]
 
     @cache
     def pipeline(folder: str) -> tuple[AsyncDSBPipeline, str]:

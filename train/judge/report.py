@@ -158,6 +158,5 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str]) ->
         draw.text((gap + column * step, 4), head, fill="black", font_size=next(fits, 6))
     for line, row in enumerate(rows):
         for column, picture in enumerate(row):
-            place = (gap + column * step, top + line * step)
-            sheet.paste(Image.fromarray(picture), place)
+            sheet.paste(Image.fromarray(picture), (gap + column * step, top + line * step))
     return sheet

@@ -38,8 +38,7 @@ def held_out_parser(program: str, doc: str, **defaults) -> argparse.ArgumentPars
     add("--size", type=int, help="side of a crop in pixels; as above")
     add("--limit", type=int, help="use only the first so many photos")
     add("--batch", type=int, default=8, help="crops per batch")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", default=device, help="cpu, cuda, ...")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
     add("--precision", default="auto", choices=PRECISIONS, help="in which networks multiply")
     add("--steps", type=int, help="network evaluations per crop")
     add("--grid", choices=GRIDS, help="time grid")
@@ -69,8 +68,7 @@ def program(
         try:
             code = work(args)
         except (ValueError, OSError) as error:
-            name = options.prog.removeprefix("python -m ")
-            print(f"{name}: error: {error}", file=sys.stderr)
+            print(f"{options.prog.removeprefix('python -m ')}: error: {error}", file=sys.stderr)
             return 2
         return code if isinstance(code, int) else 0
 

@@ -104,8 +104,7 @@ def loop(trainer: Trainer, args: argparse.Namespace, processes: Processes) -> No
 
 def check_finite(means: dict[str, float], step: int, saved: int) -> None:
     """Raise ValueError if a training diverged, before its last checkpoint, ``saved``, is lost."""
-    bad = [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]
-    if bad:
+    if bad := [f"{name} {value}" for name, value in means.items() if not math.isfinite(value)]:
         kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint yet"
         raise ValueError(
             f"the training diverged at step {step} ({', '.join(bad)}); {kept}: "
@@ -115,13 +114,12 @@ def check_finite(means: dict[str, float], step: int, saved: int) -> None:
 
 def check_learning(trainer: Trainer) -> None:
     """Raise ValueError if a weight got no gradient in the last step; a compiler has done it."""
-    idle = [
+    if idle := [
         f"{name}.{key}"
         for name, module in trainer.modules.items()
         for key, p in module.named_parameters()
         if name in trainer.optimizers and (p.grad is None or not p.grad.any())
-    ]
-    if idle:
+    ]:
         raise ValueError(
             f"expected every weight to learn, got a gradient of zero for {len(idle)} of them "
             f"({', '.join(idle[:3])}{', ...' if len(idle) > 3 else ''}): try --no-compile"
@@ -204,14 +202,13 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         if old != new:
             print(f"resuming {out} with other data: {', '.join(old)}, now {', '.join(new)}")
         past, present = flat({"preset": preset}) | flat(before), flat(now)
-        found = [
+        if found := [
             f"{name} {past.get(name)}, now {present.get(name)}"
             for name in sorted(past.keys() | present.keys())
             if past.get(name) != present.get(name)
             and not name.startswith(LEFT_OPEN)
             and (name in present or not name.startswith("preset."))
-        ]
-        if found:
+        ]:
             raise ValueError(
                 f"expected {out} to be empty or a run of the same configuration, got other "
                 + "; ".join(found)
