@@ -284,9 +284,9 @@ def test_settings_are_refused(change, message):
 
 
 def test_defaults_are_the_packages():
-    # The box around a head is found, not given, on the page.
+    # On the page the box around a head is found, not given, and steps are of second order.
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert {*session.SETTINGS} == fields - {"box"}
+    assert {*session.SETTINGS} == fields - {"box", "solver_order"}
     assert session.read_settings(values()) == Settings(finish="patches")
 
 
