@@ -30,6 +30,7 @@ class Case:
 
     def run(self, tau: Tensor, steps: int, grid: str) -> Iterator[SamplerState]:
         """The states of a restoration with this tau map."""
+        # The paper's steps, of first order: it is the paper's claim that is judged.
         settings = Settings(steps=steps, grid=grid, finish="none", solver_order=1)
         inputs = self.truth.masked_fill(self.hole > 0.5, 0), self.hole, self.gradient, tau
         return self.pipe.runner.states(*inputs, self.seeds, settings, grid)
