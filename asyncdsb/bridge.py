@@ -9,6 +9,7 @@ x0_hat     estimate of x0 made from x_t
 z          standard normal noise of the shape of x0; None for the noise-free bridge (OT-ODE)
 tau        per-pixel peak time of the noise schedule
 s          clock s(t; tau) = sigma^2(t; tau) / M in [0, 1] (:mod:`asyncdsb.schedule`)
+s_p        clock before the step that led to s_n
 s_n, s_m   clocks before and after a step from t_n down to t_m, 0 <= s_m <= s_n <= 1
 rho        s_m / s_n
 M          total variance of the schedule, ``total_var``
@@ -100,15 +101,15 @@ def posterior_step(
 
 
 def extrapolated(x0_hat: Tensor, previous: Tensor, s_p: Tensor, s_n: Tensor, s_m: Tensor) -> Tensor:
-    """x0_hat in the middle of the step from s_n to s_m, by a line through it and that at s_p.
+    """Estimate x0 for the middle of the step from s_n to s_m from x0_hat and the one at s_p.
 
-    Steps take x0_hat as constant; with this one they are of second order, as in DPM-Solver++(2M)
-    (Lu et al. 2022)::
+    A step takes its estimate as constant. With this one it is of second order, as in
+    DPM-Solver++(2M) (Lu et al. 2022)::
 
         x0_hat + r / 2 (x0_hat - previous)
         r = (u_m - u_n) / (u_n - u_p) in [0, 1],  u = log((1 - s) / s)
 
-    u is infinite at the start, s_p = 1, whose estimate is of no use here.
+    At the start, s_p = 1, u is infinite and r is 0.
     """
     u_p, u_n, u_m = (-torch.logit(s) for s in (s_p, s_n, s_m))
     r = ((u_m - u_n) / (u_n - u_p)).nan_to_num(0.0).clamp(0, 1)

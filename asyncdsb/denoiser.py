@@ -76,7 +76,7 @@ def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
 
 
 def coarse_part(noise: Tensor, end: float) -> Tensor:
-    """The modes of a picture (B, C, H, W) below ``end`` cycles per picture."""
+    """Keep the modes of noise (B, C, H, W) below ``end`` cycles per picture."""
     height, width = noise.shape[2:]
     rows, columns = torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width)
     coarse = torch.hypot(rows[:, None], columns).to(noise.device) < end
@@ -117,7 +117,8 @@ class BridgeConfig:
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         temperature: standard deviation of that noise in a run over h, one number or one along each
             of :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
-        temperature_end: frequency, in cycles per picture, above which that is 1; None for nowhere.
+        temperature_end: frequency, in cycles per picture, from which on the temperature is 1; None
+            scales all frequencies.
         mirrored: lowest frequency, in cycles per picture, that :func:`mirrored` mirrors in that
             noise in a run, so that both eyes of a portrait start alike; None mirrors nothing.
         conditions: subset of :data:`CONDITIONS`.
@@ -354,7 +355,10 @@ class BridgeDenoiser(nn.Module):
         return Context(mask, gradient, fill, membrane, x1, stochastic.to(x1).view(-1, 1, 1, 1))
 
     def start_noise(self, noise: Tensor) -> Tensor:
-        """Mirror and scale standard normal noise (B, 3, H, W) for x1 as the configuration says."""
+        """Mirror and scale standard normal noise (B, 3, H, W) for x1 as the configuration says.
+
+        With n mirrored, temperature T and the coarse part C of a picture: n + C(T n - n).
+        """
         if self.config.mirrored is not None:
             noise = mirrored(noise, self.config.mirrored)
         factors = torch.tensor(self.config.temperatures).to(noise).view(1, -1, 1, 1)

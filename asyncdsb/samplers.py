@@ -126,7 +126,7 @@ def sample(
         steps: number of network evaluations, >= 1.
         sampler: "posterior" (exact posterior), "ode" (no noise), or "implicit" (eta).
         eta: share of fresh noise of the implicit sampler, in [0, 1].
-        solver_order: 1 for steps from the estimate, the paper's; 2 for steps from the one that
+        solver_order: 1 if a step takes the last estimate, as in the paper; 2 if it takes what
             :func:`asyncdsb.bridge.extrapolated` makes of the last two.
         grid: one of :data:`GRIDS`, see :func:`time_grid`, with which every sample has its own
             times; or (steps + 1,) float64 times for all, strictly falling, first 1 and last 0.
@@ -184,6 +184,7 @@ def sample(
         draws = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in sources]
         z = torch.stack(draws).to(x.device, non_blocking=True) if draws else None
         estimate = extrapolated(x0_hat, *before, s, s_next) if before else x0_hat
+        # Not from t = 1, where the clock of some pixels misses 1 by rounding, and r hence 0.
         before = (x0_hat, s) if solver_order == 2 and i > 0 else None
         if z is None or sampler == "posterior":
             x = posterior_step(x, estimate, s, s_next, schedule.total_var, z)
