@@ -45,6 +45,7 @@ from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.layers import pixel_position
 from asyncdsb.photo.fill import FILLS, fill_hole
 from asyncdsb.photo.tiles import Tiles
+from asyncdsb.samplers import SOLVER_ORDERS
 from asyncdsb.schedule import NoiseSchedule
 
 CONDITIONS = {
@@ -115,19 +116,19 @@ class BridgeConfig:
         fill: deterministic part of x1 in the hole, one of :data:`asyncdsb.photo.fill.FILLS`.
         hole_noise: h, standard deviation of the noise added to the fill in x1. I2SB's start is
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
-        temperature: standard deviation of that noise in a run over h, one number or one along each
-            of :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
+        temperature: factor on that noise in a run, one number or one along each of
+            :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
         temperature_end: frequency, in cycles per picture, from which on the temperature is 1; None
             scales all frequencies.
-        mirrored: lowest frequency, in cycles per picture, that :func:`mirrored` mirrors in that
-            noise in a run, so that both eyes of a portrait start alike; None mirrors nothing.
+        mirrored: frequency, in cycles per picture, from which on a run mirrors that noise, see
+            :func:`mirrored`: both eyes of a portrait then start alike. None mirrors nothing.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
             along each of :data:`COLOUR_AXES`.
         bridges: "stochastic" serves the posterior sampler, and the implicit one if the network
             sees x1; "deterministic" serves the ODE.
-        finish: of a result by default, see :class:`asyncdsb.photo.settings.Settings`.
+        solver_order, finish: of a run by default, see :class:`asyncdsb.photo.settings.Settings`.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
         window: "hole" if it restores the neighbourhood of a hole, "head" if it was trained on
@@ -146,6 +147,7 @@ class BridgeConfig:
     parametrisation: str = "edm"
     sigma_data: float | tuple[float, ...] = 0.5
     bridges: tuple[str, ...] = BRIDGES
+    solver_order: int = 2
     finish: str = "none"
     blur_sigma: float = 3.0
     resolution: int = 256
@@ -159,9 +161,11 @@ class BridgeConfig:
             ("fill", (self.fill,), FILLS),
             ("window", (self.window,), WINDOWS),
             ("finish", (self.finish,), FINISHES),
+            ("solver_order", (self.solver_order,), SOLVER_ORDERS),
         ):
-            if unknown := ", ".join(name for name in got if name not in allowed):
-                raise ValueError(f"expected {what} out of {', '.join(allowed)}, got {unknown}")
+            if unknown := ", ".join(str(name) for name in got if name not in allowed):
+                known = ", ".join(map(str, allowed))
+                raise ValueError(f"expected {what} out of {known}, got {unknown}")
         if not self.bridges or not 0 <= self.hole_noise < math.inf:
             given = f"{self.bridges} and {self.hole_noise}"
             raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {given}")

@@ -105,7 +105,7 @@ def sample(
     *,
     steps: int,
     sampler: str = "posterior",
-    eta: float = 1.0,
+    eta: float = 0.0,
     solver_order: int = 2,
     grid: str | Tensor = "log",
     start_std: float = 1.0,

@@ -318,6 +318,7 @@ def test_adm_is_imported_without_its_variances(run, capsys):
     assert denoiser.config == BridgeConfig(
         unet=SMALL,
         beta_max=0.4327,
+        solver_order=1,
         fill="zero",
         hole_noise=1.0,
         conditions=(),
@@ -483,7 +484,7 @@ def test_with_one_half_everywhere_sampling_is_i2sbs(run, sampler, intervals):
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:24, 6:22] = 1
     settings = dict(strategy="uniform", tau_min=0.5, tau_max=0.5, steps=10, sampler=sampler)
-    settings |= {"grid": "uniform", "solver_order": 1}
+    settings |= {"grid": "uniform"}
     _, states = pipe.trace(image, mask, [11], **settings)
     got = [state.x_t for state in states]
 

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
         conditions=("x1",) if inputs == 6 else (),
         parametrisation="score",
         bridges=("deterministic" if args.ot_ode else "stochastic",),
+        solver_order=1,
     )
     with torch.device("meta"):
         denoiser = BridgeDenoiser(config)

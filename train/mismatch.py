@@ -141,7 +141,8 @@ def run(args: argparse.Namespace) -> None:
 
 # What is copied after the run is no part of it.
 DEFAULTS = {"methods": "synchronous,asyncdsb", "masks": "center,narrow", "finish": "none"}
-options = partial(held_out_parser, "train.mismatch", __doc__, grid="uniform", **DEFAULTS)
+PAPER = {"grid": "uniform", "solver_order": 1}
+options = partial(held_out_parser, "train.mismatch", __doc__, **PAPER, **DEFAULTS)
 main = program(options, run)
 
 if __name__ == "__main__":

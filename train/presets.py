@@ -275,6 +275,7 @@ BRIDGE_PRESETS = {
             conditions=("mask", "fill", "skip"),
             sigma_data=(0.4, 0.1, 0.05),
             temperature=(0.9, 0.2, 0.2),
+            solver_order=1,  # A network that knows little needs its loss of noise.
             finish="patches",
         ),
         levels=(0.01, 100.0),
@@ -300,6 +301,7 @@ BRIDGE_PRESETS = {
             conditions=("mask", "gradient", "clock"),
             parametrisation="score",
             bridges=("stochastic",),
+            solver_order=1,
         ),
     ),
     "claims-any": _ANY,

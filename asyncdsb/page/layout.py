@@ -11,7 +11,7 @@ import gradio as gr
 from asyncdsb.page import canvas, handlers, payload, session
 from asyncdsb.page.payload import Update
 from asyncdsb.photo.settings import Settings
-from asyncdsb.samplers import GRIDS, SAMPLERS
+from asyncdsb.samplers import GRIDS, SAMPLERS, SOLVER_ORDERS
 from asyncdsb.schedule import STRATEGIES
 from asyncdsb.show.film import h264_encoder
 
@@ -159,8 +159,9 @@ def settings_pane(parts: dict[str, Any], names: Sequence[str], opening: Update) 
             for name, text, known in (
                 ("sampler", "Sampler", SAMPLERS),
                 ("grid", "Time grid", GRIDS),
+                ("solver_order", "Order of the steps", SOLVER_ORDERS),
             ):
-                value = getattr(DEFAULTS, name)
+                value = getattr(DEFAULTS, name) or known[-1]
                 parts[name] = gr.Dropdown(list(known), value=value, label=text, elem_id=name)
             parts["eta"] = gr.Slider(
                 0, 1, DEFAULTS.eta, step=0.01, label="η of implicit", elem_id="eta"

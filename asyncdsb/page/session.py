@@ -34,7 +34,7 @@ PAINTED = "painted"  # Strategy of a visitor who paints the order, beside those 
 
 SETTINGS = (
     "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "tiles",
-    "finish",
+    "solver_order", "finish",
 )  # fmt: skip
 """The page's controls that hold settings, in the order in which the handlers take them."""
 
@@ -49,6 +49,7 @@ class Photo:
     example: str | None = None  # its name if it is an example
     weights: str | None = None  # that restore it; None for the page's first
     before: Photo | None = None  # the photograph whose result this one is, if it is one
+    said: tuple[str, ...] = ()  # settings that the page's address gave with it
     opening: bool = False  # whether the page opened with it, and with settings that are its own
 
     def at(self, stamp: str) -> Photo:

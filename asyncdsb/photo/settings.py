@@ -12,7 +12,7 @@ from asyncdsb.denoiser import FINISHES, BridgeConfig
 from asyncdsb.samplers import GRIDS, SOLVER_ORDERS
 from asyncdsb.schedule import STRATEGIES, check_tau_range
 
-FROM_WEIGHTS = ("finish",)  # whose value None stands for that in the weights' configuration
+FROM_WEIGHTS = ("solver_order", "finish")  # None stands for the value in the weights' configuration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Settings:
             array of tau in [0, 1].
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: time grid, one of :data:`asyncdsb.samplers.GRIDS`.
-        solver_order: of the steps, 1 (the paper's) or 2, see :func:`asyncdsb.samplers.sample`.
+        solver_order: of the steps, 1 (the paper's) or 2, see :func:`asyncdsb.samplers.sample`. None
+            for the weights' choice.
         finish: "none" shows the bridge's result, "patches" replaces it by patches of the known part
             (:mod:`asyncdsb.photo.patches`). None for the weights' choice.
         seed: of all noise, 0 <= seed < 2**63.
@@ -47,7 +48,7 @@ class Settings:
     strategy: str | np.ndarray = "gradient"
     eta: float = 0.0
     grid: str = "log"
-    solver_order: int = 2
+    solver_order: int | None = None
     finish: str | None = None
     seed: int = 0
     tiles: int = 8
@@ -66,16 +67,16 @@ class Settings:
             value = getattr(self, name)
             if not _whole(value) or not least <= value < 2**63:
                 raise ValueError(f"expected a whole number for {name} >= {least}, got {value!r}")
-        painted, unset = not isinstance(self.strategy, str), self.finish is None
+        painted = not isinstance(self.strategy, str)
         for what, value, known in (
             ("sampler that the weights were trained for,", self.sampler, samplers),
             ("strategy", STRATEGIES[0] if painted else self.strategy, STRATEGIES),
-            ("finish", FINISHES[0] if unset else self.finish, FINISHES),
+            ("finish", self.finish, (None, *FINISHES)),
             ("time grid", self.grid, GRIDS),
-            ("solver order", self.solver_order, SOLVER_ORDERS),
+            ("solver order", self.solver_order, (None, *SOLVER_ORDERS)),
         ):
             if value not in known:
-                names = ", ".join(map(str, known))
+                names = ", ".join(str(name) for name in known if name is not None)
                 raise ValueError(f"expected a {what} out of {names}, got {value!r}")
         box = (0, 0, 0) if self.box is None else self.box
         if not (isinstance(box, list | tuple) and len(box) == 3 and all(map(_whole, box))):
