@@ -58,7 +58,9 @@ class GradientTrainer(Trainer):
             "model": processes.joined(BoundMethod(self.model, "companded")),
         }
         if args.val and processes.main:
-            self.validator = GradientValidator(self.averaged, args.val, self.device)
+            self.validator = GradientValidator(
+                self.averaged, args.val, min(preset.short_sides), self.device
+            )
 
     def step(self, step: int) -> dict[str, Tensor]:
         """One update of the discriminator and one of the generator."""

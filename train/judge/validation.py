@@ -60,11 +60,20 @@ class RestorationValidator:
 
 
 class GradientValidator:
-    """Completes the gradient map of one crop of held-out photos with every mask."""
+    """Completes the gradient map of one crop of held-out photos with every mask.
 
-    def __init__(self, model: GradientCompletion, paths: Sequence[str], device: torch.device | str):
+    Crops have ``size`` pixels a side.
+    """
+
+    def __init__(
+        self,
+        model: GradientCompletion,
+        paths: Sequence[str],
+        size: int,
+        device: torch.device | str,
+    ):
         self.model, self.device = model, device
-        self.crops = _crops(paths, 256)
+        self.crops = _crops(paths, size)
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
