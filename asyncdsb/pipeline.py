@@ -24,7 +24,7 @@ from asyncdsb.photo.run import Runner, read_pair
 from asyncdsb.photo.settings import Settings, check_painted
 from asyncdsb.samplers import SAMPLERS, SamplerState
 from asyncdsb.store import hub
-from asyncdsb.store.bundled import weights_folder
+from asyncdsb.store.bundled import public_name, weights_folder
 from asyncdsb.store.card import Facts, model_card, read_card, write_card
 from asyncdsb.store.checkpoint import KINDS, load_weights, save_weights
 
@@ -79,6 +79,7 @@ class AsyncDSBPipeline:
         self.denoiser, self.completion = denoiser, completion
         self.runner = Runner(denoiser, completion, self.device, self.precision)
         self.training, self.card = training or {}, card
+        self.name: str | None = None  # of weights that others have too: bundled, or on the Hub
 
     @classmethod
     def from_pretrained(
@@ -100,7 +101,9 @@ class AsyncDSBPipeline:
         folder = weights_folder(source, revision)
         (denoiser, bridge), (completion, gradient) = (load_weights(folder, kind) for kind in KINDS)
         training, card = {"bridge": bridge, "gradient": gradient}, read_card(folder)
-        return cls(denoiser, completion, device, training, card, precision, compiled)
+        pipe = cls(denoiser, completion, device, training, card, precision, compiled)
+        pipe.name = public_name(source)
+        return pipe
 
     @classmethod
     def random(cls, seed: int = 0, device: str | torch.device = "cpu") -> AsyncDSBPipeline:
@@ -159,7 +162,8 @@ class AsyncDSBPipeline:
             mask: likewise, white = hole, see :func:`asyncdsb.photo.mask_files.read_mask`.
             trajectory: whether to keep the frames.
             on_frame: called with each frame as it comes, to show progress.
-            **settings: fields of :class:`asyncdsb.photo.settings.Settings`.
+            **settings: fields of :class:`asyncdsb.photo.settings.Settings`, or the settings of a
+                result that these weights made.
 
         ValueError on anything that cannot be restored, naming what was expected.
         """
@@ -169,12 +173,13 @@ class AsyncDSBPipeline:
                 frames.append(last)
             if on_frame is not None:
                 on_frame(last)
-        record, photo = self.record(Settings(**settings), last.prepared.box), last.photograph
+        record, photo = self.record(self._checked(settings), last.prepared.box), last.photograph
         return Result(photo.picture, last.gradient, last.tau, frames, record, photo)
 
     def record(self, chosen: Settings, box: Box | None = None) -> dict:
         """Settings that reproduce a picture, as JSON; ``box`` is a frame's ``prepared.box``."""
-        other = {} if self.precision == "fp32" else {"precision": self.precision}
+        other = {"weights": self.name} if self.name else {}
+        other |= {} if self.precision == "fp32" else {"precision": self.precision}
         chosen = dataclasses.replace(chosen, box=box or chosen.box)
         return chosen.resolved(self.config).as_dict() | other
 
@@ -251,6 +256,10 @@ class AsyncDSBPipeline:
         return sum(w.evaluated for w in self.runner.windows(read_mask(mask), tiles, box))
 
     def _checked(self, settings: dict) -> Settings:
-        chosen = Settings(**settings)
+        for name, own in (("weights", self.name), ("precision", self.precision)):
+            if settings.get(name, own) != own:
+                raise ValueError(f"expected settings for the {name} {own}, got {settings[name]!r}")
+        given = {k: v for k, v in settings.items() if k not in ("weights", "precision")}
+        chosen = Settings(**given)
         chosen.check(self.samplers)
         return chosen.resolved(self.config)

@@ -288,6 +288,15 @@ def test_settings_come_from_a_restored_picture_or_a_file(folder, tiny_weights):
         assert json.loads(picture.text["asyncdsb"]) == settings | {"seed": 5}
 
 
+def test_settings_name_the_weights(folder, tiny_weights, monkeypatch):
+    shutil.copytree(tiny_weights, folder / "bundled" / "portraits")
+    monkeypatch.setattr("asyncdsb.store.bundled.BUNDLED", folder / "bundled")
+    assert inpaint(folder, "portraits") == 0
+    paths = folder / "photo.png", folder / "mask.png", "-o", folder / "again.png"
+    assert run("inpaint", *paths, "--settings", folder / "out.png", "--quiet") == 0
+    assert (folder / "again.png").read_bytes() == (folder / "out.png").read_bytes()
+
+
 def test_settings_name_the_map_of_a_painted_order(folder, tiny_weights):
     """A name in a settings file is a file beside it; 16 bits are read as 16 bits."""
     ramp = np.linspace(0.1, 0.7, 300 * 211).reshape(211, 300)

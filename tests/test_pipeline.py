@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -162,6 +163,17 @@ def test_settings_are_json(pipe, photo, hole):
     result = pipe(photo, hole, steps=1, strategy=np.full(hole.shape, 0.25))
     assert result.settings["strategy"] == "painted"
     assert pipe(photo, hole, **pipe(photo, hole, steps=2).settings).settings["steps"] == 2
+    with pytest.raises(ValueError, match="expected settings for the weights None, got 'scenes'"):
+        pipe(photo, hole, steps=1, weights="scenes")
+
+
+def test_the_record_names_weights_that_others_have(tiny_weights, monkeypatch):
+    bundled = tiny_weights.with_name("bundled")
+    shutil.copytree(tiny_weights, bundled / "scenes")
+    monkeypatch.setattr("asyncdsb.store.bundled.BUNDLED", bundled)
+    for source in (None, "scenes"):
+        assert AsyncDSBPipeline.from_pretrained(source).record(Settings())["weights"] == "scenes"
+    assert "weights" not in AsyncDSBPipeline.from_pretrained(tiny_weights).record(Settings())
 
 
 def test_the_finish_is_the_weights_unless_it_is_given(pipe, photo, hole):

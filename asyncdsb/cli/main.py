@@ -43,6 +43,7 @@ _TOLD = {
     "PHOTO's size, 8 or 16 bits, with the peak times, black = 0 to white = 1 (gradient)",
     "--finish": "none shows what the bridge restores, patches replaces it by patches of the known "
     "part (the weights' choice)",
+    "--solver-order": "1: the paper's steps; 2: of second order (the weights' choice)",
     "--tiles": "most fields of the networks for a large hole, or holes far apart (8): more keep "
     "more detail of a large photo, and take as much longer",
     "--box": "with weights for portraits, the square around the head, in pixels of the photo "
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     add(run, "--sampler", choices=SAMPLERS, help="how one step is taken (posterior)")
     add(run, "--strategy", "NAME")
     add(run, "--eta", "ETA", type=float, help="noise of the implicit sampler, 0 to 1 (0)")
-    add(run, "--solver-order", type=int, choices=(1, 2), help="1: the paper's steps (2)")
+    add(run, "--solver-order", type=int, choices=(1, 2))
     add(run, "--finish", choices=FINISHES)
     add(run, "--grid", choices=GRIDS, help="spacing of the steps (log)")
     add(run, "--seed", "SEED", type=int, help="the same seed, the same file (0)")
@@ -183,7 +184,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     from asyncdsb.photo.original import read_photograph
     from asyncdsb.photo.settings import Settings
 
-    settings, strategy, precision = _settings(arguments)
+    settings, strategy, weights, precision = _settings(arguments)
     checked = Settings(**settings)
     checked.check(SAMPLERS)
     keep_frames = bool(arguments.trajectory or arguments.report)
@@ -220,7 +221,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
 
             keep_freed()
             given = {"device": arguments.device, "compiled": arguments.compile}
-            pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, precision=precision, **given)
+            pipe = AsyncDSBPipeline.from_pretrained(weights, precision=precision, **given)
         label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
         bar = {"desc": label, "unit": "step", "file": sys.stderr, "disable": arguments.quiet}
         try:
@@ -238,23 +239,25 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
-def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str]:
-    """The settings, the strategy and the precision; options override the settings file."""
+def _settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str | None, str | None, str]:
+    """Settings, strategy, weights and precision; options override the settings file."""
     from asyncdsb.photo.record import load_settings
     from asyncdsb.photo.settings import Settings
 
     path, strategy = arguments.settings, arguments.strategy
     names = [field.name for field in fields(Settings) if field.name != "strategy"]
-    found = load_settings(path, (*names, "strategy", "precision")) if path else {}
+    known = *names, "strategy", "weights", "precision"
+    found: dict[str, Any] = load_settings(path, known) if path else {}
     own = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    recorded = found.pop("strategy", None)
+    recorded, weights = found.pop("strategy", None), found.pop("weights", None)
     precision = found.pop("precision", "fp32" if path else "auto")
     if strategy is None and recorded is not None:
         if recorded == "painted" or not isinstance(recorded, str):
             painted = "the order was painted: give its map with --strategy FILE"
             raise ValueError(f"{path.name}: {painted}")
         strategy = recorded if recorded in STRATEGIES else str(path.parent / recorded)
-    return found | own, strategy, arguments.precision or str(precision)
+    weights = arguments.weights or (str(weights) if weights else None)
+    return found | own, strategy, weights, arguments.precision or str(precision)
 
 
 def _order(strategy: str | None, size: tuple[int, int]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Settings and maps on disk, from which a restoration can be repeated.
 
-Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, and the
-precision if it is not float32. Maps in [0, 1] are 16-bit grey PNG files, value = grey / 65535.
+Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, the name of
+the weights if it is public, and the precision if it is not float32. Maps in [0, 1] are 16-bit grey
+PNG files, value = grey / 65535.
 """
 
 import json

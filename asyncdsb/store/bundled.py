@@ -18,6 +18,12 @@ BUNDLED_NAMES = ("scenes", "portraits")
 """Bundled weights, each a folder in :data:`BUNDLED`. The first are the default."""
 
 
+def public_name(source: str | Path | None) -> str | None:
+    """The name of bundled weights or of those on the Hub; None for a folder of one's own."""
+    source = str(BUNDLED_NAMES[0] if source is None else source)
+    return None if source not in BUNDLED_NAMES and Path(source).is_dir() else source
+
+
 def weights_folder(source: str | Path | None, revision: str | None = None) -> Path:
     """Find the weights of :meth:`asyncdsb.AsyncDSBPipeline.from_pretrained`, fetch if need be."""
     source = BUNDLED_NAMES[0] if source is None else source
