@@ -276,6 +276,7 @@ def test_page_files_name_no_other_host():
         ({"eta": 1.5}, "eta"),
         ({"grid": "random"}, "time grid"),
         ({"finish": "varnish"}, "finish"),
+        ({"solver_order": 3}, "solver order"),
     ],
 )
 def test_settings_are_refused(change, message):
@@ -284,9 +285,9 @@ def test_settings_are_refused(change, message):
 
 
 def test_defaults_are_the_packages():
-    # On the page the box around a head is found, not given, and steps are of second order.
+    # On the page the box around a head is found, not given.
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert {*session.SETTINGS} == fields - {"box", "solver_order"}
+    assert {*session.SETTINGS} == fields - {"box"}
     assert session.read_settings(values()) == Settings(finish="patches")
 
 
@@ -337,6 +338,13 @@ def test_a_visitor_chooses_the_weights(tiny_pipe, tmp_path):
     assert "photo" not in update and update["finish"] == tiny_pipe.config.finish
     assert update["sampler"]["choices"] == list(tiny_pipe.samplers)
     assert next(handlers.on_weights(model, None, "scenes"))["photo"] is None
+    # What the page's address said stays with the weights of its example, and goes with others.
+    query = {"example": handlers.find_examples()[0].path.stem, "finish": "none"}
+    linked = handlers.on_link(query, model.names)["photo"]
+    other = ({"scenes", "portraits"} - {linked.weights}).pop()
+    for weights, told in ((linked.weights, False), (other, True)):
+        _, update = handlers.on_weights(model, linked, weights)
+        assert ("finish" in update) == told and "sampler" in update
     model.get()
     assert asked[0] == "scenes", "the first are those that most visitors need"
 
@@ -411,6 +419,16 @@ def test_examples_are_ready_to_use(engine):
     assert (
         handlers.on_preview(engine, bare["photo"], bare["editor"]["hole"], None) == payload.NO_MAPS
     )
+
+
+def test_examples_open_with_weights_of_the_visitors_own(engine):
+    for number, example in enumerate(handlers.find_examples()):
+        shown = handlers.on_example(engine, number, names=("mine", "others"))
+        assert shown["weights"] == shown["photo"].weights == "mine"
+        linked = handlers.on_link({"example": example.path.stem}, ("mine",))
+        assert linked["weights"] == "mine"
+        linked = handlers.on_link({"example": example.path.stem}, ("scenes", "portraits"))
+        assert linked["weights"] == example.weights
 
 
 @pytest.mark.parametrize("index", [-1, 99, None, "0"])
@@ -582,6 +600,11 @@ def test_shares_follow_their_schedules(tiny_pipe):
     assert found == pytest.approx(float(expected), abs=0.02)
     sent = payload.timing_payload(shares)
     assert json.dumps(sent) and "steepest third" in sent["sentence"]
+    rows = (("Edges came first", 0.2, 0.9), ("Flat areas came first", 0.9, 0.2))
+    for said, flat, steep in (*rows, ("order hardly shows", 0.5, 0.5)):
+        measured = {name: [0.0, value, 1.0] for name, value in (("flat", flat), ("steep", steep))}
+        made = dataclasses.replace(shares, t=[1.0, 0.5, 0.0], measured=measured)
+        assert said in payload.timing_payload(made)["sentence"]
     assert payload.timing_payload(None) is None
 
 
@@ -619,12 +642,19 @@ def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
         restored(second) != restored(third)
     ).any()
     assert last["restore"] == {"interactive": True} and "and the 2 after it" in last["status"]
-    chosen = restoring.on_choose(results, 1)
+    chosen = restoring.on_choose(results, 1, photo, hole)
     assert chosen["result"]["value"] == second.path and chosen["chosen"] == 1
-    assert len(chosen["frame"]["frames"]) == 2
+    assert len(chosen["frame"]["frames"]) == 2 and "photo" not in chosen
+    # Over another photograph it would be compared with that one.
+    other = opened(saved(photograph(seed=1), tmp_path / "b.png"))
+    for shown in ((other, painted(other, hole_in(image))), (None, None)):
+        chosen = restoring.on_choose(results, 1, *shown)
+        assert chosen["photo"] == photo and chosen["editor"]["stamp"] == photo.stamp
+        assert (hole_of(photo, chosen["editor"]["hole"]) == hole_in(image)).all()
+        assert chosen["result"]["value"] == second.path and len(chosen["frame"]["frames"]) == 2
     for index in (-1, 3, None, "0"):
         with pytest.raises(ValueError, match="Restore something first"):
-            restoring.on_choose(results, index)
+            restoring.on_choose(results, index, photo, hole)
     *_, listed, _ = restore(engine, photo, hole, results=results, steps=1, seed=9)
     assert len(listed["results"]) == 4
     assert all(Path(kept.folder).exists() for kept in listed["results"])
@@ -1170,7 +1200,7 @@ def test_page_is_built(tiny_pipe):
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
     assert names == [
         "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta",
-        "grid", "tiles", "order", "finish", "weights",
+        "grid", "tiles", "order", "finish", "weights", "solver_order",
     ]  # fmt: skip
 
 

@@ -17,8 +17,9 @@ README = """Restored with AsyncDSB. The same picture again, byte for byte, from 
 
     python -m asyncdsb inpaint PHOTO mask.png --settings settings.json -o restored.png
 
-with PHOTO = {photo}, the same weights, and a processor with as many threads (set
-OMP_NUM_THREADS if need be): sums in another order can change a pixel by one level.
+with PHOTO = {photo}, and --weights FOLDER if the page had weights of its own; on a processor
+with as many threads (set OMP_NUM_THREADS if need be): sums in another order can change a pixel by
+one level.
 
 restored.png           the result
 film.webp              the way from noise to the result

@@ -48,10 +48,14 @@ class Example:
         """Where its prepared mask lies, white = missing, if it has one."""
         return self.path.with_name(f"{self.path.stem}-mask.png")
 
-    def read(self) -> tuple[Photo, Image.Image, np.ndarray | None]:
-        """Return the photograph, its pixels, and its mask or None."""
+    def read(self, names: Sequence[str] = ()) -> tuple[Photo, Image.Image, np.ndarray | None]:
+        """Return the photograph, its pixels, and its mask or None.
+
+        If the page has weights of other ``names`` only, the first of them restore it.
+        """
         photo, image = session.open_photo(str(self.path))
-        photo = dataclasses.replace(photo, example=self.path.stem, weights=self.weights)
+        weights = self.weights if self.weights in names or not names else names[0]
+        photo = dataclasses.replace(photo, example=self.path.stem, weights=weights)
         return photo, image, read_mask(self.mask_path) if self.mask_path.exists() else None
 
 
@@ -83,9 +87,11 @@ def on_weights(model: Model, photo: Photo | None, weights: str) -> Iterator[Upda
     """Let other weights restore the photograph; offer what they were trained for.
 
     The former comes at once: by the time that they are loaded, there may be another photograph.
+    What the page's address said stays if the weights are the photograph's and not a new choice.
     """
+    said = photo.said if photo is not None and photo.weights == weights else ()
     yield {"photo": photo and dataclasses.replace(photo, weights=weights)}
-    yield told_by(model.get(weights))
+    yield {name: value for name, value in told_by(model.get(weights)).items() if name not in said}
 
 
 def told_by(pipe: Any) -> Update:
@@ -101,13 +107,17 @@ def on_clear() -> Update:
 
 
 def on_example(
-    engine: Engine, index: int, tiles: float = Settings.tiles, before: Photo | None = None
+    engine: Engine,
+    index: int,
+    tiles: float = Settings.tiles,
+    before: Photo | None = None,
+    names: Sequence[str] = (),
 ) -> Update:
-    """Open an example photograph."""
+    """Open an example photograph; ``names`` are of the weights that the page has."""
     examples = find_examples()
     if index not in range(len(examples)):
         raise ValueError(f"expected an example 0 ... {len(examples) - 1}, got {index!r}")
-    photo, image, mask = examples[index].read()
+    photo, image, mask = examples[index].read(names)
     shown = show(photo, mask, None if mask is None else "own", image)
     return with_maps(engine, shown | _after(before), tiles)
 
@@ -155,16 +165,17 @@ def on_reuse(result: str | None, photo: Photo | None, hole: str | None) -> Updat
     return show(opened, image=image)
 
 
-def on_link(query: Mapping[str, str]) -> Update:
+def on_link(query: Mapping[str, str], names: Sequence[str] = ()) -> Update:
     """Take over settings, example and mask from the address with which the page was opened.
 
+    ``names`` are of the weights that the page has.
     Anything that is not one of the page's own choices is left out.
     """
     update: Update = {}
     defaults = {name: getattr(Settings(), name) for name in session.SETTINGS}
     # The range counts as a whole. Beside one end alone the other has its default.
-    for names in (("tau_min", "tau_max"), *((name,) for name in session.SETTINGS[2:])):
-        said = {name: _parsed(query[name]) for name in names if name in query}
+    for group in (("tau_min", "tau_max"), *((name,) for name in session.SETTINGS[2:])):
+        said = {name: _parsed(query[name]) for name in group if name in query}
         with contextlib.suppress(ValueError):
             read = session.read_settings(list((defaults | said).values()))
             if read.seed <= session.MAX_SEED:  # Programs may have more, but not the page's own box.
@@ -172,7 +183,8 @@ def on_link(query: Mapping[str, str]) -> Update:
     found = [one for one in find_examples() if one.path.stem == query.get("example")]
     if not found:
         return update
-    photo, image, mask = found[0].read()
+    photo, image, mask = found[0].read(names)
+    photo = dataclasses.replace(photo, said=tuple(update))
     chosen = query.get("mask", "")
     kind, _, drawn = chosen.partition("-")
     if kind in MASK_KINDS and drawn.isdecimal() and len(drawn) < 7:

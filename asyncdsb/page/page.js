@@ -4,7 +4,7 @@ Object.assign(asyncdsb, (() => {
   // How long the next run will take, from the pace that the server measured.
   let stepSeconds = null;
   let lacking = ""; // what is missing before a run can begin
-  const work = { steps: 10, runs: 1 };
+  const work = { steps: @STEPS@, runs: 1 };
   function estimate(steps, beside, seeds) {
     if (steps) Object.assign(work, { steps, runs: Number(seeds) + (beside ? 1 : 0) });
     const line = document.querySelector("#estimate .estimate");

@@ -24,6 +24,7 @@ from asyncdsb.gradient import image_gradient
 from asyncdsb.page import session
 from asyncdsb.page.engine import Maps, Pace, Shares, Step
 from asyncdsb.photo.images import encoded, to_tensor
+from asyncdsb.photo.settings import Settings
 from asyncdsb.schedule import NoiseSchedule, relative_gradient
 from asyncdsb.show import viz
 
@@ -87,6 +88,7 @@ def head() -> str:
         "LINKED": json.dumps([*session.SETTINGS, "example", "mask"]),
         "BETA_MIN": schedule.beta_min,
         "BETA_MAX": schedule.beta_max,
+        "STEPS": Settings.steps,
     }
     script = "".join(asset(name, **values) for name in SCRIPTS)
     style = asset("style.css") + asset("canvas.css")
@@ -188,10 +190,11 @@ def timing_payload(own: Shares | None, other: Shares | None = None) -> dict[str,
         at = int(np.argmin(np.abs(np.asarray(other.t) - own.t[middle])))
         values = [other.measured[name][at] for name in ("flat", "steep")]
         said += f"With one schedule for all pixels it was {values[0]:.0%} and {values[1]:.0%}."
-    elif steep - flat < SUBTLE:
+    elif abs(steep - flat) < SUBTLE:
         said += "With this range of tau the order hardly shows; try 0 to 1."
     else:
-        said += "Edges came first, as their schedules say."
+        first = "Edges" if steep > flat else "Flat areas"
+        said += f"{first} came first, as their schedules say."
     beside = other and dataclasses.asdict(other)
     return dataclasses.asdict(own) | {"other": beside, "sentence": said}
 

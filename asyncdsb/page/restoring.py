@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncdsb.page import archive, payload, session
 from asyncdsb.page.engine import Engine
-from asyncdsb.page.handlers import maps_of
+from asyncdsb.page.handlers import maps_of, show
 from asyncdsb.page.payload import BUSY, IDLE, NO_RUN, Update
 from asyncdsb.page.press import Press, add_finish, listed, make_film, read_view, show_kept
 from asyncdsb.photo.images import read_image
@@ -72,11 +72,21 @@ def on_restore(
             raise
 
 
-def on_choose(results: list[session.Kept], index: int) -> Update:
-    """Show one of the session's results again: in place, with its film and its files."""
+def on_choose(
+    results: list[session.Kept], index: int, photo: session.Photo | None, hole: str | None
+) -> Update:
+    """Show one of the session's results again: in place, with its film and its files.
+
+    Its photograph comes back with it if the canvas shows another one, or none.
+    """
     kept = _shown(results, index)
     said = f"Result with seed {kept.settings.seed}. It can be downloaded, compared and edited."
-    shown = read_view(kept) | show_kept(kept) | listed(results, index)
+    try:
+        other = session.read_hole(photo, hole)[0].stamp != kept.photo.stamp
+    except ValueError:
+        other = True
+    opened = show(kept.photo, kept.mask, image=read_image(kept.photo.path)) if other else {}
+    shown = opened | read_view(kept) | show_kept(kept) | listed(results, index)
     return shown | {"status": payload.message(said)}
 
 
@@ -154,6 +164,7 @@ def inpaint(
     order: str | None = None,
     finish: str | None = None,
     weights: str | None = None,
+    solver_order: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
 
@@ -175,6 +186,7 @@ def inpaint(
         finish: "none", or "patches" to replace the bridge's result by patches of the known part;
             None for what the weights say.
         weights: name of the weights, such as "portraits"; None for the page's first.
+        solver_order: of the steps, 1 (the paper's) or 2; None for what the weights say.
 
     Yields:
         Once: the path of the result as PNG, and the settings; their field "not_kept" lists in words
@@ -185,8 +197,9 @@ def inpaint(
         raise ValueError(f"expected {expected}, got the strategy {strategy!r}")
     image, hole = session.read_files(photo, mask)
     painted = load_map(Path(order), image.size) if order else None
-    values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles, finish)
-    *_, last = engine.steps_of(weights, image, hole, session.read_settings(values, painted))
+    values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles)
+    settings = session.read_settings((*values, solver_order, finish), painted)
+    *_, last = engine.steps_of(weights, image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, "restored.png")

@@ -101,7 +101,9 @@ asyncdsb.stage = (() => {
       return `Pixels are ${percent(flat)} to ${percent(steep)} restored: with this order the difference is hard to see. Try τ from 0 to 1.`;
     }
     const other = film?.other ? ` With one schedule for all, every pixel is ${same} restored.` : "";
-    return `Edges first: the steepest third is ${percent(steep)} restored, the flattest ${percent(flat)}.${other}`;
+    const byEdges = ["gradient", "ranked"].includes(maps.range.strategy);
+    const [first, second] = byEdges ? ["Edges first: the steepest", "the flattest"] : ["The first", "the last"];
+    return `${first} third is ${percent(steep)} restored, ${second} ${percent(flat)}.${other}`;
   }
 
   // The schedules of the range, and the running t on them. A run goes from left (t = 1) to right.

@@ -112,7 +112,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         on(event, on_preview, "photo hole seen tiles", "gradient tau seen status", **maps)
 
     def on_example(tiles: float, before: Any, event: gr.EventData) -> Update:
-        return handlers.on_example(engine, event.index, tiles, before)
+        return handlers.on_example(engine, event.index, tiles, before, model.names)
 
     close = "() => asyncdsb.canvas.close()"
     on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
@@ -145,10 +145,10 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         **one_run,
     )
 
-    def on_choose(results: Any, event: gr.EventData) -> Update:
-        return restoring.on_choose(results, event.index)
+    def on_choose(results: Any, photo: Any, hole: str | None, event: gr.EventData) -> Update:
+        return restoring.on_choose(results, event.index, photo, hole)
 
-    on(parts["strip"].click, on_choose, "results", f"status {run} {kept}")
+    on(parts["strip"].click, on_choose, "results photo hole", f"{fresh} {kept}")
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
     finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
@@ -176,7 +176,8 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         for name, value in handlers.AFTER_OPENING.items()
     }
     given = [plain.get(name, parts[name]) for name in session.SETTINGS if name not in FROM_WEIGHTS]
-    own = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
+    own: list[Any] = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
+    own.append(gr.Number(None, precision=0, visible=False, label="solver_order"))
     inpaint: Any = partial(restoring.inpaint, engine)
     # What programs are told about it.
     inpaint.__name__, inpaint.__doc__ = "inpaint", restoring.inpaint.__doc__
@@ -189,7 +190,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     on(demo.load, on_load, "weights", f"model status sampler {' '.join(FROM_WEIGHTS)}")
 
     def on_link(request: gr.Request) -> Update:
-        return handlers.on_link(dict(request.query_params))
+        return handlers.on_link(dict(request.query_params), model.names)
 
     linked = on(demo.load, on_link, "", f"{fresh} {settings}")
     # Whatever came of it: until then the example with which the page opens stays out of sight.
