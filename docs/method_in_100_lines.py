@@ -3,7 +3,8 @@
 python docs/method_in_100_lines.py PHOTO MASK RESTORED.png [WEIGHTS]
 
 PHOTO and MASK (white = hole) are scaled to the size of the weights; a photograph that is not square
-is squeezed. ``AsyncDSBPipeline`` works on photographs of any size without that.
+is squeezed. ``AsyncDSBPipeline`` works on photographs of any size without that, and takes steps of
+second order; those here are the paper's.
 """
 
 import sys
@@ -45,7 +46,7 @@ def restore(photo: Image.Image, mask: Image.Image, folder: Path, seed: int = 0) 
 
     # Step 2: the bridge. x1 = fill + h z in the hole, the photograph around it.
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(x.shape, generator=generator)
+    noise = denoiser.start_noise(torch.randn(x.shape, generator=generator))
     context = denoiser.context(x, m, gradient, torch.tensor([True]), noise)
     x1, total_var = context.x1, schedule.total_var
 
