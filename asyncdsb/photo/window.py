@@ -13,6 +13,7 @@ holds under the mask reaches the networks or the result.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import cv2
@@ -35,6 +36,7 @@ MAX_DEPTH = 0.2
 MAX_CANVAS = 2_000_000  # most pixels that are worked on at once, which bounds the memory
 MAX_COPIED = 2**19  # most pixels of the size at which patches are copied into a window
 FINER = 2**0.25  # ratio of the scales that are tried, from the finest down
+MAX_TOGETHER = 2**18  # most pixels of a window whose three channels are filled together
 SWEEPS = 2  # relaxations of fills at the photo's own size, which may be large
 # Most groups of holes, which bounds the memory. Twice as many are compared with one another; more
 # are first joined with their neighbours, by a distance that doubles.
@@ -137,8 +139,8 @@ class Window:
         """
         original, missing = image[self.slices], _map(hole[self.slices])
         if self.native:
-            picture = torch.cat([_known(original, missing, channel) for channel in range(3)], 1)
-            return self.pad(picture), self.pad(missing.float())
+            picture = [_known(original, missing, some) for some in _channels(missing)]
+            return self.pad(torch.cat(picture, 1)), self.pad(missing.float())
         covered = resize(missing.float(), self.work)
         picture = _shrunk(original, missing, self.work).clamp(-1, 1)
         return self.pad(picture), self.pad((covered > 1e-3).float())
@@ -179,11 +181,12 @@ class Window:
                 inside = resize(covered, size) > 1e-3
                 part = joined(resize(part, size), resize(filled, size), inside, SWEEPS)
                 part = copy_patches(part, inside, coarse=False)
-        for channel, plane in enumerate(part.split(1, 1)):
+        for some in _channels(missing):
+            planes = part[:, some]
             if not self.native:
-                whole = resize(plane, (self.height, self.width))
-                plane = joined(whole, _known(original, missing, channel), missing, SWEEPS)
-            original[..., channel][self.own] = to_bytes(plane[0, 0])[self.own]
+                whole = resize(planes, (self.height, self.width))
+                planes = joined(whole, _known(original, missing, some), missing, SWEEPS)
+            original[..., some][self.own] = to_bytes(planes[0].permute(1, 2, 0))[self.own]
 
     def _sizes(self) -> list[tuple[int, int]]:
         """Heights and widths, each twice the one before, at which patches are copied."""
@@ -259,14 +262,21 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
     # Only the pixels around the hole decide, not those further away.
     place = slice(max(0, top - 1), top + height + 1), slice(max(0, left - 1), left + width + 1)
     part, inside, missing = image[place], hole[place], _map(hole[place])
-    for channel in range(3):
-        plane = harmonic_fill(_known(part, missing, channel), missing)[0, 0]
-        part[..., channel][inside] = to_bytes(plane)[inside]
+    for some in _channels(missing):
+        planes = harmonic_fill(_known(part, missing, some), missing)[0]
+        part[..., some][inside] = to_bytes(planes.permute(1, 2, 0))[inside]
 
 
-def _known(original: np.ndarray, missing: Tensor, channel: int) -> Tensor:
-    """One channel of a window's pixels, zero where it is missing: (1, 1, height, width)."""
-    return (_map(original[..., channel]).float() / 127.5 - 1.0).masked_fill_(missing, 0)
+def _channels(missing: Tensor) -> Iterator[slice]:
+    """The three channels, one after the other in a large window, where memory counts."""
+    step = 3 if missing.numel() <= MAX_TOGETHER else 1
+    return (slice(first, first + step) for first in range(0, 3, step))
+
+
+def _known(original: np.ndarray, missing: Tensor, some: slice) -> Tensor:
+    """Channels of a window's pixels, zero where they are missing: (1, C, height, width)."""
+    planes = np.ascontiguousarray(original[..., some].transpose(2, 0, 1))
+    return (torch.from_numpy(planes)[None].float() / 127.5 - 1.0).masked_fill_(missing, 0)
 
 
 def _map(values: np.ndarray) -> Tensor:
@@ -276,10 +286,9 @@ def _map(values: np.ndarray) -> Tensor:
 
 def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Tensor:
     """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole."""
-    # Filled first: the filter must not mix a black hole into the known border. One channel after
-    # the other, because a window may be large.
-    planes = (harmonic_fill(_known(original, missing, c), missing, SWEEPS) for c in range(3))
-    return torch.cat([resize(plane, size) for plane in planes], 1)
+    # Filled first: the filter must not mix a black hole into the known border.
+    known = (_known(original, missing, some) for some in _channels(missing))
+    return torch.cat([resize(harmonic_fill(x, missing, SWEEPS), size) for x in known], 1)
 
 
 def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:
