@@ -202,7 +202,7 @@ GRADIENT_PRESETS = {
         **_PORTRAITS | {"augment": 0.0},
         model=GradientConfig(_LEANER, position=True),
         discriminator_width=24,
-        loss=CompletionLossWeights(adversarial=0.5, feature_matching=5.0, l1=20.0),
+        loss=CompletionLossWeights(adversarial=0.2, feature_matching=5.0, l1=20.0),
         discriminator_lr=1.0,
         batch=16,
         steps=12_000,
