@@ -120,7 +120,7 @@ def test_a_single_tile_over_all_of_the_canvas_is_the_plain_run(tiny_pipe):
     mask = torch.zeros(1, 1, 64, 96)
     mask[..., 20:40, 30:60] = 1
     gradient, tau = mask * 0.1, torch.full_like(mask, 0.4)
-    chosen = Settings(steps=3)
+    chosen = Settings(steps=3, solver_order=2)
     run = image, mask, gradient, tau, [5], chosen, chosen.grid
     whole = Tiles((64, 96), (64, 96), ((0, 0),))
     ends = []
