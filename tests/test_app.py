@@ -642,19 +642,21 @@ def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
         restored(second) != restored(third)
     ).any()
     assert last["restore"] == {"interactive": True} and "and the 2 after it" in last["status"]
-    chosen = restoring.on_choose(results, 1, photo, hole)
+    chosen = restoring.on_choose(engine, results, 1, photo, hole)
     assert chosen["result"]["value"] == second.path and chosen["chosen"] == 1
     assert len(chosen["frame"]["frames"]) == 2 and "photo" not in chosen
     # Over another photograph it would be compared with that one.
     other = opened(saved(photograph(seed=1), tmp_path / "b.png"))
     for shown in ((other, painted(other, hole_in(image))), (None, None)):
-        chosen = restoring.on_choose(results, 1, *shown)
+        chosen = restoring.on_choose(engine, results, 1, *shown)
         assert chosen["photo"] == photo and chosen["editor"]["stamp"] == photo.stamp
         assert (hole_of(photo, chosen["editor"]["hole"]) == hole_in(image)).all()
         assert chosen["result"]["value"] == second.path and len(chosen["frame"]["frames"]) == 2
+        # A request for the maps would take the place of what the status says.
+        assert chosen["editor"]["maps"] and "Result with seed" in chosen["status"]
     for index in (-1, 3, None, "0"):
         with pytest.raises(ValueError, match="Restore something first"):
-            restoring.on_choose(results, index, photo, hole)
+            restoring.on_choose(engine, results, index, photo, hole)
     *_, listed, _ = restore(engine, photo, hole, results=results, steps=1, seed=9)
     assert len(listed["results"]) == 4
     assert all(Path(kept.folder).exists() for kept in listed["results"])

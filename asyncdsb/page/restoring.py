@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncdsb.page import archive, payload, session
 from asyncdsb.page.engine import Engine
-from asyncdsb.page.handlers import maps_of, show
+from asyncdsb.page.handlers import maps_of, show, with_maps
 from asyncdsb.page.payload import BUSY, IDLE, NO_RUN, Update
 from asyncdsb.page.press import Press, add_finish, listed, make_film, read_view, show_kept
 from asyncdsb.photo.images import read_image
@@ -73,7 +73,11 @@ def on_restore(
 
 
 def on_choose(
-    results: list[session.Kept], index: int, photo: session.Photo | None, hole: str | None
+    engine: Engine,
+    results: list[session.Kept],
+    index: int,
+    photo: session.Photo | None,
+    hole: str | None,
 ) -> Update:
     """Show one of the session's results again: in place, with its film and its files.
 
@@ -85,7 +89,10 @@ def on_choose(
         other = session.read_hole(photo, hole)[0].stamp != kept.photo.stamp
     except ValueError:
         other = True
-    opened = show(kept.photo, kept.mask, image=read_image(kept.photo.path)) if other else {}
+    opened: Update = {}
+    if other:
+        opened = show(kept.photo, kept.mask, image=read_image(kept.photo.path))
+        opened = with_maps(engine, opened, kept.settings.tiles)
     shown = opened | read_view(kept) | show_kept(kept) | listed(results, index)
     return shown | {"status": payload.message(said)}
 

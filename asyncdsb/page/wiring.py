@@ -146,7 +146,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     )
 
     def on_choose(results: Any, photo: Any, hole: str | None, event: gr.EventData) -> Update:
-        return restoring.on_choose(results, event.index, photo, hole)
+        return restoring.on_choose(engine, results, event.index, photo, hole)
 
     on(parts["strip"].click, on_choose, "results photo hole", f"{fresh} {kept}")
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"

@@ -139,8 +139,8 @@ class Window:
         """
         original, missing = image[self.slices], _map(hole[self.slices])
         if self.native:
-            picture = [_known(original, missing, some) for some in _channels(missing)]
-            return self.pad(torch.cat(picture, 1)), self.pad(missing.float())
+            planes = [_known(original, missing, some) for some in _channels(missing)]
+            return self.pad(torch.cat(planes, 1)), self.pad(missing.float())
         covered = resize(missing.float(), self.work)
         picture = _shrunk(original, missing, self.work).clamp(-1, 1)
         return self.pad(picture), self.pad((covered > 1e-3).float())
@@ -268,7 +268,7 @@ def fill_smoothly(image: np.ndarray, hole: np.ndarray) -> None:
 
 
 def _channels(missing: Tensor) -> Iterator[slice]:
-    """The three channels, one after the other in a large window, where memory counts."""
+    """The channels of a window as one slice, or as three where a large one takes much memory."""
     step = 3 if missing.numel() <= MAX_TOGETHER else 1
     return (slice(first, first + step) for first in range(0, 3, step))
 

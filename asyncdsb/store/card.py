@@ -72,8 +72,8 @@ def model_card(facts: Facts, licence: str | None = None) -> str:
         f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
         f"{config.resolution} x {config.resolution} pixels. Safetensors, each with a JSON "
         "description: configuration, schema version, checksum, facts of its training. Samplers it "
-        f"was trained for: {', '.join(config.samplers)}. By default the finish is "
-        f"`{config.finish}`.\n"
+        f"was trained for: {', '.join(config.samplers)}. By default steps have order "
+        f"{config.solver_order}, and the finish is `{config.finish}`.\n"
     )
     parts = ["# Model card\n", networks, USE, INTENDED[config.window]]
     if any(facts.training.values()):
