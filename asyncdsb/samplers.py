@@ -207,12 +207,15 @@ def _times_of(clocks: Tensor, tau: Tensor, schedule: NoiseSchedule) -> Tensor:
     )
     used = count > 0
     centres, weights = total[used] / count[used], count[used] / count.sum()
-    low, high = torch.zeros_like(clocks), torch.ones_like(clocks)
-    for _ in range(34):  # to 6e-11
-        middle = (low + high) / 2
-        mean = schedule.clock(middle[:, None], centres[None, :]) @ weights
-        low = torch.where(mean < clocks, middle, low)
-        high = torch.where(mean < clocks, high, middle)
-    times = (low + high) / 2
+    low, high, times = torch.zeros_like(clocks), torch.ones_like(clocks), clocks
+    # Newton's iterations, whose error is squared each time; where one leaves its bracket, halving.
+    for _ in range(60):
+        error = schedule.clock(times[:, None], centres) @ weights - clocks
+        if bool((error.abs() < 1e-12).all()):
+            break
+        low, high = torch.where(error < 0, times, low), torch.where(error < 0, high, times)
+        slope = schedule.beta(times[:, None], centres) @ weights / schedule.total_var
+        newton = times - error / slope
+        times = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
     times[0], times[-1] = 1.0, 0.0
     return times

@@ -29,6 +29,8 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
     ``image`` is (B, C, H, W), zero in the hole (B, 1, H, W) bool; known pixels do not change.
     ``sweeps`` are those at the finest level; at the others, three times as many reach far.
     """
+    if not hole.any():
+        return image
     levels = []
     value, weight = image, (~hole).to(image.dtype)
     while True:

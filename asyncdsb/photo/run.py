@@ -100,7 +100,8 @@ class Runner:
                 known = filled = photo.copy()
                 fill_smoothly(filled, hole)
             windows = self.windows(hole, tiles, box)
-            cuts = zip(*(window.cut(known, hole) for window in windows), strict=True)
+            inputs = known, hole, filled is not None
+            cuts = zip(*(window.cut(*inputs) for window in windows), strict=True)
             images, masks = (tuple(x.to(self.device) for x in part) for part in cuts)
             return Prepared(original, hole, windows, images, masks, key, box, filled)
 

@@ -132,17 +132,21 @@ class Window:
         """(h, w) of the whole photo at the window's scale, never more than its own."""
         return self.photo if self.scale >= 1 else scaled(self.photo, self.scale)
 
-    def cut(self, image: np.ndarray, hole: np.ndarray) -> tuple[Tensor, Tensor]:
+    def cut(
+        self, image: np.ndarray, hole: np.ndarray, filled: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The window of a photo (H, W, 3) uint8, (1, 3, h, w) in [-1, 1], padded, and its mask.
 
         The mask is (1, 1, h, w) float: a working pixel is missing if any photo pixel under it is.
+        ``filled`` says that the photo has a smooth fill in its hole already.
         """
         original, missing = image[self.slices], _map(hole[self.slices])
         if self.native:
             planes = [_known(original, missing, some) for some in _channels(missing)]
             return self.pad(torch.cat(planes, 1)), self.pad(missing.float())
         covered = resize(missing.float(), self.work)
-        picture = _shrunk(original, missing, self.work).clamp(-1, 1)
+        unfilled = torch.zeros_like(missing) if filled else missing
+        picture = _shrunk(original, unfilled, self.work).clamp(-1, 1)
         return self.pad(picture), self.pad((covered > 1e-3).float())
 
     def shrink(self, values: np.ndarray) -> Tensor:
