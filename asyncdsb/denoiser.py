@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import torch
@@ -50,7 +50,7 @@ from asyncdsb.schedule import NoiseSchedule
 
 CONDITIONS = {
     "mask": 1, "clock": 1, "gradient": 1, "fill": 3, "membrane": 3, "x1": 3, "skip": 3,
-    "position": 2,
+    "position": 2, "estimate": 3,
 }  # fmt: skip
 """What the network may see beside the state, and how many channels it takes.
 
@@ -58,6 +58,8 @@ CONDITIONS = {
 border across a thin hole. "skip" is the part of the estimate that does not pass the network:
 f + c_skip d has the photograph's scale at every level and fades into the fill where noise rules.
 "position" is where in the picture a pixel lies, for pictures that show the same in the same place.
+"estimate" is the network's own of the step before, at the first step the fill (self-conditioning,
+Chen et al. 2023): the steps of a run refine one estimate instead of beginning anew.
 """
 
 PARAMETRISATIONS = ("score", "edm")
@@ -219,6 +221,10 @@ class Context:
     x1: Tensor  # (B, 3, H, W) start of the bridge
     stochastic: Tensor  # (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without
 
+    def rows(self, rows: slice) -> Context:
+        """The same for a part of the batch."""
+        return Context(*(getattr(self, one.name)[rows] for one in fields(self)))
+
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
         maps = self.mask, self.gradient, self.fill, self.membrane, self.x1
@@ -373,16 +379,32 @@ class BridgeDenoiser(nn.Module):
         end = self.config.temperature_end
         return scaled if end is None else noise + coarse_part(scaled - noise, end)
 
-    def x0_hat(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> Tensor:
-        """Estimate the clean image, (B, 3, H, W), of use inside the hole."""
-        output = self._output(x_t, t, s, context)
+    def x0_hat(
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, before: Tensor | None = None
+    ) -> Tensor:
+        """Estimate the clean image, (B, 3, H, W), of use inside the hole.
+
+        ``before`` is the estimate of the step before, None at the first.
+        """
+        output = self._output(x_t, t, s, context, before)
         return self.form.x0_hat(x_t, output, s, context)
 
     def loss(self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
-        """Weighted mean squared error (B,) of the network's output over the hole; t, M > 0."""
+        """Weighted mean squared error (B,) of the network's output over the hole; t, M > 0.
+
+        A network that sees an estimate is given its own of the same state in every second row.
+        """
         z = z * context.stochastic
         x_t = bridge.marginal(x0, context.x1, s, self.form.total_var, z)
-        output = self._output(x_t, t, s, context)
+        before = None
+        if "estimate" in self.config.conditions:
+            before, second = context.fill.clone(), slice(1, None, 2)
+            with torch.no_grad():
+                rows = x_t[second], t[second], s[second], context.rows(second)
+                before[second] = self.x0_hat(*rows).clamp(-1, 1).to(before)
+            # Weights cast to half precision without a gradient would be taken again below.
+            torch.clear_autocast_cache()
+        output = self._output(x_t, t, s, context, before)
         wanted = self.form.target(x0, x_t, s, z, context)
         weights = self.form.weights.to(x0)
         squared = (context.mask * weights * (output - wanted) ** 2).sum((1, 2, 3))
@@ -395,17 +417,25 @@ class BridgeDenoiser(nn.Module):
         Estimates are clamped to [-1, 1], the range of pictures. The network is evaluated on
         ``tiles`` and its estimates blended, if there are any.
         """
+        before = context.fill
 
         def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            def on(some: Tiles) -> Tensor:
-                return self.x0_hat(some.cut(x_t), t, some.cut(s), context.cut(some))
+            nonlocal before
 
-            found = self.x0_hat(x_t, t, s, context) if tiles is None else tiles.blend(on)
-            return found.clamp(-1, 1)
+            def on(some: Tiles) -> Tensor:
+                s_t, last = some.cut(s), some.cut(before)
+                return self.x0_hat(some.cut(x_t), t, s_t, context.cut(some), last)
+
+            whole = tiles is None
+            found = self.x0_hat(x_t, t, s, context, before) if whole else tiles.blend(on)
+            before = found.clamp(-1, 1)
+            return before
 
         return denoise
 
-    def _output(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> Tensor:
+    def _output(
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, before: Tensor | None
+    ) -> Tensor:
         """F, (B, 3, H, W)."""
         s = s.expand_as(context.mask)
         conditions: dict[str, Callable[[], Tensor]] = {
@@ -419,6 +449,11 @@ class BridgeDenoiser(nn.Module):
             "x1": lambda: context.x1 * context.stochastic,
             "skip": lambda: self.form.skip(x_t, s, context),
             "position": lambda: pixel_position(context.mask),
+            "estimate": lambda: (
+                context.fill
+                if before is None
+                else torch.where(context.mask > 0.5, before, context.fill)
+            ),
         }
         seen, scalars = self.form.inputs(x_t, t, s, context)
         seen += [conditions[name]() for name in self.config.conditions]

@@ -256,7 +256,7 @@ BRIDGE_PRESETS = {
         **_PORTRAITS | _MUON,
         model=BridgeConfig(
             unet=_LEAN_DEEP,
-            conditions=("mask", "membrane", "skip", "position"),
+            conditions=("mask", "membrane", "skip", "position", "estimate"),
             temperature=0.5,
             temperature_end=14.0,
             mirrored=4.0,
