@@ -426,8 +426,10 @@ class BridgeDenoiser(nn.Module):
                 s_t, last = some.cut(s), some.cut(before)
                 return self.x0_hat(some.cut(x_t), t, s_t, context.cut(some), last)
 
-            whole = tiles is None
-            found = self.x0_hat(x_t, t, s, context, before) if whole else tiles.blend(on)
+            if tiles is None:
+                found = self.x0_hat(x_t, t, s, context, before)
+            else:
+                found = tiles.blend(on)
             before = found.clamp(-1, 1)
             return before
 

@@ -53,13 +53,14 @@ def restore(photo: Image.Image, mask: Image.Image, folder: Path, seed: int = 0) 
     # Times from 1 to 0, even in log sigma_eff, where sigma_eff is the noise left to remove.
     times = time_grid("log", STEPS, tau, m, schedule, config.hole_noise)
 
-    x_n = x1
+    x_n, x0_hat = x1, None
     for t_n, t_m in zip(times[:-1].float(), times[1:].float(), strict=True):
         # Every pixel has its own clock s(t; tau) = sigma^2(t; tau) / M, the share of the bridge
         # that is still ahead of it.
         s_n, s_m = schedule.clock(t_n, tau), schedule.clock(t_m, tau)
-        # Eq. 4 with the network's output put in: the estimate of the clean photograph.
-        x0_hat = denoiser.x0_hat(x_n, t_n.view(1, 1, 1, 1), s_n, context).clamp(-1, 1)
+        # Eq. 4 with the network's output put in: the estimate of the clean photograph. The network
+        # may go on from its last one.
+        x0_hat = denoiser.x0_hat(x_n, t_n.view(1, 1, 1, 1), s_n, context, x0_hat).clamp(-1, 1)
         x0_hat = torch.where(m > 0.5, x0_hat, x1)  # the known pixels are known
         # Eq. 13: x_m = rho x_n + (1 - rho) x0_hat + sqrt(M s_m (1 - rho)) z, rho = s_m / s_n.
         z = torch.randn(x.shape, generator=generator)

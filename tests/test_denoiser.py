@@ -24,6 +24,7 @@ from asyncdsb.denoiser import (
 )
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.photo.fill import FILLS
+from asyncdsb.photo.tiles import Tiles
 from asyncdsb.samplers import sample
 
 TINY = UNetConfig(16, (1,), 1, (False,), 16)
@@ -363,7 +364,7 @@ def test_conditions_come_in_the_order_of_the_configuration(form: str) -> None:
         network = Recorder()
         this.denoiser.unet, wanted = network, this.denoiser.unet.in_channels
         x_t, time, s = this.at(0.5)
-        this.denoiser.x0_hat(x_t, time, s, this.context)
+        this.denoiser.x0_hat(x_t, time, s, this.context, this.z)
         seen = network.seen[0][0]
         of_state = sum(this.denoiser.form.channels.values())
         assert seen.shape[1] == wanted == of_state + sum(CONDITIONS.values())
@@ -373,6 +374,8 @@ def test_conditions_come_in_the_order_of_the_configuration(form: str) -> None:
         assert torch.equal(part["x1"], this.context.x1)
         assert torch.equal(part["fill"], this.context.fill)
         assert torch.equal(part["gradient"], this.context.gradient.sqrt())
+        before = torch.where(this.hole, this.z, this.context.fill)
+        assert torch.equal(part["estimate"], before)
 
 
 @each_form
@@ -397,6 +400,62 @@ def test_x1_is_hidden_in_the_bridge_without_noise() -> None:
     x_t, time, s = this.at(0.5)
     this.denoiser.x0_hat(x_t, time, s, this.context)
     assert network.seen[0][0][:, -3:].abs().max() == 0
+
+
+def test_a_run_goes_on_from_its_last_estimate() -> None:
+    this = scene(conditions=("mask", "estimate"))
+    network = Recorder()
+    this.denoiser.unet = network
+    denoise, known = this.denoiser.bind(this.context), this.context.fill
+    estimates = [known, *(denoise(*this.at(t)) for t in (1.0, 0.7, 0.3))]
+    for (seen, _), last in zip(network.seen, estimates, strict=False):
+        assert torch.equal(seen[:, -3:], torch.where(this.hole, last, known))
+    # Of another run nothing is left.
+    assert torch.equal(this.denoiser.bind(this.context)(*this.at(1.0)), estimates[1])
+
+
+def test_on_tiles_a_run_goes_on_from_its_last_estimate() -> None:
+    this = scene(conditions=("mask", "estimate"))
+    context = this.context.rows(slice(1))
+    this.denoiser.unet = network = Recorder()
+    tiles = Tiles.over((context.mask[0, 0] > 0.5).numpy(), 8)
+    denoise, last = this.denoiser.bind(context, tiles), context.fill
+    for t in (1.0, 0.7, 0.3):
+        x_t, time, s = (x[:1] for x in this.at(t))
+        found = denoise(x_t, time, s)
+        assert torch.equal(network.seen[-1][0][:, -3:], tiles.cut(last))
+        last = torch.where(this.hole[:1], found, context.fill)
+
+
+def test_every_second_row_learns_from_the_networks_own_estimate() -> None:
+    this = scene(conditions=("mask", "estimate"))
+    network = Recorder()
+    this.denoiser.unet = network
+    x_t, time, s = this.at(0.5)
+    own = this.denoiser.x0_hat(x_t, time, s, this.context).clamp(-1, 1)
+    network.seen.clear()
+    this.denoiser.loss(this.x0, time, s, this.z, this.context)
+    (first, _), (whole, _) = network.seen
+    assert len(first) == 1 and len(whole) == 3
+    wanted = this.context.fill.clone()
+    wanted[1] = torch.where(this.hole, own, wanted)[1]
+    torch.testing.assert_close(whole[:, -3:], wanted, rtol=0, atol=1e-12)
+
+
+def test_its_own_estimate_leaves_the_gradient_of_mixed_precision_alone() -> None:
+    """Autocast keeps the weights that it has cast, also those cast without a gradient."""
+    norms = []
+    for conditions in (("mask", "estimate"), ("mask",)):
+        torch.manual_seed(0)
+        this = scene(conditions=conditions)
+        inputs = [getattr(this.context, f.name).float() for f in dataclasses.fields(Context)]
+        _, time, s = this.at(0.5)
+        with torch.autocast("cpu", torch.bfloat16):
+            rest = time.float(), s.float(), this.z.float(), Context(*inputs)
+            this.denoiser.loss(this.x0.float(), *rest).mean().backward()
+        grads = [p.grad for p in this.denoiser.unet.parameters()]
+        norms.append(sum(g is not None and bool(g.abs().max() > 0) for g in grads))
+    assert norms[0] == norms[1] > 1
 
 
 @each_form
