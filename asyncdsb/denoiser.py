@@ -25,9 +25,9 @@
     M, schedule and tau map, and the bridge without noise.
 
     The colours of photographs differ far less than their brightness. sigma_d may therefore be one
-    number for each of :data:`COLOUR_AXES`; d, e and F are then along these axes, where white noise
-    stays white. The weight w of an axis in the loss is its sigma_d over the mean of the three; with
-    one number, w is 1.
+    number for each of :data:`asyncdsb.noise.COLOUR_AXES`; d, e and F are then along these axes,
+    where white noise stays white. The weight w of an axis in the loss is its sigma_d over the mean
+    of the three; with one number, w is 1.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from asyncdsb import bridge
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.layers import pixel_position
+from asyncdsb.noise import along_axes, coarse_part, mirrored
 from asyncdsb.photo.fill import FILLS, fill_hole
 from asyncdsb.photo.tiles import Tiles
 from asyncdsb.samplers import SOLVER_ORDERS
@@ -67,41 +68,6 @@ WINDOWS = ("hole", "head")
 FINISHES = ("none", "patches")
 BRIDGES = ("stochastic", "deterministic")
 
-COLOUR_AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
-"""Orthonormal opponent axes of RGB: brightness, red against blue, green against magenta."""
-
-
-def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
-    """RGB (B, 3, H, W) along :data:`COLOUR_AXES`, or back from there."""
-    red, green, blue = rgb.unbind(1)
-    matrix = zip(*COLOUR_AXES, strict=True) if back else COLOUR_AXES
-    return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
-
-
-def coarse_part(noise: Tensor, end: float) -> Tensor:
-    """Keep the modes of noise (B, C, H, W) below ``end`` cycles per picture."""
-    height, width = noise.shape[2:]
-    rows, columns = torch.fft.fftfreq(height, 1 / height), torch.fft.rfftfreq(width, 1 / width)
-    coarse = torch.hypot(rows[:, None], columns).to(noise.device) < end
-    return torch.fft.irfft2(coarse * torch.fft.rfft2(noise), s=(height, width))
-
-
-MIDDLE = (1 / 64, 1 / 16)  # Distances from the middle, in widths, see :func:`mirrored`.
-
-
-def mirrored(noise: Tensor, lowest: float) -> Tensor:
-    """Mirror white noise n (B, C, H, W) to its right half: sqrt(1 - w^2) n + w flip(n).
-
-    w rises from 0 to 1 between the distances :data:`MIDDLE` to the right of the middle. Modes below
-    ``lowest`` cycles per picture stay those of n: light and the turn of a head have no symmetry.
-    """
-    width = noise.shape[3]
-    across = (torch.arange(width, device=noise.device) + 0.5) / width - 0.5
-    share = ((across - MIDDLE[0]) / (MIDDLE[1] - MIDDLE[0])).clamp(0, 1)
-    twin = (1 - share**2).sqrt() * noise + share * noise.flip(3)
-    return twin + coarse_part(noise - twin, lowest)
-
-
 # Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8
 # bits resolve; 200 is more than the standard deviation of any mode of a hole of 256 pixels.
 LEVELS = (0.005, 200.0)
@@ -119,15 +85,16 @@ class BridgeConfig:
         hole_noise: h, standard deviation of the noise added to the fill in x1. I2SB's start is
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         temperature: factor on that noise in a run, one number or one along each of
-            :data:`COLOUR_AXES`. Below 1 a run invents less and stays nearer the fill.
+            :data:`asyncdsb.noise.COLOUR_AXES`. Below 1 a run invents less, nearer to the fill.
         temperature_end: frequency, in cycles per picture, from which on the temperature is 1; None
             scales all frequencies.
         mirrored: frequency, in cycles per picture, from which on a run mirrors that noise, see
-            :func:`mirrored`: both eyes of a portrait then start alike. None mirrors nothing.
+            :func:`asyncdsb.noise.mirrored`: both eyes of a portrait then start alike. None mirrors
+            nothing.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
-            along each of :data:`COLOUR_AXES`.
+            along each of those axes.
         bridges: "stochastic" serves the posterior sampler, and the implicit one if the network
             sees x1; "deterministic" serves the ODE.
         solver_order, finish: of a run by default, see :class:`asyncdsb.photo.settings.Settings`.

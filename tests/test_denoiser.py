@@ -12,17 +12,15 @@ from torch import Tensor, nn
 
 from asyncdsb import bridge
 from asyncdsb.denoiser import (
-    COLOUR_AXES,
     CONDITIONS,
     LEVELS,
-    MIDDLE,
     PARAMETRISATIONS,
     BridgeConfig,
     BridgeDenoiser,
     Context,
-    mirrored,
 )
 from asyncdsb.networks import ADMConfig, UNetConfig
+from asyncdsb.noise import COLOUR_AXES, MIDDLE, mirrored
 from asyncdsb.photo.fill import FILLS
 from asyncdsb.photo.tiles import Tiles
 from asyncdsb.samplers import sample

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from asyncdsb import bridge
-from asyncdsb.denoiser import COLOUR_AXES
+from asyncdsb.noise import COLOUR_AXES
 from asyncdsb.photo.fill import fill_hole
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.schedule import tau_map

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from asyncdsb.denoiser import COLOUR_AXES
+from asyncdsb.noise import COLOUR_AXES
 
 
 def psnr(image: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -82,7 +82,7 @@ def seam(image: np.ndarray, truth: np.ndarray, hole: np.ndarray) -> tuple[float,
 def colour_excess(image: np.ndarray, hole: np.ndarray) -> float:
     """How far the colours of a restored hole go beyond those of the known pixels.
 
-    Along each of the two axes of colour of :data:`asyncdsb.denoiser.COLOUR_AXES` the range of a
+    Along each of the two axes of colour of :data:`asyncdsb.noise.COLOUR_AXES` the range of a
     region is from its 1st to its 99th percentile. The excess is the largest distance, of four ends,
     by which the hole's range passes the known one; 0 if it does not. A blob of a colour that the
     photograph does not have shows here although it hardly counts in any mean.
