@@ -829,6 +829,24 @@ def test_a_link_reproduces_the_picture(page, server):
     page.get_by_role("button", name="Paper", exact=True).click()
 
 
+def test_the_opening_film_ends_where_its_hole_does(page, server):
+    visit = page.context.browser.new_page()
+    try:
+        visit.set_default_timeout(PATIENCE)
+        visit.on("request", lambda request: page.requests.append(request.url))
+        visit.goto(server)
+        visit.wait_for_selector("#model .done")
+        visit.wait_for_function("asyncdsb.stage.film && asyncdsb.maps.now")
+        visit.wait_for_timeout(500)
+        set_slider(visit, "tau-max", 0.8)
+        assert visit.evaluate("Boolean(asyncdsb.stage.film)")
+        paint(visit, (20, 20), (60, 20))
+        visit.wait_for_function("asyncdsb.stage.film === null")
+        assert "Press Restore" in visit.inner_text("#frame .watch")
+    finally:
+        visit.close()
+
+
 WATCH_WHAT_IS_SEEN = """
 window.seen = new Set();
 const look = () => {

@@ -10,6 +10,7 @@ asyncdsb.stage = (() => {
   let timer = 0;
   let speed = 0;
   let opening = false; // the film that comes with the page plays in a loop until something is done
+  let own = null; // the hole of that film
   const pictures = new Map(); // source -> decoded picture
 
   const part = (selector) => stage.querySelector(selector);
@@ -215,6 +216,7 @@ asyncdsb.stage = (() => {
       } else if (value.frames) {
         film = value;
         opening = Boolean(value.opening);
+        own = maps.now?.hole ?? null;
         at = film.frames.length - 1;
         stop();
         if ((film.other || opening) && !matchMedia("(prefers-reduced-motion: reduce)").matches) play();
@@ -231,7 +233,17 @@ asyncdsb.stage = (() => {
       }
       look();
     };
-    maps.follow(look);
+    maps.follow(() => {
+      const hole = maps.now?.hole;
+      own ??= hole ?? null;
+      // It says nothing about another hole; the film of a run stays until the next one.
+      if (opening && own && !(hole?.length === own.length && hole.every((value, index) => value === own[index]))) {
+        stop();
+        film = null;
+        opening = false;
+      }
+      look();
+    });
     watch("value", update);
     update();
   }
