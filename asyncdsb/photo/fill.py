@@ -29,8 +29,6 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
     ``image`` is (B, C, H, W), zero in the hole (B, 1, H, W) bool; known pixels do not change.
     ``sweeps`` are those at the finest level; at the others, three times as many reach far.
     """
-    if not hole.any():
-        return image
     levels = []
     value, weight = image, (~hole).to(image.dtype)
     while True:
@@ -51,6 +49,8 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
         del weight
         filled = F.interpolate(filled, value.shape[-2:], mode="bilinear", align_corners=False)
         torch.where(known, value, filled, out=filled)
+        if known.all():
+            continue
         for _ in range(sweeps if value is image else 3 * sweeps):
             # Full weight would leave the finest checkerboard as it is.
             filled.lerp_(_around(filled), 0.8)
