@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -187,10 +187,6 @@ class Context:
     membrane: Tensor  # (B, 3, H, W) harmonic fill if the network sees it, else the fill
     x1: Tensor  # (B, 3, H, W) start of the bridge
     stochastic: Tensor  # (B, 1, 1, 1) float, 1 = bridge with noise, 0 = without
-
-    def rows(self, rows: slice) -> Context:
-        """The same for a part of the batch."""
-        return Context(*(getattr(self, one.name)[rows] for one in fields(self)))
 
     def cut(self, tiles: Tiles) -> Context:
         """The same on tiles of a canvas, for a batch of one."""
@@ -356,19 +352,19 @@ class BridgeDenoiser(nn.Module):
         output = self._output(x_t, t, s, context, before)
         return self.form.x0_hat(x_t, output, s, context)
 
-    def loss(self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
+    def loss(
+        self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, again: bool = False
+    ) -> Tensor:
         """Weighted mean squared error (B,) of the network's output over the hole; t, M > 0.
 
-        A network that sees an estimate is given its own of the same state in every second row.
+        With ``again``, a network with the condition "estimate" is given its own of the same state.
         """
         z = z * context.stochastic
         x_t = bridge.marginal(x0, context.x1, s, self.form.total_var, z)
         before = None
-        if "estimate" in self.config.conditions:
-            before, second = context.fill.clone(), slice(1, None, 2)
+        if again and "estimate" in self.config.conditions:
             with torch.no_grad():
-                rows = x_t[second], t[second], s[second], context.rows(second)
-                before[second] = self.x0_hat(*rows).clamp(-1, 1).to(before)
+                before = self.x0_hat(x_t, t, s, context).clamp(-1, 1)
             # Weights cast to half precision without a gradient would be taken again below.
             torch.clear_autocast_cache()
         output = self._output(x_t, t, s, context, before)

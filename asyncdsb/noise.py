@@ -1,4 +1,4 @@
-"""Noise from which a run starts: its axes of colour, its coarse part, its mirrored half."""
+"""Parts of pictures and of the noise from which a run starts: by colour, frequency and side."""
 
 import torch
 from torch import Tensor

@@ -4,10 +4,11 @@ Nothing is trained: the networks stand on torch's meta device, which computes sh
 cannot be counted is given: the rate of a device in TFLOP/s and the bandwidth of its link in GB/s.
 
 - Operations: a step of training counts three times the bridge's forward pass for every sample, four
-  times where its features are computed once more (checkpointing), plus the completion of the
-  gradient, once for all samples that share a photograph. A perceptual term is not counted. Steps
-  with larger crops count like the others, as they have fewer. A restoration counts one forward pass
-  a step. The training of the completion itself, both networks and all passes, is a line of its own.
+  times where its features are computed once more (checkpointing), half a pass more where every
+  second step begins with the network's own estimate, plus the completion of the gradient, once for
+  all samples that share a photograph. A perceptual term is not counted. Steps with larger crops
+  count like the others, as they have fewer. A restoration counts one forward pass a step. The
+  training of the completion itself, both networks and all passes, is a line of its own.
 - Memory: weights, their average, both moments of the optimiser and the gradients, 4 bytes each, the
   gradients twice where several devices exchange them; and what the backward pass needs of every
   sample, counted in float32. Mixed precision and compilation keep less, libraries take workspace.
@@ -54,7 +55,8 @@ class Cost:
     Attributes:
         parameters: of the bridge's network.
         forward: floating-point operations of one evaluation of it.
-        completion: of the completion network, a sample's share of it.
+        before: of what a sample needs before its step, its share of the completion and of the
+            network's own estimate.
         passes: forward passes that the arithmetic of a training step amounts to.
         samples: of the whole training, as if all crops had the usual size.
         kept: bytes that the backward pass needs of a sample.
@@ -62,7 +64,7 @@ class Cost:
 
     parameters: int
     forward: float
-    completion: float
+    before: float
     passes: int
     samples: int
     kept: int
@@ -70,7 +72,7 @@ class Cost:
     @property
     def sample(self) -> float:
         """Operations of training on a sample."""
-        return self.passes * self.forward + self.completion
+        return self.passes * self.forward + self.before
 
     @property
     def training(self) -> float:
@@ -166,10 +168,11 @@ def count(preset: BridgePreset, completed: GradientPreset) -> Cost:
             completion.companded(torch.zeros(1, 3, size, size), torch.zeros(1, 1, size, size))
         with FlopCounterMode(display=False) as forward:
             model.unet(*inputs)
+    own = forward.get_total_flops() / 2 if "estimate" in preset.model.conditions else 0
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         forward=forward.get_total_flops(),
-        completion=once.get_total_flops() / preset.draws,
+        before=once.get_total_flops() / preset.draws + own,
         passes=4 if preset.checkpointing else 3,
         samples=preset.steps * preset.batch,
         kept=kept(model.unet, inputs, preset.checkpointing),
@@ -233,7 +236,7 @@ def counted(
     rows = [
         ("parameters", f"{cost.parameters / 1e6:.1f} million"),
         ("one evaluation", f"{cost.forward / 1e9:.1f} GFLOP"),
-        ("completion of a gradient", f"{cost.completion / 1e9:.1f} GFLOP"),
+        ("before a step, for a sample", f"{cost.before / 1e9:.1f} GFLOP"),
         ("training", f"{preset.samples(preset.steps):,} samples, {cost.training:.2e} FLOP"),
         (f"a restoration, {args.steps} steps", f"{restoration / 1e12:.1f} TFLOP"),
         ("memory, whatever the batch", f"{cost.state() / 1e9:.1f} GB"),

@@ -58,8 +58,8 @@ def restore(photo: Image.Image, mask: Image.Image, folder: Path, seed: int = 0) 
         # Every pixel has its own clock s(t; tau) = sigma^2(t; tau) / M, the share of the bridge
         # that is still ahead of it.
         s_n, s_m = schedule.clock(t_n, tau), schedule.clock(t_m, tau)
-        # Eq. 4 with the network's output put in: the estimate of the clean photograph. The network
-        # may go on from its last one.
+        # Eq. 4 with the network's output put in: the estimate of the clean photograph. A network
+        # with the condition "estimate" sees its last one.
         x0_hat = denoiser.x0_hat(x_n, t_n.view(1, 1, 1, 1), s_n, context, x0_hat).clamp(-1, 1)
         x0_hat = torch.where(m > 0.5, x0_hat, x1)  # the known pixels are known
         # Eq. 13: x_m = rho x_n + (1 - rho) x0_hat + sqrt(M s_m (1 - rho)) z, rho = s_m / s_n.

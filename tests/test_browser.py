@@ -843,6 +843,8 @@ def test_the_opening_film_ends_where_its_hole_does(page, server):
         paint(visit, (20, 20), (60, 20))
         visit.wait_for_function("asyncdsb.stage.film === null")
         assert "Press Restore" in visit.inner_text("#frame .watch")
+        assert visit.get_attribute("#frame .progress", "aria-valuenow") == "0"
+        assert not visit.locator("#timing.filled, #timing .filled").count()
     finally:
         visit.close()
 

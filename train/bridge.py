@@ -36,6 +36,7 @@ class BridgeBatch(NamedTuple):
     s: Tensor  # (B, 1, H, W) clocks
     z: Tensor  # (B, 3, H, W) noise of the bridge
     context: Context  # start of the bridge and conditions
+    again: bool  # whether the network goes on from an estimate of its own, if it can
 
 
 class BridgeTrainer(Trainer):
@@ -103,7 +104,8 @@ class BridgeTrainer(Trainer):
         t = draw_times(preset, tau, mask, stochastic, draws)
         noise, z = self.batches.noise(step, draws.rows, 2, *image.shape[1:]).unbind(1)
         context = self.model.context(image, mask, gradient, stochastic, noise)
-        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context)
+        # By the step, so that all processes have the same work.
+        return BridgeBatch(image, t, self.schedule.clock(t, tau), z, context, step % 2 == 1)
 
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:

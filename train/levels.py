@@ -2,7 +2,8 @@
 
 Nothing is sampled. For held-out crops at each sigma_eff, the first table gives the root mean square
 of the denoiser's error in the hole along each opponent axis of the colours, beside that of the
-membrane (the harmonic fill), which a linear equation tells.
+membrane (the harmonic fill), which a linear equation tells. A network that sees its last estimate
+gets none, as at the first step of a run.
 
 The second table judges the gradient completion: correlation of the completed with the true
 companded map in the hole, its mean over the true one, and the range of tau from its 10th to its

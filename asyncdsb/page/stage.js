@@ -4,6 +4,7 @@ asyncdsb.stage = (() => {
   const maps = asyncdsb.maps;
   const SPEEDS = [1, 0.5, 0.25, 2];
   let stage = null; // the element
+  let chart = null; // that of the shares over t
   let film = null; // {frames, other}, falling t; frames are added while a run goes on
   let at = 0; // index of the frame in view
   let estimates = false; // whether the panels show predictions instead of states
@@ -180,6 +181,18 @@ asyncdsb.stage = (() => {
     look();
   }
 
+  function progress(percent) {
+    part(".progress").firstElementChild.style.width = `${percent}%`;
+    part(".progress").setAttribute("aria-valuenow", percent);
+  }
+
+  function clear() {
+    stop();
+    film = null;
+    pictures.clear();
+    progress(0);
+  }
+
   function mountStage(element, props, watch) {
     stage = element;
     part(".play").addEventListener("click", () => (timer ? stop() : play()));
@@ -205,14 +218,10 @@ asyncdsb.stage = (() => {
     }
     const update = () => {
       const value = props.value;
-      const share = value?.steps ? Math.round((100 * value.step) / value.steps) : value?.frames ? 100 : 0;
-      part(".progress").firstElementChild.style.width = `${share}%`;
-      part(".progress").setAttribute("aria-valuenow", share);
+      progress(value?.steps ? Math.round((100 * value.step) / value.steps) : value?.frames ? 100 : 0);
       element.dataset.step = value?.step ?? "";
       if (!value) {
-        stop();
-        film = null;
-        pictures.clear();
+        clear();
       } else if (value.frames) {
         film = value;
         opening = Boolean(value.opening);
@@ -238,9 +247,9 @@ asyncdsb.stage = (() => {
       own ??= hole ?? null;
       // It says nothing about another hole; the film of a run stays until the next one.
       if (opening && own && !(hole?.length === own.length && hole.every((value, index) => value === own[index]))) {
-        stop();
-        film = null;
         opening = false;
+        clear();
+        chart.classList.remove("filled");
       }
       look();
     });
@@ -250,6 +259,7 @@ asyncdsb.stage = (() => {
 
   // Share of flat, middle and steep pixels restored over t: lines are the schedules, dots the run.
   function mountTiming(element, props, watch) {
+    chart = element;
     const COLOURS = { steep: "#e4572e", middle: "#8d99ae", flat: "#1b7f79" };
     const update = () => {
       const value = props.value;

@@ -49,8 +49,6 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
         del weight
         filled = F.interpolate(filled, value.shape[-2:], mode="bilinear", align_corners=False)
         torch.where(known, value, filled, out=filled)
-        if known.all():
-            continue
         for _ in range(sweeps if value is image else 3 * sweeps):
             # Full weight would leave the finest checkerboard as it is.
             filled.lerp_(_around(filled), 0.8)

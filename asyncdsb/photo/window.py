@@ -138,15 +138,14 @@ class Window:
         """The window of a photo (H, W, 3) uint8, (1, 3, h, w) in [-1, 1], padded, and its mask.
 
         The mask is (1, 1, h, w) float: a working pixel is missing if any photo pixel under it is.
-        ``filled`` says that the photo has a smooth fill in its hole already.
+        ``filled`` says that the photo has a smooth fill in its hole already: no other is made.
         """
         original, missing = image[self.slices], _map(hole[self.slices])
         if self.native:
             planes = [_known(original, missing, some) for some in _channels(missing)]
             return self.pad(torch.cat(planes, 1)), self.pad(missing.float())
         covered = resize(missing.float(), self.work)
-        unfilled = torch.zeros_like(missing) if filled else missing
-        picture = _shrunk(original, unfilled, self.work).clamp(-1, 1)
+        picture = _shrunk(original, missing, self.work, filled).clamp(-1, 1)
         return self.pad(picture), self.pad((covered > 1e-3).float())
 
     def shrink(self, values: np.ndarray) -> Tensor:
@@ -288,11 +287,15 @@ def _map(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
 
-def _shrunk(original: np.ndarray, missing: Tensor, size: tuple[int, int]) -> Tensor:
-    """A window's pixels at a smaller size, (1, 3, h, w), with a smooth fill in the hole."""
+def _shrunk(
+    original: np.ndarray, missing: Tensor, size: tuple[int, int], filled: bool = False
+) -> Tensor:
+    """A window's pixels at another size, (1, 3, h, w), with a smooth fill in the hole."""
+    unfilled = missing & (not filled)
+    known = (_known(original, unfilled, some) for some in _channels(missing))
     # Filled first: the filter must not mix a black hole into the known border.
-    known = (_known(original, missing, some) for some in _channels(missing))
-    return torch.cat([resize(harmonic_fill(x, missing, SWEEPS), size) for x in known], 1)
+    whole = (x if filled else harmonic_fill(x, missing, SWEEPS) for x in known)
+    return torch.cat([resize(x, size) for x in whole], 1)
 
 
 def _tiled(hole: np.ndarray, work: tuple[int, int], side: int, stride: int) -> Tiles:
