@@ -343,31 +343,39 @@ class BridgeDenoiser(nn.Module):
         return scaled if end is None else noise + coarse_part(scaled - noise, end)
 
     def x0_hat(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, before: Tensor | None = None
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor | None = None
     ) -> Tensor:
         """Estimate the clean image, (B, 3, H, W), of use inside the hole.
 
-        ``before`` is the estimate of the step before, None at the first.
+        ``previous`` is the estimate of the step before, (B, 3, H, W), None at the first step. A
+        network without the condition "estimate" does not see it.
         """
-        output = self._output(x_t, t, s, context, before)
+        output = self._output(x_t, t, s, context, previous)
         return self.form.x0_hat(x_t, output, s, context)
 
     def loss(
-        self, x0: Tensor, t: Tensor, s: Tensor, z: Tensor, context: Context, again: bool = False
+        self,
+        x0: Tensor,
+        t: Tensor,
+        s: Tensor,
+        z: Tensor,
+        context: Context,
+        self_conditioned: bool = False,
     ) -> Tensor:
         """Weighted mean squared error (B,) of the network's output over the hole; t, M > 0.
 
-        With ``again``, a network with the condition "estimate" is given its own of the same state.
+        If ``self_conditioned``, a network with the condition "estimate" sees the estimate that it
+        makes of the same state without one; that estimate has no gradient.
         """
         z = z * context.stochastic
         x_t = bridge.marginal(x0, context.x1, s, self.form.total_var, z)
-        before = None
-        if again and "estimate" in self.config.conditions:
+        previous = None
+        if self_conditioned and "estimate" in self.config.conditions:
             with torch.no_grad():
-                before = self.x0_hat(x_t, t, s, context).clamp(-1, 1)
+                previous = self.x0_hat(x_t, t, s, context).clamp(-1, 1)
             # Weights cast to half precision without a gradient would be taken again below.
             torch.clear_autocast_cache()
-        output = self._output(x_t, t, s, context, before)
+        output = self._output(x_t, t, s, context, previous)
         wanted = self.form.target(x0, x_t, s, z, context)
         weights = self.form.weights.to(x0)
         squared = (context.mask * weights * (output - wanted) ** 2).sum((1, 2, 3))
@@ -378,31 +386,33 @@ class BridgeDenoiser(nn.Module):
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
 
         Estimates are clamped to [-1, 1], the range of pictures. The network is evaluated on
-        ``tiles`` and its estimates blended, if there are any.
+        ``tiles`` and its estimates blended, if there are any. Each call keeps its estimate for the
+        next one, so that another run needs another denoiser.
         """
-        before = context.fill
+        previous = context.fill
 
         def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            nonlocal before
+            nonlocal previous
 
             def on(some: Tiles) -> Tensor:
-                s_t, last = some.cut(s), some.cut(before)
-                return self.x0_hat(some.cut(x_t), t, s_t, context.cut(some), last)
+                maps = some.cut(s), context.cut(some), some.cut(previous)
+                return self.x0_hat(some.cut(x_t), t, *maps)
 
             if tiles is None:
-                found = self.x0_hat(x_t, t, s, context, before)
+                found = self.x0_hat(x_t, t, s, context, previous)
             else:
                 found = tiles.blend(on)
-            before = found.clamp(-1, 1)
-            return before
+            previous = found.clamp(-1, 1)
+            return previous
 
         return denoise
 
     def _output(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, before: Tensor | None
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor | None
     ) -> Tensor:
         """F, (B, 3, H, W)."""
         s = s.expand_as(context.mask)
+        estimate = context.fill if previous is None else previous
         conditions: dict[str, Callable[[], Tensor]] = {
             "mask": lambda: context.mask,
             "clock": lambda: s,
@@ -414,11 +424,7 @@ class BridgeDenoiser(nn.Module):
             "x1": lambda: context.x1 * context.stochastic,
             "skip": lambda: self.form.skip(x_t, s, context),
             "position": lambda: pixel_position(context.mask),
-            "estimate": lambda: (
-                context.fill
-                if before is None
-                else torch.where(context.mask > 0.5, before, context.fill)
-            ),
+            "estimate": lambda: torch.where(context.mask > 0.5, estimate, context.fill),
         }
         seen, scalars = self.form.inputs(x_t, t, s, context)
         seen += [conditions[name]() for name in self.config.conditions]

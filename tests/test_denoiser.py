@@ -433,7 +433,7 @@ def test_a_network_learns_from_its_own_estimate() -> None:
     own = this.denoiser.x0_hat(x_t, time, s, this.context).clamp(-1, 1)
     network.seen.clear()
     this.denoiser.loss(this.x0, time, s, this.z, this.context)
-    this.denoiser.loss(this.x0, time, s, this.z, this.context, again=True)
+    this.denoiser.loss(this.x0, time, s, this.z, this.context, self_conditioned=True)
     first, *second = (seen[:, -3:] for seen, _ in network.seen)
     fill = this.context.fill
     for found, wanted in zip((first, *second), (fill, fill, own), strict=True):
@@ -442,7 +442,7 @@ def test_a_network_learns_from_its_own_estimate() -> None:
 
 def test_its_own_estimate_leaves_the_gradient_of_mixed_precision_alone() -> None:
     """Autocast keeps the weights that it has cast, also those cast without a gradient."""
-    norms = []
+    learned = []
     for conditions in (("mask", "estimate"), ("mask",)):
         torch.manual_seed(0)
         this = scene(conditions=conditions)
@@ -450,10 +450,10 @@ def test_its_own_estimate_leaves_the_gradient_of_mixed_precision_alone() -> None
         _, time, s = this.at(0.5)
         with torch.autocast("cpu", torch.bfloat16):
             rest = time.float(), s.float(), this.z.float(), Context(*inputs)
-            this.denoiser.loss(this.x0.float(), *rest, again=True).mean().backward()
+            this.denoiser.loss(this.x0.float(), *rest, self_conditioned=True).mean().backward()
         grads = [p.grad for p in this.denoiser.unet.parameters()]
-        norms.append(sum(g is not None and bool(g.abs().max() > 0) for g in grads))
-    assert norms[0] == norms[1] > 1
+        learned.append(sum(g is not None and bool(g.abs().max() > 0) for g in grads))
+    assert learned[0] == learned[1] > 1
 
 
 @each_form

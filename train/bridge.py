@@ -36,7 +36,7 @@ class BridgeBatch(NamedTuple):
     s: Tensor  # (B, 1, H, W) clocks
     z: Tensor  # (B, 3, H, W) noise of the bridge
     context: Context  # start of the bridge and conditions
-    again: bool  # whether the network goes on from an estimate of its own, if it can
+    self_conditioned: bool  # whether the network sees an estimate of its own, if it can
 
 
 class BridgeTrainer(Trainer):

@@ -249,7 +249,7 @@ asyncdsb.stage = (() => {
       if (opening && own && !(hole?.length === own.length && hole.every((value, index) => value === own[index]))) {
         opening = false;
         clear();
-        chart.classList.remove("filled");
+        chart?.classList.remove("filled");
       }
       look();
     });
