@@ -373,8 +373,6 @@ class BridgeDenoiser(nn.Module):
         if self_conditioned and "estimate" in self.config.conditions:
             with torch.no_grad():
                 previous = self.x0_hat(x_t, t, s, context).clamp(-1, 1)
-            # Weights cast to half precision without a gradient would be taken again below.
-            torch.clear_autocast_cache()
         output = self._output(x_t, t, s, context, previous)
         wanted = self.form.target(x0, x_t, s, z, context)
         weights = self.form.weights.to(x0)

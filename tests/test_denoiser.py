@@ -441,7 +441,7 @@ def test_a_network_learns_from_its_own_estimate() -> None:
 
 
 def test_its_own_estimate_leaves_the_gradient_of_mixed_precision_alone() -> None:
-    """Autocast keeps the weights that it has cast, also those cast without a gradient."""
+    """Autocast keeps weights that it has cast; those cast without a gradient must not be used."""
     learned = []
     for conditions in (("mask", "estimate"), ("mask",)):
         torch.manual_seed(0)
