@@ -151,6 +151,20 @@ def test_transparency_stays(tiny_pipe, tmp_path, suffix):
     assert "transparency" in result.photograph.not_kept(".jpg")
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_a_hole_in_a_transparent_photo_is_seen_as_it_was_restored(dtype, colours):
+    """A viewer puts the photo on white, on which the networks have seen it."""
+    top = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, top, (*MASK.shape, colours + 1), dtype)
+    pixels[..., -1] = np.linspace(0.3, 1, MASK.shape[1]) * top
+    photo = Photograph(pixels)
+    found = photo.restored(photo.rgb, MASK)
+    # Alpha in the hole is what a smooth fill makes of it, and colours have 8 bits.
+    assert np.abs(found.rgb[MASK].astype(int) - photo.rgb[MASK]).max() <= 2
+    np.testing.assert_array_equal(found.pixels[~MASK], pixels[~MASK])
+
+
 def test_what_is_erased_becomes_opaque(tiny_pipe):
     layer = np.dstack([np.asarray(PHOTO), np.where(MASK, 0, 255).astype(np.uint8)])
     assert (np.asarray(tiny_pipe(layer, MASK, steps=1).image)[..., 3] == 255).all()

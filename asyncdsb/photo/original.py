@@ -62,9 +62,7 @@ class Photograph:
     def restored(self, rgb: np.ndarray, hole: np.ndarray) -> Photograph:
         """The photograph with the pixels of ``rgb`` (H, W, 3) uint8 in its hole (H, W) bool."""
         pixels = self.pixels.copy()
-        values = rgb[..., : self.colours][hole]
-        scale = 257 if pixels.dtype == np.uint16 else 1
-        pixels[..., : self.colours][hole] = values.astype(pixels.dtype) * scale
+        values = rgb[..., : self.colours][hole].astype(np.float64)
         if pixels.shape[2] > self.colours:
             # Known values of alpha continued smoothly.
             alpha, top = pixels[..., -1], int(np.iinfo(pixels.dtype).max)
@@ -72,6 +70,11 @@ class Photograph:
             known = torch.from_numpy(alpha.astype(np.float32))[None, None] / top
             filled = harmonic_fill(known.masked_fill_(missing, 0), missing)[0, 0].numpy()
             alpha[hole] = np.rint(filled.clip(0, 1) * top).astype(alpha.dtype)[hole]
+            # A viewer puts the colours on white again, which ``rgb`` holds already.
+            share = np.maximum(alpha[hole, None] / top, 1 / top)
+            values = (255 - (255 - values) / share).clip(0, 255)
+        scale = 257 if pixels.dtype == np.uint16 else 1
+        pixels[..., : self.colours][hole] = np.rint(values * scale).astype(pixels.dtype)
         return replace(self, pixels=pixels)
 
     def not_kept(self, suffix: str) -> list[str]:
