@@ -435,6 +435,13 @@ def test_one_mask_for_a_folder(photos, tiny_weights, capsys):
     assert err.count("\n") == 1 and "b.jpg" in err and "96x128" in err
 
 
+def test_a_mask_among_the_photos_is_none_of_them(photos, tiny_weights, capsys):
+    shutil.move(photos / "masks" / "a.png", photos / "photos" / "mask.png")
+    (photos / "photos" / "b.jpg").unlink()
+    assert inpaint_folder(photos, tiny_weights, mask="photos/mask.png") == 0
+    assert os.listdir(photos / "out") == ["a.png"] and capsys.readouterr().err == ""
+
+
 def test_bad_photos_do_not_stop_a_folder(photos, tiny_weights, capsys):
     good = (photos / "photos" / "b.jpg").read_bytes()
     (photos / "photos" / "0 cut.jpg").write_bytes(good[:500])

@@ -60,7 +60,7 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         _refuse_clashes([job], arguments.strategy)
         return [job], []
 
-    if not (photos := _pictures(photo)):
+    if not (photos := [path for path in _pictures(photo) if path.resolve() != mask.resolve()]):
         raise ValueError(f"there is no picture in the folder {photo}")
     used = [path.resolve() for path in (mask, out, trajectory, report) if path]
     others = (path for path in _visible(photo) if path not in photos)
