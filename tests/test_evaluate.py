@@ -357,7 +357,7 @@ def test_bridges_have_settings_and_weights_of_their_own(tiny_weights, tmp_path):
     other = tmp_path / "other"
     AsyncDSBPipeline.random(1).save_pretrained(other)
     (other / "gradient.json").unlink()
-    text = "asyncdsb,synchronous,quick=?steps=5&sampler=ode"
+    text = "asyncdsb,synchronous,quick=?steps=5&sampler=ode&solver_order=1"
     text += f",o={other}?tau_min=0.1,again={tiny_weights}"
     first, synchronous, quick, o, again = load_methods(options(tiny_weights, text))
     assert first.settings["steps"] == synchronous.settings["steps"] == 7
@@ -365,6 +365,7 @@ def test_bridges_have_settings_and_weights_of_their_own(tiny_weights, tmp_path):
     assert changed == {"strategy", "tau_min"}  # 0.5 is the default of tau_max
     assert synchronous.settings["tau_min"] == synchronous.settings["tau_max"] == 0.5
     assert (quick.settings["steps"], quick.settings["sampler"]) == (5, "ode")
+    assert quick.settings["solver_order"] == 1 and first.settings["solver_order"] is None
     assert o.settings["tau_min"] == 0.1
     # The other denoiser, with the completion network of the first.
     assert o.pipe is not first.pipe and o.pipe.completion is first.pipe.completion
@@ -414,6 +415,7 @@ def test_crops_suit_the_weights(shard, tmp_path, window, extra, expected, method
         ("x=?stepz=5", "expected a setting out of steps, .*'stepz'"),
         ("x=?steps=0", "steps >= 1, got 0"),
         ("x=?sampler=foo", "sampler that the weights were trained for"),
+        ("x=?solver_order=3", "expected a solver order out of 1, 2, got 3"),
         ("x=?steps=many", "expected a number for steps, got 'many'"),
         ("x=?steps=5,x=?steps=6", "another name than 'x'"),
         ("x=/nowhere/at/all", "weights or restorations of x, found none at /nowhere"),

@@ -246,7 +246,8 @@ def _settings(text: str) -> dict:
             raise ValueError(f"expected a setting out of {', '.join(SAMPLING)}, got {name!r}")
         try:
             default = getattr(Settings, name)
-            settings[name] = value if default is None else type(default)(value)
+            kind = int if name == "solver_order" else str if default is None else type(default)
+            settings[name] = kind(value)
         except ValueError:
             raise ValueError(f"expected a number for {name}, got {value!r}") from None
     return settings
