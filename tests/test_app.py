@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -305,20 +306,20 @@ def test_missing_weights_are_explained():
     model = Model(load, ["nowhere"])
     with pytest.raises(ValueError, match="could not be loaded: weights not found"):
         model.get()
-    *_, last = handlers.on_load(model, {})
+    *_, last = handlers.on_load(model)
+    assert handlers.on_loaded(model, {}, "nowhere") == {}
     assert "No model" in last["model"] and "weights not found" in last["status"]
 
 
 def test_loaded_model_offers_its_samplers(tiny_pipe):
     model = Model(lambda name: tiny_pipe, ["tiny"])
-    first, last = handlers.on_load(model, {})
+    first, last = handlers.on_load(model)
     assert "Loading" in first["model"] and "ready" in last["model"]
-    assert last["sampler"]["choices"] == list(tiny_pipe.samplers)
-    assert last["finish"] == tiny_pipe.config.finish
-    *_, last = handlers.on_load(model, {"finish": "patches"})
-    assert "finish" not in last, "the address says it"
-    *_, last = handlers.on_load(model, {}, "tiny")
-    assert last["finish"] == tiny_pipe.config.finish
+    told = handlers.on_loaded(model, {}, "tiny")
+    assert told["sampler"]["choices"] == list(tiny_pipe.samplers)
+    assert told["finish"] == tiny_pipe.config.finish
+    told = handlers.on_loaded(model, {"finish": "patches"}, "tiny")
+    assert "finish" not in told, "the address says it"
     with pytest.raises(ValueError, match="expected weights out of tiny, got 'large'"):
         model.get("large")
 
@@ -392,14 +393,29 @@ def test_a_photo_after_an_example_begins_with_the_weights_for_any(tmp_path):
     example = dataclasses.replace(opened(path), example="portrait-1", weights="portraits")
     own = dataclasses.replace(example, example=None)
     names = ("scenes", "portraits")
-    assert handlers.on_photo(path, "portraits", example, names)["weights"] == "scenes"
-    assert handlers.on_photo(path, "portraits", own, names)["weights"] == "portraits"
-    assert handlers.on_photo(path, "mine", example, ("mine",))["weights"] == "mine"
-    # The range and the seed with which the page opens are for its own example.
-    assert "tau_max" not in handlers.on_photo(path, "scenes", example, names)
-    opened_with = dataclasses.replace(example, opening=True)
-    shown = handlers.on_photo(path, "scenes", opened_with, names)
-    assert shown["tau_max"] == 0.5 and shown["seed"] == 0
+    opens = partial(handlers.on_photo, path, names=names)
+    assert opens("portraits", example)["weights"] == "scenes"
+    assert opens("portraits", own)["weights"] == "portraits"
+    assert handlers.on_photo(path, "mine", example, names=("mine",))["weights"] == "mine"
+
+
+def test_another_photo_resets_what_is_the_opening_examples_own(engine, tmp_path):
+    path = saved(photograph(), tmp_path / "a.png")
+    run = {name: getattr(opening.RUN, name) for name in handlers.AFTER_OPENING}
+    first = dataclasses.replace(opened(path), example="portrait-1", opening=run)
+    for shows in (
+        partial(handlers.on_photo, path, "scenes"),
+        partial(handlers.on_example, engine, 0, 8),
+    ):
+        after = shows(first, *run.values())
+        assert {name: after[name] for name in run} == handlers.AFTER_OPENING
+        # What a visitor or a link has changed stays.
+        changed = shows(first, run["tau_min"], 0.95, run["seed"])
+        assert "tau_min" not in changed and "tau_max" not in changed
+        assert changed["seed"] == Settings().seed
+        assert "seed" not in shows(first, run["tau_min"], run["tau_max"], 7)
+        plain = dataclasses.replace(first, opening={})
+        assert not shows(plain, *run.values()).keys() & run.keys()
 
 
 def test_examples_are_ready_to_use(engine):

@@ -1229,6 +1229,19 @@ def test_a_visit_on_a_dark_phone(page, server):
         visit.click("#restore")
         wait_for_status(visit, "Done")
         visit.locator("#editor img.restored").wait_for(state="visible")
+        # Two fingers look at the result more closely; one that paints goes on with it.
+        visit.click("[data-act=fit]")
+        shown.scroll_into_view_if_needed()
+        box = shown.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        apart = [[(x - 20 - 8 * i, y), (x + 20 + 8 * i, y)] for i in range(6)]
+        touch(visit, [[(x - 20, y)], *apart])
+        assert int(visit.inner_text("[data-act=fit]").rstrip("%")) > 200
+        assert visit.evaluate("asyncdsb.canvas.hasResult()")
+        assert visit.locator("#editor .kept").count() == 0, "nothing was taken over"
+        touch(visit, [[(x + 6 * i, y)] for i in range(6)])
+        wait_for_status(visit, "Press Restore")
+        assert not visit.evaluate("asyncdsb.canvas.hasResult()")
         assert visit.evaluate("() => document.documentElement.scrollWidth") <= 390
         brightness = visit.evaluate(
             """() => ['color', 'backgroundColor'].map((name) => {

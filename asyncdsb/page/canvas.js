@@ -9,6 +9,7 @@ asyncdsb.canvas = (() => {
   const MOST = 0.3;
   const DEEPEST = 16; // zoom
   const STEPS = 60; // most holes that can be brought back
+  const BRIEF = 12; // points of a stroke that a second finger may still turn into a zoom
 
   let element, view, sheet, canvas, context, cursor, slider;
   let photo = null; // what the server said of it, with the address of its picture
@@ -16,7 +17,7 @@ asyncdsb.canvas = (() => {
   let at = -1; // the one shown
   let asked = null; // the one shown when the server was asked for another hole
   let tool = "brush";
-  let stroke = null; // { points, width, erase, id } while it is painted
+  let stroke = null; // { points, width, erase, id, taken } while it is painted
   let zoom = 1;
   let shift = [0, 0]; // how far the sheet is moved, in views
   const pointers = new Map(); // fingers on the canvas
@@ -250,7 +251,15 @@ asyncdsb.canvas = (() => {
 
   // Strokes
 
-  function begin(point, id) {
+  function begin(point, id, touch = false) {
+    stroke = { points: [point], width: width(), erase: tool === "eraser", id, taken: false };
+    // A finger on a result may be the first of two that zoom.
+    if (!touch || !api.hasResult()) commit();
+  }
+
+  // The stroke counts: it is painted, on a result after that has become the photograph.
+  function commit() {
+    stroke.taken = true;
     clearTimeout(follow);
     if (api.onStroke?.({ result: api.hasResult() }) === "keep") {
       // On the result, whose hole is closed.
@@ -258,17 +267,18 @@ asyncdsb.canvas = (() => {
       view.classList.add("kept");
       taking = setTimeout(() => { taking = 0; changed(); }, 15000);
     } else clearResult();
-    stroke = { points: [point], width: width(), erase: tool === "eraser", id };
     paint(stroke);
   }
 
   function extend(points) {
     const from = stroke.points.length;
     stroke.points.push(...points);
-    paint(stroke, from);
+    if (stroke.taken) paint(stroke, from);
+    else if (stroke.points.length > BRIEF) commit();
   }
 
   function end() {
+    if (!stroke.taken) commit();
     const done = stroke;
     stroke = null;
     push({ stroke: done });
@@ -277,8 +287,10 @@ asyncdsb.canvas = (() => {
   // A second finger means zoom: what the first one began is no stroke.
   function abandon() {
     if (!stroke) return;
-    if (stroke.points.length > 12) return end();
+    if (stroke.points.length > BRIEF) return end();
+    const { taken } = stroke;
     stroke = null;
+    if (!taken) return;
     draw(history[at].runs);
     changed();
   }
@@ -294,7 +306,7 @@ asyncdsb.canvas = (() => {
     } else if (event.button === 1 || space) {
       moving = true;
       hold(false);
-    } else begin(spot(event), event.pointerId);
+    } else begin(spot(event), event.pointerId, event.pointerType === "touch");
     view.classList.toggle("moving", moving);
   }
 

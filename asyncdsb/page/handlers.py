@@ -66,21 +66,35 @@ def find_examples() -> list[Example]:
 
 
 def on_photo(
-    path: str, weights: str | None = None, before: Photo | None = None, names: Sequence[str] = ()
+    path: str,
+    weights: str | None = None,
+    before: Photo | None = None,
+    *values: float,
+    names: Sequence[str] = (),
 ) -> Update:
     """Open an uploaded photograph, to be restored by the chosen weights.
 
-    After an example, which chooses its own, it begins with those for any photo.
+    After an example, which chooses its own, it begins with those for any photo. ``values`` are what
+    the page has for :data:`AFTER_OPENING`.
     """
     photo, image = session.open_photo(path)
     if before is not None and before.example and ANY_PHOTO in names:
         weights = ANY_PHOTO
-    return show(dataclasses.replace(photo, weights=weights), image=image) | _after(before)
+    return show(dataclasses.replace(photo, weights=weights), image=image) | _after(before, values)
 
 
-def _after(before: Photo | None) -> Update:
-    """What another photograph resets after the one that the page opened with."""
-    return AFTER_OPENING if before is not None and before.opening else {}
+def _after(before: Photo | None, values: Sequence[float]) -> Update:
+    """What another photograph resets after the one that the page opened with.
+
+    What the visitor or the page's address has changed stays; the range counts as a whole.
+    """
+    own = before.opening if before is not None else {}
+    given = dict(zip(AFTER_OPENING, values, strict=False))
+    reset: Update = {}
+    for group in (("tau_min", "tau_max"), ("seed",)):
+        if own and all(own[name] == given.get(name) for name in group):
+            reset |= {name: AFTER_OPENING[name] for name in group}
+    return reset
 
 
 def on_weights(model: Model, photo: Photo | None, weights: str) -> Iterator[Update]:
@@ -111,15 +125,19 @@ def on_example(
     index: int,
     tiles: float = Settings.tiles,
     before: Photo | None = None,
+    *values: float,
     names: Sequence[str] = (),
 ) -> Update:
-    """Open an example photograph; ``names`` are of the weights that the page has."""
+    """Open an example photograph; ``names`` are of the weights that the page has.
+
+    ``values`` are what it has for :data:`AFTER_OPENING`.
+    """
     examples = find_examples()
     if index not in range(len(examples)):
         raise ValueError(f"expected an example 0 ... {len(examples) - 1}, got {index!r}")
     photo, image, mask = examples[index].read(names)
     shown = show(photo, mask, None if mask is None else "own", image)
-    return with_maps(engine, shown | _after(before), tiles)
+    return with_maps(engine, shown | _after(before, values), tiles)
 
 
 def on_mask_file(
@@ -286,8 +304,8 @@ def _described(photo: Photo, painted: bool) -> str:
     return f"{Path(photo.path).name}, {photo.size[0]} × {photo.size[1]}. {todo}"
 
 
-def on_load(model: Model, query: Mapping[str, str], weights: str | None = None) -> Iterator[Update]:
-    """Say how far the model is, and set what the weights decide unless the address does."""
+def on_load(model: Model, weights: str | None = None) -> Iterator[Update]:
+    """Say how far the model is."""
     yield {"model": '<span class="badge busy">Loading the model …</span>'}
     try:
         pipe = model.get(weights)
@@ -297,6 +315,16 @@ def on_load(model: Model, query: Mapping[str, str], weights: str | None = None) 
             "status": payload.message(str(error), "error"),
         }
         return
-    told = {name: value for name, value in told_by(pipe).items() if name not in query}
-    ready = f'<span class="badge done">Model ready on {pipe.device}</span>'
-    yield {"sampler": Props(choices=list(pipe.samplers)), "model": ready} | told
+    yield {"model": f'<span class="badge done">Model ready on {pipe.device}</span>'}
+
+
+def on_loaded(model: Model, query: Mapping[str, str], weights: str) -> Update:
+    """Set what the weights decide unless the address does.
+
+    By now the visitor may have chosen others than those for which :func:`on_load` has waited.
+    """
+    with contextlib.suppress(ValueError):  # on_load has told it.
+        pipe = model.get(weights)
+        told = {name: value for name, value in told_by(pipe).items() if name not in query}
+        return {"sampler": Props(choices=list(pipe.samplers))} | told
+    return {}

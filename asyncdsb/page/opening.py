@@ -37,7 +37,8 @@ def read(names: Sequence[str]) -> Update:
     if example.weights not in names:
         return {}
     photo, image, mask = example.read()
-    shown = handlers.show(dataclasses.replace(photo, opening=True), mask, None, image)
+    own = {name: getattr(RUN, name) for name in handlers.AFTER_OPENING}
+    shown = handlers.show(dataclasses.replace(photo, opening=own), mask, None, image)
     copy = payload.base64_of(shown["editor"].pop("picture"))
     picture = {"url": f"data:image/jpeg;base64,{copy}"}
     # The maps are here: an answer that came late would take the place of another photo's.

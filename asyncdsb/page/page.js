@@ -6,7 +6,7 @@ Object.assign(asyncdsb, (() => {
   let lacking = ""; // what is missing before a run can begin
   const work = { steps: @STEPS@, runs: 1 };
   function estimate(steps, beside, seeds) {
-    if (steps) Object.assign(work, { steps, runs: Number(seeds) + (beside ? 1 : 0) });
+    if (steps) Object.assign(work, { steps, runs: Number(seeds) * (beside ? 2 : 1) });
     const line = document.querySelector("#estimate .estimate");
     if (!line) return;
     const seconds = stepSeconds * work.steps * work.runs;

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class Photo:
     weights: str | None = None  # that restore it; None for the page's first
     before: Photo | None = None  # the photograph whose result this one is, if it is one
     said: tuple[str, ...] = ()  # settings that the page's address gave with it
-    opening: bool = False  # whether the page opened with it, and with settings that are its own
+    # Settings that are its own, if the page opened with it.
+    opening: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def at(self, stamp: str) -> Photo:
         """Return the photograph that the browser shows: this one, or one it was made from.

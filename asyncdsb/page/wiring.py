@@ -101,7 +101,8 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     run = "frame compare timing result animation movie files reuse"
     kept = "results chosen strip"
     fresh = f"photo weights editor gradient tau seen status {run}"
-    opened = f"{fresh} {' '.join(handlers.AFTER_OPENING)}"
+    own_values = " ".join(handlers.AFTER_OPENING)
+    opened = f"{fresh} {own_values}"
     settings = " ".join(session.SETTINGS)
 
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
@@ -111,18 +112,23 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         """Show the maps for the hole that is painted when the event comes."""
         on(event, on_preview, "photo hole seen tiles", "gradient tau seen status", **maps)
 
-    def on_example(tiles: float, before: Any, event: gr.EventData) -> Update:
-        return handlers.on_example(engine, event.index, tiles, before, model.names)
+    def on_example(
+        tiles: float, before: Any, low: float, high: float, seed: float, event: gr.EventData
+    ) -> Update:
+        values = low, high, seed
+        return handlers.on_example(engine, event.index, tiles, before, *values, names=model.names)
 
     close = "() => asyncdsb.canvas.close()"
     on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
     on_photo = partial(handlers.on_photo, names=model.names)
-    photo_opened = on(parts["open_photo"].upload, on_photo, "open_photo weights photo", opened)
+    photo_opened = on(
+        parts["open_photo"].upload, on_photo, f"open_photo weights photo {own_values}", opened
+    )
     photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
     told = f"photo sampler {' '.join(FROM_WEIGHTS)}"
     on_weights = partial(handlers.on_weights, model)
     follow(on(parts["weights"].change, on_weights, "photo weights", told).then)
-    on(parts["examples"].click, on_example, "tiles photo", opened)
+    on(parts["examples"].click, on_example, f"tiles photo {own_values}", opened)
     on_mask = partial(handlers.on_mask_file, engine)
     on(parts["open_mask"].upload, on_mask, "open_mask photo hole tiles", fresh)
     for kind in PRESET_MASKS:
@@ -184,10 +190,11 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     asked = [*files[:2], *given, files[2], *own]
     gr.Button(visible=False).click(listener(inpaint), asked, answers, api_name="inpaint", **one_run)
 
-    def on_load(weights: str, request: gr.Request) -> Iterator[Update]:
-        yield from handlers.on_load(model, dict(request.query_params), weights)
+    def on_loaded(weights: str, request: gr.Request) -> Update:
+        return handlers.on_loaded(model, dict(request.query_params), weights)
 
-    on(demo.load, on_load, "weights", f"model status sampler {' '.join(FROM_WEIGHTS)}")
+    loaded = on(demo.load, partial(handlers.on_load, model), "weights", "model status")
+    on(loaded.then, on_loaded, "weights", f"sampler {' '.join(FROM_WEIGHTS)}")
 
     def on_link(request: gr.Request) -> Update:
         return handlers.on_link(dict(request.query_params), model.names)
