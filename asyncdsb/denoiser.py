@@ -86,8 +86,11 @@ class BridgeConfig:
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         temperature: factor on that noise in a run, one number or one along each of
             :data:`asyncdsb.noise.COLOUR_AXES`. Below 1 a run invents less, nearer to the fill.
-        temperature_end: frequency, in cycles per picture, from which on the temperature is 1; None
-            scales all frequencies.
+        temperature_end: frequency, in cycles per picture, from which on the factor is another one,
+            ``fine_temperature``; None scales all frequencies by ``temperature``.
+        fine_temperature: that factor. A network whose estimates are too smooth takes away more
+            noise than there is; a little above 1 a result keeps its fine detail, cf. S_noise of
+            Karras et al. 2022.
         mirrored: frequency, in cycles per picture, from which on a run mirrors that noise, see
             :func:`asyncdsb.noise.mirrored`: both eyes of a portrait then start alike. None mirrors
             nothing.
@@ -111,6 +114,7 @@ class BridgeConfig:
     hole_noise: float = 1.0
     temperature: float | tuple[float, ...] = 1.0
     temperature_end: float | None = None
+    fine_temperature: float = 1.0
     mirrored: float | None = None
     conditions: tuple[str, ...] = ("mask",)
     parametrisation: str = "edm"
@@ -140,10 +144,10 @@ class BridgeConfig:
             raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {given}")
         if len(self.temperatures) not in (1, 3) or not all(0 <= t <= 1 for t in self.temperatures):
             raise ValueError(f"expected 1 or 3 temperatures in [0, 1], got {self.temperature}")
-        for name in ("mirrored", "temperature_end"):
-            frequency = getattr(self, name)
-            if frequency is not None and not 0 <= frequency < math.inf:
-                raise ValueError(f"expected a finite frequency {name} >= 0, got {frequency}")
+        for name in ("mirrored", "temperature_end", "fine_temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"expected a finite {name} >= 0, got {value}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         score = self.parametrisation == "score"
@@ -330,7 +334,8 @@ class BridgeDenoiser(nn.Module):
     def start_noise(self, noise: Tensor) -> Tensor:
         """Mirror and scale standard normal noise (B, 3, H, W) for x1 as the configuration says.
 
-        With n mirrored, temperature T and the coarse part C of a picture: n + C(T n - n).
+        With n mirrored, temperatures T and T_f and the coarse part C of a picture:
+        T_f n + C(T n - T_f n).
         """
         if self.config.mirrored is not None:
             noise = mirrored(noise, self.config.mirrored)
@@ -340,7 +345,10 @@ class BridgeDenoiser(nn.Module):
         else:
             scaled = along_axes(factors * along_axes(noise), back=True)
         end = self.config.temperature_end
-        return scaled if end is None else noise + coarse_part(scaled - noise, end)
+        if end is None:
+            return scaled
+        fine = self.config.fine_temperature * noise
+        return fine + coarse_part(scaled - fine, end)
 
     def x0_hat(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor | None = None

@@ -529,14 +529,16 @@ def test_the_temperature_scales_the_noise_along_the_axes_of_colour(temperature: 
 
 
 @pytest.mark.parametrize("end", [0.0, 3.0, 100.0])
-def test_above_a_frequency_the_temperature_is_one(end: float):
-    config = BridgeConfig(unet=TINY, temperature=(0.9, 0.4, 0.0), temperature_end=end)
+@pytest.mark.parametrize("fine", [1.0, 1.1])
+def test_above_a_frequency_the_temperature_is_another(end: float, fine: float):
+    temperatures: dict[str, Any] = {"temperature": (0.9, 0.4, 0.0), "fine_temperature": fine}
+    config = BridgeConfig(unet=TINY, temperature_end=end, **temperatures)
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     everywhere = BridgeDenoiser(dataclasses.replace(config, temperature_end=None))
     found = torch.fft.fft2(BridgeDenoiser(config).start_noise(noise))
     rows, columns = (torch.fft.fftfreq(side, 1 / side) for side in SHAPE[2:])
     coarse = (rows[:, None] ** 2 + columns**2).sqrt() < end
-    low, high = torch.fft.fft2(everywhere.start_noise(noise)), torch.fft.fft2(noise)
+    low, high = torch.fft.fft2(everywhere.start_noise(noise)), torch.fft.fft2(fine * noise)
     torch.testing.assert_close(found, torch.where(coarse, low, high), atol=1e-9, rtol=0)
 
 
@@ -580,9 +582,9 @@ def test_a_run_mirrors_its_noise_where_the_configuration_says_so():
     assert torch.equal(BridgeDenoiser(BridgeConfig(unet=TINY)).start_noise(noise), noise)
 
 
-@pytest.mark.parametrize("name", ["mirrored", "temperature_end"])
-@pytest.mark.parametrize("frequency", [-1.0, math.inf, math.nan])
-def test_frequencies_of_the_noise_are_checked(name: str, frequency: float):
-    change: dict[str, Any] = {name: frequency}
+@pytest.mark.parametrize("name", ["mirrored", "temperature_end", "fine_temperature"])
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+def test_numbers_of_the_noise_are_checked(name: str, value: float):
+    change: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=f"{name} >= 0"):
         BridgeConfig(**change)

@@ -259,6 +259,7 @@ BRIDGE_PRESETS = {
             conditions=("mask", "membrane", "skip", "position", "estimate"),
             temperature=0.5,
             temperature_end=14.0,
+            fine_temperature=1.12,
             mirrored=4.0,
             resolution=128,
             window="head",
@@ -270,11 +271,11 @@ BRIDGE_PRESETS = {
     "scenes": BridgePreset(
         **_ON_CPU | _MUON | {"checkpoint_every": 500, "validate_every": 10_000},
         model=BridgeConfig(
-            unet=_LEAN,
+            unet=_LEAN_DEEP,
             fill="harmonic",
-            conditions=("mask", "fill", "skip"),
+            conditions=("mask", "fill", "skip", "estimate"),
             sigma_data=(0.4, 0.1, 0.05),
-            temperature=(0.9, 0.2, 0.2),
+            temperature=(1.0, 0.2, 0.2),
             # At second order more of the starting noise reaches the result, and this network turns
             # it into blotches.
             solver_order=1,
