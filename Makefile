@@ -10,7 +10,7 @@
 VENV   := .venv
 PY     := $(VENV)/bin/python
 # Two processes of one thread each: the tensors of the tests are small.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 
 # Starting each candidate tells more than finding it: version managers leave shims that fail.

@@ -17,6 +17,15 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+# Two processes that run the tests begin with these files, so that both end at about the same time.
+LONGEST = ("test_browser.py", "test_processes.py", "test_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 def synthetic_photo(width: int, height: int, seed: int = 0) -> Image.Image:
     """A smooth scene with edges and grain: every 8-bit value occurs, no two photos are alike."""
     rng = np.random.default_rng(seed)
