@@ -86,11 +86,11 @@ class BridgeConfig:
             ("zero", 1.0), that of the paper's text ("zero", 0.0).
         temperature: factor on that noise in a run, one number or one along each of
             :data:`asyncdsb.noise.COLOUR_AXES`. Below 1 a run invents less, nearer to the fill.
-        temperature_end: frequency, in cycles per picture, from which on the factor is another one,
-            ``fine_temperature``; None scales all frequencies by ``temperature``.
-        fine_temperature: that factor. A network whose estimates are too smooth takes away more
-            noise than there is; a little above 1 a result keeps its fine detail, cf. S_noise of
-            Karras et al. 2022.
+        temperature_end: frequency, in cycles per picture, from which on ``fine_temperature`` takes
+            the place of ``temperature``; None scales all frequencies by ``temperature``.
+        fine_temperature: factor on the noise from ``temperature_end`` on. A network whose estimates
+            are too smooth removes too much noise. A factor a little above 1 keeps the fine detail
+            of a result, as S_noise does in Karras et al. 2022.
         mirrored: frequency, in cycles per picture, from which on a run mirrors that noise, see
             :func:`asyncdsb.noise.mirrored`: both eyes of a portrait then start alike. None mirrors
             nothing.
@@ -144,10 +144,12 @@ class BridgeConfig:
             raise ValueError(f"expected a bridge and a finite hole_noise >= 0, got {given}")
         if len(self.temperatures) not in (1, 3) or not all(0 <= t <= 1 for t in self.temperatures):
             raise ValueError(f"expected 1 or 3 temperatures in [0, 1], got {self.temperature}")
-        for name in ("mirrored", "temperature_end", "fine_temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"expected a finite {name} >= 0, got {value}")
+        if not 0 <= (fine := self.fine_temperature) < math.inf:
+            raise ValueError(f"expected a finite fine_temperature >= 0, got {fine}")
+        for name in ("mirrored", "temperature_end"):
+            frequency = getattr(self, name)
+            if frequency is not None and not 0 <= frequency < math.inf:
+                raise ValueError(f"expected a finite frequency {name} >= 0, got {frequency}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         score = self.parametrisation == "score"

@@ -708,6 +708,14 @@ def test_several_seeds_are_shown_together(page, photo):
     open_photo(page, photo)
     take_hole(page, "Narrow")
     assert "takes about" in page.inner_text("#estimate")
+    # Every seed has a run of its own for the other schedule.
+    told = """([beside, seeds]) => {
+        asyncdsb.pace(0.5);
+        asyncdsb.estimate(20, beside, seeds);
+        return document.querySelector("#estimate .estimate").textContent;
+    }"""
+    for asked, words in (((False, 6), "60 s"), ((True, 1), "20 s"), ((True, 6), "2 minutes")):
+        assert page.evaluate(told, asked) == f"takes about {words} here"
     set_slider(page, "steps", 2)
     open_more(page)
     set_slider(page, "seeds", 3)

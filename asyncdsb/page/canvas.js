@@ -17,7 +17,7 @@ asyncdsb.canvas = (() => {
   let at = -1; // the one shown
   let asked = null; // the one shown when the server was asked for another hole
   let tool = "brush";
-  let stroke = null; // { points, width, erase, id, taken } while it is painted
+  let stroke = null; // { points, width, erase, id, committed } while it is painted
   let zoom = 1;
   let shift = [0, 0]; // how far the sheet is moved, in views
   const pointers = new Map(); // fingers on the canvas
@@ -252,14 +252,14 @@ asyncdsb.canvas = (() => {
   // Strokes
 
   function begin(point, id, touch = false) {
-    stroke = { points: [point], width: width(), erase: tool === "eraser", id, taken: false };
+    stroke = { points: [point], width: width(), erase: tool === "eraser", id, committed: false };
     // A finger on a result may be the first of two that zoom.
     if (!touch || !api.hasResult()) commit();
   }
 
-  // The stroke counts: it is painted, on a result after that has become the photograph.
+  // Paint the stroke. If a result is shown, it becomes the photograph first.
   function commit() {
-    stroke.taken = true;
+    stroke.committed = true;
     clearTimeout(follow);
     if (api.onStroke?.({ result: api.hasResult() }) === "keep") {
       // On the result, whose hole is closed.
@@ -273,12 +273,12 @@ asyncdsb.canvas = (() => {
   function extend(points) {
     const from = stroke.points.length;
     stroke.points.push(...points);
-    if (stroke.taken) paint(stroke, from);
+    if (stroke.committed) paint(stroke, from);
     else if (stroke.points.length > BRIEF) commit();
   }
 
   function end() {
-    if (!stroke.taken) commit();
+    if (!stroke.committed) commit();
     const done = stroke;
     stroke = null;
     push({ stroke: done });
@@ -288,9 +288,9 @@ asyncdsb.canvas = (() => {
   function abandon() {
     if (!stroke) return;
     if (stroke.points.length > BRIEF) return end();
-    const { taken } = stroke;
+    const { committed } = stroke;
     stroke = null;
-    if (!taken) return;
+    if (!committed) return;
     draw(history[at].runs);
     changed();
   }

@@ -14,8 +14,7 @@ from asyncdsb.samplers import GRIDS
 from asyncdsb.store.bundled import BUNDLED_NAMES
 
 SAMPLING = (
-    "steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta", "solver_order",
-    *FROM_WEIGHTS,
+    "steps", "sampler", "strategy", "grid", "tau_min", "tau_max", "eta", *FROM_WEIGHTS,
 )  # fmt: skip
 """Fields of :class:`asyncdsb.photo.settings.Settings` that the methods of an evaluation take."""
 
