@@ -202,6 +202,16 @@ class Context:
         return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
+@dataclass(frozen=True)
+class View:
+    """A state as the network F sees it, and what its output stands for: skip + scale F."""
+
+    seen: list[Tensor]  # the state, (B, C, H, W) in parts
+    scalars: Tensor  # (B, 2)
+    skip: Tensor  # (B, 3, H, W) part of the estimate that does not pass the network
+    scale: Tensor  # (B, A, H, W) factor on F along A = 1 or 3 axes
+
+
 class Score:
     """``x0_hat = x_t - sqrt(M s) F`` (Eq. 4), F being told the time and which bridge it is."""
 
@@ -212,20 +222,14 @@ class Score:
         self.total_var = config.schedule.total_var
         self.weights = torch.ones(1, 1, 1, 1, dtype=torch.float64)
 
-    def inputs(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context
-    ) -> tuple[list[Tensor], Tensor]:
-        """What the network sees of the state, (B, C, H, W) in parts, and (B, 2) scalars."""
+    def view(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> View:
+        """The state, the time, and whether the bridge carries noise."""
         scalars = torch.cat([t.expand(len(x_t), 1, 1, 1), context.stochastic], dim=1).flatten(1)
-        return [x_t], scalars.to(x_t.dtype)
+        return View([x_t], scalars.to(x_t.dtype), x_t, -((self.total_var * s).sqrt()))
 
-    def x0_hat(self, x_t: Tensor, output: Tensor, s: Tensor, context: Context) -> Tensor:
-        """The estimate that an output F of the network stands for."""
-        return bridge.x0_from_target(x_t, output, s, self.total_var)
-
-    def skip(self, x_t: Tensor, s: Tensor, context: Context) -> Tensor:
-        """The part of the estimate that does not pass the network: x_t."""
-        return x_t
+    def x0_hat(self, view: View, output: Tensor) -> Tensor:
+        """The estimate that an output F of the network stands for, (B, 3, H, W)."""
+        return view.skip + view.scale * output
 
     def target(self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
         """The output F that stands for x0 itself."""
@@ -254,37 +258,28 @@ class Edm:
         """RGB (B, 3, H, W) along the axes of sigma_data: itself, or COLOUR_AXES times it."""
         return rgb if self.sigmas.numel() == 1 else along_axes(rgb, back)
 
-    def inputs(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context
-    ) -> tuple[list[Tensor], Tensor]:
-        """What the network sees: c_in d in the hole with the photograph around it, log sigma_eff.
+    def view(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> View:
+        """c_in d in the hole with the photograph around it, log sigma_eff; f + c_skip d, c_out.
 
-        Its scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so
+        The scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so
         that :data:`LEVELS` are 0 and 1; a known pixel has 0.
         """
         hole = context.mask
-        n, d_var, _ = self._variances(s, context)
-        scaled = self._along_axes(x_t - context.fill) * d_var.rsqrt()
-        state = torch.where(hole > 0.5, scaled, self._along_axes(context.fill))
+        n, d_var, sigma = self._variances(s, context)
+        d, c_in, rest = self._along_axes(x_t - context.fill), d_var.rsqrt(), 1 - s
+        state = torch.where(hole > 0.5, c_in * d, self._along_axes(context.fill))
+        std = n.sqrt()
         low, high = (math.log(level) for level in LEVELS)
-        sigma = n.sqrt() / (1 - s).clamp(min=1e-6)
-        level = ((sigma.log() - low) / (high - low)).clamp(0, 1) * hole
+        level = (std / rest.clamp(min=1e-6)).log()
+        level = ((level - low) / (high - low)).clamp(0, 1) * hole
         area = hole.mean((1, 2, 3))
         mean = level.mean((1, 2, 3)) / area.clamp(min=1e-6)
-        return [state, level], torch.stack([mean, area], dim=1)
+        skip = context.fill + self._along_axes(rest * sigma**2 / d_var * d, back=True)
+        return View([state, level], torch.stack([mean, area], dim=1), skip, sigma * std * c_in)
 
-    def x0_hat(self, x_t: Tensor, output: Tensor, s: Tensor, context: Context) -> Tensor:
+    def x0_hat(self, view: View, output: Tensor) -> Tensor:
         """The estimate that an output F of the network stands for, (B, 3, H, W)."""
-        n, d_var, sigma = self._variances(s, context)
-        c_out = sigma * (n / d_var).sqrt()
-        return self.skip(x_t, s, context) + self._along_axes(c_out * output, back=True)
-
-    def skip(self, x_t: Tensor, s: Tensor, context: Context) -> Tensor:
-        """The part of the estimate that does not pass the network, f + c_skip d, (B, 3, H, W)."""
-        _, d_var, sigma = self._variances(s, context)
-        c_skip = (1 - s) * sigma**2 / d_var
-        d = self._along_axes(x_t - context.fill)
-        return context.fill + self._along_axes(c_skip * d, back=True)
+        return view.skip + self._along_axes(view.scale * output, back=True)
 
     def target(self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
         """The output F that stands for x0 itself, (B, 3, H, W).
@@ -360,8 +355,7 @@ class BridgeDenoiser(nn.Module):
         ``previous`` is the estimate of the step before, (B, 3, H, W), None at the first step. A
         network without the condition "estimate" does not see it.
         """
-        output = self._output(x_t, t, s, context, previous)
-        return self.form.x0_hat(x_t, output, s, context)
+        return self.form.x0_hat(*self._evaluated(x_t, t, s, context, previous))
 
     def loss(
         self,
@@ -383,7 +377,7 @@ class BridgeDenoiser(nn.Module):
         if self_conditioned and "estimate" in self.config.conditions:
             with torch.no_grad():
                 previous = self.x0_hat(x_t, t, s, context).clamp(-1, 1)
-        output = self._output(x_t, t, s, context, previous)
+        _, output = self._evaluated(x_t, t, s, context, previous)
         wanted = self.form.target(x0, x_t, s, z, context)
         weights = self.form.weights.to(x0)
         squared = (context.mask * weights * (output - wanted) ** 2).sum((1, 2, 3))
@@ -415,11 +409,12 @@ class BridgeDenoiser(nn.Module):
 
         return denoise
 
-    def _output(
+    def _evaluated(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor | None
-    ) -> Tensor:
-        """F, (B, 3, H, W)."""
+    ) -> tuple[View, Tensor]:
+        """What the network sees of a state, and its output F, (B, 3, H, W)."""
         s = s.expand_as(context.mask)
+        view = self.form.view(x_t, t, s, context)
         estimate = context.fill if previous is None else previous
         conditions: dict[str, Callable[[], Tensor]] = {
             "mask": lambda: context.mask,
@@ -430,10 +425,9 @@ class BridgeDenoiser(nn.Module):
             "membrane": lambda: context.membrane,
             # Without bridge noise x1 and x_t together would give x0 away.
             "x1": lambda: context.x1 * context.stochastic,
-            "skip": lambda: self.form.skip(x_t, s, context),
+            "skip": lambda: view.skip,
             "position": lambda: pixel_position(context.mask),
             "estimate": lambda: torch.where(context.mask > 0.5, estimate, context.fill),
         }
-        seen, scalars = self.form.inputs(x_t, t, s, context)
-        seen += [conditions[name]() for name in self.config.conditions]
-        return self.unet(torch.cat(seen, dim=1), scalars)
+        shown = [conditions[name]() for name in self.config.conditions]
+        return view, self.unet(torch.cat(view.seen + shown, dim=1), view.scalars)

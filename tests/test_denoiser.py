@@ -246,7 +246,7 @@ def test_input_and_target_have_unit_variance_for_unknowns_of_the_assumed_size(
         this.context, this.z = dataclasses.replace(this.context, x1=x1), z
         x_t, time, s = this.at(t)
         rest = (this.context,)
-        seen, _ = this.denoiser.form.inputs(x_t, time, s, *rest)
+        seen = this.denoiser.form.view(x_t, time, s, *rest).seen
         target = this.denoiser.form.target(this.x0, x_t, s, z * this.context.stochastic, *rest)
         found.append(torch.stack([seen[0][this.hole], target[this.hole]]))
     variances = torch.cat(found, 1).var(1)
@@ -296,14 +296,14 @@ def test_known_pixels_are_seen_as_they_are(form: str) -> None:
     this = scene(parametrisation=form, hole_noise=1.0)
     this.z = torch.zeros_like(this.z)
     x_t, time, s = this.at(0.6)
-    seen, _ = this.denoiser.form.inputs(x_t, time, s, this.context)
+    seen = this.denoiser.form.view(x_t, time, s, this.context).seen
     torch.testing.assert_close(seen[0][~this.hole], this.x0[~this.hole], rtol=0, atol=1e-12)
 
 
 def test_known_pixels_are_seen_along_the_axes_of_the_colours() -> None:
     this = scene(sigma_data=(0.8, 0.3, 0.1))
     x_t, time, s = this.at(0.6)
-    seen, _ = this.denoiser.form.inputs(x_t, time, s, this.context)
+    seen = this.denoiser.form.view(x_t, time, s, this.context).seen
     red, green, blue = this.x0.unbind(1)
     known = (1 - this.context.mask[:, 0]).bool()
     expected = torch.stack([(red + green + blue) / 3**0.5, (red - blue) / 2**0.5], 1)
@@ -385,8 +385,8 @@ def test_skip_is_the_estimate_of_a_silent_network(form: str, sigma_data: Any) ->
     for t in (0.05, 0.5, 1.0):
         x_t, time, s = this.at(t)
         this.denoiser.x0_hat(x_t, time, s, this.context)
-        zero = torch.zeros_like(x_t)
-        silent = this.denoiser.form.x0_hat(x_t, zero, s, this.context)
+        view = this.denoiser.form.view(x_t, time, s, this.context)
+        silent = this.denoiser.form.x0_hat(view, torch.zeros_like(x_t))
         torch.testing.assert_close(network.seen[-1][0][:, -3:], silent, rtol=0, atol=1e-12)
 
 
