@@ -123,9 +123,9 @@ def test_mask_has_a_grid_of_its_own(size, expected):
 @pytest.mark.parametrize("size", [(120, 80), (400, 900), (1600, 1067), (2500, 1200)])
 def test_mask_survives_the_canvas(size):
     mask = make_mask("wide", size[::-1], seed=3)
-    stamp, grid = canvas.read_hole_text(canvas.hole_text("a", size, mask))
+    stamp, grid, box = canvas.read_hole_text(canvas.hole_text("a", size, mask))
     again = canvas.resize_mask(grid, size)
-    assert stamp == "a" and again.shape == mask.shape
+    assert stamp == "a" and box is None and again.shape == mask.shape
     if max(size) <= canvas.SHOWN_SIDE:
         np.testing.assert_array_equal(again, mask)
     assert (again & mask).sum() / (again | mask).sum() > 0.98
@@ -134,15 +134,15 @@ def test_mask_survives_the_canvas(size):
 def test_thin_scratch_survives_the_canvas():
     mask = np.zeros((3000, 4000), bool)
     mask[700:702, 100:3900] = True
-    _, grid = canvas.read_hole_text(canvas.hole_text("a", (4000, 3000), mask))
+    _, grid, _ = canvas.read_hole_text(canvas.hole_text("a", (4000, 3000), mask))
     again = canvas.resize_mask(grid, (4000, 3000))
     assert again.any(axis=0)[110:3890].all()
     assert again.sum(axis=0).max() <= 5
 
 
 def test_unpainted_canvas():
-    _, grid = canvas.read_hole_text(canvas.hole_text("a", (20, 10)))
-    assert grid.shape == (520, 1040) and not grid.any()
+    _, grid, box = canvas.read_hole_text(canvas.hole_text("a", (20, 10), box=(3, 4, 5)))
+    assert box == (3, 4, 5) and grid.shape == (520, 1040) and not grid.any()
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,8 @@ def test_unpainted_canvas():
         '{"photo": "a", "width": 9999, "height": 1, "runs": [9999]}',
         '{"photo": "a", "width": 1e400, "height": 2, "runs": [4]}',
         '{"photo": "a", "width": 2, "height": 2, "runs": [1e300]}',
+        '{"photo": "a", "width": 2, "height": 2, "runs": [4], "box": [1, 2]}',
+        '{"photo": "a", "width": 2, "height": 2, "runs": [4], "box": "all"}',
         "[" * 100_000,
     ],
 )  # fmt: skip
@@ -1218,7 +1220,7 @@ def test_page_is_built(tiny_pipe):
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
     assert names == [
         "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta",
-        "grid", "tiles", "order", "finish", "weights", "solver_order",
+        "grid", "tiles", "order", "finish", "weights", "solver_order", "box",
     ]  # fmt: skip
 
 

@@ -652,6 +652,49 @@ def test_strokes_add_to_a_prepared_hole(page, photo):
     assert both[half].all() and 0.01 < both[:, : width // 2 - 2].mean() < 0.3
 
 
+FRAME = "JSON.parse(asyncdsb.canvas.hole()).box"
+
+
+def test_a_frame_is_drawn_around_the_head(page, photo):
+    """With the mouse and with keys; a click takes the one that is found, undo the one before."""
+    frame = page.locator("#editor .frame")
+    open_photo(page, photo)
+    take_hole(page, "Center")
+    assert not tool(page, "Frame").is_visible(), "the weights work around holes"
+    page.locator("#weights input[value=portraits]").check()
+    tool(page, "Frame").wait_for()
+    assert page.evaluate(FRAME) is None and frame.is_visible()
+    tool(page, "Frame").click()
+    paint(page, (60, 20), (230, 210))
+    left, top, side = page.evaluate(FRAME)
+    assert abs(left - 60) <= 1 and abs(top - 20) <= 1 and abs(side - 190) <= 2
+    shown, whole = frame.bounding_box(), page.locator("#editor canvas").bounding_box()
+    assert shown["width"] / whole["width"] == pytest.approx(side / SIZE[0], abs=0.01)
+    assert shown["x"] - whole["x"] == pytest.approx(left * whole["width"] / SIZE[0], abs=2)
+    assert painted(page).mean() == pytest.approx(0.25, abs=0.02), "the hole has changed"
+    page.fill("#steps input[type=number]", "2")
+    page.click("#restore")
+    wait_for_status(page, "Done")
+    assert not frame.is_visible(), "it lies over the result"
+    with page.expect_download() as download:
+        page.click("#result")
+    with Image.open(download.value.path()) as picture:
+        assert f'"box": [{left}, {top}, {side}]' in " ".join(map(str, picture.info.values()))
+    paint(page, (160, 120), (161, 120))
+    assert page.evaluate(FRAME) is None
+    tool(page, "Undo").click()
+    assert page.evaluate(FRAME) == [left, top, side]
+    page.locator("#editor canvas").focus()
+    for key in ("Enter", *["ArrowLeft"] * 8, *["ArrowUp"] * 8, "Enter"):
+        page.keyboard.press(key)
+    by_keys = page.evaluate(FRAME)
+    assert by_keys[0] + by_keys[2] <= 161 and by_keys[2] >= 32
+    page.locator("#weights input[value=scenes]").check()
+    tool(page, "Frame").wait_for(state="hidden")
+    assert tool(page, "Brush").get_attribute("aria-pressed") == "true"
+    assert not frame.is_visible()
+
+
 def test_an_example_without_a_hole_can_be_painted(page):
     page.locator("[data-example]").last.click()
     wait_for_status(page, "Paint over")

@@ -16,8 +16,11 @@ from PIL import Image
 
 from asyncdsb import AsyncDSBPipeline
 from asyncdsb.cli.main import main
+from asyncdsb.page import canvas, handlers, restoring, session
+from asyncdsb.page.engine import Engine, Pace, predict_maps, run_steps
 from asyncdsb.photo import heads
 from asyncdsb.photo.heads import REACH, find_heads, head_box, largest_square
+from asyncdsb.photo.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -241,7 +244,10 @@ def test_sliders_show_the_map_that_the_run_uses(portraits):
         ((-1, 20, 64), "within the photo of 200x120 pixels.* got left -1, top 20, side 64"),
         ((137, 20, 64), "within the photo of 200x120 pixels"),
         ((60, 57, 64), "within the photo of 200x120 pixels"),
-        ((0, 0, 40), "holds a part of the hole, got none in left 0, top 0, side 40"),
+        (
+            (0, 0, 40),
+            "with some of the hole, got none in left 0, top 0, side 40",
+        ),
     ],
 )
 def test_boxes_are_checked(portraits, box, told):
@@ -258,6 +264,37 @@ def test_other_weights_and_batches_take_no_box(tiny_pipe, portraits):
     batch = torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
     with pytest.raises(ValueError, match="no box for a batch"):
         portraits.trace(*batch, [0], box=(0, 0, 32))
+
+
+def test_the_page_works_in_the_box_that_a_visitor_draws(tiny_pipe, portraits, tmp_path: Path):
+    synthetic_photo(*SHAPE[::-1]).save(tmp_path / "photo.png")
+    path, box = str(tmp_path / "photo.png"), (60, 20, 64)
+    photo, image = session.open_photo(path)
+    hole = missing(SHAPE, 50, 70, 80, 90)
+    text = canvas.hole_text(photo.stamp, photo.size, hole, box)
+    values = [getattr(Settings(steps=1), name) for name in session.SETTINGS]
+    for pipe, used in ((portraits, box), (tiny_pipe, None)):
+        engine = Engine(
+            lambda weights, *args, pipe=pipe: predict_maps(pipe, *args),
+            lambda weights, *args, pipe=pipe: run_steps(pipe, *args),
+            Pace(),
+        )
+        shown = handlers.on_preview(engine, photo, text, None)
+        assert shown["tau"]["box"] == used
+        run = restoring.on_restore(engine, photo, text, None, [], False, 1, None, *values)
+        *_, kept = (update["results"][-1] for update in run if "results" in update)
+        assert kept.record.get("box") == (used and [*used])
+        again = pipe(image, hole, box=used, steps=1, finish="none")
+        np.testing.assert_array_equal(np.asarray(again.image), np.asarray(Image.open(kept.path)))
+        # Another hole of the same photograph keeps the square, and so does going on with a result.
+        after = handlers.on_edit(engine, "grow", photo, text)
+        assert canvas.read_hole_text(after["editor"]["hole"])[2] == box
+        after = handlers.on_reuse(kept.path, photo, text)
+        assert canvas.read_hole_text(after["editor"]["hole"])[2] == box
+    beside = canvas.hole_text(photo.stamp, photo.size, hole, (0, 0, 40))
+    engine = Engine(lambda weights, *args: predict_maps(portraits, *args), None, Pace())
+    shown = handlers.on_preview(engine, photo, beside, None)
+    assert shown["tau"] is None and "with some of the hole" in shown["status"]
 
 
 def test_the_box_of_the_command_line_is_used_and_recorded(portraits, tmp_path: Path, capsys):

@@ -29,7 +29,7 @@ from asyncdsb.masks import make_mask
 pytestmark = pytest.mark.slow
 
 SIZE = (96, 64)
-DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 8, None, None, None, None]
+DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 8, None, None, None, None, None]
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

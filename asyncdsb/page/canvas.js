@@ -11,13 +11,16 @@ asyncdsb.canvas = (() => {
   const STEPS = 60; // most holes that can be brought back
   const BRIEF = 12; // points of a stroke that a second finger may still turn into a zoom
 
-  let element, view, sheet, canvas, context, cursor, slider;
+  let element, view, sheet, canvas, context, cursor, slider, square;
   let photo = null; // what the server said of it, with the address of its picture
-  let history = []; // of { photo, runs, named, stroke }
+  let history = []; // of { photo, runs, frame, named, stroke, framed }
   let at = -1; // the one shown
   let asked = null; // the one shown when the server was asked for another hole
   let tool = "brush";
   let stroke = null; // { points, width, erase, id, committed } while it is painted
+  let found = null; // square around the head that the server found: left, top, side in its pixels
+  let frame = null; // likewise, as the visitor drew it, which then takes its place
+  let corner = null; // { at, id } where the frame that is being drawn begins, on the mask
   let zoom = 1;
   let shift = [0, 0]; // how far the sheet is moved, in views
   const pointers = new Map(); // fingers on the canvas
@@ -27,7 +30,7 @@ asyncdsb.canvas = (() => {
   let follow = 0;
   let taking = 0; // timer: the result is becoming the photograph, until the server has answered
   let shown = 0; // counts results, so that one that is decoded late is left out
-  const api = { mount, hole, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
+  const api = { mount, hole, head, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
 
   // The mask
 
@@ -66,7 +69,7 @@ asyncdsb.canvas = (() => {
 
   function hole() {
     if (!photo) return "";
-    return JSON.stringify({ photo: photo.stamp, width: canvas.width, height: canvas.height, runs: settle() });
+    return JSON.stringify({ photo: photo.stamp, width: canvas.width, height: canvas.height, runs: settle(), box: frame });
   }
 
   function paint({ points, width, erase }, from = 0) {
@@ -90,7 +93,7 @@ asyncdsb.canvas = (() => {
   const named = (more) => ({ example: history[at]?.named.example, ...more });
 
   function push(entry) {
-    history.splice(at + 1, Infinity, { photo, runs: settle(), named: named(), ...entry });
+    history.splice(at + 1, Infinity, { photo, runs: settle(), frame, named: named(), ...entry });
     if (history.length > STEPS) history.shift();
     at = history.length - 1;
     changed();
@@ -99,9 +102,11 @@ asyncdsb.canvas = (() => {
   function go(step) {
     if (stroke || !history[at + step]) return;
     at += step;
-    const { photo: then, runs } = history[at];
+    const { photo: then, runs, frame: drawn } = history[at];
     if (then !== photo) open(then);
     draw(runs);
+    frame = drawn;
+    surround();
     clearResult();
     changed();
   }
@@ -130,24 +135,28 @@ asyncdsb.canvas = (() => {
     if (!known && !value.picture) return; // Late: its photograph was put away meanwhile.
     // Strokes that were painted while it was on its way are painted on it as well.
     const from = goesOn ? history.indexOf(asked) : -1;
-    const since = from < 0 ? [] : history.slice(from + 1, at + 1).filter((entry) => entry.stroke);
+    const since = from < 0 ? [] : history.slice(from + 1, at + 1).filter((entry) => entry.stroke || entry.framed);
     if (since.length) at = from;
     asked = null;
     if (!goesOn) {
       history = [];
       at = -1;
-      stroke = null;
+      stroke = corner = null;
     }
     const next = known ?? { ...value, source: value.picture.url, across: grid.width, down: grid.height };
     if (next !== photo) open(next);
     clearResult();
     draw(grid.runs);
+    frame = grid.box;
+    surround();
     push({ runs: grid.runs, named: value.named });
     if (value.maps) clearTimeout(follow);
-    for (const entry of since) {
-      paint(entry.stroke);
-      push({ stroke: entry.stroke });
+    for (const { stroke: done, framed, frame: drawn } of since) {
+      if (framed) frame = drawn;
+      else paint(done);
+      push({ stroke: done, framed });
     }
+    surround();
     if (stroke) paint(stroke);
   }
 
@@ -168,7 +177,7 @@ asyncdsb.canvas = (() => {
   }
 
   function close() {
-    photo = stroke = asked = null;
+    photo = stroke = asked = corner = frame = null;
     history = [];
     at = -1;
     view.classList.remove("filled");
@@ -295,18 +304,71 @@ asyncdsb.canvas = (() => {
     changed();
   }
 
+  // The square around the head
+
+  function surround() {
+    const box = frame ?? found;
+    // All of a square photograph needs no frame.
+    const used = !element.querySelector("[data-tool=frame]").hidden;
+    square.hidden = !used || !photo || !box || box[2] >= Math.max(photo.width, photo.height);
+    if (square.hidden) return;
+    const [left, top, side] = box;
+    const share = (part, whole) => `${(100 * part) / whole}%`;
+    Object.assign(square.style, { left: share(left, photo.width), top: share(top, photo.height), width: share(side, photo.width), height: share(side, photo.height) });
+  }
+
+  // What the server says with the maps of a hole: no box with weights that work around holes.
+  function head(maps) {
+    found = maps?.box ?? null;
+    if (!element) return;
+    if (maps) element.querySelector("[data-tool=frame]").hidden = !found;
+    if (maps && !found && tool === "frame") choose("brush");
+    surround();
+  }
+
+  // Between two corners, as far as the photograph reaches; null if it is no more than a click.
+  function squared(from, to) {
+    const scale = photo.width / canvas.width;
+    const way = to.map((part, axis) => (part - from[axis]) * scale);
+    const sides = [photo.width, photo.height];
+    const first = from.map((part, axis) => Math.min(Math.max(Math.round(part * scale), 0), sides[axis]));
+    const room = way.map((part, axis) => (part < 0 ? first[axis] : sides[axis] - first[axis]));
+    const side = Math.min(Math.round(Math.max(...way.map(Math.abs))), ...room);
+    if (side < Math.min(32, ...sides)) return null;
+    return [...first.map((part, axis) => (way[axis] < 0 ? part - side : part)), side];
+  }
+
+  function drawFrame(to) {
+    frame = squared(corner.at, to);
+    surround();
+  }
+
+  function endFrame() {
+    corner = null;
+    clearResult();
+    if (JSON.stringify(frame) !== JSON.stringify(history[at]?.frame)) push({ framed: true });
+  }
+
+  function dropFrame() {
+    corner = null;
+    frame = history[at]?.frame ?? null;
+    surround();
+  }
+
   function down(event) {
     if (!photo || event.button > 1) return;
     pointer = [event.clientX, event.clientY];
     pointers.set(event.pointerId, pointer);
     sheet.setPointerCapture(event.pointerId);
     if (pointers.size > 1) {
+      if (corner) dropFrame();
       abandon();
       moving = true;
     } else if (event.button === 1 || space) {
       moving = true;
       hold(false);
-    } else begin(spot(event), event.pointerId, event.pointerType === "touch");
+    } else if (tool === "frame") corner = { at: spot(event), id: event.pointerId };
+    else begin(spot(event), event.pointerId, event.pointerType === "touch");
     view.classList.toggle("moving", moving);
   }
 
@@ -323,7 +385,8 @@ asyncdsb.canvas = (() => {
     if (stroke?.id === event.pointerId) {
       const passed = event.getCoalescedEvents?.() ?? [];
       extend((passed.length ? passed : [event]).map(spot));
-    } else if (moving) {
+    } else if (corner?.id === event.pointerId) drawFrame(spot(event));
+    else if (moving) {
       const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
       if (other) {
         const far = (one) => Math.hypot(one[0] - other[0], one[1] - other[1]);
@@ -339,6 +402,10 @@ asyncdsb.canvas = (() => {
     pointers.delete(event.pointerId);
     if (event.pointerType === "touch") pointer = null;
     if (stroke?.id === event.pointerId) end();
+    if (corner?.id === event.pointerId) {
+      drawFrame(spot(event));
+      endFrame();
+    }
     moving = moving && pointers.size > 0;
     view.classList.toggle("moving", moving);
   }
@@ -450,10 +517,16 @@ asyncdsb.canvas = (() => {
     event.preventDefault();
     const sides = [canvas.width, canvas.height];
     place ??= sides.map((side) => side / 2);
-    if (!way || event.shiftKey) begin([...place]);
+    const framing = tool === "frame";
+    if (!framing && (!way || event.shiftKey)) begin([...place]);
     if (way) place = place.map((part, axis) => Math.min(Math.max(part + way[axis] * width() * 0.5, 0), sides[axis]));
     if (stroke && way) extend([[...place]]);
     if (stroke) end();
+    if (corner) drawFrame(place);
+    if (framing && !way) {
+      if (corner) endFrame();
+      else corner = { at: [...place] };
+    }
     const box = canvas.getBoundingClientRect();
     pointer = [box.left + (place[0] * box.width) / sides[0], box.top + (place[1] * box.height) / sides[1]];
     circle();
@@ -461,6 +534,8 @@ asyncdsb.canvas = (() => {
 
   function choose(name) {
     tool = name;
+    if (corner) dropFrame();
+    view.classList.toggle("framing", tool === "frame");
     for (const button of element.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
   }
 
@@ -471,7 +546,8 @@ asyncdsb.canvas = (() => {
 
   function mount(root, props, watch) {
     element = root;
-    [view, sheet, canvas, cursor, slider] = [".view", ".sheet", "canvas", ".cursor", ".size input"].map((one) => root.querySelector(one));
+    const names = [".view", ".sheet", "canvas", ".cursor", ".size input", ".frame"];
+    [view, sheet, canvas, cursor, slider, square] = names.map((one) => root.querySelector(one));
     context = canvas.getContext("2d", { willReadFrequently: true });
     // On the sheet, as the canvas takes none where the wipe of a result clips it.
     sheet.addEventListener("pointerdown", down);
@@ -503,6 +579,7 @@ asyncdsb.canvas = (() => {
     });
     watch("value", () => take(props.value));
     take(props.value);
+    if (found) head({ box: found });
   }
 
   const over = (event) => element?.closest("#editor").contains(event.target) && event.dataTransfer?.types.includes("Files");

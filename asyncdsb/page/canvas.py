@@ -1,6 +1,7 @@
 """The painting canvas: what the browser shows of the photograph, and the mask painted on it.
 
-The mask has a grid of its own and travels in both directions as the lengths of its runs.
+The mask has a grid of its own and travels in both directions as the lengths of its runs. The square
+around a head that the visitor drew, if any, goes with it.
 """
 
 import json
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import encoded
 
 SHOWN_SIDE = 2048  # Longest side in pixels of the copy that the browser shows, and of the mask.
@@ -38,28 +40,31 @@ def shown_copy(photo: Image.Image) -> bytes:
     return encoded(photo, format="JPEG", quality=92, subsampling=0)
 
 
-def hole_text(stamp: str, size: tuple[int, int], mask: np.ndarray | None = None) -> str:
+def hole_text(
+    stamp: str, size: tuple[int, int], mask: np.ndarray | None = None, box: Box | None = None
+) -> str:
     """Write a mask as the canvas hands it over.
 
     Args:
         stamp: of the photograph that it is painted on.
         size: (width, height) of the photograph in pixels.
         mask: bool (H, W) at that size or the mask's own, True = missing; None for nothing.
+        box: square around the head that the visitor drew, in pixels of the photograph.
 
     Returns:
         JSON with ``photo``, the stamp; ``width`` and ``height`` of the mask; ``runs``, how many
-        pixels row by row are known, missing, known and so on.
+        pixels row by row are known, missing, known and so on; ``box``.
     """
     width, height = mask_size(size)
     grid = np.zeros(1, bool) if mask is None else resize_mask(mask, (width, height))
     edges = np.flatnonzero(np.diff(grid.ravel(), prepend=False))
     runs = np.diff(edges, prepend=0, append=width * height).tolist()
-    text = {"photo": stamp, "width": width, "height": height, "runs": runs}
+    text = {"photo": stamp, "width": width, "height": height, "runs": runs, "box": box}
     return json.dumps(text, separators=(",", ":"))
 
 
-def read_hole_text(text: str) -> tuple[str, np.ndarray]:
-    """The stamp of the photograph and the mask, bool (H, W), in a text of :func:`hole_text`.
+def read_hole_text(text: str) -> tuple[str, np.ndarray, Box | None]:
+    """Stamp of the photograph, mask, bool (H, W), and box in a text of :func:`hole_text`.
 
     Raises:
         ValueError: anything else than such a text.
@@ -75,7 +80,11 @@ def read_hole_text(text: str) -> tuple[str, np.ndarray]:
         if not 0 <= runs.min() <= runs.max() <= width * height == runs.sum():
             raise ValueError(f"runs that do not fill {width}x{height} pixels")
         flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-        return str(found["photo"]), flat.reshape(height, width)
+        box = found.get("box")
+        if box is not None:
+            left, top, side = map(int, box)
+            box = left, top, side
+        return str(found["photo"]), flat.reshape(height, width), box
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"expected a painted hole, got something else ({error})") from None
 

@@ -29,6 +29,7 @@ class Maps:
     orders: dict[str, np.ndarray]  # per strategy its tau map for the range [0, 1], float32 (H, W)
     schedule: NoiseSchedule  # of the weights
     work: int  # pixels that the network is evaluated on in one step
+    box: Box | None  # square around the head; None with weights that work around holes
 
     def tau(self, settings: Settings) -> np.ndarray:
         """Peak times of a run with these maps, (H, W)."""
@@ -206,9 +207,14 @@ class Model:
             raise ValueError(f"The model could not be loaded: {reason}") from error
 
 
-def predict_maps(pipe: Any, image: Image.Image, mask: np.ndarray, tiles: int) -> Maps:
-    """Predict the gradient and every strategy's order of restoration; no step of the bridge."""
-    box = pipe.head_box(image, mask)
+def predict_maps(
+    pipe: Any, image: Image.Image, mask: np.ndarray, tiles: int, box: Box | None = None
+) -> Maps:
+    """Predict the gradient and every strategy's order of restoration; no step of the bridge.
+
+    ``box`` is what a visitor drew, which weights that work around holes do without.
+    """
+    box = (box if pipe.config.window == "head" else None) or pipe.head_box(image, mask)
     return _maps(pipe, pipe.predict_gradient(image, mask, tiles, box), mask, tiles, box)
 
 
@@ -221,12 +227,14 @@ def run_steps(
         pipe: the pipeline.
         image: RGB photograph.
         mask: bool (H, W), True = missing.
-        settings: of the run.
+        settings: of the run, with the box that a visitor drew, as above.
         maps: whether the first state comes with the maps.
 
     Yields:
         steps + 1 states, t from 1 to 0.
     """
+    if pipe.config.window != "head":
+        settings = dataclasses.replace(settings, box=None)
     follower, before = Follower(), None
     for state in pipe.stream(image, mask, **vars(settings)):
         follower.see(state)
@@ -256,4 +264,4 @@ def run_steps(
 
 def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray, tiles: int, box: Box | None) -> Maps:
     orders = {name: pipe.tau_map(gradient, mask, 0.0, 1.0, name, tiles, box) for name in STRATEGIES}
-    return Maps(gradient, orders, pipe.config.schedule, pipe.work(mask, tiles, box))
+    return Maps(gradient, orders, pipe.config.schedule, pipe.work(mask, tiles, box), box)

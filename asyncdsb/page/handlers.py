@@ -179,7 +179,7 @@ def on_reuse(result: str | None, photo: Photo | None, hole: str | None) -> Updat
         raise ValueError("Restore something first.")
     before, _ = session.read_hole(photo, hole)
     opened, image = session.open_photo(result)
-    opened = dataclasses.replace(opened, weights=before.weights, before=before)
+    opened = dataclasses.replace(opened, weights=before.weights, before=before, box=before.box)
     return show(opened, image=image)
 
 
@@ -240,7 +240,10 @@ def on_preview(
         photo, image, mask = session.read_pair(photo, hole)
     except ValueError:  # Nothing to show yet; Restore says what is missing.
         return NO_MAPS
-    maps = engine.predict(photo.weights, image, mask, tiles)
+    try:
+        maps = engine.predict(photo.weights, image, mask, tiles, photo.box)
+    except ValueError as error:  # No model, or a box without any of the hole.
+        return NO_MAPS | {"status": payload.message(str(error), "error")}
     told = {"seen": fingerprint, "status": payload.message(_described(photo, painted=True))}
     return payload.format_maps(maps, image, mask, engine.pace) | told
 
@@ -285,7 +288,7 @@ def show(
             "width": width,
             "height": height,
             "picture": image and canvas.shown_copy(image),
-            "hole": canvas.hole_text(photo.stamp, photo.size, mask),
+            "hole": canvas.hole_text(photo.stamp, photo.size, mask, photo.box),
             "named": {"example": photo.example, "mask": drawn},
             "maps": mask is None,  # Whether the browser need not ask for them.
             # Something new each time, else the browser would not notice the same hole again.

@@ -120,7 +120,8 @@ def format_maps(maps: Maps, image: Image.Image, mask: np.ndarray, pace: Pace) ->
         little-endian uint16 values round(65535 r) in base64, or one number in [0, 1] where r is the
         same everywhere; ``hole``: uint8 share of missing pixels, 255 = all, in base64; ``grey``:
         uint8 luma of the photograph in base64; ``schedule``: beta_min and beta_max;
-        ``step_seconds``: how long a step takes, if that is known.
+        ``step_seconds``: how long a step takes, if that is known; ``box``: the square around the
+        head.
     """
     gradient = viz.shrink_map(maps.gradient, 2 * MAP_SIDE)
     heatmap = viz.heatmap(gradient, viz.GRADIENT_COLOURS, compand=True)
@@ -141,6 +142,7 @@ def format_maps(maps: Maps, image: Image.Image, mask: np.ndarray, pace: Pace) ->
         "grey": base64_of(np.asarray(grey)),
         "schedule": [maps.schedule.beta_min, maps.schedule.beta_max],
         "step_seconds": pace.of_step(maps.work),
+        "box": maps.box,
     }
     picture = data_uri(heatmap, "WEBP", lossless=True, method=0)
     return {"gradient": {"picture": picture}, "tau": order_map}

@@ -12,6 +12,7 @@ from asyncdsb.page.engine import Engine
 from asyncdsb.page.handlers import maps_of, show, with_maps
 from asyncdsb.page.payload import BUSY, IDLE, NO_RUN, Update
 from asyncdsb.page.press import Press, add_finish, listed, make_film, read_view, show_kept
+from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import read_image
 from asyncdsb.photo.original import read_photograph
 from asyncdsb.photo.record import NOT_KEPT, load_map
@@ -35,6 +36,7 @@ def on_restore(
     try:
         photo, image, mask = session.read_pair(photo, hole)
         settings = session.read_settings(values, session.read_order(painted, image.size))
+        settings = dataclasses.replace(settings, box=photo.box)
         count = session.read_count("seeds", seeds, session.MAX_SEEDS)
         wanted = maps_of(photo, hole, settings.tiles)
         begun = "The first step …" if seen == wanted else "Predicting the edges …"
@@ -133,7 +135,8 @@ def on_files(engine: Engine, results: list[session.Kept], chosen: int) -> Iterat
     """Pack everything that belongs to the result that is shown."""
     kept = _shown(results, chosen)
     photo = kept.photo
-    maps = engine.predict(photo.weights, read_image(photo.path), kept.mask, kept.settings.tiles)
+    image, tiles = read_image(photo.path), kept.settings.tiles
+    maps = engine.predict(photo.weights, image, kept.mask, tiles, photo.box)
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, f"{photo.stem}-asyncdsb.zip")
         archive.pack(path, kept, maps, make_film(kept, ".webp"))
@@ -172,6 +175,7 @@ def inpaint(
     finish: str | None = None,
     weights: str | None = None,
     solver_order: int | None = None,
+    box: Box | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
 
@@ -194,6 +198,8 @@ def inpaint(
             None for what the weights say.
         weights: name of the weights, such as "portraits"; None for the page's first.
         solver_order: of the steps, 1 (the paper's) or 2; None for what the weights say.
+        box: [left, top, side] in pixels of the photo, the square around the head in which weights
+            for portraits work; None for the one that is found. Other weights do without.
 
     Yields:
         Once: the path of the result as PNG, and the settings; their field "not_kept" lists in words
@@ -206,6 +212,7 @@ def inpaint(
     painted = load_map(Path(order), image.size) if order else None
     values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles)
     settings = session.read_settings((*values, solver_order, finish), painted)
+    settings = dataclasses.replace(settings, box=box)
     *_, last = engine.steps_of(weights, image, hole, settings)
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.page import canvas
+from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import check_pair, read_image, shortened
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.record import quantised
@@ -49,6 +50,7 @@ class Photo:
     example: str | None = None  # its name if it is an example
     weights: str | None = None  # that restore it; None for the page's first
     before: Photo | None = None  # the photograph whose result this one is, if it is one
+    box: Box | None = None  # square around the head that the visitor drew
     said: tuple[str, ...] = ()  # settings that the page's address gave with it
     # Settings that are its own, if the page opened with it.
     opening: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -185,7 +187,7 @@ def read_order(text: str | None, size: tuple[int, int]) -> np.ndarray | None:
 
 
 def read_hole(photo: Photo | None, hole: str | None) -> tuple[Photo, np.ndarray]:
-    """Return the photograph that the canvas shows, and the mask at the canvas's scale.
+    """Return the photograph that the canvas shows, with its box, and the mask at its scale.
 
     Args:
         photo: the session's photograph.
@@ -196,8 +198,8 @@ def read_hole(photo: Photo | None, hole: str | None) -> tuple[Photo, np.ndarray]
     """
     if photo is None or not hole:
         raise ValueError("Open a photo first: drop one on the canvas, or pick an example.")
-    stamp, mask = canvas.read_hole_text(hole)
-    photo = photo.at(stamp)
+    stamp, mask, box = canvas.read_hole_text(hole)
+    photo = dataclasses.replace(photo.at(stamp), box=box)
     width, height = canvas.mask_size(photo.size)
     if mask.shape != (height, width):
         raise ValueError(f"expected a hole of {width}x{height}, got {mask.shape[::-1]}")

@@ -34,7 +34,9 @@ def check_box(box: Box, hole: np.ndarray) -> None:
         within = f"within the photo of {width}x{height} pixels, with a side of at least {least}"
         raise ValueError(f"expected a box {within}, got {got}")
     if not _held(hole, box):
-        raise ValueError(f"expected a box that holds a part of the hole, got none in {got}")
+        raise ValueError(
+            f"expected a square around the head with some of the hole, got none in {got}"
+        )
 
 
 def _held(hole: np.ndarray, box: Box) -> int:
