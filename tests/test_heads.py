@@ -292,7 +292,9 @@ def test_the_page_works_in_the_box_that_a_visitor_draws(tiny_pipe, portraits, tm
         after = handlers.on_reuse(kept.path, photo, text)
         assert canvas.read_hole_text(after["editor"]["hole"])[2] == box
     beside = canvas.hole_text(photo.stamp, photo.size, hole, (0, 0, 40))
-    engine = Engine(lambda weights, *args: predict_maps(portraits, *args), lambda *args: iter(()), Pace())
+    engine = Engine(
+        lambda weights, *args: predict_maps(portraits, *args), lambda *args: iter(()), Pace()
+    )
     shown = handlers.on_preview(engine, photo, beside, None)
     assert shown["tau"] is None and "with some of the hole" in shown["status"]
 
