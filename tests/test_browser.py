@@ -288,6 +288,66 @@ def test_a_stroke_made_at_once_is_kept(page, photo):
     assert not changed[~hole].any() and changed[hole].mean() > 0.9
 
 
+def test_another_photo_ends_the_run_of_the_one_before(page, photo, tmp_path):
+    open_photo(page, photo)
+    take_hole(page, "Half")
+    set_slider(page, "steps", 60)
+    page.click("#restore")
+    wait_for_status(page, "Step 1 of")
+    synthetic_photo(200, 160, 7).save(tmp_path / "other.png")
+    open_photo(page, tmp_path / "other.png")
+    page.wait_for_function("() => !document.querySelector('#restore').disabled")
+    page.wait_for_timeout(1000)
+    assert "other.png" in page.inner_text("#status")
+    assert not page.evaluate("asyncdsb.canvas.hasResult()")
+    assert not page.locator("#frame .filled").count()
+
+
+def test_what_is_painted_during_a_run_waits_for_the_next_one(page, photo):
+    """It is part of neither the run nor its result, and the next stroke does not drop it."""
+    open_photo(page, photo)
+    paint(page, (40, 60), (90, 60))
+    set_slider(page, "steps", 12)
+    page.click("#restore")
+    wait_for_status(page, "Step 1 of")
+    paint(page, (40, 180), (90, 180))
+    wait_for_status(page, "Done")
+    paint(page, (240, 120), (280, 120))
+    for _ in range(2):  # At once, and when the result has become the photograph.
+        hole = painted(page)
+        assert hole[180, 60] and hole[120, 260] and not hole[60, 60]
+        page.wait_for_function(
+            "() => document.querySelector('#estimate').innerText.includes('s here')"
+        )
+        page.wait_for_timeout(500)
+
+
+def test_a_chosen_result_brings_its_hole_and_its_finish(page, photo):
+    open_photo(page, photo)
+    take_hole(page, "Center")
+    set_slider(page, "steps", 1)
+    centre, finish = painted(page), page.locator("#finish input[value=none]")
+    page.click("#restore")
+    wait_for_status(page, "Done")
+    number = page.locator("#strip [data-result]").count() - 1
+    tool(page, "Clear hole").click()
+    paint(page, (20, 20), (60, 20))
+    small = painted(page)
+    finish.check()
+    wait_for_status(page, "The bridge alone")
+    page.click("#restore")
+    wait_for_status(page, "Done: 1 steps")
+    page.locator("#finish input[value=patches]").check()
+    wait_for_status(page, "Known patches")
+    page.locator("#strip [data-result]").nth(number).click()
+    wait_for_status(page, "Result with seed")
+    assert page.evaluate("asyncdsb.canvas.hasResult()")
+    assert (painted(page) == centre).all()
+    assert finish.is_checked() and "Bridge only" in page.inner_text("#compare")
+    tool(page, "Undo").click()
+    assert (painted(page) == small).all()
+
+
 def test_a_press_without_a_move_paints_a_dot(page, photo):
     open_photo(page, photo)
     paint(page, (100, 80))

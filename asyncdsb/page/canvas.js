@@ -16,6 +16,7 @@ asyncdsb.canvas = (() => {
   let history = []; // of { photo, runs, frame, named, stroke, framed }
   let at = -1; // the one shown
   let asked = null; // the one shown when the server was asked for another hole
+  let restored = null; // the one of which the last run began
   let tool = "brush";
   let stroke = null; // { points, width, erase, id, committed } while it is painted
   let found = null; // square around the head that the server found: left, top, side in its pixels
@@ -30,7 +31,7 @@ asyncdsb.canvas = (() => {
   let follow = 0;
   let taking = 0; // timer: the result is becoming the photograph, until the server has answered
   let shown = 0; // counts results, so that one that is decoded late is left out
-  const api = { mount, hole, head, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
+  const api = { mount, hole, head, shows: (stamp) => stamp === photo?.stamp, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
 
   // The mask
 
@@ -123,6 +124,9 @@ asyncdsb.canvas = (() => {
     if (photo && at >= 0) follow = setTimeout(() => document.querySelector("#preview")?.click(), 500);
   }
 
+  // What was painted since.
+  const since = (entry) => (history.includes(entry) ? history.slice(history.indexOf(entry) + 1, at + 1) : []).filter((one) => one.stroke || one.framed);
+
   // What the server took over: a photograph, or another hole for the one that is shown.
   function take(value) {
     if (!value?.stamp) return;
@@ -134,10 +138,9 @@ asyncdsb.canvas = (() => {
     const goesOn = known || (photo && value.before === photo.stamp);
     if (!known && !value.picture) return; // Late: its photograph was put away meanwhile.
     // Strokes that were painted while it was on its way are painted on it as well.
-    const from = goesOn ? history.indexOf(asked) : -1;
-    const since = from < 0 ? [] : history.slice(from + 1, at + 1).filter((entry) => entry.stroke || entry.framed);
-    if (since.length) at = from;
-    asked = null;
+    const late = goesOn ? since(asked) : [];
+    if (late.length) at = history.indexOf(asked);
+    asked = restored = null;
     if (!goesOn) {
       history = [];
       at = -1;
@@ -151,7 +154,7 @@ asyncdsb.canvas = (() => {
     surround();
     push({ runs: grid.runs, named: value.named });
     if (value.maps) clearTimeout(follow);
-    for (const { stroke: done, framed, frame: drawn } of since) {
+    for (const { stroke: done, framed, frame: drawn } of late) {
       if (framed) frame = drawn;
       else paint(done);
       push({ stroke: done, framed });
@@ -270,9 +273,11 @@ asyncdsb.canvas = (() => {
   function commit() {
     stroke.committed = true;
     clearTimeout(follow);
+    const late = since(restored);
     if (api.onStroke?.({ result: api.hasResult() }) === "keep") {
-      // On the result, whose hole is closed.
+      // On the result, whose hole is closed, but for what was painted during the run.
       context.clearRect(0, 0, canvas.width, canvas.height);
+      for (const { stroke: done } of late) if (done) paint(done);
       view.classList.add("kept");
       taking = setTimeout(() => { taking = 0; changed(); }, 15000);
     } else clearResult();
@@ -321,8 +326,10 @@ asyncdsb.canvas = (() => {
   function head(maps) {
     found = maps?.box ?? null;
     if (!element) return;
-    if (maps) element.querySelector("[data-tool=frame]").hidden = !found;
-    if (maps && !found && tool === "frame") choose("brush");
+    const button = element.querySelector("[data-tool=frame]");
+    // A frame that holds nothing of the hole has no maps, and can be drawn anew.
+    button.hidden = !found && (Boolean(maps) || !frame);
+    if (button.hidden && tool === "frame") choose("brush");
     surround();
   }
 
@@ -487,7 +494,7 @@ asyncdsb.canvas = (() => {
   const writes = (target) => target.closest?.("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, [contenteditable]");
 
   function key(event) {
-    if (!photo || writes(event.target)) return;
+    if (!photo || !view.checkVisibility() || writes(event.target)) return;
     const letter = event.key.toLowerCase();
     if ((event.ctrlKey || event.metaKey) && !event.altKey && (letter === "z" || letter === "y")) {
       go(letter === "y" || event.shiftKey ? 1 : -1);
@@ -599,7 +606,10 @@ asyncdsb.canvas = (() => {
     send([...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/")));
   });
   document.addEventListener("click", ({ target }) => {
-    if (target.closest?.("#holes, #reuse")) asked = history[at] ?? null;
+    if (target.closest?.("#restore")) restored = history[at] ?? null;
+    if (target.closest?.("#holes")) asked = history[at] ?? null;
+    // Painted during the run, it is not in the result.
+    if (target.closest?.("#reuse")) asked = history.includes(restored) ? restored : history[at] ?? null;
   }, true);
   document.addEventListener("keydown", key);
   document.addEventListener("keyup", released);

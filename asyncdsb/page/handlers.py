@@ -202,7 +202,8 @@ def on_link(query: Mapping[str, str], names: Sequence[str] = ()) -> Update:
     if not found:
         return update
     photo, image, mask = found[0].read(names)
-    photo = dataclasses.replace(photo, said=tuple(update))
+    weights = query["weights"] if query.get("weights") in names else photo.weights
+    photo = dataclasses.replace(photo, said=tuple(update), weights=weights)
     chosen = query.get("mask", "")
     kind, _, drawn = chosen.partition("-")
     if kind in MASK_KINDS and drawn.isdecimal() and len(drawn) < 7:

@@ -1,6 +1,7 @@
 // A sentence of help for every control, on hover and on focus, and the keys.
 (() => {
   const HELP = {
+    "close-photo": "Put the photo away. Results stay in the strip.",
     "open-photo": "Open a photo of your own. It stays on the machine that runs this page.",
     holes: "Ready-made holes, a mask from a file, and changes to the whole hole.",
     restore: "Run the bridge on the hole (key R).",
@@ -66,6 +67,22 @@
     for (const name of ["pointerdown", "focusout", "scroll"]) document.addEventListener(name, hide, true);
   }
 
+  // Where the clipboard is not allowed, as on a page without https, by a selection.
+  async function copyText(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      const field = document.createElement("textarea");
+      field.value = text;
+      document.body.append(field);
+      field.select();
+      const done = document.execCommand("copy");
+      field.remove();
+      return done;
+    }
+  }
+
   function mountHeader(element) {
     const dialog = element.querySelector("dialog");
     element.querySelector(".keys-button").addEventListener("click", () => dialog.showModal());
@@ -73,8 +90,7 @@
     dialog.querySelector("button").addEventListener("click", () => dialog.close());
     const copy = element.querySelector(".copy-link");
     copy.addEventListener("click", async () => {
-      await navigator.clipboard?.writeText(location.href).catch(() => {});
-      copy.textContent = "Copied";
+      copy.textContent = (await copyText(location.href)) ? "Copied" : "Copy the address";
       setTimeout(() => { copy.textContent = "Copy link"; }, 1500);
     });
     mountHelp();
@@ -89,10 +105,12 @@
       event.preventDefault();
     };
     const control = event.ctrlKey || event.metaKey;
+    if (event.key === "?" && !control) document.querySelector("#title dialog")?.showModal();
+    // Nothing happens out of sight, under another tab.
+    if (!document.querySelector("#restore")?.checkVisibility()) return;
     if (control && event.key.toLowerCase() === "s") press("result");
     else if (control || event.altKey) return;
     else if (event.key.toLowerCase() === "r") press("restore");
-    else if (event.key === "?") document.querySelector("#title dialog")?.showModal();
   });
 
   Object.assign(asyncdsb, { mountHeader });

@@ -16,7 +16,7 @@ from PIL import Image
 from asyncdsb.page import handlers, payload
 from asyncdsb.page.engine import Pace, Step, run_steps
 from asyncdsb.page.payload import Update
-from asyncdsb.page.press import synchronous
+from asyncdsb.page.press import range_of, synchronous
 from asyncdsb.photo.settings import Settings
 
 FILE = handlers.EXAMPLES.with_name("opening.json")
@@ -69,10 +69,10 @@ def make(pipe: Any, image: Image.Image, mask: np.ndarray) -> Update:
     other = list(run_steps(pipe, image, mask, synchronous(RUN)))
     maps = payload.format_maps(own[0].maps, image, mask, Pace())
     # The script's own range is that of the sliders of a page without an example.
-    maps["tau"]["range"] = [RUN.tau_min, RUN.tau_max, RUN.strategy]
+    maps["tau"]["range"] = range_of(RUN)
     film = {"frames": [*map(frame, own)], "other": [*map(frame, other)]}
     return maps | {
-        "frame": film | {"crop": [0, 0, 1, 1], "opening": True},
+        "frame": film | {"crop": [0, 0, 1, 1], "opening": True, "range": range_of(RUN)},
         "timing": payload.timing_payload(own[-1].shares, other[-1].shares),
         **{name: getattr(RUN, name) for name in handlers.AFTER_OPENING},
     }

@@ -61,7 +61,10 @@ Object.assign(asyncdsb, (() => {
     root.classList.add("linked");
     setTimeout(linkOpened, 20000); // Should the answer be lost.
   }
+  const GROUPS = { weights: "Weights", finish: "Finish of the result", strategy: "Order of restoration" };
   async function linkOpened() {
+    // The page library gives a row of buttons no name that a screen reader could say.
+    for (const [id, name] of Object.entries(GROUPS)) document.getElementById(id)?.setAttribute("aria-label", name);
     if (!root.classList.contains("linked")) return;
     await document.querySelector("#editor .photo[src]")?.decode().catch(() => {});
     // The sliders draw the maps anew after the answer.

@@ -85,7 +85,7 @@ def head() -> str:
     values = {
         "TAU_COLOURS": viz.colour_table(viz.TAU_COLOURS).tobytes().hex(),
         "HOLE_COLOUR": bytes(viz.HOLE_COLOUR).hex(),
-        "LINKED": json.dumps([*session.SETTINGS, "example", "mask"]),
+        "LINKED": json.dumps([*session.SETTINGS, "weights", "example", "mask"]),
         "BETA_MIN": schedule.beta_min,
         "BETA_MAX": schedule.beta_max,
         "STEPS": Settings.steps,
@@ -192,6 +192,8 @@ def timing_payload(own: Shares | None, other: Shares | None = None) -> dict[str,
         at = int(np.argmin(np.abs(np.asarray(other.t) - own.t[middle])))
         values = [other.measured[name][at] for name in ("flat", "steep")]
         said += f"With one schedule for all pixels it was {values[0]:.0%} and {values[1]:.0%}."
+    elif own.scheduled["steep"] == own.scheduled["flat"]:
+        said += "All pixels had one schedule."
     elif abs(steep - flat) < SUBTLE:
         said += "With this range of tau the order hardly shows; try 0 to 1."
     else:

@@ -44,7 +44,7 @@ class Press:
         """
         self._sent: list[dict[str, Any]] = []
         for state in self._steps(self.settings, self.maps):
-            self._sent.append(payload.frame_payload(state))
+            self._sent.append(payload.frame_payload(state) | {"range": range_of(self.settings)})
             said = f"{prefix}Step {state.step} of {state.steps}"
             update: Update = {"frame": self._sent[-1]}
             if state.step == 0:
@@ -94,9 +94,16 @@ class Press:
 
     def _view(self, timing: Update | None, **other: list[dict[str, Any]]) -> Update:
         """What the page shows of the run, kept for when it is chosen again."""
-        view = {"frame": payload.film_payload(frames=self._sent, **other), "timing": timing}
+        shown = payload.film_payload(frames=self._sent, **other)
+        view = {"frame": shown | {"range": range_of(self.settings)}, "timing": timing}
         (self.folder / VIEW).write_text(json.dumps(view), encoding="utf-8")
         return view | show_kept(self.kept)
+
+
+def range_of(settings: Settings) -> tuple[float, float, str]:
+    """tau_min, tau_max and strategy of a run, as the browser keeps them of its controls."""
+    strategy = settings.strategy if isinstance(settings.strategy, str) else session.PAINTED
+    return settings.tau_min, settings.tau_max, strategy
 
 
 def synchronous(settings: Settings) -> Settings:
@@ -137,9 +144,7 @@ def make_film(kept: session.Kept, suffix: str) -> Path:
 
 def _label(settings: Settings) -> tuple[str, str]:
     """Title and caption of the states of a run, for its film."""
-    low, high, strategy = settings.tau_min, settings.tau_max, settings.strategy
-    if not isinstance(strategy, str):
-        strategy = session.PAINTED
+    low, high, strategy = range_of(settings)
     if strategy == "uniform" or low == high:
         middle = (low + high) / 2
         title = "Synchronous (I²SB)" if middle == 0.5 else "Synchronous"
@@ -169,7 +174,8 @@ def show_kept(kept: session.Kept) -> Update:
     """Show the result of a run in its present finish, and offer its files."""
     shown = payload.data_uri(_reduced(kept, payload.RESULT_SIDE), quality=94)
     return {
-        "compare": {"after": shown, "finish": kept.finish},
+        "compare": {"after": shown, "finish": kept.finish, "photo": kept.photo.stamp},
+        "finish": kept.finish,
         "result": Props(value=kept.path, interactive=True),
         **dict.fromkeys(("animation", "movie", "files", "reuse"), Props(interactive=True)),
     }

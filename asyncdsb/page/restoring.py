@@ -1,5 +1,6 @@
 """What happens when a visitor restores, and with the results: see :mod:`asyncdsb.page.handlers`."""
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from asyncdsb.page import archive, payload, session
+import numpy as np
+
+from asyncdsb.page import archive, canvas, payload, session
 from asyncdsb.page.engine import Engine
 from asyncdsb.page.handlers import maps_of, show, with_maps
 from asyncdsb.page.payload import BUSY, IDLE, NO_RUN, Update
@@ -83,17 +86,20 @@ def on_choose(
 ) -> Update:
     """Show one of the session's results again: in place, with its film and its files.
 
-    Its photograph comes back with it if the canvas shows another one, or none.
+    Its photograph and its hole come back with it if the canvas shows others, or none.
     """
     kept = _shown(results, index)
     said = f"Result with seed {kept.settings.seed}. It can be downloaded, compared and edited."
-    try:
-        other = session.read_hole(photo, hole)[0].stamp != kept.photo.stamp
-    except ValueError:
-        other = True
+    same = there = False
+    with contextlib.suppress(ValueError):
+        now, painted = session.read_hole(photo, hole)
+        there = now.stamp == kept.photo.stamp
+        mask = canvas.resize_mask(painted, now.size)
+        same = there and now.box == kept.photo.box and np.array_equal(mask, kept.mask)
     opened: Update = {}
-    if other:
-        opened = show(kept.photo, kept.mask, image=read_image(kept.photo.path))
+    if not same:
+        image = None if there else read_image(kept.photo.path)
+        opened = show(kept.photo, kept.mask, image=image)
         opened = with_maps(engine, opened, kept.settings.tiles)
     shown = opened | read_view(kept) | show_kept(kept) | listed(results, index)
     return shown | {"status": payload.message(said)}
@@ -154,7 +160,7 @@ def on_stopped() -> Update:
     """Say that the run was stopped; its film so far stays."""
     # Restore stays off until the step that is on its way is over: before, the page's library drops
     # a press without a word.
-    said = "Stopped. The film so far stays in view."
+    said = "Stopped. A film that has begun stays in view."
     return {"stop": IDLE["stop"], "status": payload.message(said)}
 
 

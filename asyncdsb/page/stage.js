@@ -97,13 +97,19 @@ asyncdsb.stage = (() => {
     const [steep, flat] = found;
     if (t > 0.985) return "All noise: nothing in the hole is decided yet.";
     if (t < 0.005) return "Done. Every pixel has arrived; outside the hole nothing was touched.";
+    const { min, max, strategy } = maps.range;
+    if (film.range && film.range.join() !== [min, max, strategy].join()) {
+      const [low, high, order] = film.range;
+      return `This film has τ from ${low} to ${high}, ${order}. Press Restore to see what is chosen now.`;
+    }
+    if (strategy === "uniform" || min === max) return `All pixels have one schedule: each is ${percent(steep)} restored.`;
     const same = percent(1 - maps.clock(t, 0.5));
     const [early, late] = thirds(0.5);
     if (early - late < 0.05) {
       return `Pixels are ${percent(flat)} to ${percent(steep)} restored: with this order the difference is hard to see. Try τ from 0 to 1.`;
     }
     const other = film?.other ? ` With one schedule for all, every pixel is ${same} restored.` : "";
-    const byEdges = ["gradient", "ranked"].includes(maps.range.strategy);
+    const byEdges = ["gradient", "ranked"].includes(strategy);
     const [first, second] = byEdges ? ["Edges first: the steepest", "the flattest"] : ["The first", "the last"];
     return `${first} third is ${percent(steep)} restored, ${second} ${percent(flat)}.${other}`;
   }
@@ -234,7 +240,7 @@ asyncdsb.stage = (() => {
         if (value.step === 0 || !film?.live) {
           stop();
           pictures.clear();
-          film = { frames: [], live: true };
+          film = { frames: [], live: true, range: value.range };
         }
         opening = false;
         film.frames.push(value);
@@ -300,7 +306,8 @@ asyncdsb.stage = (() => {
       return "keep";
     };
     const update = () => {
-      const value = props.value;
+      // A run may end when another photograph is on the canvas.
+      const value = asyncdsb.canvas.shows(props.value?.photo) ? props.value : null;
       element.classList.toggle("filled", Boolean(value));
       element.querySelector("p").textContent = !value ? ""
         : value.finish === "none"

@@ -99,7 +99,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         )
 
     run = "frame compare timing result animation movie files reuse"
-    kept = "results chosen strip"
+    kept = "results chosen strip finish"
     fresh = f"photo weights editor gradient tau seen status {run}"
     own_values = " ".join(handlers.AFTER_OPENING)
     opened = f"{fresh} {own_values}"
@@ -158,6 +158,9 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
     finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
+    # What is on its way belongs to the photograph that is put away.
+    for away in (parts["open_photo"].upload, parts["examples"].click, parts["close_photo"].click):
+        away(None, None, None, cancels=work, api_visibility="private")
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
         on(event.failure, lambda: IDLE, "", "restore stop")
@@ -212,7 +215,7 @@ def wire_browser(parts: dict[str, Any]) -> None:
     for part in (low, high, strategy):
         part.change(None, [low, high, strategy], None, js="(...range) => asyncdsb.draw(...range)")
     # The address follows the settings, so that it can be passed on.
-    names = list(session.SETTINGS)
+    names = [*session.SETTINGS, *(["weights"] if parts["weights"].visible else [])]
     every = [parts[name] for name in names]
     for part in every:
         part.change(None, every, None, js=f"(...values) => asyncdsb.remember({names}, values)")
