@@ -202,15 +202,20 @@ class AsyncDSBPipeline:
         H and W are multiples of the network's stride, masks (B, 1, H, W), 1 = missing. Each sample
         depends on its picture, mask and seed alone; known pixels stay. The settings are those of
         :meth:`__call__` without ``seed`` and box, and with a named strategy. Returns tau maps
-        (B, 1, H, W) and the states, on the device. ValueError on other sides, seeds or settings.
+        (B, 1, H, W) and the states, on the device. ValueError on other shapes, seeds or settings.
         """
         chosen = self._checked(settings)
         if not isinstance(chosen.strategy, str) or chosen.box is not None:
             raise ValueError("expected a named strategy and no box for a batch")
         if len(seeds) != len(images):
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
+        if not all(0 <= seed < 2**63 for seed in seeds):
+            raise ValueError(f"expected seeds from 0 to 2^63 - 1, got {list(seeds)}")
         check_size(images, self.runner.stride)
-        images, masks = images.to(self.device), (masks > 0.5).float().to(self.device)
+        images, masks = images.to(self.device, torch.float32), (masks > 0.5).float().to(self.device)
+        if masks.shape != (len(images), 1, *images.shape[2:]) or not masks.flatten(1).any(1).all():
+            expected = "a mask (B, 1, H, W) for every picture, with something missing in it"
+            raise ValueError(f"expected {expected}, got {tuple(masks.shape)}")
         gradient = self.runner.complete(images, masks)
         tau = self.runner.named_tau(chosen, gradient, masks)
         return tau, self.runner.states(images, masks, gradient, tau, seeds, chosen, chosen.grid)
@@ -252,7 +257,11 @@ class AsyncDSBPipeline:
         return self.runner.tau(hole, self.runner.windows(hole, tiles, box), gradient, chosen)
 
     def work(self, mask, tiles: int = Settings.tiles, box: Box | None = None) -> int:
-        """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo."""
+        """Pixels that the bridge's network is evaluated on in one step, for the hole of a photo.
+
+        ValueError on a bad number of tiles or box.
+        """
+        Settings(tiles=tiles, box=box).check(SAMPLERS)
         return sum(w.evaluated for w in self.runner.windows(read_mask(mask), tiles, box))
 
     def _checked(self, settings: dict) -> Settings:

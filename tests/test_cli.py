@@ -204,11 +204,15 @@ def test_bad_output(folder, tiny_weights, capsys, out, told):
     assert_refused(folder, capsys, before, told, code)
 
 
-def test_the_map_of_the_order_is_not_overwritten(folder, tiny_weights, capsys):
-    Image.new("L", (300, 211), 99).save(folder / "order.png")
+def test_neither_the_map_of_the_order_nor_settings_are_overwritten(folder, tiny_weights, capsys):
+    order = folder / "order.png"
+    Image.new("L", (300, 211), 99).save(order)
+    settings = folder / "settings.json"
+    settings.write_text('{"strategy": "order.png"}')
     before = listing(folder)
-    code = inpaint(folder, tiny_weights, "--strategy", folder / "order.png", out="order.png")
-    assert_refused(folder, capsys, before, "is read and would be overwritten", code)
+    for given in (("--strategy", order), ("--settings", settings), ("--settings", order)):
+        code = inpaint(folder, tiny_weights, *given, out="order.png")
+        assert_refused(folder, capsys, before, "is read and would be overwritten", code)
 
 
 def test_masks_are_no_larger_than_can_be_read_back(tmp_path, capsys):

@@ -143,3 +143,20 @@ def test_a_run_without_weights_is_refused_in_one_line(runs, capsys):
     damaged.write_bytes(damaged.read_bytes()[:-8])
     assert main(command(runs)) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_nothing_is_written_before_all_was_read(runs, capsys):
+    assert main(command(runs)) == 0
+    before = {path: path.read_bytes() for path in (runs / "out").iterdir()}
+    (runs / "few.csv").write_text("key,source\n1,one\n")
+    given = ["--gradient", str(runs / "gradient"), "--out", str(runs / "out")]
+    for wrong, told in (
+        (("--bridge", str(runs / "typo")), "weights not found"),
+        (("--manifest", str(runs / "few.csv")), "expected the columns split, source and licence"),
+        (("--notes", str(runs / "none.md")), "none.md"),
+    ):
+        assert main([*given, "--choice", "best", *wrong]) == 2
+        assert told in capsys.readouterr().err
+    alone = ["--gradient", str(runs / "gradient"), "--out", str(runs / "new")]
+    assert main(alone) == 2 and not (runs / "new").exists()
+    assert {path: path.read_bytes() for path in (runs / "out").iterdir()} == before

@@ -252,8 +252,14 @@ def test_sliders_show_the_map_that_the_run_uses(portraits):
 )
 def test_boxes_are_checked(portraits, box, told):
     photo = np.asarray(synthetic_photo(*SHAPE[::-1]))
-    with pytest.raises(ValueError, match=told):
-        portraits.stream(photo, missing(SHAPE, 50, 70, 80, 90), box=box)
+    hole, gradient = missing(SHAPE, 50, 70, 80, 90), np.zeros(SHAPE, np.float32)
+    for call in (
+        lambda: portraits.stream(photo, hole, box=box),
+        lambda: portraits.tau_map(gradient, hole, 0.2, 0.5, box=box),
+        lambda: portraits.work(hole, box=box),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
 
 
 def test_other_weights_and_batches_take_no_box(tiny_pipe, portraits):

@@ -127,6 +127,13 @@ def test_sixteen_bits_stay(tiny_pipe, tmp_path, channels, suffix):
     assert result.photograph.not_kept(".jpg")[-1] == "16 bits per channel"
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_with_transparency_in_sixteen_bits_can_be_read_again(tmp_path, suffix):
+    values = deep(4)[..., :2]
+    again = read_photograph(Photograph(values).save(tmp_path / f"out.{suffix}"))
+    np.testing.assert_array_equal(again.pixels, values[..., [0, 0, 0, 1]])
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_sixteen_bits_are_turned_as_eight_are(tmp_path, orientation):
     values = deep(3)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -171,7 +172,7 @@ def test_the_record_names_weights_that_others_have(tiny_weights, monkeypatch):
     bundled = tiny_weights.with_name("bundled")
     shutil.copytree(tiny_weights, bundled / "scenes")
     monkeypatch.setattr("asyncdsb.store.bundled.BUNDLED", bundled)
-    for source in (None, "scenes"):
+    for source in (None, "scenes", Path("scenes")):
         assert AsyncDSBPipeline.from_pretrained(source).record(Settings())["weights"] == "scenes"
     assert "weights" not in AsyncDSBPipeline.from_pretrained(tiny_weights).record(Settings())
 

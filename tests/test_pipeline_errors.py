@@ -238,3 +238,26 @@ def test_batches_have_sides_that_the_networks_can_take(tiny_pipe):
     images, masks = torch.zeros(1, 3, 50, 64), torch.ones(1, 1, 50, 64)
     with pytest.raises(ValueError, match=r"multiples of \d+, got \(.*50, 64\)"):
         tiny_pipe.trace(images, masks, [0], steps=1)
+
+
+@pytest.mark.parametrize(
+    ("mask", "seed", "told"),
+    [
+        (torch.ones(1, 1, 32, 64), 0, r"a mask \(B, 1, H, W\).* got \(1, 1, 32, 64\)"),
+        (torch.ones(2, 1, 64, 64), 0, r"got \(2, 1, 64, 64\)"),
+        (torch.zeros(1, 1, 64, 64), 0, "with something missing"),
+        (torch.ones(1, 1, 64, 64), -1, r"expected seeds .* got \[-1\]"),
+        (torch.ones(1, 1, 64, 64), 2**64, "expected seeds"),
+    ],
+)
+def test_batches_are_checked(tiny_pipe, mask, seed, told):
+    with pytest.raises(ValueError, match=told):
+        tiny_pipe.trace(torch.zeros(1, 3, 64, 64), mask, [seed], steps=1)
+
+
+def test_batches_may_be_of_another_precision(tiny_pipe):
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 20:40, 20:40] = 1
+    images = torch.zeros(1, 3, 64, 64)
+    ends = [list(tiny_pipe.trace(x, mask, [0], steps=1)[1])[-1] for x in (images, images.double())]
+    assert torch.equal(ends[0].x_t, ends[1].x_t)

@@ -467,6 +467,19 @@ def test_mask_bank_draws_its_masks_only():
     assert len(drawn) <= 6
     again = MaskBank(preset, 32, seed=0)
     assert torch.equal(masks, again.draw(draws(64)))
+    # 900 pixels fill no whole number of bytes.
+    assert MaskBank(preset, 30, seed=0).draw(draws(64)).shape == (64, 1, 30, 30)
+
+
+def test_what_a_training_cannot_use_is_refused_and_leaves_the_folder_free(photos, tmp_path, capsys):
+    command = ["--preset", "debug", "--data", str(photos), "--out", str(tmp_path / "run")]
+    for wrong, told in (
+        (("--device", "nowhere"), "expected a device that torch can use here"),
+        (("--device", "cpu", "--steps", "0"), "expected at least one step"),
+        (("--device", "cpu", "--size", "30"), "expected"),
+    ):
+        assert told in refusal(train.bridge.main, [*command, *wrong], capsys)
+    assert train.bridge.main([*command, "--device", "cpu", "--steps", "1"]) == 0
 
 
 def times(preset, seed, tau, stochastic):

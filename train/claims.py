@@ -86,6 +86,7 @@ class Claims:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.out = args, args.out
+        find_photos(args.data)  # Refused, if they are, before the baselines.
         photos = find_photos(args.held_out)[: args.limit]
         self.crops = list(iter_crops(((photo.key, photo.read()) for photo in photos), 1, 32))
         self.lpips, self.features = Lpips(), EfficientNetFeatures()
@@ -105,7 +106,8 @@ class Claims:
                 command += ["--gradient", str(self.train("gradient", "claims", 0))]
             if name.startswith("claims-tuned"):
                 command += ["--init", str(self.train("bridge", "claims-any", seed))]
-            subprocess.run([*command, "--out", str(folder)], check=True)
+            if code := subprocess.run([*command, "--out", str(folder)]).returncode:
+                raise ValueError(f"training {name} ended with exit code {code}, see above")
         return folder / "weights"
 
     def keep(self, name: str, make: Callable[..., np.ndarray], *args) -> None:

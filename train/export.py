@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -27,23 +28,31 @@ OURS = "bridge"  # Name of our method in an evaluation: the bridge alone, withou
 WORST = "worst.webp"  # Picture of the worst cases, beside the card.
 
 
-def export(run: Path, kind: str, args: argparse.Namespace) -> None:
-    """Write the averaged weights, "bridge" or "gradient", of a run in half precision."""
+def chosen(run: Path, kind: str, args: argparse.Namespace) -> tuple[Any, dict]:
+    """The averaged network of a run, "bridge" or "gradient", and facts about its training."""
     module, training = load_weights(run / ("best" if args.choice == "best" else "weights"), kind)
     if records := held_out_records(run):
         found = (record for record in records if record["step"] == training["steps"])
         training = training | {"held_out": next(found, None)}
     if kind == "bridge" and args.finish is not None:
         module.config = dataclasses.replace(module.config, finish=args.finish)
-    save_weights(args.out, module, training)
+    return module, training
 
 
-def photographs(facts: Facts, manifest: Path) -> str:
-    """The card's table of the photographs in a CSV whose split is in the name of a shard."""
+def listed(manifest: Path) -> list[dict[str, str]]:
+    """The rows of a CSV of photographs; ValueError if a column is missing."""
+    with open(manifest, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"split", "source", "licence"} <= rows[0].keys():
+        raise ValueError(f"expected the columns split, source and licence in {manifest}")
+    return rows
+
+
+def photographs(facts: Facts, manifest: list[dict[str, str]]) -> str:
+    """The card's table of the photographs in a manifest whose splits are in names of shards."""
     shards = {name for training in facts.training.values() for name in training.get("photos", [])}
     splits = {Path(name).stem.rsplit("-", 1)[0] for name in shards}
-    with open(manifest, encoding="utf-8", newline="") as file:
-        used = [row for row in csv.DictReader(file) if row["split"] in splits]
+    used = [row for row in manifest if row["split"] in splits]
     found = Counter((row["source"], row["licence"]) for row in used)
     rows = [f"| {source} | {n} | {licence} |\n" for (source, licence), n in found.most_common()]
     return (
@@ -103,21 +112,27 @@ def work(args: argparse.Namespace) -> None:
     """Write weights and card."""
     # Refused, if it is, before anything is written.
     scores = [] if args.results is None else [measured(args.results)]
-    for run, kind in ((args.gradient, "gradient"), (args.bridge, "bridge")):
-        if run is not None:
-            export(run, kind, args)
+    notes = args.notes and args.notes.read_text("utf-8").strip()
+    manifest = args.manifest and listed(args.manifest)
+    runs = {"gradient": args.gradient, "bridge": args.bridge}
+    networks = [chosen(run, kind, args) for kind, run in runs.items() if run is not None]
+    for kind, run in runs.items():
+        if run is None:
+            load_weights(args.out, kind)
+    for module, training in networks:
+        save_weights(args.out, module, training)
     facts = AsyncDSBPipeline.from_pretrained(args.out, device="cpu").facts
     parts = [
         model_card(facts, args.licence),
         "All settings: `train/presets.py`; what was tried: `train/LOG.md`.\n",
     ]
-    if args.manifest is not None:
-        parts.append(photographs(facts, args.manifest))
+    if manifest:
+        parts.append(photographs(facts, manifest))
     parts += scores
-    if args.notes or args.results:
+    if notes or args.results:
         parts.append("## Where it fails\n")
-    if args.notes:
-        parts.append(args.notes.read_text("utf-8").strip() + "\n")
+    if notes:
+        parts.append(notes + "\n")
     if args.results is not None and (args.results / "worst.png").exists():
         sheet = Image.open(args.results / "worst.png")
         write_atomic(args.out / WORST, lambda p: sheet.save(p, quality=80, method=6))

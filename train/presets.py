@@ -40,8 +40,9 @@ class Preset:
     validate_every: int = 1_000  # steps between looks at the held-out photos
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"expected a batch of at least one sample, got {self.batch}")
+        if min(self.batch, self.steps) < 1:
+            got = f"{self.steps} of {self.batch}"
+            raise ValueError(f"expected at least one step of at least one sample, got {got}")
 
     def shape(self, step: int) -> tuple[int, int]:
         """(samples, side in pixels) of the batch of a step."""

@@ -57,7 +57,6 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
             _check_name("--trajectory", trajectory, (".webp", ".gif"))
         if report:
             _check_name("--report", report, (".png",))
-        _refuse_clashes([job], arguments.strategy)
         return [job], []
 
     if not (photos := [path for path in _pictures(photo) if path.resolve() != mask.resolve()]):
@@ -79,7 +78,6 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
             same = f"each would be written as {path.name}; give them different names"
             problems.append(f"{', '.join(job.photo.name for job in twins)}: left out: {same}")
     jobs = [job for job, *twins in found.values() if not twins]
-    _refuse_clashes(jobs, arguments.strategy)
     for folder in filter(None, (out, trajectory, report)):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"PHOTO is a folder, so {folder} must be one too; it is a file")
@@ -169,10 +167,13 @@ def check_size(out: Path, size: tuple[int, int]) -> None:
         raise ValueError(f"{out.name}: {kind} holds at most {most} pixels a side, {got}")
 
 
-def _refuse_clashes(jobs: Sequence[Job], strategy: str | None) -> None:
-    """Refuse to write a file twice, or over one that is read, a map of the order among them."""
+def refuse_clashes(jobs: Sequence[Job], *others: str | Path | None) -> None:
+    """Raise ValueError if a file would be written twice, or over one that is read.
+
+    ``others`` are read beside photographs and masks: a map of the order, settings.
+    """
     read = {path.resolve() for job in jobs for path in (job.photo, job.mask)}
-    read |= {Path(strategy).resolve()} if strategy else set()
+    read |= {Path(path).resolve() for path in others if path}
     written: set[Path] = set()
     for job in jobs:
         for path in job.written:

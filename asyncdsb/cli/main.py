@@ -18,7 +18,15 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from asyncdsb import __version__
-from asyncdsb.cli.jobs import Job, check_places, check_size, output_file, plan, write_files
+from asyncdsb.cli.jobs import (
+    Job,
+    check_places,
+    check_size,
+    output_file,
+    plan,
+    refuse_clashes,
+    write_files,
+)
 from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
@@ -177,6 +185,7 @@ def _mask(arguments: argparse.Namespace) -> int:
 
 def _inpaint(arguments: argparse.Namespace) -> int:
     jobs, problems = plan(arguments)
+    refuse_clashes(jobs, arguments.strategy, arguments.settings)
     check_places(jobs)
 
     from asyncdsb.photo.images import check_pair
@@ -185,6 +194,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     from asyncdsb.photo.settings import Settings
 
     settings, strategy, weights, precision = _settings(arguments)
+    refuse_clashes(jobs, strategy)  # Settings may name a map.
     checked = Settings(**settings)
     checked.check(SAMPLERS)
     keep_frames = bool(arguments.trajectory or arguments.report)

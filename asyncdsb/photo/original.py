@@ -151,19 +151,23 @@ class Photograph:
 
     def _save_tiff(self, path: Path, info: dict[str, Any]) -> None:
         # By hand: Pillow writes neither colours of 16 bits, nor Exif data with compression.
-        height, width, channels = self.pixels.shape
-        rows = np.diff(self.pixels, axis=1, prepend=self.pixels.dtype.type(0))
+        pixels, colours = self.pixels, self.colours
+        if pixels.dtype == np.uint16 and pixels.shape[2] == 2:
+            # Neither Pillow nor OpenCV reads grey with transparency in 16 bits.
+            pixels, colours = pixels[..., [0, 0, 0, 1]], 3
+        height, width, channels = pixels.shape
+        rows = np.diff(pixels, axis=1, prepend=pixels.dtype.type(0))
         data = zlib.compress(rows.astype(rows.dtype.newbyteorder("<"), copy=False).tobytes(), 6)
         tags = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
         exif = exif_tags(info.get("exif", b""))
         for tag, value in tags_of(exif, STRUCTURE):
             tags.tagtype |= {tag: 2} if isinstance(exif[tag], str) else {}
             tags[tag] = value
-        depth, grey = (8 * self.pixels.itemsize,) * channels, self.colours == 1
+        depth, grey = (8 * pixels.itemsize,) * channels, colours == 1
         tags.update({256: width, 257: height, 258: depth, 262: 1 if grey else 2, 284: 1})
         tags.update({273: 0, 277: channels, 278: height, 279: len(data)})
         tags.update({259: 8, 317: 2})  # deflate, differences along a row
-        if channels > self.colours:
+        if channels > colours:
             tags[338] = 2
         if "dpi" in info:
             (tags[282], tags[283]), tags[296] = info["dpi"], 2

@@ -65,11 +65,17 @@ class Runner:
         return self.denoiser.config.window == "head"
 
     def windows(self, hole: np.ndarray, tiles: int, box: Box | None = None) -> tuple[Window, ...]:
-        """The windows over a hole (H, W) bool; without a ``box``, a head has the largest square."""
+        """The windows over a hole (H, W) bool; without a ``box``, a head has the largest square.
+
+        ValueError on a box that does not fit, or with weights that take none.
+        """
         resolution = self.denoiser.config.resolution
         if self.head:
             chosen = largest_square(hole) if box is None else box
+            check_box(chosen, hole)
             return (Window.at(hole, chosen, resolution, self.stride),)
+        if box is not None:
+            raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
         make = partial(windows_over, hole, resolution, self.stride, tiles)
         return self._once("windows", (_digest(hole), tiles), make)
 
@@ -82,24 +88,20 @@ class Runner:
     def prepare(self, image, mask, tiles: int, box: Box | None) -> Prepared:
         """Read a photo and its mask and cut the networks' inputs out of them.
 
-        ValueError: of :func:`read_pair`, or on a box that does not fit, or with weights that take
-        none.
+        ValueError: of :func:`read_pair` and :meth:`windows`.
         """
         original, hole = read_pair(image, mask)
         photo = original.rgb
-        if not self.head and box is not None:
-            raise ValueError(f"expected no box with weights that are not for portraits, got {box}")
         box = self.box(photo, hole) if box is None else box
         key = _digest(photo, hole), tiles, box and tuple(box)
 
         def cut() -> Prepared:
+            windows = self.windows(hole, tiles, box)
             known, filled = photo, None
             if box is not None:
-                check_box(box, hole)
                 # Nothing hidden may show beyond the window, nor in the gradients along its edge.
                 known = filled = photo.copy()
                 fill_smoothly(filled, hole)
-            windows = self.windows(hole, tiles, box)
             inputs = known, hole, filled is not None
             cuts = zip(*(window.cut(*inputs) for window in windows), strict=True)
             images, masks = (tuple(x.to(self.device) for x in part) for part in cuts)

@@ -26,11 +26,11 @@ def public_name(source: str | Path | None) -> str | None:
 
 def weights_folder(source: str | Path | None, revision: str | None = None) -> Path:
     """Find the weights of :meth:`asyncdsb.AsyncDSBPipeline.from_pretrained`, fetch if need be."""
-    source = BUNDLED_NAMES[0] if source is None else source
+    source = str(BUNDLED_NAMES[0] if source is None else source)
     bundled = source in BUNDLED_NAMES
     folder = BUNDLED / source if bundled else Path(source)
     if folder.is_dir():
         return folder
     if bundled:
         raise ValueError(f"weights not found: expected the bundled weights in {folder}")
-    return hub.download(str(source), revision)
+    return hub.download(source, revision)

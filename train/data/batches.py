@@ -66,6 +66,8 @@ class MaskBank:
         which = to_device(draws.randint(len(self.packed)), self.packed.device)
         turn = int(torch.randint(8, (1,), generator=draws.generator))  # of all masks alike
         bits = (self.packed[which][:, :, None] >> self.shifts) & 1
+        # The last byte may hold more bits than there are pixels.
+        bits = bits.flatten(1)[:, : self.size**2]
         masks = bits.view(len(which), 1, self.size, self.size).float().rot90(turn % 4, (2, 3))
         return masks.flip(3) if turn >= 4 else masks
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from asyncdsb.networks.device import keep_freed
+from asyncdsb.networks.device import keep_freed, usable
 from asyncdsb.photo.images import write_atomic
 from train.judge.validation import DIGITS, add_line, held_out_records, keep_scores
 from train.loop.processes import Processes
@@ -38,6 +38,7 @@ def run(
     average); with held-out photos also ``validation.json``, ``curves.png`` and ``best/``.
     """
     keep_freed()
+    usable(args.device)
     processes = Processes.started(args.device)
     args.device = processes.device
     out = Path(args.out)
@@ -193,7 +194,8 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         "weights": trainer.weights,
     }
     path = out / "config.json"
-    if path.exists():
+    # Without a checkpoint nothing was learned with the other one.
+    if path.exists() and (out / "state.safetensors").exists():
         # What a run of an earlier version lacks came later, which changes nothing at its default.
         preset = dataclasses.asdict(type(trainer.preset)())
         before = {"weights": now["weights"]} | json.loads(path.read_text("utf-8"))
