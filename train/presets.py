@@ -40,9 +40,10 @@ class Preset:
     validate_every: int = 1_000  # steps between looks at the held-out photos
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.steps) < 1:
-            got = f"{self.steps} of {self.batch}"
-            raise ValueError(f"expected at least one step of at least one sample, got {got}")
+        if self.batch < 1:
+            raise ValueError(f"expected a batch of at least one sample, got {self.batch}")
+        if self.steps < 1:
+            raise ValueError(f"expected at least one step, got {self.steps}")
 
     def shape(self, step: int) -> tuple[int, int]:
         """(samples, side in pixels) of the batch of a step."""
@@ -270,7 +271,7 @@ BRIDGE_PRESETS = {
     ),
     # From the smooth fill: it holds most of what few photographs can teach about a large hole.
     "scenes": BridgePreset(
-        **_ON_CPU | _MUON | {"checkpoint_every": 500, "validate_every": 10_000},
+        **_ON_CPU | _MUON | {"augment": 0.4, "checkpoint_every": 500, "validate_every": 10_000},
         model=BridgeConfig(
             unet=_LEAN_DEEP,
             fill="harmonic",
