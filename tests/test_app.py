@@ -1200,6 +1200,18 @@ def test_answers_name_components():
     assert answer[parts["restore"]]["interactive"] is False
 
 
+def test_the_last_line_of_a_run_that_was_ended_is_taken_back(tmp_path):
+    photo = opened(saved(photograph(), tmp_path / "next.png"))
+    late = payload.message("Step 3 of 60, about 18 s left", "busy")
+    assert handlers.on_ended(photo, painted(photo), payload.message("Stopped.")) == payload.IDLE
+    said = handlers.on_ended(photo, painted(photo), late)
+    assert said["restore"] == payload.IDLE["restore"]
+    assert "next.png, 96 × 64. Paint over" in said["status"]
+    hole = painted(photo, hole_in(photograph()))
+    assert "Press Restore" in handlers.on_ended(photo, hole, late)["status"]
+    assert handlers.WELCOME in handlers.on_ended(None, "", late)["status"]
+
+
 def test_pictures_travel_as_files(monkeypatch, tmp_path):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     sent = wiring.with_files({"picture": b"content", "width": 3})

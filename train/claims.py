@@ -86,7 +86,6 @@ class Claims:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.out = args, args.out
-        find_photos(args.data)  # Refused, if they are, before the baselines.
         photos = find_photos(args.held_out)[: args.limit]
         self.crops = list(iter_crops(((photo.key, photo.read()) for photo in photos), 1, 32))
         self.lpips, self.features = Lpips(), EfficientNetFeatures()
@@ -119,6 +118,7 @@ class Claims:
 
     def work(self) -> None:
         """Do all that is missing, the primary arms first, seed by seed."""
+        self.train("gradient", "claims", 0)  # Before the baselines, should the photos be refused.
         for method, kind in product(answer.CLASSICAL, answer.KINDS):
             self.keep(f"classical/{method}/{kind}", self.classical, method, kind)
         jobs = [

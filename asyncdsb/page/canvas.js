@@ -165,6 +165,7 @@ asyncdsb.canvas = (() => {
 
   function open(next) {
     photo = next;
+    place = null;
     const old = sheet.querySelector(".photo");
     const picture = old.cloneNode();
     picture.src = next.source;

@@ -20,7 +20,7 @@ from PIL import Image
 from asyncdsb.masks import MASK_KINDS, make_mask
 from asyncdsb.page import canvas, payload, session
 from asyncdsb.page.engine import Engine, Model
-from asyncdsb.page.payload import NO_MAPS, NO_RUN, Props, Update
+from asyncdsb.page.payload import IDLE, NO_MAPS, NO_RUN, Props, Update
 from asyncdsb.page.session import Photo
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
@@ -113,6 +113,20 @@ def told_by(pipe: Any) -> Update:
     return {"sampler": Props(choices=list(pipe.samplers), value=pipe.samplers[0])} | {
         name: getattr(pipe.config, name) for name in FROM_WEIGHTS
     }
+
+
+def on_ended(photo: Photo | None, hole: str | None, said: str) -> Update:
+    """Make way for the next run when one was stopped, or ended by another photograph.
+
+    A line of its last step, which may come after the new photograph's own, is taken back.
+    """
+    if "message busy" not in said:
+        return IDLE
+    painted = False
+    with contextlib.suppress(ValueError):
+        painted = bool(session.read_hole(photo, hole)[1].any())
+    text = WELCOME if photo is None else _described(photo, painted)
+    return IDLE | {"status": payload.message(text)}
 
 
 def on_clear() -> Update:

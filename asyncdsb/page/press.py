@@ -44,7 +44,8 @@ class Press:
         """
         self._sent: list[dict[str, Any]] = []
         for state in self._steps(self.settings, self.maps):
-            self._sent.append(payload.frame_payload(state) | {"range": range_of(self.settings)})
+            told = {"range": range_of(self.settings), "photo": self.photo.stamp}
+            self._sent.append(payload.frame_payload(state) | told)
             said = f"{prefix}Step {state.step} of {state.steps}"
             update: Update = {"frame": self._sent[-1]}
             if state.step == 0:

@@ -224,6 +224,8 @@ asyncdsb.stage = (() => {
     }
     const update = () => {
       const value = props.value;
+      // The last one of a run that another photograph has ended.
+      if (value?.steps && !asyncdsb.canvas.shows(value.photo)) return;
       progress(value?.steps ? Math.round((100 * value.step) / value.steps) : value?.frames ? 100 : 0);
       element.dataset.step = value?.step ?? "";
       if (!value) {

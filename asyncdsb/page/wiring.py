@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from asyncdsb.page import canvas, handlers, opening, restoring, session
 from asyncdsb.page.engine import Engine, Maps, Model, Step, predict_maps, run_steps
 from asyncdsb.page.layout import PRESET_MASKS, RANGES, by_path, layout
-from asyncdsb.page.payload import IDLE, Props, Update
+from asyncdsb.page.payload import Props, Update
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
 try:  # Present on a hosted ZeroGPU machine only; must come before anything touches the GPU.
@@ -163,7 +163,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         away(None, None, None, cancels=work, api_visibility="private")
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
-        on(event.failure, lambda: IDLE, "", "restore stop")
+        on(event.failure, handlers.on_ended, "photo hole status", "restore stop status")
     stopped = parts["stop"].click(None, None, None, cancels=work, api_visibility="private")
     on(stopped.then, restoring.on_stopped, "", "stop status")
     on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
