@@ -667,11 +667,17 @@ def test_results_are_kept_and_chosen(engine, tmp_path, monkeypatch):
     other = opened(saved(photograph(seed=1), tmp_path / "b.png"))
     for shown in ((other, painted(other, hole_in(image))), (None, None)):
         chosen = restoring.on_choose(engine, results, 1, *shown)
-        assert chosen["photo"] == photo and chosen["editor"]["stamp"] == photo.stamp
+        assert chosen["photo"] == dataclasses.replace(photo, said=("finish",))
+        assert chosen["editor"]["stamp"] == photo.stamp
         assert (hole_of(photo, chosen["editor"]["hole"]) == hole_in(image)).all()
         assert chosen["result"]["value"] == second.path and len(chosen["frame"]["frames"]) == 2
         # A request for the maps would take the place of what the status says.
         assert chosen["editor"]["maps"] and "Result with seed" in chosen["status"]
+    # On the canvas of a large photograph the hole is coarser, and the same all the same.
+    large = dataclasses.replace(photo, size=(2100, 1500))
+    wide = make_mask("wide", (1500, 2100), seed=1)
+    kept = dataclasses.replace(second, photo=large, hole=np.packbits(wide).tobytes())
+    assert "photo" not in restoring.on_choose(engine, [kept], 0, large, painted(large, wide))
     for index in (-1, 3, None, "0"):
         with pytest.raises(ValueError, match="Restore something first"):
             restoring.on_choose(engine, results, index, photo, hole)

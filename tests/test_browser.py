@@ -322,6 +322,21 @@ def test_what_is_painted_during_a_run_waits_for_the_next_one(page, photo):
         page.wait_for_timeout(500)
 
 
+def test_a_stroke_on_a_result_stays_if_one_was_undone_during_the_run(page, photo):
+    open_photo(page, photo)
+    paint(page, (40, 60), (90, 60))
+    paint(page, (40, 100), (90, 100))
+    set_slider(page, "steps", 8)
+    page.click("#restore")
+    wait_for_status(page, "Step 1 of")
+    tool(page, "Undo").click()
+    wait_for_status(page, "Done")
+    paint(page, (240, 120), (280, 120))
+    page.wait_for_function("() => document.querySelector('#estimate').innerText.includes('s here')")
+    page.wait_for_timeout(500)
+    assert painted(page)[120, 260]
+
+
 def test_a_chosen_result_brings_its_hole_and_its_finish(page, photo):
     open_photo(page, photo)
     take_hole(page, "Center")

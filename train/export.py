@@ -121,7 +121,7 @@ def work(args: argparse.Namespace) -> None:
             load_weights(args.out, kind)
     for module, training in networks:
         save_weights(args.out, module, training)
-    facts = AsyncDSBPipeline.from_pretrained(args.out, device="cpu").facts
+    facts = AsyncDSBPipeline.from_pretrained(args.out.resolve(), device="cpu").facts
     parts = [
         model_card(facts, args.licence),
         "All settings: `train/presets.py`; what was tried: `train/LOG.md`.\n",

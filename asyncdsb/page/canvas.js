@@ -102,6 +102,7 @@ asyncdsb.canvas = (() => {
 
   function go(step) {
     if (stroke || !history[at + step]) return;
+    corner = null;
     at += step;
     const { photo: then, runs, frame: drawn } = history[at];
     if (then !== photo) open(then);
@@ -157,7 +158,7 @@ asyncdsb.canvas = (() => {
     for (const { stroke: done, framed, frame: drawn } of late) {
       if (framed) frame = drawn;
       else paint(done);
-      push({ stroke: done, framed });
+      push({ stroke: done, framed, named: framed ? history[at].named : named() });
     }
     surround();
     if (stroke) paint(stroke);
@@ -165,7 +166,7 @@ asyncdsb.canvas = (() => {
 
   function open(next) {
     photo = next;
-    place = null;
+    place = corner = null;
     const old = sheet.querySelector(".photo");
     const picture = old.cloneNode();
     picture.src = next.source;
@@ -353,8 +354,9 @@ asyncdsb.canvas = (() => {
 
   function endFrame() {
     corner = null;
+    if (JSON.stringify(frame) === JSON.stringify(history[at]?.frame)) return;
     clearResult();
-    if (JSON.stringify(frame) !== JSON.stringify(history[at]?.frame)) push({ framed: true });
+    push({ framed: true, named: history[at]?.named ?? named() });
   }
 
   function dropFrame() {
@@ -411,8 +413,11 @@ asyncdsb.canvas = (() => {
     if (event.pointerType === "touch") pointer = null;
     if (stroke?.id === event.pointerId) end();
     if (corner?.id === event.pointerId) {
-      drawFrame(spot(event));
-      endFrame();
+      if (event.type === "pointercancel") dropFrame();
+      else {
+        drawFrame(spot(event));
+        endFrame();
+      }
     }
     moving = moving && pointers.size > 0;
     view.classList.toggle("moving", moving);
@@ -610,7 +615,7 @@ asyncdsb.canvas = (() => {
     if (target.closest?.("#restore")) restored = history[at] ?? null;
     if (target.closest?.("#holes")) asked = history[at] ?? null;
     // Painted during the run, it is not in the result.
-    if (target.closest?.("#reuse")) asked = history.includes(restored) ? restored : history[at] ?? null;
+    if (target.closest?.("#reuse")) asked = history.slice(0, at + 1).includes(restored) ? restored : history[at] ?? null;
   }, true);
   document.addEventListener("keydown", key);
   document.addEventListener("keyup", released);

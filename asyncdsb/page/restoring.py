@@ -94,12 +94,17 @@ def on_choose(
     with contextlib.suppress(ValueError):
         now, painted = session.read_hole(photo, hole)
         there = now.stamp == kept.photo.stamp
-        mask = canvas.resize_mask(painted, now.size)
-        same = there and now.box == kept.photo.box and np.array_equal(mask, kept.mask)
+        # At the canvas's scale, which may be coarser than the photograph's.
+        mask = canvas.resize_mask(kept.mask, painted.shape[::-1])
+        enlarged = canvas.resize_mask(painted, now.size)
+        alike = np.array_equal(painted, mask) or np.array_equal(enlarged, kept.mask)
+        same = there and now.box == kept.photo.box and alike
     opened: Update = {}
     if not same:
         image = None if there else read_image(kept.photo.path)
-        opened = show(kept.photo, kept.mask, image=image)
+        # What the result has stays, whatever its weights decide otherwise.
+        own = dataclasses.replace(kept.photo, said=(*kept.photo.said, "finish"))
+        opened = show(own, kept.mask, image=image)
         opened = with_maps(engine, opened, kept.settings.tiles)
     shown = opened | read_view(kept) | show_kept(kept) | listed(results, index)
     return shown | {"status": payload.message(said)}

@@ -194,8 +194,9 @@ def describe(out: Path, trainer: Trainer, args: argparse.Namespace) -> None:
         "weights": trainer.weights,
     }
     path = out / "config.json"
-    # Without a checkpoint nothing was learned with the other one.
-    if path.exists() and (out / "state.safetensors").exists():
+    # Before the first record nothing was learned with the other one.
+    begun = ("log.jsonl", "state.safetensors", "weights", "best")
+    if path.exists() and any((out / name).exists() for name in begun):
         # What a run of an earlier version lacks came later, which changes nothing at its default.
         preset = dataclasses.asdict(type(trainer.preset)())
         before = {"weights": now["weights"]} | json.loads(path.read_text("utf-8"))
