@@ -307,7 +307,7 @@ def test_what_is_painted_during_a_run_waits_for_the_next_one(page, photo):
     """It is part of neither the run nor its result, and the next stroke does not drop it."""
     open_photo(page, photo)
     paint(page, (40, 60), (90, 60))
-    set_slider(page, "steps", 12)
+    set_slider(page, "steps", 6)
     page.click("#restore")
     wait_for_status(page, "Step 1 of")
     paint(page, (40, 180), (90, 180))
@@ -326,7 +326,7 @@ def test_a_stroke_on_a_result_stays_if_one_was_undone_during_the_run(page, photo
     open_photo(page, photo)
     paint(page, (40, 60), (90, 60))
     paint(page, (40, 100), (90, 100))
-    set_slider(page, "steps", 8)
+    set_slider(page, "steps", 5)
     page.click("#restore")
     wait_for_status(page, "Step 1 of")
     tool(page, "Undo").click()
