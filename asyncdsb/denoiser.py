@@ -204,12 +204,12 @@ class Context:
 
 @dataclass(frozen=True)
 class View:
-    """A state as the network F sees it, and what its output stands for: skip + scale F."""
+    """A state as the network F sees it, and the estimate that an output of F stands for."""
 
     seen: list[Tensor]  # the state, (B, C, H, W) in parts
     scalars: Tensor  # (B, 2)
     skip: Tensor  # (B, 3, H, W) part of the estimate that does not pass the network
-    scale: Tensor  # (B, A, H, W) factor on F along A = 1 or 3 axes
+    x0_hat: Callable[[Tensor], Tensor]  # from F to the estimate, both (B, 3, H, W)
 
 
 class Score:
@@ -223,13 +223,13 @@ class Score:
         self.weights = torch.ones(1, 1, 1, 1, dtype=torch.float64)
 
     def view(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> View:
-        """The state, the time, and whether the bridge carries noise."""
+        """Show the network x_t, the time, and whether the bridge carries noise."""
         scalars = torch.cat([t.expand(len(x_t), 1, 1, 1), context.stochastic], dim=1).flatten(1)
-        return View([x_t], scalars.to(x_t.dtype), x_t, -((self.total_var * s).sqrt()))
 
-    def x0_hat(self, view: View, output: Tensor) -> Tensor:
-        """The estimate that an output F of the network stands for, (B, 3, H, W)."""
-        return view.skip + view.scale * output
+        def x0_hat(output: Tensor) -> Tensor:
+            return bridge.x0_from_target(x_t, output, s, self.total_var)
+
+        return View([x_t], scalars.to(x_t.dtype), x_t, x0_hat)
 
     def target(self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
         """The output F that stands for x0 itself."""
@@ -259,10 +259,12 @@ class Edm:
         return rgb if self.sigmas.numel() == 1 else along_axes(rgb, back)
 
     def view(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> View:
-        """c_in d in the hole with the photograph around it, log sigma_eff; f + c_skip d, c_out.
+        """Show the network c_in d in the hole, the photograph around it, and log sigma_eff.
 
         The scalars are the mean of log sigma_eff and the share of the hole. Levels are scaled so
-        that :data:`LEVELS` are 0 and 1; a known pixel has 0.
+        that :data:`LEVELS` are 0 and 1; a known pixel has 0. The skip is f + c_skip d, and::
+
+            x0_hat = f + c_skip d + c_out F,   c_out = sigma_d sqrt(N) c_in
         """
         hole = context.mask
         n, d_var, sigma = self._variances(s, context)
@@ -275,11 +277,11 @@ class Edm:
         area = hole.mean((1, 2, 3))
         mean = level.mean((1, 2, 3)) / area.clamp(min=1e-6)
         skip = context.fill + self._along_axes(rest * sigma**2 / d_var * d, back=True)
-        return View([state, level], torch.stack([mean, area], dim=1), skip, sigma * std * c_in)
 
-    def x0_hat(self, view: View, output: Tensor) -> Tensor:
-        """The estimate that an output F of the network stands for, (B, 3, H, W)."""
-        return view.skip + self._along_axes(view.scale * output, back=True)
+        def x0_hat(output: Tensor) -> Tensor:
+            return skip + self._along_axes(sigma * std * c_in * output, back=True)
+
+        return View([state, level], torch.stack([mean, area], dim=1), skip, x0_hat)
 
     def target(self, x0: Tensor, x_t: Tensor, s: Tensor, z: Tensor, context: Context) -> Tensor:
         """The output F that stands for x0 itself, (B, 3, H, W).
@@ -355,7 +357,8 @@ class BridgeDenoiser(nn.Module):
         ``previous`` is the estimate of the step before, (B, 3, H, W), None at the first step. A
         network without the condition "estimate" does not see it.
         """
-        return self.form.x0_hat(*self._evaluated(x_t, t, s, context, previous))
+        view, output = self._evaluated(x_t, t, s, context, previous)
+        return view.x0_hat(output)
 
     def loss(
         self,

@@ -118,7 +118,7 @@ class Claims:
 
     def work(self) -> None:
         """Do all that is missing, the primary arms first, seed by seed."""
-        self.train("gradient", "claims", 0)  # Before the baselines, should the photos be refused.
+        self.train("gradient", "claims", 0)  # First, because it refuses photos it cannot use.
         for method, kind in product(answer.CLASSICAL, answer.KINDS):
             self.keep(f"classical/{method}/{kind}", self.classical, method, kind)
         jobs = [

@@ -28,7 +28,7 @@ OURS = "bridge"  # Name of our method in an evaluation: the bridge alone, withou
 WORST = "worst.webp"  # Picture of the worst cases, beside the card.
 
 
-def chosen(run: Path, kind: str, args: argparse.Namespace) -> tuple[Any, dict]:
+def averaged_network(run: Path, kind: str, args: argparse.Namespace) -> tuple[Any, dict]:
     """The averaged network of a run, "bridge" or "gradient", and facts about its training."""
     module, training = load_weights(run / ("best" if args.choice == "best" else "weights"), kind)
     if records := held_out_records(run):
@@ -39,7 +39,7 @@ def chosen(run: Path, kind: str, args: argparse.Namespace) -> tuple[Any, dict]:
     return module, training
 
 
-def listed(manifest: Path) -> list[dict[str, str]]:
+def manifest_rows(manifest: Path) -> list[dict[str, str]]:
     """The rows of a CSV of photographs; ValueError if a column is missing."""
     with open(manifest, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -113,9 +113,9 @@ def work(args: argparse.Namespace) -> None:
     # Refused, if it is, before anything is written.
     scores = [] if args.results is None else [measured(args.results)]
     notes = args.notes and args.notes.read_text("utf-8").strip()
-    manifest = args.manifest and listed(args.manifest)
+    manifest = args.manifest and manifest_rows(args.manifest)
     runs = {"gradient": args.gradient, "bridge": args.bridge}
-    networks = [chosen(run, kind, args) for kind, run in runs.items() if run is not None]
+    networks = [averaged_network(run, kind, args) for kind, run in runs.items() if run is not None]
     for kind, run in runs.items():
         if run is None:
             load_weights(args.out, kind)

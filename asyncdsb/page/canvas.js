@@ -16,7 +16,7 @@ asyncdsb.canvas = (() => {
   let history = []; // of { photo, runs, frame, named, stroke, framed }
   let at = -1; // the one shown
   let asked = null; // the one shown when the server was asked for another hole
-  let restored = null; // the one of which the last run began
+  let begun = null; // the one shown when the last run began
   let tool = "brush";
   let stroke = null; // { points, width, erase, id, committed } while it is painted
   let found = null; // square around the head that the server found: left, top, side in its pixels
@@ -31,7 +31,7 @@ asyncdsb.canvas = (() => {
   let follow = 0;
   let taking = 0; // timer: the result is becoming the photograph, until the server has answered
   let shown = 0; // counts results, so that one that is decoded late is left out
-  const api = { mount, hole, head, shows: (stamp) => stamp === photo?.stamp, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
+  const api = { mount, hole, headFound, shows: (stamp) => stamp === photo?.stamp, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
 
   // The mask
 
@@ -108,7 +108,7 @@ asyncdsb.canvas = (() => {
     if (then !== photo) open(then);
     draw(runs);
     frame = drawn;
-    surround();
+    showFrame();
     clearResult();
     changed();
   }
@@ -125,7 +125,7 @@ asyncdsb.canvas = (() => {
     if (photo && at >= 0) follow = setTimeout(() => document.querySelector("#preview")?.click(), 500);
   }
 
-  // What was painted since.
+  // Strokes and frames after an entry.
   const since = (entry) => (history.includes(entry) ? history.slice(history.indexOf(entry) + 1, at + 1) : []).filter((one) => one.stroke || one.framed);
 
   // What the server took over: a photograph, or another hole for the one that is shown.
@@ -141,7 +141,7 @@ asyncdsb.canvas = (() => {
     // Strokes that were painted while it was on its way are painted on it as well.
     const late = goesOn ? since(asked) : [];
     if (late.length) at = history.indexOf(asked);
-    asked = restored = null;
+    asked = begun = null;
     if (!goesOn) {
       history = [];
       at = -1;
@@ -152,7 +152,7 @@ asyncdsb.canvas = (() => {
     clearResult();
     draw(grid.runs);
     frame = grid.box;
-    surround();
+    showFrame();
     push({ runs: grid.runs, named: value.named });
     if (value.maps) clearTimeout(follow);
     for (const { stroke: done, framed, frame: drawn } of late) {
@@ -160,7 +160,7 @@ asyncdsb.canvas = (() => {
       else paint(done);
       push({ stroke: done, framed, named: framed ? history[at].named : named() });
     }
-    surround();
+    showFrame();
     if (stroke) paint(stroke);
   }
 
@@ -275,7 +275,7 @@ asyncdsb.canvas = (() => {
   function commit() {
     stroke.committed = true;
     clearTimeout(follow);
-    const late = since(restored);
+    const late = since(begun);
     if (api.onStroke?.({ result: api.hasResult() }) === "keep") {
       // On the result, whose hole is closed, but for what was painted during the run.
       context.clearRect(0, 0, canvas.width, canvas.height);
@@ -313,9 +313,9 @@ asyncdsb.canvas = (() => {
 
   // The square around the head
 
-  function surround() {
+  function showFrame() {
     const box = frame ?? found;
-    // All of a square photograph needs no frame.
+    // A frame around the whole photograph would say nothing.
     const used = !element.querySelector("[data-tool=frame]").hidden;
     square.hidden = !used || !photo || !box || box[2] >= Math.max(photo.width, photo.height);
     if (square.hidden) return;
@@ -325,14 +325,14 @@ asyncdsb.canvas = (() => {
   }
 
   // What the server says with the maps of a hole: no box with weights that work around holes.
-  function head(maps) {
+  function headFound(maps) {
     found = maps?.box ?? null;
     if (!element) return;
     const button = element.querySelector("[data-tool=frame]");
     // A frame that holds nothing of the hole has no maps, and can be drawn anew.
     button.hidden = !found && (Boolean(maps) || !frame);
     if (button.hidden && tool === "frame") choose("brush");
-    surround();
+    showFrame();
   }
 
   // Between two corners, as far as the photograph reaches; null if it is no more than a click.
@@ -349,7 +349,7 @@ asyncdsb.canvas = (() => {
 
   function drawFrame(to) {
     frame = squared(corner.at, to);
-    surround();
+    showFrame();
   }
 
   function endFrame() {
@@ -362,7 +362,7 @@ asyncdsb.canvas = (() => {
   function dropFrame() {
     corner = null;
     frame = history[at]?.frame ?? null;
-    surround();
+    showFrame();
   }
 
   function down(event) {
@@ -592,7 +592,7 @@ asyncdsb.canvas = (() => {
     });
     watch("value", () => take(props.value));
     take(props.value);
-    if (found) head({ box: found });
+    if (found) headFound({ box: found });
   }
 
   const over = (event) => element?.closest("#editor").contains(event.target) && event.dataTransfer?.types.includes("Files");
@@ -612,10 +612,10 @@ asyncdsb.canvas = (() => {
     send([...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/")));
   });
   document.addEventListener("click", ({ target }) => {
-    if (target.closest?.("#restore")) restored = history[at] ?? null;
+    if (target.closest?.("#restore")) begun = history[at] ?? null;
     if (target.closest?.("#holes")) asked = history[at] ?? null;
     // Painted during the run, it is not in the result.
-    if (target.closest?.("#reuse")) asked = history.slice(0, at + 1).includes(restored) ? restored : history[at] ?? null;
+    if (target.closest?.("#reuse")) asked = history.slice(0, at + 1).includes(begun) ? begun : history[at] ?? null;
   }, true);
   document.addEventListener("keydown", key);
   document.addEventListener("keyup", released);

@@ -212,9 +212,9 @@ def predict_maps(
 ) -> Maps:
     """Predict the gradient and every strategy's order of restoration; no step of the bridge.
 
-    ``box`` is what a visitor drew, which weights that work around holes do without.
+    ``box`` is what a visitor drew. Weights that work around holes do without it.
     """
-    box = (box if pipe.config.window == "head" else None) or pipe.head_box(image, mask)
+    box = _usable(pipe, box) or pipe.head_box(image, mask)
     return _maps(pipe, pipe.predict_gradient(image, mask, tiles, box), mask, tiles, box)
 
 
@@ -233,8 +233,7 @@ def run_steps(
     Yields:
         steps + 1 states, t from 1 to 0.
     """
-    if pipe.config.window != "head":
-        settings = dataclasses.replace(settings, box=None)
+    settings = dataclasses.replace(settings, box=_usable(pipe, settings.box))
     follower, before = Follower(), None
     for state in pipe.stream(image, mask, **vars(settings)):
         follower.see(state)
@@ -260,6 +259,11 @@ def run_steps(
             else None,
             **finished,
         )
+
+
+def _usable(pipe: Any, box: Box | None) -> Box | None:
+    """The box, with weights that take one."""
+    return box if pipe.config.window == "head" else None
 
 
 def _maps(pipe: Any, gradient: np.ndarray, mask: np.ndarray, tiles: int, box: Box | None) -> Maps:

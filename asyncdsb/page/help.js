@@ -67,7 +67,7 @@
     for (const name of ["pointerdown", "focusout", "scroll"]) document.addEventListener(name, hide, true);
   }
 
-  // Where the clipboard is not allowed, as on a page without https, by a selection.
+  // Without https a browser refuses the clipboard; a selected text can be copied all the same.
   async function copyText(text) {
     try {
       await navigator.clipboard.writeText(text);
@@ -106,7 +106,7 @@
     };
     const control = event.ctrlKey || event.metaKey;
     if (event.key === "?" && !control) document.querySelector("#title dialog")?.showModal();
-    // Nothing happens out of sight, under another tab.
+    // Under another tab the other keys would act on what nobody sees.
     if (!document.querySelector("#restore")?.checkVisibility()) return;
     if (control && event.key.toLowerCase() === "s") press("result");
     else if (control || event.altKey) return;

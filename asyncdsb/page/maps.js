@@ -223,7 +223,7 @@ asyncdsb.maps = (() => {
       // What was painted is kept as long as the photograph has the same shape.
       if (!map || order?.length !== map.hole.length) order = null;
       asyncdsb.pace(props.value?.step_seconds ?? null);
-      asyncdsb.canvas.head(props.value);
+      asyncdsb.canvas.headFound(props.value);
       draw(...(props.value?.range ?? []));
     };
     watch("value", update);

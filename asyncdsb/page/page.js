@@ -61,10 +61,12 @@ Object.assign(asyncdsb, (() => {
     root.classList.add("linked");
     setTimeout(linkOpened, 20000); // Should the answer be lost.
   }
+  // The page library gives a row of buttons no name that a screen reader could say.
   const GROUPS = { weights: "Weights", finish: "Finish of the result", strategy: "Order of restoration" };
-  async function linkOpened() {
-    // The page library gives a row of buttons no name that a screen reader could say.
+  function nameGroups() {
     for (const [id, name] of Object.entries(GROUPS)) document.getElementById(id)?.setAttribute("aria-label", name);
+  }
+  async function linkOpened() {
     if (!root.classList.contains("linked")) return;
     await document.querySelector("#editor .photo[src]")?.decode().catch(() => {});
     // The sliders draw the maps anew after the answer.
@@ -95,5 +97,5 @@ Object.assign(asyncdsb, (() => {
     });
   }
 
-  return { mountMore, pace, needs, estimate, remember, named, linkOpened, fetchFile, mountExamples };
+  return { mountMore, pace, needs, estimate, remember, named, nameGroups, linkOpened, fetchFile, mountExamples };
 })());

@@ -158,7 +158,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
     finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
-    # What is on its way belongs to the photograph that is put away.
+    # A run belongs to the photograph that is put away.
     for away in (parts["open_photo"].upload, parts["examples"].click, parts["close_photo"].click):
         away(None, None, None, cancels=work, api_visibility="private")
     for event in work:
@@ -205,7 +205,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
 
     linked = on(demo.load, on_link, "", f"{fresh} {settings}")
     # Whatever came of it: until then the example with which the page opens stays out of sight.
-    linked.then(None, None, None, js="() => asyncdsb.linkOpened()")
+    linked.then(None, None, None, js="() => { asyncdsb.nameGroups(); asyncdsb.linkOpened(); }")
     wire_browser(parts)
 
 
