@@ -204,7 +204,9 @@ def inward_tau(hole: Tensor, tau_min: float, tau_max: float) -> Tensor:
     depths = []
     for mask in holes:
         # Distance 1 is the border itself; everything known lies at 0 and is clamped to it.
-        depth = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 1
+        distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        # The last bit of OpenCV's roots changes from call to call. Their squares are whole numbers.
+        depth = np.sqrt(np.rint(np.square(distance, dtype=np.float64))).astype(np.float32) - 1
         depths.append(depth.clip(min=0) / max(float(depth.max()), 1e-6))
     depth = torch.from_numpy(np.stack(depths)).unsqueeze(1).to(hole.device)
     return tau_max - (tau_max - tau_min) * depth.clamp(0, 1)

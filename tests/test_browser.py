@@ -1218,8 +1218,13 @@ def test_the_stage_shows_both_schedules_in_step(page, photo):
 
 
 def test_every_control_has_help_and_the_keys_are_listed(page, photo):
+    for name in ("Weights", "Order of restoration"):
+        assert page.get_by_role("group", name=name, exact=True).count() == 1
     open_photo(page, photo)
     for name in ("tau-min", "steps", "restore", "weights", "beside"):
+        # A page that scrolls hides its help.
+        page.locator(f"#{name}").scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
         page.locator(f"#{name}").hover()
         page.wait_for_selector("#tip.shown")
         assert len(page.inner_text("#tip")) > 15, name

@@ -323,6 +323,15 @@ def test_inward_tau_treats_each_sample_alone() -> None:
     torch.testing.assert_close(both, alone, rtol=0, atol=1e-6)
 
 
+def test_inward_tau_is_the_same_in_every_call() -> None:
+    """Wherever the memory of its arrays begins, on which OpenCV's last bit depends."""
+    hole = torch.cat([blobs(i) for i in range(4)])
+    first, kept = inward_tau(hole, 0.1, 0.8), []
+    for size in range(60):
+        kept.append(np.empty(37 * size, np.uint8))
+        assert torch.equal(inward_tau(hole.clone(), 0.1, 0.8), first)
+
+
 def test_inward_tau_of_a_line_is_all_border() -> None:
     hole = torch.zeros((1, 1, 16, 16), dtype=torch.bool)
     hole[..., 7, 3:12] = True
