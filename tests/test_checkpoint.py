@@ -28,7 +28,60 @@ def test_round_trip_is_exact_up_to_half_precision(folder):
 def test_files_are_half_precision_and_described(folder):
     assert {t.dtype for t in load_file(folder / "bridge.safetensors").values()} == {torch.float16}
     description = json.loads((folder / "bridge.json").read_text())
-    assert description["format"] == "asyncdsb-bridge" and description["version"] == 2
+    assert description["format"] == "asyncdsb-bridge" and description["version"] == 3
+
+
+def large(spectral=True):
+    """A network with kernels large enough for 8 bits."""
+    torch.manual_seed(0)
+    config = CompletionConfig(width=16, blocks=1, spectral=spectral)
+    return GradientCompletion(GradientConfig(config)).eval()
+
+
+def test_eight_bits_round_each_channel_of_large_kernels_alone(tmp_path):
+    net = large()
+    save_weights(tmp_path / "half", net, {})
+    save_weights(tmp_path / "whole", net, {}, torch.float32)
+    save_weights(tmp_path / "eight", net, {}, torch.int8)
+    whole = load_weights(tmp_path / "whole", "gradient")[0].state_dict()
+    loaded, rounded = load_weights(tmp_path / "eight", "gradient")[0].state_dict(), 0
+    for name, value in whole.items():
+        if value.ndim > 1 and value.numel() >= 20_000:
+            step = value.abs().amax((1, 2, 3), keepdim=True) / 127
+            assert ((loaded[name] - value).abs() <= 0.501 * step).all()
+            rounded += value.numel()
+        else:
+            assert torch.equal(loaded[name], value.half().float()), name
+    total = sum(value.numel() for value in whole.values())
+    assert rounded > 0.8 * total
+    sizes = [
+        (tmp_path / name / "gradient.safetensors").stat().st_size for name in ("half", "eight")
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+    described = json.loads((tmp_path / "eight" / "gradient.json").read_text())
+    assert described["parameters"] == total
+
+
+def test_eight_bits_stay_the_same_when_saved_again(tmp_path):
+    save_weights(tmp_path / "first", large(), {}, torch.int8)
+    first = load_weights(tmp_path / "first", "gradient")[0]
+    save_weights(tmp_path / "second", first, {}, torch.int8)
+    second = load_weights(tmp_path / "second", "gradient")[0].state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.state_dict().items())
+
+
+def test_a_kernel_of_zeros_in_eight_bits_is_zero(tmp_path):
+    net = large(spectral=False)
+    for parameter in net.parameters():
+        torch.nn.init.zeros_(parameter)
+    save_weights(tmp_path, net, {}, torch.int8)
+    loaded = load_weights(tmp_path, "gradient")[0]
+    assert all((value == 0).all() for value in loaded.state_dict().values())
+
+
+def test_weights_of_version_2_are_read(folder):
+    edit(folder, version=2)
+    assert AsyncDSBPipeline.from_pretrained(folder).config == AsyncDSBPipeline.random().config
 
 
 def test_both_files_are_as_readable_as_any(folder):
@@ -81,7 +134,7 @@ DAMAGE = {
     "one bit": (swap_byte, "damaged"),
     "no JSON": (lambda f: (f / "bridge.json").write_text("{"), "as JSON"),
     "other kind of JSON": (lambda f: (f / "bridge.json").write_text("[1]"), "as JSON"),
-    "later version": (lambda f: edit(f, version=3), "version 2, got asyncdsb-bridge version 3"),
+    "later version": (lambda f: edit(f, version=4), "version 3, got asyncdsb-bridge version 4"),
     "foreign": (lambda f: edit(f, format="i2sb"), "got i2sb"),
     "other shape": (other_shape, "do not fit the network"),
     "unknown key": (lambda f: edit(f, config={"depth": 3}), "unknown keys"),

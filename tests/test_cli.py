@@ -367,7 +367,7 @@ def test_damaged_weights(folder, tiny_weights, capsys, tmp_path_factory, name):
 def test_weights_of_another_version(folder, tiny_weights, capsys, tmp_path_factory):
     weights = tmp_path_factory.mktemp("other version")
     shutil.copytree(tiny_weights, weights, dirs_exist_ok=True)
-    text = (weights / "bridge.json").read_text().replace('"version": 2', '"version": 99')
+    text = (weights / "bridge.json").read_text().replace('"version": 3', '"version": 99')
     (weights / "bridge.json").write_text(text)
     before = listing(folder)
     code = inpaint(folder, weights)

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from asyncdsb.denoiser import FINISHES
@@ -100,6 +101,12 @@ def parser() -> argparse.ArgumentParser:
     add("--bridge", type=Path, help="run folder of train.bridge")
     add("--out", type=Path, required=True, help="weights folder")
     add("--choice", choices=("best", "last"), default="last", help="which weights of a run")
+    add(
+        "--dtype",
+        choices=("float16", "int8"),
+        default="float16",
+        help="of the weights on disk; int8 halves the files: 8 bits in large kernels",
+    )
     add("--finish", choices=FINISHES, help="what happens to results by default")
     add("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
     add("--results", type=Path, help="folder that train.evaluate wrote")
@@ -120,7 +127,7 @@ def work(args: argparse.Namespace) -> None:
         if run is None:
             load_weights(args.out, kind)
     for module, training in networks:
-        save_weights(args.out, module, training)
+        save_weights(args.out, module, training, getattr(torch, args.dtype))
     facts = AsyncDSBPipeline.from_pretrained(args.out.resolve(), device="cpu").facts
     parts = [
         model_card(facts, args.licence),

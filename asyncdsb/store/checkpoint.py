@@ -2,6 +2,9 @@
 
 A weights folder holds ``bridge.safetensors`` + ``bridge.json`` and ``gradient.safetensors`` +
 ``gradient.json``.
+
+A large kernel may be stored in 8 bits (int8), with a float32 scale for each of its output channels.
+It is their product; the scale is the channel's largest magnitude over 127.
 """
 
 import dataclasses
@@ -21,7 +24,11 @@ from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, GradientConfig
 from asyncdsb.photo.images import write_atomic
 
-VERSION = 2
+VERSION = 3
+READABLE = (2, VERSION)  # Version 2 has no 8-bit kernels.
+# Kernels with fewer weights are few in all and change the output most; they stay in half precision.
+LARGE = 20_000
+SCALE = ".scale"  # added to a kernel's name, that of its scales
 Network = BridgeDenoiser | GradientCompletion
 KINDS: dict[str, tuple[type, type[Network]]] = {
     "bridge": (BridgeConfig, BridgeDenoiser),
@@ -35,7 +42,8 @@ def save_weights(
     """Write one network into a weights folder, with spectral normalisation folded in.
 
     The folder is created if need be. ``training`` are facts for the JSON (steps, samples, data,
-    hardware, ...), ``dtype`` the floating type on disk.
+    hardware, ...). ``dtype`` is the type on disk: a floating one, or ``torch.int8`` for 8 bits in
+    kernels of at least :data:`LARGE` weights and float16 elsewhere.
     """
     kind = next(name for name, (_, cls) in KINDS.items() if isinstance(module, cls))
     state = {name: value.detach() for name, value in module.state_dict().items()}
@@ -44,7 +52,7 @@ def save_weights(
             parts = f"{prefix}.parametrizations.{name}."
             state = {key: value for key, value in state.items() if not key.startswith(parts)}
             state[f"{prefix}.{name}"] = getattr(part, name).detach()
-    tensors = {name: value.to("cpu", dtype).contiguous() for name, value in state.items()}
+    tensors = _stored(state, dtype)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # From and to a file, not a string of bytes, because networks may be as large as the memory.
@@ -53,7 +61,7 @@ def save_weights(
         "format": f"asyncdsb-{kind}",
         "version": VERSION,
         "sha256": file_sha256(written),
-        "parameters": sum(value.numel() for value in tensors.values()),
+        "parameters": sum(value.numel() for value in state.values()),
         "config": dataclasses.asdict(module.config),
         "training": training,
     }
@@ -79,15 +87,15 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         expected = f"expected {json_path} to describe weights as JSON"
         raise ValueError(f"{expected}, got {error!r}") from error
     wanted = f"asyncdsb-{kind} version {VERSION}"
-    if found != wanted:
+    if found not in (f"asyncdsb-{kind} version {version}" for version in READABLE):
         raise ValueError(f"expected {json_path} to be of format {wanted}, got {found}")
     if file_sha256(tensor_path) != checksum:
         expected = f"expected {tensor_path} to have the checksum in {json_path.name}"
         raise ValueError(f"{expected}: the file is damaged or belongs to other weights")
     try:
-        tensors = load_file(tensor_path)
+        tensors = _restored(load_file(tensor_path))
         module = module_class(config_from_dict(config_class, config))
-    except (SafetensorError, TypeError, ValueError, AssertionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
     parts: list[Any] = [*filter(parametrize.is_parametrized, module.modules())]
     for part in parts:
@@ -97,6 +105,32 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
     module.load_state_dict(tensors)
     return module.eval(), description.get("training", {})
+
+
+def _stored(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a network as they are written."""
+    tensors = {}
+    for name, value in state.items():
+        if dtype == torch.int8 and value.ndim > 1 and value.numel() >= LARGE:
+            largest = value.abs().amax(tuple(range(1, value.ndim)), keepdim=True)
+            scale = largest.float().clamp(min=1e-12) / 127
+            tensors[name + SCALE], value = scale, (value / scale).round().to(dtype)
+        elif dtype == torch.int8:
+            value = value.half()
+        else:
+            value = value.to(dtype)
+        tensors[name] = value
+    return {name: value.cpu().contiguous() for name, value in tensors.items()}
+
+
+def _restored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network from those in a file."""
+    scales = {name: value for name, value in tensors.items() if name.endswith(SCALE)}
+    whole = {name: value for name, value in tensors.items() if name not in scales}
+    for name, scale in scales.items():
+        kernel = name.removesuffix(SCALE)
+        whole[kernel] = whole[kernel] * scale
+    return whole
 
 
 def file_sha256(path: str | Path) -> str:
