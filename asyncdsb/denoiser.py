@@ -32,6 +32,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -202,6 +203,14 @@ class Context:
         return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
+# Cached, because a copy to a device blocks; not in inference mode, because a training uses it too.
+@functools.cache
+@torch.inference_mode(False)
+def of_axes(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One number, or one for each colour axis, as (1, A, 1, 1)."""
+    return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)
+
+
 @dataclass(frozen=True)
 class View:
     """A state as the network F sees it, and the estimate that an output of F stands for."""
@@ -219,8 +228,7 @@ class Score:
     """What the network sees of the state, and how many channels it takes."""
 
     def __init__(self, config: BridgeConfig):
-        self.total_var = config.schedule.total_var
-        self.weights = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+        self.total_var, self.weights = config.schedule.total_var, (1.0,)
 
     def view(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> View:
         """Show the network x_t, the time, and whether the bridge carries noise."""
@@ -244,19 +252,19 @@ class Edm:
 
     def __init__(self, config: BridgeConfig):
         self.total_var, self.hole_noise = config.schedule.total_var, config.hole_noise
-        self.sigmas = torch.tensor(config.sigmas, dtype=torch.float64).view(1, -1, 1, 1)
-        self.weights = self.sigmas / self.sigmas.mean()
+        self.sigmas, mean = config.sigmas, sum(config.sigmas) / len(config.sigmas)
+        self.weights = tuple(sigma / mean for sigma in self.sigmas)
 
     def _variances(self, s: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """N (B, 1, H, W), off zero; D (B, A, H, W) and sigma_d (1, A, 1, 1), A = 1 or 3 axes."""
         total_var = self.total_var * context.stochastic
         n = bridge.noise_var(s, total_var, self.hole_noise).clamp(min=1e-8)
-        sigma = self.sigmas.to(s)
+        sigma = of_axes(self.sigmas, s.device, s.dtype)
         return n, (1 - s) ** 2 * sigma**2 + n, sigma
 
     def _along_axes(self, rgb: Tensor, back: bool = False) -> Tensor:
         """RGB (B, 3, H, W) along the axes of sigma_data: itself, or COLOUR_AXES times it."""
-        return rgb if self.sigmas.numel() == 1 else along_axes(rgb, back)
+        return rgb if len(self.sigmas) == 1 else along_axes(rgb, back)
 
     def view(self, x_t: Tensor, t: Tensor, s: Tensor, context: Context) -> View:
         """Show the network c_in d in the hole, the photograph around it, and log sigma_eff.
@@ -382,7 +390,7 @@ class BridgeDenoiser(nn.Module):
                 previous = self.x0_hat(x_t, t, s, context).clamp(-1, 1)
         _, output = self._evaluated(x_t, t, s, context, previous)
         wanted = self.form.target(x0, x_t, s, z, context)
-        weights = self.form.weights.to(x0)
+        weights = of_axes(self.form.weights, x0.device, x0.dtype)
         squared = (context.mask * weights * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
         return squared / (x0.shape[1] * area)

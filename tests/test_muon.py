@@ -10,7 +10,7 @@ def test_singular_values_come_near_one_and_directions_stay(shape):
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    found = orthogonalised(matrix)
+    (found,) = orthogonalised([matrix])
     inner = u.T @ found @ v.T  # diagonal: only the singular values change
     values = inner.diagonal()
     assert (inner - values.diag()).abs().max() < 1e-9
@@ -26,7 +26,8 @@ def test_a_step_of_a_convolution_is_that_of_its_matrix():
     conv.weight.grad = gradient.clone()
     optimizer.step()
     # Nesterov: the first momentum is the gradient itself, looked at half a step ahead.
-    update = orthogonalised((1.5 * gradient).reshape(32, 72)).reshape(before.shape)
+    (update,) = orthogonalised([(1.5 * gradient).reshape(32, 72)])
+    update = update.reshape(before.shape)
     torch.testing.assert_close(conv.weight.detach(), before * (1 - 0.02) - 0.1 * update)
 
 

@@ -18,7 +18,7 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import tau_map
 from asyncdsb.store.checkpoint import load_weights
-from train.data.batches import SAMPLE_STEP, draw_tau, draw_times
+from train.data.batches import OTHERS, SAMPLE_STEP, draw_tau, draw_times
 from train.data.draws import to_device
 from train.judge.validation import RestorationValidator
 from train.loop.options import program
@@ -50,6 +50,8 @@ class BridgeTrainer(Trainer):
     ):
         torch.manual_seed(args.seed)
         processes = processes or Processes(device=args.device)
+        if args.val and not args.gradient:
+            raise ValueError("expected --gradient beside --val: restorations need the completion")
         self.completion = None
         if args.gradient:
             self.completion = load_weights(args.gradient, "gradient")[0].requires_grad_(False)
@@ -90,7 +92,10 @@ class BridgeTrainer(Trainer):
         """Draw a part of the batch of a step: all before the network that is trained."""
         preset = self.preset
         draws, image, mask = self.batches.draw(step, part)
-        gradient = self._complete(image, mask)
+        if self.completion is None:
+            gradient = image_gradient(self.batches.draw(step, part, OTHERS)[1])
+        else:
+            gradient = self._complete(image, mask)
         # A photo, its completed gradient and its fill serve for several times and noises.
         image, mask, gradient = (
             x.repeat_interleave(preset.draws, 0) for x in (image, mask, gradient)
@@ -109,7 +114,7 @@ class BridgeTrainer(Trainer):
 
     @torch.no_grad()
     def _complete(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Completed gradients, or else other photographs', which do not tell what is missing."""
+        """Completed gradients; without a completion those of other photographs of the batch."""
         if self.completion is None:
             return image_gradient(image).roll(1, 0)
         with self.mixed():

@@ -17,6 +17,8 @@ import random
 import re
 import tarfile
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -95,15 +97,21 @@ def pack(
         for first in range(0, len(records), shard_photos)[len(index["shards"]) :]
     ]
     # Not forked: a fork of a process with threads may hang.
-    with get_context("spawn").Pool(workers) if workers > 1 else nullcontext() as pool:
+    pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else None
+    with pool or nullcontext():
         write = partial(_write_shard, size=size, quality=quality)
-        found = pool.imap(write, left) if pool else map(write, left)
-        for shard, broken in tqdm(found, total=len(left), unit="shard", leave=False):
-            index["shards"].append(asdict(shard))
-            index["records"] += shard.records
-            index["broken"] = sorted(index["broken"] + broken, key=lambda entry: entry["photo"])
-            text = json.dumps(index, indent=1) + "\n"
-            write_atomic(progress, partial(Path.write_text, data=text, encoding="utf-8"))
+        found = (pool.map if pool else map)(write, left)
+        try:
+            for shard, broken in tqdm(found, total=len(left), unit="shard", leave=False):
+                index["shards"].append(asdict(shard))
+                index["records"] += shard.records
+                index["broken"] = sorted(index["broken"] + broken, key=lambda entry: entry["photo"])
+                text = json.dumps(index, indent=1) + "\n"
+                write_atomic(progress, partial(Path.write_text, data=text, encoding="utf-8"))
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "a worker was killed: try fewer --workers, for want of memory"
+            ) from error
     if not index["records"]:
         raise ValueError(f"expected photos, got {len(photos)} files none of which can be read")
     progress.rename(out / INDEX)

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
 from asyncdsb.networks import PatchDiscriminator, UNetConfig
@@ -20,6 +21,20 @@ from train.loop.processes import BoundMethod, Processes
 from train.loop.run import parser, run
 from train.loop.trainer import Trainer
 from train.presets import GRADIENT_PRESETS, GradientPreset
+
+
+@torch.no_grad()
+def take_weights(model: GradientCompletion, trained: GradientCompletion) -> None:
+    """Give a network the weights of another, into which spectral normalisation was folded."""
+    for name, value in trained.named_parameters():
+        prefix, _, leaf = name.rpartition(".")
+        layer = model.get_submodule(prefix)
+        if parametrize.is_parametrized(layer, leaf):
+            setattr(layer, leaf, value.detach())
+            for _ in range(15):
+                getattr(layer, leaf)  # a power iteration each, for the new weight's largest value
+        else:
+            getattr(layer, leaf).copy_(value)
 
 
 class GradientTrainer(Trainer):
@@ -34,13 +49,13 @@ class GradientTrainer(Trainer):
         torch.manual_seed(args.seed)
         processes = processes or Processes(device=args.device)
         # Not channels-last: instance normalisation returns plain tensors, so layers would copy.
+        model = GradientCompletion(preset.model)
         if args.init:
-            model: GradientCompletion = load_weights(args.init, "gradient")[0].train()
-            if model.config != preset.model:
+            trained = load_weights(args.init, "gradient")[0]
+            if trained.config != preset.model:
                 wanted = f"weights of the preset's network, {preset.model}"
-                raise ValueError(f"expected {wanted}, got {model.config} in {args.init}")
-        else:
-            model = GradientCompletion(preset.model)
+                raise ValueError(f"expected {wanted}, got {trained.config} in {args.init}")
+            take_weights(model, trained)
         self.model = model.to(args.device)
         self.discriminator = PatchDiscriminator(4, preset.discriminator_width).to(args.device)
         super().__init__(preset, args, processes, self.model)

@@ -55,8 +55,7 @@ def save_weights(
     tensors = _stored(state, dtype)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # From and to a file, not a string of bytes, because networks may be as large as the memory.
-    written = write_atomic(folder / f"{kind}.safetensors", lambda path: save_file(tensors, path))
+    written = write_tensors(folder / f"{kind}.safetensors", tensors)
     description = {
         "format": f"asyncdsb-{kind}",
         "version": VERSION,
@@ -83,7 +82,7 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         description = json.loads(json_path.read_text("utf-8"))
         found = f"{description['format']} version {description['version']}"
         checksum, config = description["sha256"], description["config"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         expected = f"expected {json_path} to describe weights as JSON"
         raise ValueError(f"{expected}, got {error!r}") from error
     wanted = f"asyncdsb-{kind} version {VERSION}"
@@ -93,9 +92,9 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         expected = f"expected {tensor_path} to have the checksum in {json_path.name}"
         raise ValueError(f"{expected}: the file is damaged or belongs to other weights")
     try:
-        tensors = _restored(load_file(tensor_path))
+        tensors = _restored(read_tensors(tensor_path))
         module = module_class(config_from_dict(config_class, config))
-    except (SafetensorError, KeyError, TypeError, ValueError, AssertionError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"expected readable weights in {folder}, got: {error}") from error
     parts: list[Any] = [*filter(parametrize.is_parametrized, module.modules())]
     for part in parts:
@@ -105,6 +104,27 @@ def load_weights(folder: str | Path, kind: str) -> tuple[Any, dict]:
         raise ValueError("weights do not fit the network: " + "; ".join(problems[:10]))
     module.load_state_dict(tensors)
     return module.eval(), description.get("training", {})
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor]) -> Path:
+    """Write a safetensors file whole or not at all; ValueError if the disk is full, for example."""
+
+    # To a file, not a string of bytes, because networks may be as large as the memory.
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            raise ValueError(f"cannot write {path}: {error}") from error
+
+    return write_atomic(path, write)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a safetensors file; ValueError if it is damaged."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"expected readable tensors in {path}, got: {error}") from error
 
 
 def _stored(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Training batches, drawn from (seed, step) alone: photos, masks, times and tau ranges."""
 
 import argparse
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from train.loop.processes import Processes
 from train.presets import BridgePreset, Preset
 
 SAMPLE_STEP = 2**31  # Step whose batch is shown in sample pictures; no training reaches it.
+# Kinds of random numbers: of what is learned, of noise, and of photos drawn independently of both.
+LEARNED, NOISE, OTHERS = 0, 1, 2
 SHOWN = 8  # Crops that are shown.
 FOCUS_STD = 1.1  # Standard deviation of log sigma_eff of the times that are normal and not even.
 AREA = (0.01, 0.75)  # Smallest and largest hole of a training mask, as a share of its window.
@@ -94,15 +97,18 @@ class Batches:
                 f"expected crops of at most {kept} pixels, the largest short side at which photos "
                 f"are kept, got {largest}{twice}"
             )
-        self.stream, self.held, self.shown = None, (-1, torch.empty(0)), torch.empty(0)
         self.identity: dict[str, Any] = {}  # what the photographs' order depends on
+        self.streams: dict[int, CropStream] = {}  # by what is drawn
+        self.held: dict[int, tuple[int, Tensor]] = {}  # step and crops of each stream's last batch
+        self.shown = torch.empty(0)
+        self._stream = partial(CropStream, args.data, preset.short_sides, device=args.device)
         if args.stream:
-            self.stream = CropStream(args.data, preset.short_sides, args.seed, args.device)
-            names = [path.name for path in self.stream.shards]
-            self.identity = {"photos": len(self.stream), "shards": names}
+            stream = self.streams[LEARNED] = self._stream(args.seed)
+            names = [path.name for path in stream.shards]
+            self.identity = {"photos": len(stream), "shards": names}
             if processes.main:
                 # Taken now, because another request would undo what is read ahead.
-                self.shown = self.stream.crops(0, SHOWN, preset.size)
+                self.shown = stream.crops(0, SHOWN, preset.size)
         else:
             self.photos = PhotoBank(args.data, preset.short_sides, args.device)
             self.photos.holding(largest)
@@ -113,7 +119,7 @@ class Batches:
         noise = torch.empty(len(rows), *shape, device=self.device)
         generator = torch.Generator(self.device)
         for one, index in zip(noise, rows.tolist(), strict=True):
-            one.normal_(generator=self._seeded(generator, step, 1, index))
+            one.normal_(generator=self._seeded(generator, step, NOISE, index))
         return noise
 
     def _seeded(self, generator: torch.Generator, *words: int) -> torch.Generator:
@@ -121,29 +127,39 @@ class Batches:
         high, low = np.random.SeedSequence([self.seed, *words]).generate_state(2, np.uint32)
         return generator.manual_seed(int(high) << 31 | int(low) >> 1)
 
-    def draw(self, step: int, part: int) -> tuple[Draws, Tensor, Tensor]:
+    def draw(self, step: int, part: int, what: int = LEARNED) -> tuple[Draws, Tensor, Tensor]:
         """Random numbers for a part of this process's share of a step's batch, of B samples.
 
-        With them photos (B / draws, 3, H, H) in [-1, 1] and masks (B / draws, 1, H, H).
+        With them photos (B / draws, 3, H, H) in [-1, 1] and masks (B / draws, 1, H, H). ``what`` is
+        LEARNED, or OTHERS for as many that are drawn independently.
         """
         count, side = self.preset.shape(step)
         rows = self.processes.rows(count, part, self.parts, self.each)
-        draws = Draws(self._seeded(torch.Generator(), step, 0), count // self.each, rows)
-        if self.stream is None:
-            crops = self.photos.crops(side, draws)
+        draws = Draws(self._seeded(torch.Generator(), step, what), count // self.each, rows)
+        if self.streams:
+            crops = self._streamed(step, draws.count, side, what)[part :: self.parts]
         else:
-            if self.held[0] != step:
-                # All parts at once: what is read ahead is then what comes next.
-                first = self.preset.samples(step) // self.each + self.processes.index
-                share = draws.count // self.processes.count
-                self.held = step, self.stream.crops(first, share, side, self.processes.count)
-            crops = self.held[1][part :: self.parts]
+            crops = self.photos.crops(side, draws)
         return draws.each(self.each), *self._drawn(crops, draws)
+
+    def _streamed(self, step: int, count: int, side: int, what: int) -> Tensor:
+        """This process's share of the crops of a step's batch, which has ``count`` photos."""
+        if what not in self.streams:
+            self.streams[what] = self._stream(self.seed + (what << 64))
+        held, crops = self.held.get(what, (None, torch.empty(0)))
+        if held != step:
+            # All parts at once: what is read ahead is then what comes next.
+            first, every = self.preset.samples(step) // self.each, self.processes.count
+            stream = self.streams[what]
+            crops = stream.crops(first + self.processes.index, count // every, side, every)
+            self.held[what] = step, crops
+        return crops
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Photos and masks for the pictures that show a training, always the same."""
-        draws = Draws(self._seeded(torch.Generator(), SAMPLE_STEP, 0), SHOWN, torch.arange(SHOWN))
-        shown = self.photos.crops(self.preset.size, draws) if self.stream is None else self.shown
+        source = self._seeded(torch.Generator(), SAMPLE_STEP, LEARNED)
+        draws = Draws(source, SHOWN, torch.arange(SHOWN))
+        shown = self.shown if self.streams else self.photos.crops(self.preset.size, draws)
         return self._drawn(shown, draws)
 
     def _drawn(self, crops: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """Training photographs that are held in memory."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -8,7 +10,24 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.data.draws import Draws, to_device
-from train.data.sources import find_photos, scaled
+from train.data.sources import FoundPhoto, find_photos, scaled
+
+JUDGED = 64  # Photos after which is judged how much memory all of them will take.
+
+
+def check_room(needed: float, device: str) -> None:
+    """Raise ValueError if so many bytes of photographs do not fit into memory."""
+    room = {}
+    if hasattr(os, "sysconf"):  # Not on Windows. Half, because the copies are joined in the end.
+        room["memory"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    if device.startswith("cuda"):
+        room["the GPU's memory"] = torch.cuda.mem_get_info(device)[0]
+    for name, bytes_left in room.items():
+        if needed > bytes_left:
+            raise ValueError(
+                f"expected photographs that fit into {name}, got about {needed / 1e9:.0f} GB for "
+                f"{bytes_left / 1e9:.0f} GB: pack them with train.corpus and add --stream"
+            )
 
 
 class PhotoBank:
@@ -22,12 +41,24 @@ class PhotoBank:
     def __init__(self, paths: Sequence[str], short_sides: Sequence[int], device: str = "cpu"):
         pixels, sizes = [], []
         smallest, *others = sorted(short_sides)
-        for found in tqdm(find_photos(paths), unit="photo", leave=False):
+
+        def copies(found: FoundPhoto) -> list[np.ndarray]:
             photo = found.read()
-            for side in (smallest, *(side for side in others if side <= min(photo.size))):
-                array = np.array(scaled(photo, side))
-                sizes.append(array.shape[:2])
-                pixels.append(torch.from_numpy(array.reshape(-1, 3)))
+            kept = smallest, *(side for side in others if side <= min(photo.size))
+            return [np.array(scaled(photo, side)) for side in kept]
+
+        photos = find_photos(paths)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoded = tqdm(pool.map(copies, photos), unit="photo", total=len(photos), leave=False)
+            for number, arrays in enumerate(decoded, 1):
+                sizes += [array.shape[:2] for array in arrays]
+                pixels += [torch.from_numpy(array.reshape(-1, 3)) for array in arrays]
+                if number == JUDGED:
+                    try:
+                        check_room(sum(map(torch.numel, pixels)) * len(photos) / number, device)
+                    except ValueError:
+                        pool.shutdown(cancel_futures=True)
+                        raise
         areas = torch.tensor([h * w for h, w in sizes])
         self.sizes = torch.tensor(sizes)
         self.offsets = areas.cumsum(0) - areas

@@ -5,6 +5,7 @@ and orientation of sample n follow from (seed, n). Any sample can be had at any 
 samples drawn so far is all that a checkpoint needs to hold, however many processes share them.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -41,7 +42,8 @@ class CropStream:
 
     A photo is shown at any of the ``short_sides``, in pixels, and never enlarged, except to the
     smallest of them that holds the crop. The workers are ahead by as many samples as were asked for
-    last, at least four each. ValueError if a shard holds another number than its index says.
+    last, at least four each; there are ``workers`` of them, by default one for each core but one,
+    divided among the processes. ValueError if a shard holds another number than its index says.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class CropStream:
         short_sides: Sequence[int],
         seed: int,
         device: torch.device | str = "cpu",
-        workers: int = 2,
+        workers: int | None = None,
     ):
         self.shards: list[Path] = []
         places = []
@@ -65,9 +67,12 @@ class CropStream:
                 places.append(np.array(found, np.int64).reshape(-1, 3))
         self._places = np.concatenate(places)
         self.short_sides, self.seed = sorted(short_sides), seed
-        self.workers, self.device = workers, device
+        # One core is left to each training process; what is drawn does not depend on the number.
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.workers = workers or max(2, (os.cpu_count() or 1) // processes - 1)
+        self.device = device
         self._order = lru_cache(2)(self._permutation)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="crops")
         self._pending: dict[tuple[int, int], Future[np.ndarray]] = {}
 
     def __len__(self) -> int:

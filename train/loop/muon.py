@@ -4,7 +4,7 @@ torch.optim.Muon takes matrices only, and multiplies in bf16, which processors w
 do slowly. This one takes the weights of convolutions too, in their own precision.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,22 +15,33 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 LEAST = 8  # Rows and columns below which a weight is no matrix worth orthogonalising.
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """The nearest matrix with all singular values from 0.7 to 1.2, by Newton-Schulz iterations."""
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """The nearest matrices with singular values from 0.7 to 1.2, by Newton-Schulz iterations."""
+    wide = [x.T if len(x) > x.shape[1] else x for x in matrices]
+    norms = torch._foreach_norm(wide)
+    torch._foreach_add_(norms, 1e-7)
+    wide = [*torch._foreach_div(wide, norms)]
+    by_side: dict[int, list[int]] = {}
+    for index, x in enumerate(wide):
+        by_side.setdefault(len(x), []).append(index)
+    for indices in by_side.values():
+        # Every step multiplies x by a polynomial of its Gram matrix; such polynomials commute, so
+        # that only small square matrices need be iterated, those of one side together.
+        polynomials = _polynomials(torch.stack([wide[i] @ wide[i].T for i in indices]))
+        for i, polynomial in zip(indices, polynomials, strict=True):
+            wide[i] = polynomial @ wide[i]
+    return [x.T if len(m) > m.shape[1] else x for m, x in zip(matrices, wide, strict=True)]
+
+
+def _polynomials(grams: Tensor) -> Tensor:
+    """What five steps multiply matrices by, from their Gram matrices, both (K, n, n)."""
     a, b, c = COEFFICIENTS
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = len(x) > x.shape[1]
-    x = x.T if tall else x
-    # Every step multiplies x by a polynomial of its Gram matrix; such polynomials commute, so that
-    # only small square matrices need be iterated.
-    gram = x @ x.T
-    product = one = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    product = one = torch.eye(grams.shape[-1], dtype=grams.dtype, device=grams.device)
     for _ in range(5):
-        factor = a * one + b * gram + c * gram @ gram
+        factor = torch.baddbmm(a * one + b * grams, grams, grams, alpha=c)
         product = factor @ product
-        gram = factor @ gram @ factor
-    x = product @ x
-    return x.T if tall else x
+        grams = factor @ grams @ factor
+    return product
 
 
 def split(parameters: Iterable[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -59,16 +70,17 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable | None = None) -> None:
         """Update all parameters that have a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                gradient = parameter.grad
-                if gradient is None:
-                    continue
+            learning = [p for p in group["params"] if p.grad is not None]
+            for parameter in learning:
                 if not self.state[parameter]:
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-                momentum = self.state[parameter]["momentum"]
-                momentum.mul_(group["momentum"]).add_(gradient)
-                ahead = gradient.add(momentum, alpha=group["momentum"]).flatten(1)
-                scale = max(1.0, len(ahead) / ahead.shape[1]) ** 0.5
-                update = orthogonalised(ahead).reshape(parameter.shape)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * scale)
+            gradients = [p.grad for p in learning]
+            momenta = [self.state[p]["momentum"] for p in learning]
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, gradients)
+            ahead = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
+            updates = orthogonalised([x.flatten(1) for x in ahead])
+            torch._foreach_mul_(learning, 1 - group["lr"] * group["weight_decay"])
+            for parameter, update in zip(learning, updates, strict=True):
+                scale = max(1.0, len(update) / update.shape[1]) ** 0.5
+                parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)

@@ -58,7 +58,8 @@ def program(
 ) -> Callable[..., int]:
     """Return the ``main`` of a program: it reads ``argv``, works, and returns the exit code.
 
-    That is 2, with one line on stderr, if something was refused, else the number of ``work``, or 0.
+    That is 2, with one line on stderr, if something was refused, 130 after an interruption, else
+    the number of ``work``, or 0.
     """
 
     def main(argv: Sequence[str] | None = None) -> int:
@@ -66,9 +67,11 @@ def program(
         args = options.parse_args(argv)
         try:
             code = work(args)
-        except (ValueError, OSError) as error:
-            print(f"{options.prog.removeprefix('python -m ')}: error: {error}", file=sys.stderr)
-            return 2
+        except (ValueError, OSError, KeyboardInterrupt) as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            name, what = options.prog.removeprefix("python -m "), error
+            print(f"{name}: error: {'interrupted' if interrupted else what}", file=sys.stderr)
+            return 130 if interrupted else 2
         return code if isinstance(code, int) else 0
 
     return main

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+Agreed = TypeVar("Agreed", bool, int)
 PATIENCE = timedelta(days=7)  # How long a process waits for another, which may be validating.
 
 
@@ -76,9 +77,9 @@ class Processes:
         dist.all_reduce(sums)
         return dict(zip(values, (sums / self.count).tolist(), strict=True))
 
-    def agreed(self, flag: bool) -> bool:
+    def agreed(self, value: Agreed) -> Agreed:
         """What the main process says, in every process."""
-        said = [flag]
+        said = [value]
         if self.count > 1:
             dist.broadcast_object_list(said, device=torch.device(self.device))
         return said[0]

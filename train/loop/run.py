@@ -1,41 +1,79 @@
 """The part all trainings share: run folder, resuming, learning rate, the loop."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from asyncdsb.networks.device import keep_freed, usable
 from asyncdsb.photo.images import write_atomic
+from asyncdsb.store.checkpoint import read_tensors, write_tensors
 from train.judge.validation import DIGITS, add_line, held_out_records, keep_scores
 from train.loop.processes import Processes
 from train.loop.trainer import Trainer
 from train.presets import AnyPreset
 
 LOG_EVERY = 50  # Steps between records of the log, at most.
-LEFT_OPEN = ("preset.steps", "preset.compile", "data", "contents.")
+AGREE_EVERY = 10  # Steps after which several processes ask whether to stop.
+LEFT_OPEN = ("preset.steps", "preset.compile", "preset.precision", "data", "contents.")
 """What may differ when a run is taken up again; ``contents`` is from earlier versions."""
+
+
+class Interruption:
+    """Keeps the first SIGINT or SIGTERM for the loop, which ends with a checkpoint.
+
+    A second SIGINT interrupts at once.
+    """
+
+    signal: int | None = None
+
+    def __enter__(self) -> Interruption:
+        self.before = {}
+        # Python takes signals in the main thread alone.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    @property
+    def code(self) -> int:
+        """The exit code that tells the signal, 0 if none came."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def _keep(self, number: int, _: object) -> None:
+        if number == signal.SIGINT and self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
 
 
 def run(
     make: Callable[[AnyPreset, argparse.Namespace, Processes], Trainer],
     presets: dict[str, AnyPreset],
     args: argparse.Namespace,
-) -> None:
+) -> int:
     """Train from the last checkpoint in ``args.out``, or from the start, to the preset's length.
 
     Running the same command again goes on where it stopped, with any number of processes. The
     folder holds ``state.*`` (the checkpoint), ``log.jsonl``, ``samples/`` and ``weights/`` (the
     average); with held-out photos also ``validation.json``, ``curves.png`` and ``best/``.
+    SIGINT (Ctrl-C) and SIGTERM end it with a checkpoint. Returns the exit code, 0 or that of the
+    signal.
     """
     keep_freed()
     usable(args.device)
@@ -46,15 +84,24 @@ def run(
     if processes.main:
         (out / "samples").mkdir(parents=True, exist_ok=True)
         describe(out, trainer, args)
+        # A process that was killed while it wrote leaves as much as a checkpoint each time.
+        for leftover in out.rglob(".*-*.safetensors"):
+            leftover.unlink()
     processes.wait()
-    loop(trainer, args, processes)
+    with Interruption() as interruption:
+        loop(trainer, args, processes, interruption)
     processes.end()
+    return interruption.code
 
 
-def loop(trainer: Trainer, args: argparse.Namespace, processes: Processes) -> None:
+def loop(
+    trainer: Trainer, args: argparse.Namespace, processes: Processes, interruption: Interruption
+) -> None:
     """Train, and look at the training at intervals; see :func:`run`."""
     preset, out, main = trainer.preset, Path(args.out), processes.main
     step, before = load_state(out, trainer)
+    if processes.agreed(step) != step:
+        raise ValueError(f"expected all processes to see the same checkpoint in {out}")
     if step and main:
         # A run that was stopped after its checkpoint may not have come to weights and scores.
         missing = all(record["step"] < step for record in held_out_records(out))
@@ -73,11 +120,13 @@ def loop(trainer: Trainer, args: argparse.Namespace, processes: Processes) -> No
                 check_learning(trainer)
             bar.update(preset.samples(step) - preset.samples(step - 1))
             elapsed = time.monotonic() - started
-            ended = step == preset.steps
-            if args.max_minutes < math.inf:
+            ended, stopped = step == preset.steps, False
+            # Several processes wait for one another here, so not after each step.
+            if processes.count == 1 or step % AGREE_EVERY == 0:
                 ended |= processes.agreed(elapsed > 60 * args.max_minutes)
+                stopped = processes.agreed(interruption.signal is not None)
             judging = step % preset.validate_every == 0 or ended
-            saving = step % preset.checkpoint_every == 0 or judging
+            saving = step % preset.checkpoint_every == 0 or judging or stopped
             if step - logged == LOG_EVERY or saving:
                 now = time.monotonic()
                 means = {name: float(value) / (step - logged) for name, value in sums.items()}
@@ -98,9 +147,11 @@ def loop(trainer: Trainer, args: argparse.Namespace, processes: Processes) -> No
                     save_state(out, trainer, step, before + elapsed)
                     show(trainer, args, step, before + elapsed, judging)
                     last = time.monotonic() if judging else last
-            if ended:
+            if ended or stopped:
                 break
     processes.wait()
+    if main and step < preset.steps:
+        print(f"stopped after step {step} of {preset.steps}; the same command goes on from there")
 
 
 def check_finite(means: dict[str, float], step: int, saved: int) -> None:
@@ -255,7 +306,7 @@ def save_state(out: Path, trainer: Trainer, step: int, seconds: float) -> None:
                 tensors[f"optimizer/{name}/{index}/{key}"] = value
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     tensors["step"], tensors["seconds"] = torch.tensor(step), torch.tensor(float(seconds))
-    write_atomic(out / "state.safetensors", lambda path: save_file(tensors, path))
+    write_tensors(out / "state.safetensors", tensors)
 
 
 def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
@@ -263,7 +314,7 @@ def load_state(out: Path, trainer: Trainer) -> tuple[int, float]:
     path = out / "state.safetensors"
     if not path.exists():
         return 0, 0.0
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     for name, module in trainer.modules.items():
         prefix = f"module/{name}/"
         module.load_state_dict(

@@ -23,13 +23,20 @@ class Average(AveragedModel):
     """Moving average whose decay grows as (1 + n) / (10 + n) up to ``decay``; buffers as last."""
 
     def __init__(self, module: nn.Module, decay: float):
-        super().__init__(module, multi_avg_fn=self._approach)
+        super().__init__(module)
         self.decay = decay
 
-    def _approach(self, averaged: Any, current: Any, _: Any) -> None:
-        # The count is read from the host; torch hands over a copy on the GPU.
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take a step towards the model; the first one lands there."""
+        # The count stays on the host: torch's own method copies it to the GPU, which blocks.
         n = int(self.n_averaged)
-        torch._foreach_lerp_(averaged, current, 1 - min(self.decay, (1 + n) / (10 + n)))
+        decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
+        averaged, current = ([p.detach() for p in one.parameters()] for one in (self.module, model))
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+        for buffer, last in zip(self.module.buffers(), model.buffers(), strict=True):
+            buffer.copy_(last)
+        self.n_averaged += 1
 
 
 class Trainer:
