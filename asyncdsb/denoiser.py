@@ -153,6 +153,10 @@ class BridgeConfig:
                 raise ValueError(f"expected a finite frequency {name} >= 0, got {frequency}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
+        if not isinstance(self.resolution, int) or self.resolution < 1:
+            raise ValueError(f"expected a whole resolution >= 1, got {self.resolution!r}")
+        if not 0 <= self.blur_sigma < math.inf:
+            raise ValueError(f"expected a finite blur_sigma >= 0, got {self.blur_sigma}")
         score = self.parametrisation == "score"
         if isinstance(self.unet, ADMConfig) and not (score and len(self.bridges) == 1):
             raise ValueError(

@@ -55,7 +55,7 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: int | Random = 0) ->
         seed: not negative; or a numpy generator (advanced).
 
     Raises:
-        ValueError: unknown kind, or a size below :data:`MIN_SIDE`.
+        ValueError: unknown kind, a negative seed, or a size below :data:`MIN_SIDE`.
 
     >>> mask = make_mask("wide", (64, 96), seed=1)
     >>> mask.shape, str(mask.dtype), bool(mask.any())
@@ -63,6 +63,8 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: int | Random = 0) ->
     >>> float(make_mask("center", 64).mean())
     0.25
     """
+    if isinstance(seed, int) and seed < 0:
+        raise ValueError(f"expected a seed of at least 0, got {seed}")
     if kind not in MASK_KINDS:
         raise ValueError(f"expected a mask kind out of {', '.join(MASK_KINDS)}; got {kind!r}")
     canvas = _blank(size)

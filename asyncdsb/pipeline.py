@@ -179,7 +179,7 @@ class AsyncDSBPipeline:
     def record(self, chosen: Settings, box: Box | None = None) -> dict:
         """Settings that reproduce a picture, as JSON; ``box`` is a frame's ``prepared.box``."""
         other = {"weights": self.name} if self.name else {}
-        other |= {} if self.precision == "fp32" else {"precision": self.precision}
+        other |= {"precision": self.precision}
         chosen = dataclasses.replace(chosen, box=box or chosen.box)
         return chosen.resolved(self.config).as_dict() | other
 
@@ -212,6 +212,8 @@ class AsyncDSBPipeline:
         if not all(0 <= seed < 2**63 for seed in seeds):
             raise ValueError(f"expected seeds from 0 to 2^63 - 1, got {list(seeds)}")
         check_size(images, self.runner.stride)
+        if not images.isfinite().all():
+            raise ValueError("expected finite pictures, got NaN or infinity")
         images, masks = images.to(self.device, torch.float32), (masks > 0.5).float().to(self.device)
         if masks.shape != (len(images), 1, *images.shape[2:]) or not masks.flatten(1).any(1).all():
             expected = "a mask (B, 1, H, W) for every picture, with something missing in it"
@@ -253,6 +255,8 @@ class AsyncDSBPipeline:
         chosen.check(SAMPLERS)
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         check_painted(strategy, hole.shape)
+        if gradient.ndim != 2 or not np.isfinite(gradient).all():
+            raise ValueError(f"expected a finite gradient map (H, W), got shape {gradient.shape}")
         check_pair(gradient, hole)
         return self.runner.tau(hole, self.runner.windows(hole, tiles, box), gradient, chosen)
 

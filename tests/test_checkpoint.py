@@ -155,3 +155,23 @@ def test_absent_weights_are_named(monkeypatch, tmp_path):
         AsyncDSBPipeline.from_pretrained("somebody/nothing-here")
     with pytest.raises(ValueError, match="weights not found"):
         AsyncDSBPipeline.from_pretrained(tmp_path / "no" / "such" / "folder")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [[], {"unet": {"width": -16}}, {"resolution": 0}, {"resolution": 1.5}, {"blur_sigma": -1}],
+)
+def test_a_configuration_that_cannot_be_is_refused(folder, config):
+    described = json.loads((folder / "bridge.json").read_text())
+    if isinstance(config, dict):
+        unet = described["config"]["unet"] | config.pop("unet", {})
+        config = described["config"] | config | {"unet": unet}
+    edit(folder, config=config)
+    with pytest.raises(ValueError, match="expected readable weights in"):
+        AsyncDSBPipeline.from_pretrained(folder)
+
+
+def test_a_description_nested_without_end_is_refused(folder):
+    (folder / "bridge.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="to describe weights as JSON"):
+        AsyncDSBPipeline.from_pretrained(folder)

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from conftest import box_mask, save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import denoiser, masks, samplers, schedule
+from asyncdsb import AsyncDSBPipeline, denoiser, masks, samplers, schedule
 from asyncdsb.cli import main as cli
 from asyncdsb.cli.main import main
 from asyncdsb.photo import decoding
@@ -154,7 +156,7 @@ def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--steps", "0"], "steps >= 1, got 0"),
+        (["--steps", "0"], "steps from 1 to 10000, got 0"),
         (["--steps", "many"], "invalid int value: 'many'"),
         (["--tau-min", "-0.1"], "tau_min=-0.1"),
         (["--tau-max", "1.5"], "1.5"),
@@ -689,7 +691,7 @@ runpy.run_module("asyncdsb", run_name="__main__")
     assert done.stderr.count("\n") == 1
 
 
-def test_the_precision_is_recorded_where_it_is_not_float32(folder, tiny_weights):
+def test_the_precision_is_recorded(folder, tiny_weights):
     assert inpaint(folder, tiny_weights, "--precision", "bf16") == 0
     first = (folder / "out.png").read_bytes()
     with Image.open(folder / "out.png") as picture:
@@ -699,7 +701,7 @@ def test_the_precision_is_recorded_where_it_is_not_float32(folder, tiny_weights)
     assert (folder / "again.png").read_bytes() == first
     assert inpaint(folder, tiny_weights, *again, "--precision", "fp32", out="fp32.png") == 0
     with Image.open(folder / "fp32.png") as picture:
-        assert "precision" not in json.loads(picture.text["asyncdsb"])
+        assert json.loads(picture.text["asyncdsb"])["precision"] == "fp32"
 
 
 def test_another_precision_is_refused_at_once(folder, tiny_weights, capsys):
@@ -711,3 +713,35 @@ def test_compile_is_handed_to_the_pipeline(folder, tiny_weights, monkeypatch, ca
     monkeypatch.setattr("asyncdsb.networks.device.compiles", lambda device: False)
     assert inpaint(folder, tiny_weights, "--compile") == 2
     assert "expected a compiler that torch can use" in capsys.readouterr().err
+
+
+def test_a_lack_of_memory_is_told_in_one_line(folder, tiny_weights, capsys, monkeypatch):
+    def fails(*given, **settings):
+        raise RuntimeError("DefaultCPUAllocator:\n can't allocate memory")
+
+    monkeypatch.setattr(AsyncDSBPipeline, "__call__", fails)
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights)
+    assert_refused(folder, capsys, before, "can't allocate memory", code)
+
+
+def test_a_photo_is_no_map_of_the_order(folder, tiny_weights, capsys):
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, "--strategy", folder / "photo.png")
+    assert_refused(folder, capsys, before, "photo.png: expected a grey picture", code)
+
+
+def test_a_negative_seed_of_a_mask(folder, capsys):
+    before = listing(folder)
+    code = run("mask", "wide", "64", "-o", folder / "new.png", "--seed", "-1")
+    assert_refused(folder, capsys, before, "expected a seed of at least 0, got -1", code)
+
+
+def test_settings_in_a_picture_too_large_to_open(folder, tiny_weights, capsys):
+    size = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + size
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk
+    (folder / "huge.png").write_bytes(head + struct.pack(">I", zlib.crc32(chunk)))
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, "--settings", folder / "huge.png")
+    assert_refused(folder, capsys, before, "huge.png: cannot read settings", code)

@@ -413,7 +413,7 @@ def test_crops_suit_the_weights(shard, tmp_path, window, extra, expected, method
     "methods, message",
     [
         ("x=?stepz=5", "expected a setting out of steps, .*'stepz'"),
-        ("x=?steps=0", "steps >= 1, got 0"),
+        ("x=?steps=0", "steps from 1 to 10000, got 0"),
         ("x=?sampler=foo", "sampler that the weights were trained for"),
         ("x=?solver_order=3", "expected a solver order out of 1, 2, got 3"),
         ("x=?steps=many", "expected a number for steps, got 'many'"),

@@ -163,7 +163,7 @@ def test_a_killed_worker_of_a_corpus_is_told(photos, tmp_path, capsys):
         while not (children := multiprocessing.active_children()) and time.monotonic() < deadline:
             time.sleep(0.01)
         for child in children:
-            os.kill(child.pid, signal.SIGKILL)
+            child.kill()
 
     killer = threading.Thread(target=kill)
     killer.start()

@@ -380,3 +380,71 @@ def test_heic_pictures_keep_what_they_hold(tiny_pipe, tmp_path):
     deep_data = np.asarray(PHOTO).astype(np.uint16) * 257
     heif.from_bytes("RGB;16", SIZE, deep_data.tobytes()).save(tmp_path / "deep.heic")
     assert read_photograph(tmp_path / "deep.heic").lost == ("more than 8 bits per channel",)
+
+
+def profile_of(size: int) -> bytes:
+    """A colour profile with so many bytes, the last of which say nothing."""
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return made + np.random.default_rng(0).bytes(size - len(made))
+
+
+@pytest.mark.parametrize("size, kept", [(1_000_000, True), (1_500_000, False)])
+def test_a_profile_that_other_programs_do_not_read_in_a_png_is_told(tmp_path, size, kept):
+    photo = read_photograph(saved(synthetic_photo(*SIZE), "TIFF", icc_profile=profile_of(size)))
+    assert (photo.not_kept(".png") == []) == kept
+    with written(photo, tmp_path, "png") as picture:  # With Pillow's own limit or ours.
+        assert ("icc_profile" in picture.info) == kept
+
+
+@pytest.mark.parametrize("kind", ["text", "profile"])
+def test_a_png_with_much_beside_its_pixels_is_read(kind):
+    note = PngImagePlugin.PngInfo()
+    more = {"icc_profile": profile_of(2_000_000)} if kind == "profile" else {"pnginfo": note}
+    note.add_text("log", "line\n" * 300_000, zip=True)
+    photo = read_photograph(saved(synthetic_photo(*SIZE), "PNG", **more))
+    assert photo.info["icc_profile" if kind == "profile" else "text"]
+
+
+@pytest.mark.parametrize("suffix", [".sgi", ".ppm"])
+def test_sixteen_bits_of_other_formats_stay_or_are_told(tmp_path, suffix):
+    values = deep(3)
+    if suffix == ".sgi":
+        head = struct.pack(">hbbHHHHll", 474, 0, 2, 3, *values.shape[1::-1], 3, 0, 65535)
+        planes = values[::-1].transpose(2, 0, 1).astype(">u2")
+        data = head.ljust(512, b"\0") + planes.tobytes()
+    else:
+        head = f"P6\n{values.shape[1]} {values.shape[0]}\n1023\n".encode()
+        data = head + (values // 64).astype(">u2").tobytes()
+    photo = read_photograph(data)
+    told = "more than 8 bits per channel" in photo.lost
+    assert told or np.array_equal(photo.pixels, values)
+
+
+def test_a_jpeg_is_refused_or_told_what_it_cannot_hold(tiny_pipe, tmp_path):
+    wide = tiny_pipe(np.zeros((8, 66_000), np.uint8), box_mask(66_000, 8), steps=1)
+    with pytest.raises(ValueError, match="JPEG holds at most 65500 pixels a side"):
+        wide.save(tmp_path / "wide.jpg")
+    photo = Photograph(np.zeros((8, 8, 3), np.uint8), {"dpi": (1e5, 1e5), "comment": b"a" * 66_000})
+    assert photo.not_kept(".jpg") == ["the resolution", "the comment"]
+    with written(photo, tmp_path, "jpg") as picture:
+        assert "comment" not in picture.info
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_the_rotation_of_xmp_is_reset_with_that_of_exif_data(quote):
+    xmp = f"<x:xmpmeta tiff:Orientation={quote}6{quote} a='6'/>".encode()
+    photo = read_photograph(saved(synthetic_photo(*SIZE), "JPEG", exif=exif_of(6), xmp=xmp))
+    assert quote.encode() + b"6" not in photo.info["xmp"].replace(b"a='6'", b"")
+
+
+def test_the_arrays_of_the_caller_may_change_during_a_run(tiny_pipe):
+    before, hole = np.asarray(synthetic_photo(*SIZE)), box_mask(*SIZE)
+    changing = before.copy()
+    frames = tiny_pipe.stream(changing, hole, steps=1)
+    changing.fill(7)
+    *_, last = frames
+    assert np.array_equal(np.asarray(last.image)[~hole], before[~hole])
+    tau = np.full(hole.shape, 0.5, np.float32)
+    result = tiny_pipe(before, hole, steps=1, strategy=tau)
+    tau.fill(0)
+    assert (result.tau == 0.5).all()

@@ -115,7 +115,7 @@ def test_streaming_is_the_same_run(pipe, photo, hole):
 
 
 def test_errors_come_before_the_first_frame_is_asked_for(pipe, photo, hole):
-    with pytest.raises(ValueError, match="steps >= 1, got 0"):
+    with pytest.raises(ValueError, match="steps from 1 to 10000, got 0"):
         pipe.stream(photo, hole, steps=0)
 
 

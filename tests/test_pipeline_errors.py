@@ -261,3 +261,23 @@ def test_batches_may_be_of_another_precision(tiny_pipe):
     images = torch.zeros(1, 3, 64, 64)
     ends = [list(tiny_pipe.trace(x, mask, [0], steps=1)[1])[-1] for x in (images, images.double())]
     assert torch.equal(ends[0].x_t, ends[1].x_t)
+
+
+def test_a_gradient_map_that_is_none_is_refused(tiny_pipe):
+    for gradient in (np.full(MASK.shape, np.nan), np.zeros(5)):
+        with pytest.raises(ValueError, match="expected a finite gradient map"):
+            tiny_pipe.tau_map(gradient, MASK, 0.2, 0.5)
+
+
+def test_pictures_of_a_batch_are_finite(tiny_pipe):
+    pictures, masks = torch.full((1, 3, 32, 32), torch.nan), torch.zeros(1, 1, 32, 32)
+    masks[..., 8:16, 8:16] = 1
+    with pytest.raises(ValueError, match="expected finite pictures"):
+        tiny_pipe.trace(pictures, masks, [0])
+
+
+def test_settings_of_another_precision_are_refused(tiny_weights, tiny_pipe):
+    made = tiny_pipe(PHOTO, MASK, steps=1).settings
+    half = AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision="bf16")
+    with pytest.raises(ValueError, match="expected settings for the precision bf16, got 'fp32'"):
+        half(PHOTO, MASK, **made)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncdsb.photo.formats import LARGEST_SIDE, SAVE_OPTIONS
+from asyncdsb.photo.formats import SAVE_OPTIONS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,15 +156,6 @@ def check_places(jobs: Iterable[Job]) -> None:
         except OSError as error:
             what = folder if len(paths) > 1 else paths[0]
             raise ValueError(f"cannot write {what}: {error.strerror}") from error
-
-
-def check_size(out: Path, size: tuple[int, int]) -> None:
-    """Raise ValueError if a photograph (width, height) is larger than its file's format can be."""
-    kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
-    most = LARGEST_SIDE.get(kind, max(size))
-    if max(size) > most:
-        got = f"the photo is {size[0]}x{size[1]}: choose .png or .tif"
-        raise ValueError(f"{out.name}: {kind} holds at most {most} pixels a side, {got}")
 
 
 def refuse_clashes(jobs: Sequence[Job], *others: str | Path | None) -> None:

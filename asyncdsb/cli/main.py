@@ -7,6 +7,7 @@ that fails writes nothing; of a folder, it writes the photographs that it could 
 import argparse
 import contextlib
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -21,13 +22,12 @@ from asyncdsb import __version__
 from asyncdsb.cli.jobs import (
     Job,
     check_places,
-    check_size,
     output_file,
     plan,
     refuse_clashes,
     write_files,
 )
-from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS
+from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS, check_side
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
 SAMPLERS = ("posterior", "ode", "implicit")
@@ -67,6 +67,10 @@ _TOLD = {
 }
 
 
+REFUSALS = (ValueError, OSError, MemoryError, RuntimeError)
+"""What a photograph may end with; torch tells a lack of memory by the last."""
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
@@ -78,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; None takes the process's arguments. Returns the exit code."""
     arguments = _parser().parse_args(argv)
     # Other output on standard error is for developers; users get one line.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     # A polite kill unwinds the stack, so that temporary files are removed.
     with contextlib.suppress(ValueError):  # Only the main thread may do this.
@@ -85,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(action="ignore"):
             return arguments.run(arguments)
-    except (ValueError, OSError) as error:
+    except REFUSALS as error:
         _say("error", error)
         return 2
     except KeyboardInterrupt:
@@ -215,11 +220,11 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     for number, job in enumerate(jobs, 1):
         try:
             photo = read_photograph(job.photo)
-            check_size(job.out, photo.size)
+            check_side(job.out, photo.size)
             mask = read_mask(job.mask) != arguments.invert
             check_pair(photo.rgb, mask)
             order = _order(strategy, photo.size)
-        except (ValueError, OSError) as error:
+        except REFUSALS as error:
             refuse(error, job)
             continue
         if lost := photo.not_kept(job.out.suffix):
@@ -232,6 +237,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             keep_freed()
             given = {"device": arguments.device, "compiled": arguments.compile}
             pipe = AsyncDSBPipeline.from_pretrained(weights, precision=precision, **given)
+            checked.check(pipe.samplers)
         label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
         bar = {"desc": label, "unit": "step", "file": sys.stderr, "disable": arguments.quiet}
         try:
@@ -244,7 +250,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
                     **settings | order,
                 )
             write_files(job, result, photo.rgb, mask)
-        except (ValueError, OSError) as error:
+        except REFUSALS as error:
             refuse(error, job)
     return 2 if failed else 0
 

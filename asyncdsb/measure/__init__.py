@@ -1,1 +1,1 @@
-"""How good a restoration is, and whether it keeps to its schedule."""
+"""How good a restoration is."""

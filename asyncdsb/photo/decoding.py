@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from asyncdsb.photo.exif import EXIF_PARTS, exif_tags, kept_exif, kept_xmp
-from asyncdsb.photo.formats import FIELD, READ
+from asyncdsb.photo.formats import FIELD, LARGEST_CHUNK, READ
 
 MAX_PIXELS = 64_000_000  # width times height of the largest photograph that is decoded
 _READABLE = "a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"
@@ -57,6 +57,8 @@ def readable_suffixes() -> frozenset[str]:
 def known_kinds() -> tuple[str, ...]:
     """Formats that Pillow can read here, by its names."""
     Image.init()
+    # Pillow refuses PNG files whose colour profile or text is larger than this; it says 1 MiB.
+    PngImagePlugin.MAX_TEXT_CHUNK = LARGEST_CHUNK
     with contextlib.suppress(ImportError):
         from pillow_heif import register_heif_opener
 
@@ -218,7 +220,10 @@ def _more_than_eight_bits(picture: Image.Image, data: bytes) -> bool:
     if kind == "JPEG2000":
         found = re.search(rb"\xff\x4f\xff\x51.{38}(.)", data, re.DOTALL)
         return found is not None and found[1][0] & 0x7F > 7
-    return bool(re.search(r";16|, 65535\)", str([t[3] for t in getattr(picture, "tile", [])])))
+    tiles = [(tile[0], tile[3]) for tile in getattr(picture, "tile", [])]
+    if kind == "PPM":  # The arguments end with the largest value.
+        return any(isinstance(told, tuple) and told[-1] > 255 for _, told in tiles)
+    return any(codec == "SGI16" or ";16" in str(told) for codec, told in tiles)
 
 
 def _not_read(picture: Image.Image, data: bytes) -> list[str]:

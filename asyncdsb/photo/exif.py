@@ -109,9 +109,10 @@ def _as_read(value: Any) -> Any:
 
 
 def kept_xmp(data: bytes, size: tuple[int, int]) -> bytes:
-    """XMP without the previews in it, and with the size (width, height) of the upright picture."""
+    """XMP without previews, and with the size (width, height) of the picture, which is upright."""
     data = re.sub(rb"<xmp:Thumbnails\b.*?</xmp:Thumbnails>", b"", data, flags=re.DOTALL)
     for names, side in ((rb"ImageWidth|PixelXDimension", 0), (rb"ImageLength|PixelYDimension", 1)):
         told = rb"(\b(?:tiff|exif):(?:" + names + rb")(?:\s*=\s*[\"']|>))\d+"
         data = re.sub(told, rb"\g<1>%d" % size[side], data)
-    return data
+    # Pillow resets it in double quotes alone.
+    return re.sub(rb"(\btiff:Orientation(?:\s*=\s*[\"']|>))\d+", rb"\g<1>1", data)

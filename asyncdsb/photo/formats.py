@@ -1,5 +1,6 @@
 """Picture formats: which are written and how, what each can hold, and which are read."""
 
+from pathlib import Path
 from typing import Any
 
 # Nothing heavy is imported here, so that the command line knows these at once.
@@ -16,8 +17,20 @@ SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 
 LOSSY = (".jpg", ".jpeg")
 LARGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # in pixels, that a format can hold
-LONGEST_SEGMENT = 65_000  # bytes of Exif or of XMP in a JPEG file, slightly below the limit
+LARGEST_CHUNK = 16 * 2**20  # bytes of a colour profile or text that is read in a PNG file
+LARGEST_PROFILE = 2**20  # bytes of a colour profile in a PNG file that Pillow reads everywhere
+LONGEST_SEGMENT = 65_000  # bytes of Exif, XMP or comment in a JPEG file, slightly below the limit
 FIELD = "asyncdsb"  # text of a restored PNG that holds its settings
+
+
+def check_side(out: Path, size: tuple[int, int]) -> None:
+    """Raise ValueError if a photograph (width, height) is larger than its file's format can be."""
+    kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
+    most = LARGEST_SIDE.get(kind, max(size))
+    if max(size) > most:
+        got = f"the photo is {size[0]}x{size[1]}: choose .png or .tif"
+        raise ValueError(f"{out.name}: {kind} holds at most {most} pixels a side, {got}")
+
 
 PARTS = {
     "icc_profile": ("the colour profile", "PNG TIFF WEBP JPEG"),

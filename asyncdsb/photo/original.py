@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 from asyncdsb.photo import decoding
 from asyncdsb.photo.exif import STRUCTURE, exif_tags, tags_of
 from asyncdsb.photo.fill import harmonic_fill
-from asyncdsb.photo.formats import FIELD, LONGEST_SEGMENT, PARTS, SAVE_OPTIONS
+from asyncdsb.photo.formats import FIELD, LARGEST_PROFILE, LONGEST_SEGMENT, PARTS, SAVE_OPTIONS
 from asyncdsb.photo.images import encoded
 
 Settings = Mapping[str, object] | None
@@ -88,8 +88,12 @@ class Photograph:
         present |= {"alpha"} if self.pixels.shape[2] > self.colours else set()
         lost = {name for name in present if kind not in PARTS[name][1]}
         if kind == "JPEG":
-            sizes = {name: len(self.info.get(name, b"")) for name in ("exif", "xmp")}
+            sizes = {name: len(self.info.get(name, b"")) for name in ("exif", "xmp", "comment")}
             lost |= {name for name, size in sizes.items() if size > LONGEST_SEGMENT}
+            if not all(0.5 < dots < 65535 for dots in self.info.get("dpi", ())):
+                lost |= {"dpi"}  # They are whole numbers of 16 bits.
+        if kind == "PNG" and len(self.info.get("icc_profile", b"")) > LARGEST_PROFILE:
+            lost |= {"icc_profile"}
         # Pillow writes grey WebP files in RGB.
         space = "GRAY" if self.colours == 1 and kind != "WEBP" else "RGB"
         return lost | (self.info.keys() - decoding.fitting(self.info, space).keys())
@@ -199,6 +203,7 @@ def read_photograph(source: decoding.ImageSource | np.ndarray | Photograph) -> P
         if not shaped or source.dtype not in (np.uint8, np.uint16):
             expected = "expected a uint8 or uint16 array of shape (H, W), (H, W, 3) or (H, W, 4)"
             raise ValueError(f"{expected}, got {source.dtype} {source.shape}")
-        return Photograph(decoding.without_opaque(pixels))
+        # A copy: a stream's last frame may come after the caller has changed the array.
+        return Photograph(decoding.without_opaque(pixels.copy()))
     found = decoding.decode(source)
     return Photograph(found.pixels, found.info, found.lost)

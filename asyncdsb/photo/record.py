@@ -1,8 +1,8 @@
 """Settings and maps on disk, from which a restoration can be repeated.
 
 Settings are a JSON object with the fields of :class:`asyncdsb.photo.settings.Settings`, the name of
-the weights if it is public, and the precision if it is not float32. Maps in [0, 1] are 16-bit grey
-PNG files, value = grey / 65535.
+the weights if it is public, and the precision, float32 if it is missing. Maps in [0, 1] are 16-bit
+grey PNG files, value = grey / 65535.
 """
 
 import json
@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from asyncdsb.photo.decoding import decode, shown
+from asyncdsb.photo.decoding import decode, known_kinds, shown
 from asyncdsb.photo.formats import FIELD
 
+_UNREADABLE = OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError
 LEVELS = 65535  # grey value that stands for 1 in a map
 # Field of the page's answers, beside the settings, with what a file does not hold of a photograph.
 NOT_KEPT = "not_kept"
@@ -25,6 +26,7 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
     Raises:
         ValueError: no such file, no settings in it, or a field that is not among ``names``.
     """
+    known_kinds()  # With what they may hold.
     try:
         if path.suffix.lower() == ".png":
             with Image.open(path) as picture:
@@ -34,7 +36,7 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
         else:
             text = path.read_text("utf-8")
         found = json.loads(text)
-    except (OSError, ValueError, SyntaxError, RecursionError) as error:
+    except _UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{path.name}: cannot read settings ({reason})") from error
     if not isinstance(found, dict):
@@ -61,7 +63,7 @@ def load_map(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Read a map (H, W) float32 in [0, 1] from a grey picture of 8 or 16 bits, white = 1.
 
     Raises:
-        ValueError: not a readable picture, or not of this size (width, height).
+        ValueError: not a readable picture, not of this size (width, height), or with colours.
     """
     pixels = decode(path).pixels
     height, width, channels = pixels.shape
@@ -70,4 +72,7 @@ def load_map(path: Path, size: tuple[int, int]) -> np.ndarray:
         raise ValueError(f"{path.name} must have {wanted}, got {width}x{height} (width x height)")
     if pixels.dtype == np.uint16 and channels == 1:
         return (pixels[..., 0].astype(np.float64) / LEVELS).astype(np.float32)
-    return np.asarray(Image.fromarray(shown(pixels)).convert("L"), np.float32) / 255
+    colours = shown(pixels)
+    if (colours != colours[..., :1]).any():
+        raise ValueError(f"{path.name}: expected a grey picture, got one with colours")
+    return colours[..., 0].astype(np.float32) / 255

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from asyncdsb.photo.formats import SAVE_OPTIONS
+from asyncdsb.photo.formats import SAVE_OPTIONS, check_side
 from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import scaled, to_pil, write_atomic
 from asyncdsb.photo.original import Photograph
@@ -149,11 +149,12 @@ class Result:
         A PNG holds the settings too. A warning names what the format cannot hold.
 
         Raises:
-            ValueError: another suffix, or a place that cannot be written to.
+            ValueError: another suffix, a photo too large for it, or a place that cannot be written.
         """
         if Path(path).suffix.lower() not in SAVE_OPTIONS:
             suffixes, got = " ".join(SAVE_OPTIONS), Path(path).name
             raise ValueError(f"expected a file ending in {suffixes}, got {got}")
+        check_side(Path(path), self.photograph.size)
         saved = write_atomic(path, lambda beside: self.photograph.save(beside, self.settings))
         if lost := self.photograph.not_kept(saved.suffix):
             warnings.warn(f"not kept in {saved.name}: {', '.join(lost)}", stacklevel=2)

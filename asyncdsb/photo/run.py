@@ -145,7 +145,7 @@ class Runner:
     ) -> np.ndarray:
         """Peak times (H, W) float32 in [0, 1] of a photo, for its gradient, likewise."""
         if not isinstance(settings.strategy, str):
-            return np.asarray(settings.strategy, np.float32)
+            return np.array(settings.strategy, np.float32)
         size = _finest(windows).photo_at_work_scale()  # At which a named strategy works.
         missing, values = (torch.from_numpy(x)[None, None].float() for x in (hole, gradient))
         small, values = (resize(missing, size) > 1e-3).float(), resize(values, size)

@@ -15,6 +15,10 @@ from asyncdsb.schedule import STRATEGIES, check_tau_range
 FROM_WEIGHTS = ("solver_order", "finish")  # None stands for the value in the weights' configuration
 
 
+MAX_STEPS = 10_000
+LAST = 2**63 - 1  # largest whole number of torch's generators
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The settings of a run, with the defaults.
@@ -22,7 +26,7 @@ class Settings:
     Attributes:
         tau_min: tau of the flattest hole pixel, in [0, 1].
         tau_max: tau of the steepest hole pixel, in [tau_min, 1]. (0.5, 0.5) is I2SB.
-        steps: network evaluations, >= 1.
+        steps: network evaluations, 1 to :data:`MAX_STEPS`.
         sampler: one of :data:`asyncdsb.samplers.SAMPLERS`.
         strategy: how tau is laid out, one of :data:`asyncdsb.schedule.STRATEGIES`, or an (H, W)
             array of tau in [0, 1].
@@ -63,10 +67,11 @@ class Settings:
         check_tau_range(self.tau_min, self.tau_max)
         if not 0 <= self.eta <= 1:
             raise ValueError(f"expected eta in [0, 1], got {self.eta}")
-        for name, least in (("steps", 1), ("tiles", 1), ("seed", 0)):
+        for name, least, most in (("steps", 1, MAX_STEPS), ("tiles", 1, LAST), ("seed", 0, LAST)):
             value = getattr(self, name)
-            if not _whole(value) or not least <= value < 2**63:
-                raise ValueError(f"expected a whole number for {name} >= {least}, got {value!r}")
+            if not _whole(value) or not least <= value <= most:
+                wanted = f"a whole number for {name} from {least} to {most}"
+                raise ValueError(f"expected {wanted}, got {value!r}")
         painted = not isinstance(self.strategy, str)
         for what, value, known in (
             ("sampler that the weights were trained for,", self.sampler, samplers),
