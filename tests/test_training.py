@@ -371,7 +371,10 @@ def test_a_completion_starts_from_weights(runs, photos, tmp_path, capsys):
     assert train.gradient.main([*command, "--out", str(tmp_path / "run")]) == 0
     files = (f / "gradient.safetensors" for f in (weights, tmp_path / "run" / "weights"))
     before, after = map(load_file, files)
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    # Spectral normalisation finds the scale of the weights anew.
+    for key, value in before.items():
+        pair = value.float().flatten(), after[key].float().flatten()
+        assert torch.equal(*pair) or torch.cosine_similarity(*pair, dim=0) > 0.99999, key
     other = [*command, "--out", str(tmp_path / "other"), "--preset", "claims", "--size", "32"]
     assert "expected weights of the preset's network" in refusal(train.gradient.main, other, capsys)
 
