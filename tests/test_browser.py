@@ -29,6 +29,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from asyncdsb.page import canvas
+from asyncdsb.schedule import NoiseSchedule
 from asyncdsb.show import viz
 from asyncdsb.show.film import h264_encoder
 from benchmarks.page_server import FLAGS, served
@@ -1230,12 +1231,54 @@ def test_every_control_has_help_and_the_keys_are_listed(page, photo):
         assert len(page.inner_text("#tip")) > 15, name
         page.mouse.move(2, 2)
     page.evaluate("() => document.activeElement.blur()")
-    page.keyboard.press("?")
     keys = page.locator("#title dialog")
-    keys.wait_for(state="visible")
-    assert "undo" in keys.inner_text()
-    keys.get_by_role("button", name="Close").click()
-    keys.wait_for(state="hidden")
+    for ask in (lambda: page.keyboard.press("?"), page.locator("#title .keys-button").click):
+        ask()
+        keys.wait_for(state="visible")
+        assert "undo" in keys.inner_text()
+        keys.get_by_role("button", name="Close").click()
+        keys.wait_for(state="hidden")
+
+
+def test_the_link_is_copied(page):
+    """Also without a clipboard, which a browser refuses to pages without https."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button = page.locator("#title .copy-link")
+
+    def copied(told: str) -> str:
+        page.evaluate("navigator.clipboard.writeText('before')")
+        page.evaluate(refuse)
+        button.click()
+        page.wait_for_function(
+            "(told) => document.querySelector('#title .copy-link').textContent === told", arg=told
+        )
+        page.evaluate("() => { delete navigator.clipboard; delete document.execCommand; }")
+        assert page.locator("body > textarea").count() == 0
+        page.wait_for_function(
+            "document.querySelector('#title .copy-link').textContent === 'Copy link'"
+        )
+        return page.evaluate("navigator.clipboard.readText()")
+
+    refuse = "() => {}"
+    assert copied("Copied") == page.url
+    refuse = "() => Object.defineProperty(navigator, 'clipboard', {configurable: true})"
+    assert copied("Copied") == page.url
+    refuse = f"() => {{ ({refuse})(); document.execCommand = () => false; }}"
+    assert copied("Copy the address") == "before"
+    page.context.clear_permissions()
+
+
+def test_the_schedule_of_the_page_is_that_of_the_package(page):
+    """A second implementation, in the page's own language."""
+    grid = [(t, tau) for t in (0.0, 0.1, 0.5, 0.9, 1.0) for tau in (0.0, 0.2, 0.5, 1.0)]
+    script = """(grid) => {
+        const {betas, clock, beta} = asyncdsb.maps;
+        return [betas(), grid.map((one) => [clock(...one), beta(...one)])];
+    }"""
+    betas, found = page.evaluate(script, grid)
+    schedule = NoiseSchedule(*betas)
+    wanted = [[float(f(*one)) for f in (schedule.clock, schedule.beta)] for one in grid]
+    np.testing.assert_allclose(found, wanted, atol=1e-9)
 
 
 def test_stop(page, photo):
