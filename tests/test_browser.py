@@ -569,6 +569,37 @@ def test_a_result_is_compared_in_place(page, photo):
     page.evaluate("() => { asyncdsb.canvas.onStroke = window.hook; }")
 
 
+def move_film(page, place: int) -> None:
+    """Move the film's slider, which goes from 0 to 1000."""
+    page.locator("#trajectory input").evaluate(
+        """(slider, place) => {
+            slider.value = place;
+            slider.dispatchEvent(new Event('input', {bubbles: true}));
+        }""",
+        place,
+    )
+
+
+def play_at_every_speed(page) -> None:
+    """While a film plays: every press goes on with it, at the speed that the button says."""
+    told, delays = page.evaluate(
+        """() => {
+            const [button, real] = [document.querySelector('#frame .speed'), window.setInterval];
+            const [told, delays] = [[], []];
+            window.setInterval = (call, delay) => { delays.push(delay); return real(call, delay); };
+            for (let press = 0; press < 4; press++) {
+                button.click();
+                told.push(button.textContent);
+            }
+            window.setInterval = real;
+            return [told, delays];
+        }"""
+    )
+    assert told == ["½×", "¼×", "2×", "1×"]
+    normal = delays[-1]
+    assert delays == pytest.approx([2 * normal, 4 * normal, normal / 2, normal])
+
+
 def test_paint_restore_download(page, photo, tmp_path):
     """The whole visit: open, paint, watch the maps and the frames, take the result home."""
     open_photo(page, photo)
@@ -603,7 +634,9 @@ def test_paint_restore_download(page, photo, tmp_path):
     assert page.inner_text("#frame output") == "t = 1.00 T"
     assert (stage_pixels(page, "own") != last).any()
     page.get_by_role("button", name="Play").click()
+    play_at_every_speed(page)
     page.get_by_role("button", name="Pause").click()
+    move_film(page, 700)
     page.get_by_role("button", name="Play").click()
     page.wait_for_function("document.querySelector('#frame output').textContent === 't = 0.00 T'")
     page.wait_for_timeout(300)
@@ -1198,13 +1231,7 @@ def test_the_stage_shows_both_schedules_in_step(page, photo):
     page.wait_for_function("asyncdsb.stage.film?.other?.length === 5")
     assert "Synchronous" in page.inner_text("#frame .other figcaption")
     requests = len(page.requests)
-    slider = page.locator("#trajectory input")
-    slider.evaluate(
-        """(slider) => {
-            slider.value = 500;
-            slider.dispatchEvent(new Event('input', {bubbles: true}));
-        }"""
-    )
+    move_film(page, 500)
     page.wait_for_timeout(300)
     assert (stage_pixels(page, "own") != stage_pixels(page, "other")).any()
     assert re.search(r"t = 0\.\d\d T", page.get_attribute("#frame .other", "title"))
