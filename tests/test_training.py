@@ -36,15 +36,19 @@ def runs(tmp_path_factory, photos):
     root = tmp_path_factory.mktemp("runs")
     common = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
     common += ["--val", str(photos), "--out"]
-    for name, stops in {"at_once": ["4"], "in_two": ["0", "4"]}.items():
-        for stop in stops:
-            # A time limit of zero stops after one step; the second call takes it up again.
-            limit = ["--max-minutes", stop] if stop == "0" else []
-            assert train.gradient.main([*common, str(root / name / "gradient"), *limit]) == 0
-        for stop in stops:
-            limit = ["--max-minutes", stop] if stop == "0" else []
-            weights = ["--gradient", str(root / "at_once" / "gradient" / "weights")]
-            assert train.bridge.main([*common, str(root / name / "bridge"), *weights, *limit]) == 0
+    weights = ["--gradient", str(root / "at_once" / "gradient" / "weights")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.judge.validation, "KINDS", ("center",))
+        patch.setattr(train.judge.validation, "STEPS", 2)
+        for name, stops in {"at_once": ["4"], "in_two": ["0", "4"]}.items():
+            for stop in stops:
+                # A time limit of zero stops after one step; the second call takes it up again.
+                limit = ["--max-minutes", stop] if stop == "0" else []
+                assert train.gradient.main([*common, str(root / name / "gradient"), *limit]) == 0
+            for stop in stops:
+                limit = ["--max-minutes", stop] if stop == "0" else []
+                command = [*common, str(root / name / "bridge"), *weights, *limit]
+                assert train.bridge.main(command) == 0
     return root
 
 
@@ -63,7 +67,8 @@ def test_a_run_leaves_log_samples_and_weights(runs, program):
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [2, 4]
     assert all(np.isfinite(v) for r in records for v in r.values())
-    assert len(list((folder / "samples").glob("*.png"))) == 2
+    pictures = {"gradient": 2, "bridge": 1}[program]
+    assert len(list((folder / "samples").glob("*.png"))) == pictures
     description = json.loads((folder / "weights" / f"{program}.json").read_text())
     assert description["training"]["steps"] == 4
 
@@ -557,7 +562,7 @@ def striped(count, seed):
     return colours * waves[:, None], mask
 
 
-def test_two_hundred_steps_beat_the_smooth_fill_at_the_start():
+def test_sixty_steps_beat_the_smooth_fill_at_the_start():
     """Squared error of the first estimate, at t = 1, over that of the fill, on unseen pictures."""
     torch.manual_seed(0)
     config = BridgeConfig(
@@ -569,7 +574,7 @@ def test_two_hundred_steps_beat_the_smooth_fill_at_the_start():
     preset = dataclasses.replace(BRIDGE_PRESETS["debug"], model=config, from_start=0.25)
     model, schedule = BridgeDenoiser(config), config.schedule
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for step in range(200):
+    for step in range(60):
         image, mask = striped(8, step + 1)
         random = draws(8, step)
         stochastic = random.rand() < 0.5
@@ -589,7 +594,7 @@ def test_two_hundred_steps_beat_the_smooth_fill_at_the_start():
     with torch.no_grad():
         found = model.x0_hat(context.x1, one, one.expand_as(mask), context)
     ours, smooth = (((x - image) * mask).square().sum() for x in (found, context.fill))
-    assert ours / smooth < 0.3
+    assert ours / smooth < 0.1
 
 
 def test_tau_ranges_cover_the_triangle_and_i2sb():

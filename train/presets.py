@@ -316,5 +316,8 @@ BRIDGE_PRESETS = {
     "claims-free-tau": replace(_ANY, free_tau=True),
     "claims-tuned-synchronous": replace(_ANY, **_TUNED, synchronous=1.0),
     "claims-tuned-gradient": replace(_ANY, **_TUNED, **_BY_GRADIENT),
-    "debug": BridgePreset(**_DEBUG, model=BridgeConfig(unet=_TINY, resolution=64)),
+    # Its sample pictures take longer than its steps.
+    "debug": BridgePreset(
+        **_DEBUG | {"samples_every": 20}, model=BridgeConfig(unet=_TINY, resolution=64)
+    ),
 }
