@@ -390,6 +390,19 @@ def test_the_page_opens_on_a_finished_example():
     assert opening.read(("elsewhere",)) == {}
 
 
+def test_the_opening_example_is_made_anew(tiny_pipe, monkeypatch):
+    """It has the parts of the one that is here."""
+    monkeypatch.setattr(opening, "RUN", dataclasses.replace(opening.RUN, steps=2))
+    mask = np.zeros((64, 96), bool)
+    mask[20:40, 30:60] = True
+    made = json.loads(json.dumps(opening.make(tiny_pipe, synthetic_photo(96, 64), mask)))
+    here = json.loads(opening.FILE.read_text("utf-8"))
+    assert made.keys() == here.keys()
+    for name in ("frame", "timing", "tau", "gradient"):
+        assert made[name].keys() == here[name].keys(), name
+    assert len(made["frame"]["frames"]) == len(made["frame"]["other"]) == 3
+
+
 def test_a_photo_after_an_example_begins_with_the_weights_for_any(tmp_path):
     path = saved(photograph(), tmp_path / "a.png")
     example = dataclasses.replace(opened(path), example="portrait-1", weights="portraits")
@@ -1226,6 +1239,12 @@ def test_pictures_travel_as_files(monkeypatch, tmp_path):
     assert wiring.with_files("text") == "text"
 
 
+CONTROLS = (
+    gr.Button, gr.Checkbox, gr.DownloadButton, gr.Dropdown, gr.Number, gr.Radio, gr.Slider,
+    gr.UploadButton,
+)  # fmt: skip
+
+
 def test_page_is_built(tiny_pipe):
     demo = app.build(lambda name: tiny_pipe)
     ids = {block.elem_id for block in demo.blocks.values()}
@@ -1233,6 +1252,16 @@ def test_page_is_built(tiny_pipe):
         "editor", "tau-min", "tau-max", "steps", "seed", "restore", "stop", "status", "gradient",
         "tau", "frame", "compare", "timing", "strip", "result",
     }  # fmt: skip
+    # Help for every control, and for nothing else.
+    helped = set(re.findall(r'^    "?([\w-]+)"?: "', (PAGE / "help.js").read_text("utf-8"), re.M))
+    assert helped <= ids
+    for block in demo.blocks.values():
+        if not isinstance(block, CONTROLS) or not block.elem_id or block.visible == "hidden":
+            continue
+        part = block
+        while part and part.elem_id not in helped:
+            part = part.parent
+        assert part, block.elem_id
     named = demo.get_api_info()["named_endpoints"]
     assert list(named) == ["/inpaint"]
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
