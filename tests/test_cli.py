@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -20,6 +22,7 @@ from asyncdsb.cli import main as cli
 from asyncdsb.cli.main import main
 from asyncdsb.photo import decoding
 from asyncdsb.photo.record import load_map, save_map
+from asyncdsb.photo.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -98,12 +101,13 @@ def test_the_same_command_gives_the_same_files(folder, tiny_weights):
     assert (folder / "other.webp").read_bytes() != files[0]["out.webp"]
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".bmp"])
-def test_lossless_formats_keep_every_pixel(folder, tiny_weights, suffix):
+def test_lossless_formats_keep_every_pixel(folder, tiny_weights):
     assert inpaint(folder, tiny_weights) == 0
-    assert inpaint(folder, tiny_weights, out=f"other{suffix}") == 0
-    with Image.open(folder / "out.png") as expected, Image.open(folder / f"other{suffix}") as got:
-        np.testing.assert_array_equal(np.asarray(got), np.asarray(expected))
+    expected = np.asarray(Image.open(folder / "out.png"))
+    for suffix in (".webp", ".tif", ".bmp"):
+        assert inpaint(folder, tiny_weights, out=f"other{suffix}") == 0
+        got = np.asarray(Image.open(folder / f"other{suffix}"))
+        np.testing.assert_array_equal(got, expected, suffix)
 
 
 def test_a_name_without_suffix_becomes_png(folder, tiny_weights):
@@ -125,21 +129,22 @@ def test_colour_profile_is_carried_over(folder, tiny_weights):
     assert Image.open(folder / "out.png").info["icc_profile"] == profile
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--strategy", "inward", "--tau-min", "0.1", "--tau-max", "0.9"],
-        ["--strategy", "uniform", "--grid", "clock"],
-        ["--sampler", "posterior", "--seed", "7"],
-        ["--strategy", "{folder}/order.png"],
-    ],
-)
-def test_options_reach_the_pipeline(folder, tiny_weights, options):
+def test_options_reach_the_pipeline(folder, tiny_weights):
     Image.linear_gradient("L").resize((300, 211)).save(folder / "order.png")
     inpaint(folder, tiny_weights)
-    options = [option.format(folder=folder) for option in options]
-    assert inpaint(folder, tiny_weights, *options, out="other.png") == 0
-    assert (folder / "other.png").read_bytes() != (folder / "out.png").read_bytes()
+    seen = {(folder / "out.png").read_bytes()}
+    for number, options in enumerate(
+        (
+            ["--strategy", "inward", "--tau-min", "0.1", "--tau-max", "0.9"],
+            ["--strategy", "uniform", "--grid", "clock"],
+            ["--sampler", "posterior", "--seed", "7"],
+            ["--strategy", folder / "order.png"],
+        ),
+        2,
+    ):
+        assert inpaint(folder, tiny_weights, *options, out="other.png") == 0
+        seen.add((folder / "other.png").read_bytes())
+        assert len(seen) == number, options
 
 
 def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
@@ -148,6 +153,32 @@ def test_progress_is_shown_on_standard_error(folder, tiny_weights, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "photo.png" in captured.err and "2/2" in captured.err
+
+
+def test_an_interruption_is_told_in_one_line(folder, tiny_weights, capsys, monkeypatch):
+    def interrupted(*arguments: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AsyncDSBPipeline, "__call__", interrupted)
+    before = listing(folder)
+    assert inpaint(folder, tiny_weights) == 130
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == "asyncdsb: error: interrupted\n"
+    assert listing(folder) == before
+
+
+def test_help_names_the_defaults(capsys):
+    assert run("inpaint", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Settings):
+        # The usage has the option in square brackets.
+        option = f" --{field.name.replace('_', '-')} "
+        told = re.search(rf"{option}[^()]*\(([^()]+)\)", text)
+        assert told, option
+        if field.default is None:
+            assert told[1] in ("the weights' choice", "looked for"), option
+        else:
+            assert type(field.default)(told[1]) == field.default, option
 
 
 # One photo, one mask: everything that is refused.
