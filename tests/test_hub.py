@@ -144,12 +144,17 @@ print(json.dumps(found))
 """
 
 
-def test_round_trip_and_refusals(hub, tmp_path):
+@pytest.fixture(scope="module")
+def pushed(hub, tmp_path_factory) -> list[str]:
+    """Addresses of the two commits, which are on the hub now."""
+    return run(hub, tmp_path_factory.mktemp("writer"), PUSH).split()
+
+
+def test_round_trip_and_refusals(hub, pushed, tmp_path):
     """One test for all, as a process that has torch and the Hub's client takes seconds."""
-    addresses = run(hub, tmp_path / "writer", PUSH).split()
     handler = hub.RequestHandlerClass
     old, new = handler.commits
-    assert addresses == [f"{hub.address}/me/net/commit/{commit}" for commit in (old, new)]
+    assert pushed == [f"{hub.address}/me/net/commit/{commit}" for commit in (old, new)]
     assert set(handler.commits[old]) == {CARD, *FILES}
     asked, commit, *_ = handler.made
     assert asked["name"] == "net" and asked.get("private", asked.get("visibility")) in (
@@ -225,8 +230,16 @@ except ValueError as error:
     assert told in said and said.count("\n") == 1 and "secret" not in said
 
 
+@pytest.fixture(scope="module")
+def reader(hub, pushed, tmp_path_factory):
+    """A cache that has the weights."""
+    folder = tmp_path_factory.mktemp("reader")
+    run(hub, folder, "Pipe.from_pretrained('me/net')", HF_TOKEN="reader")
+    return folder
+
+
 @pytest.mark.parametrize("proxy", [False, True])
-def test_a_server_that_never_answers_is_given_up(hub, tmp_path, proxy):
+def test_a_server_that_never_answers_is_given_up(hub, reader, proxy):
     """It accepts the connection; weights that were fetched before are loaded from the cache."""
     code = """
 for name in ("me/net", "me/other"):
@@ -235,8 +248,6 @@ for name in ("me/net", "me/other"):
     except ValueError as error:
         print(error)
 """
-    run(hub, tmp_path / "writer", PUSH)
-    run(hub, tmp_path, "Pipe.from_pretrained('me/net')", HF_TOKEN="reader")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         variables = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_ENDPOINT": f"http://{address}"}
@@ -245,6 +256,6 @@ for name in ("me/net", "me/other"):
             way = f" through the proxy http://{address}"
             variables |= {"HTTP_PROXY": f"http://{address}", "http_proxy": f"http://{address}"}
             variables |= {"NO_PROXY": "", "no_proxy": "", "HF_ENDPOINT": "http://hub.invalid"}
-        cached, told = run(hub, tmp_path, code, **variables).splitlines()
+        cached, told = run(hub, reader, code, **variables).splitlines()
     assert cached == "none"
     assert f"the Hub at {variables['HF_ENDPOINT']} does not answer within 1 s{way}" in told
