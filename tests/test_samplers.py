@@ -74,7 +74,7 @@ def run(denoise: Callable, x1: Tensor, mask: Tensor, tau: Tensor, **options) -> 
 
 @each_run
 @each_grid
-@pytest.mark.parametrize("steps", [1, 2, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 60])
 def test_oracle_restores_the_image_exactly(sampler: str, eta: float, grid: str, steps: int) -> None:
     x0, x1, mask, tau = scene()
     states = run(Oracle(x0, mask), x1, mask, tau, steps=steps, sampler=sampler, eta=eta, grid=grid)
