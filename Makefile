@@ -71,7 +71,7 @@ $(VENV)/.stamp-demo: $(VENV)/.stamp-venv requirements.txt
 	@touch $@
 
 $(VENV)/.stamp-test: $(VENV)/.stamp-demo requirements.txt pyproject.toml
-	$(PIP) install --quiet -e '.[test,eval,train]'
+	$(PIP) install --quiet -e '.[test,eval]'
 	@touch $@
 
 # The page's tests drive a real browser. Debian's package is used where there is none yet.

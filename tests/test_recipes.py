@@ -6,11 +6,9 @@ import argparse
 import importlib
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from benchmarks.training_cost import count
@@ -19,10 +17,6 @@ from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "train/README.md", "benchmarks/README.md")
 OURS = re.compile(r"(train|asyncdsb|benchmarks)(\.\w+)*")
-LAUNCHERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
-    "accelerate launch": launch_command_parser,
-    "torchrun": get_args_parser,
-}
 
 
 def commands(page: str) -> list[str]:
@@ -32,7 +26,7 @@ def commands(page: str) -> list[str]:
     pieces = re.split(r"^```", text, flags=re.MULTILINE)
     lines = "".join(pieces[1::2]).replace("\\\n", " ").splitlines()
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", "".join(pieces[::2]))]
-    starts = ("python -m ", "python app.py ", "asyncdsb ", *(f"{name} " for name in LAUNCHERS))
+    starts = ("python -m ", "python app.py ", "asyncdsb ", "torchrun ")
     lines = [line for line in lines if line.startswith(starts)]
     found = [" ".join(shlex.split(line, comments=True)) for line in lines]
     # A program that is only named has nothing to parse.
@@ -40,13 +34,11 @@ def commands(page: str) -> list[str]:
 
 
 def program(words: list[str]) -> tuple[str, list[str]]:
-    """Module and arguments of a command line, its launcher's own options being checked."""
-    for name, parser in LAUNCHERS.items():
-        start = name.split()
-        if words[: len(start)] == start:
-            args = parser().parse_args(words[len(start) :])
-            assert args.module, f"expected -m after {name}"
-            return args.training_script, args.training_script_args
+    """Module and arguments of a command line, torchrun's own options being checked."""
+    if words[0] == "torchrun":
+        args = get_args_parser().parse_args(words[1:])
+        assert args.module, "expected -m"
+        return args.training_script, args.training_script_args
     if words[0] == "asyncdsb":
         return "asyncdsb", words[1:]
     return ("app", words[2:]) if words[1] == "app.py" else (words[2], words[3:])
@@ -92,7 +84,7 @@ def test_a_command_is_understood_by_its_program(line, monkeypatch):
 def test_every_kind_of_command_is_found():
     """What is looked for is there, so that a change of form does not empty the test above."""
     starts = {tuple(line.split()[:2]) for line in LINES}
-    assert starts >= {("python", "-m"), ("python", "app.py"), ("accelerate", "launch")}
+    assert starts >= {("python", "-m"), ("python", "app.py")}
     assert any(start[0] == "torchrun" for start in starts)
     named = {program(line.split())[0] for line in LINES}
     steps = ("splits", "corpus", "import_adm", "gradient", "bridge", "export", "evaluate")
@@ -105,7 +97,7 @@ def test_every_kind_of_command_is_found():
         "python -m train.bridge --preset papier --data A --gradient B --out C",
         "python -m train.bridge --preset paper --data A --gradient B --outs C",
         "python -m train.export --gradient A --bridge B",
-        "accelerate launch --multi_gpus -m train.bridge --data A --gradient B --out C",
+        "torchrun --nproc 2 --nnode_rank 0 -m train.bridge --data A --gradient B --out C",
         "torchrun --nproc_per_node 2 -m train.bridge --accumulated 2 ...",
     ],
 )

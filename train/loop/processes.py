@@ -1,4 +1,4 @@
-"""Several processes that share one piece of work, started by torchrun or ``accelerate launch``."""
+"""Several processes that share one piece of work, started by ``torchrun``."""
 
 from __future__ import annotations
 
