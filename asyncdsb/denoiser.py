@@ -42,12 +42,12 @@ import torch
 from torch import Tensor, nn
 
 from asyncdsb import bridge
+from asyncdsb.names import FINISHES, SOLVER_ORDERS
 from asyncdsb.networks import ADMConfig, UNetConfig
 from asyncdsb.networks.layers import pixel_position
 from asyncdsb.noise import along_axes, coarse_part, mirrored
 from asyncdsb.photo.fill import FILLS, fill_hole
 from asyncdsb.photo.tiles import Tiles
-from asyncdsb.samplers import SOLVER_ORDERS
 from asyncdsb.schedule import NoiseSchedule
 
 CONDITIONS = {
@@ -66,7 +66,6 @@ Chen et al. 2023): the steps of a run refine one estimate instead of beginning a
 
 PARAMETRISATIONS = ("score", "edm")
 WINDOWS = ("hole", "head")
-FINISHES = ("none", "patches")
 BRIDGES = ("stochastic", "deterministic")
 
 # Least and largest sigma_eff that the network is told apart. Noise of 0.005 is less than what 8

@@ -22,8 +22,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
-"""Names that :func:`make_mask` accepts."""
+from asyncdsb.names import MASK_KINDS
 
 AREA_BINS = ((0.01, 0.10), (0.11, 0.20), (0.21, 0.30), (0.31, 0.40), (0.41, 0.50), (0.51, 0.60))
 """Shares of missing area (lowest, highest), both included, as used to study hole sizes."""
@@ -50,7 +49,7 @@ def make_mask(kind: str, size: int | tuple[int, int], seed: int | Random = 0) ->
     """Draw one mask, bool (H, W), True = missing, never empty nor full, the same for the same seed.
 
     Args:
-        kind: one of :data:`MASK_KINDS`; ``center`` and ``half`` ignore the seed.
+        kind: one of :data:`asyncdsb.names.MASK_KINDS`; ``center`` and ``half`` ignore the seed.
         size: side of a square, or (height, width), in pixels, each at least :data:`MIN_SIDE`.
         seed: not negative; or a numpy generator (advanced).
 

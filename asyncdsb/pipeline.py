@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, GradientConfig
+from asyncdsb.names import SAMPLERS
 from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.networks.device import chosen_precision, compile_for, usable
 from asyncdsb.networks.layers import check_size
@@ -22,7 +23,7 @@ from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.result import Frame, Result
 from asyncdsb.photo.run import Runner, read_pair
 from asyncdsb.photo.settings import Settings, check_painted
-from asyncdsb.samplers import SAMPLERS, SamplerState
+from asyncdsb.samplers import SamplerState
 from asyncdsb.store import hub
 from asyncdsb.store.bundled import public_name, weights_folder
 from asyncdsb.store.card import Facts, model_card, read_card, write_card

@@ -13,11 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyncdsb.bridge import clock_at_level, extrapolated, implicit_step, posterior_step
+from asyncdsb.names import GRIDS, SAMPLERS, SOLVER_ORDERS
 from asyncdsb.schedule import NoiseSchedule
-
-SAMPLERS = ("posterior", "ode", "implicit")
-GRIDS = ("log", "uniform", "clock")
-SOLVER_ORDERS = (1, 2)
 
 FINEST = 0.03
 """sigma_eff of the last evaluation on the grid "log": noise below it hardly shows at 8 bits."""
@@ -59,7 +56,7 @@ def time_grid(
     that every step restores about as much of the picture as any other.
 
     Args:
-        kind: one of :data:`GRIDS`.
+        kind: one of :data:`asyncdsb.names.GRIDS`.
         steps: number of steps, >= 1.
         tau: (1, 1, H, W) or (H, W) tau map of one sample; needed for "log" and "clock".
         hole: mask of the same shape, non-zero = missing; None averages over all pixels.
@@ -128,8 +125,9 @@ def sample(
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         solver_order: 1 if a step takes the last estimate, as in the paper; 2 if it takes what
             :func:`asyncdsb.bridge.extrapolated` makes of the last two.
-        grid: one of :data:`GRIDS`, see :func:`time_grid`, with which every sample has its own
-            times; or (steps + 1,) float64 times for all, strictly falling, first 1 and last 0.
+        grid: one of :data:`asyncdsb.names.GRIDS`, see :func:`time_grid`, with which every sample
+            has its own times; or (steps + 1,) float64 times for all, strictly falling, first 1 and
+            last 0.
         start_std: h, standard deviation of the noise of x1, which the grid "log" depends on.
         generators: one CPU generator per sample; may be None for the ODE only.
 

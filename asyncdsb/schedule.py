@@ -17,10 +17,6 @@ from torch import Tensor
 
 from asyncdsb.networks.device import without_autocast
 
-STRATEGIES = ("gradient", "ranked", "flat-first", "uniform", "inward")
-"""Eq. 11; by ranks, see :func:`tau_map`; Eq. 11 with its range turned round; :func:`uniform_tau`;
-:func:`inward_tau`."""
-
 
 @dataclass(frozen=True)
 class NoiseSchedule:

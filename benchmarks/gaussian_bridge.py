@@ -49,9 +49,10 @@ from scipy.fft import dctn
 from torch import Tensor
 
 from asyncdsb.bridge import extrapolated, implicit_step, noise_var, posterior_step
+from asyncdsb.names import GRIDS, SOLVER_ORDERS
 from asyncdsb.photo.fill import FILLS, fill_hole
 from asyncdsb.photo.images import to_tensor
-from asyncdsb.samplers import GRIDS, SOLVER_ORDERS, time_grid
+from asyncdsb.samplers import time_grid
 from asyncdsb.schedule import NoiseSchedule, inward_tau
 from train.data.sources import iter_photos, scaled
 
@@ -336,7 +337,7 @@ def restored_share(
     Args:
         picture: whose modes are restored.
         sampler: "posterior" or "ode".
-        grid: one of :data:`asyncdsb.samplers.GRIDS`.
+        grid: one of :data:`asyncdsb.names.GRIDS`.
         steps: number of evaluations.
         solver_order: of the steps, 1 or 2.
     """

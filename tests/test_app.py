@@ -25,6 +25,7 @@ from PIL import Image, ImageCms
 import app
 from asyncdsb.cli import main as cli
 from asyncdsb.masks import make_mask
+from asyncdsb.names import STRATEGIES
 from asyncdsb.page import (
     canvas,
     handlers,
@@ -39,7 +40,6 @@ from asyncdsb.page import (
 from asyncdsb.page.engine import Engine, Model, Pace, Step, predict_maps, run_steps
 from asyncdsb.photo.record import load_map, load_settings
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
-from asyncdsb.schedule import STRATEGIES
 from asyncdsb.show import film
 
 pytestmark = pytest.mark.slow

@@ -17,10 +17,8 @@ import pytest
 from conftest import box_mask, save_mask, synthetic_photo
 from PIL import Image
 
-from asyncdsb import AsyncDSBPipeline, denoiser, masks, samplers, schedule
-from asyncdsb.cli import main as cli
+from asyncdsb import AsyncDSBPipeline, masks
 from asyncdsb.cli.main import main
-from asyncdsb.photo import decoding
 from asyncdsb.photo.record import load_map, save_map
 from asyncdsb.photo.settings import Settings
 
@@ -65,15 +63,6 @@ def assert_refused(folder: Path, capsys, before: dict[str, bytes], told: str, co
     assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
     assert told in captured.err
     assert listing(folder) == before
-
-
-def test_names_are_those_of_the_package():
-    assert cli.SAMPLERS == samplers.SAMPLERS
-    assert cli.GRIDS == samplers.GRIDS
-    assert cli.FINISHES == denoiser.FINISHES
-    assert cli.STRATEGIES == schedule.STRATEGIES
-    assert cli.MASK_KINDS == masks.MASK_KINDS
-    assert cli.MAX_PIXELS == decoding.MAX_PIXELS
 
 
 def test_known_pixels_stay_and_the_hole_changes(folder, tiny_weights, capsys):

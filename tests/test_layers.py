@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-METHOD = ("schedule", "bridge", "samplers", "denoiser", "gradient", "masks", "noise")
+METHOD = ("schedule", "bridge", "samplers", "denoiser", "gradient", "masks", "names", "noise")
 ROOMS = ("networks", "photo", "store", "measure", "show")
 DOORS = ("cli", "page")
 

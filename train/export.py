@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from asyncdsb.denoiser import FINISHES
 from asyncdsb.measure.perceptual import EfficientNetFeatures
+from asyncdsb.names import FINISHES
 from asyncdsb.photo.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.card import CARD, Facts, model_card

@@ -18,7 +18,7 @@ class Preset:
     # Sides of the squares on which masks are drawn, at least that of the crop; from a larger one a
     # random window is cut, which keeps the width of strokes.
     mask_canvases: tuple[int, ...] = (256,)
-    mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)  # of asyncdsb.masks.MASK_KINDS
+    mask_weights: tuple[float, ...] = (1, 1, 1, 1, 1)  # of asyncdsb.names.MASK_KINDS
     masks: int = 20_000  # how many are drawn in advance
     augment: float = 0.0  # strength, 0 to 1, see train.data.batches.augmented
     batch: int = 32  # samples per step

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
+# Nothing heavy here: help and a mistyped option must not wait for torch.
 from asyncdsb import __version__
 from asyncdsb.cli.jobs import (
     Job,
@@ -27,15 +28,16 @@ from asyncdsb.cli.jobs import (
     refuse_clashes,
     write_files,
 )
+from asyncdsb.names import (
+    FINISHES,
+    GRIDS,
+    MASK_KINDS,
+    MAX_PIXELS,
+    SAMPLERS,
+    SOLVER_ORDERS,
+    STRATEGIES,
+)
 from asyncdsb.photo.formats import LOSSY, SAVE_OPTIONS, check_side
-
-# Nothing heavy here: help and a mistyped option must not wait for torch.
-SAMPLERS = ("posterior", "ode", "implicit")
-STRATEGIES = ("gradient", "ranked", "flat-first", "uniform", "inward")
-GRIDS = ("log", "uniform", "clock")
-FINISHES = ("none", "patches")
-MASK_KINDS = ("center", "half", "wide", "narrow", "freeform")
-MAX_PIXELS = 64_000_000
 
 # Texts of the help that take more than a line.
 _TOLD = {
@@ -125,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add(run, "--sampler", choices=SAMPLERS, help="how one step is taken (posterior)")
     add(run, "--strategy", "NAME")
     add(run, "--eta", "ETA", type=float, help="noise of the implicit sampler, 0 to 1 (0)")
-    add(run, "--solver-order", type=int, choices=(1, 2))
+    add(run, "--solver-order", type=int, choices=SOLVER_ORDERS)
     add(run, "--finish", choices=FINISHES)
     add(run, "--grid", choices=GRIDS, help="spacing of the steps (log)")
     add(run, "--seed", "SEED", type=int, help="the same seed, the same file (0)")

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from asyncdsb.names import STRATEGIES
 from asyncdsb.photo.heads import Box
 from asyncdsb.photo.result import Frame
 from asyncdsb.photo.settings import Settings
-from asyncdsb.schedule import STRATEGIES, NoiseSchedule
+from asyncdsb.schedule import NoiseSchedule
 
 WARM_UP = (4, 256)  # Steps, and side in pixels, of the run that measures the machine's pace.
 PARTS = ("flat", "middle", "steep")  # Thirds of the hole's pixels by the predicted gradient.

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from asyncdsb.masks import MASK_KINDS, make_mask
+from asyncdsb.masks import make_mask
+from asyncdsb.names import MASK_KINDS
 from asyncdsb.page import canvas, payload, session
 from asyncdsb.page.engine import Engine, Model
 from asyncdsb.page.payload import IDLE, NO_MAPS, NO_RUN, Props, Update

@@ -8,11 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from asyncdsb.names import GRIDS, SAMPLERS, SOLVER_ORDERS, STRATEGIES
 from asyncdsb.page import canvas, handlers, payload, session
 from asyncdsb.page.payload import Update
 from asyncdsb.photo.settings import Settings
-from asyncdsb.samplers import GRIDS, SAMPLERS, SOLVER_ORDERS
-from asyncdsb.schedule import STRATEGIES
 from asyncdsb.show.film import h264_encoder
 
 ABOUT_PHOTO = "colosseum.jpg"

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from asyncdsb.names import SAMPLERS
 from asyncdsb.page import canvas
 from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import check_pair, read_image, shortened
 from asyncdsb.photo.mask_files import read_mask
 from asyncdsb.photo.record import quantised
 from asyncdsb.photo.settings import Settings
-from asyncdsb.samplers import SAMPLERS
 
 MAX_PIXELS = 32_000_000  # Of a photograph that the page accepts.
 MAX_STEPS = 250

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
+from asyncdsb.names import MAX_PIXELS
 from asyncdsb.photo.exif import EXIF_PARTS, exif_tags, kept_exif, kept_xmp
 from asyncdsb.photo.formats import FIELD, LARGEST_CHUNK, READ
 
-MAX_PIXELS = 64_000_000  # width times height of the largest photograph that is decoded
 _READABLE = "a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"
 _TOO_LARGE = f"expected a picture of at most {MAX_PIXELS // 1_000_000} megapixels"
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")

@@ -8,9 +8,9 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from asyncdsb.denoiser import FINISHES, BridgeConfig
-from asyncdsb.samplers import GRIDS, SOLVER_ORDERS
-from asyncdsb.schedule import STRATEGIES, check_tau_range
+from asyncdsb.denoiser import BridgeConfig
+from asyncdsb.names import FINISHES, GRIDS, SOLVER_ORDERS, STRATEGIES
+from asyncdsb.schedule import check_tau_range
 
 FROM_WEIGHTS = ("solver_order", "finish")  # None stands for the value in the weights' configuration
 
@@ -27,11 +27,11 @@ class Settings:
         tau_min: tau of the flattest hole pixel, in [0, 1].
         tau_max: tau of the steepest hole pixel, in [tau_min, 1]. (0.5, 0.5) is I2SB.
         steps: network evaluations, 1 to :data:`MAX_STEPS`.
-        sampler: one of :data:`asyncdsb.samplers.SAMPLERS`.
-        strategy: how tau is laid out, one of :data:`asyncdsb.schedule.STRATEGIES`, or an (H, W)
+        sampler: one of :data:`asyncdsb.names.SAMPLERS`.
+        strategy: how tau is laid out, one of :data:`asyncdsb.names.STRATEGIES`, or an (H, W)
             array of tau in [0, 1].
         eta: share of fresh noise of the implicit sampler, in [0, 1].
-        grid: time grid, one of :data:`asyncdsb.samplers.GRIDS`.
+        grid: time grid, one of :data:`asyncdsb.names.GRIDS`.
         solver_order: of the steps, 1 (the paper's) or 2, see :func:`asyncdsb.samplers.sample`. None
             for the weights' choice.
         finish: "none" shows the bridge's result, "patches" replaces it by patches of the known part

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from asyncdsb.bridge import clock_at_level
 from asyncdsb.gradient import luma_weights
-from asyncdsb.masks import MASK_KINDS, make_mask
+from asyncdsb.masks import make_mask
+from asyncdsb.names import MASK_KINDS
 from asyncdsb.schedule import relative_gradient
 from train.data.draws import Draws, to_device
 from train.data.photos import PhotoBank

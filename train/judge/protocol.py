@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.masks import AREA_BINS, MASK_KINDS, make_mask, make_mask_in_bin
+from asyncdsb.masks import AREA_BINS, make_mask, make_mask_in_bin
+from asyncdsb.names import MASK_KINDS
 from asyncdsb.photo.mask_files import read_mask
 from train.data.sources import pictures_in
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from asyncdsb.denoiser import FINISHES
+from asyncdsb.names import FINISHES, GRIDS
 from asyncdsb.networks.device import PRECISIONS
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
-from asyncdsb.samplers import GRIDS
 from asyncdsb.store.bundled import BUNDLED_NAMES
 
 SAMPLING = (
