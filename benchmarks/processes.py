@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -90,13 +89,10 @@ def launch(processes: int, threads: int, options: list[str]) -> dict[str, float]
     Raises:
         RuntimeError: one of them failed.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    command += ["--master_port", str(port), "-m", "benchmarks.processes", "--work", *options]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node", str(processes), "-m", "benchmarks.processes", "--work"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{processes} processes failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -555,7 +555,7 @@ def test_an_evaluation_that_was_killed_ends_with_the_same_numbers(
 
 
 def test_two_processes_find_what_one_finds(shard, tiny_weights, tmp_path, whole):
-    together = "-m torch.distributed.run --nproc_per_node 2 --master_port 29611"
+    together = "-m torch.distributed.run --standalone --nproc_per_node 2"
     # One thread in each, as here: sums in another order differ in their last bit.
     process = launched(small(shard, tiny_weights, tmp_path), *together.split())
     _, error = process.communicate()
