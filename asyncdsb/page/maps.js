@@ -3,7 +3,7 @@
 window.asyncdsb = {};
 asyncdsb.maps = (() => {
   const table = Uint8Array.from("@TAU_COLOURS@".match(/../g), (pair) => parseInt(pair, 16));
-  const range = { min: 0.2, max: 0.5, strategy: "gradient" };
+  const range = { min: @TAU_MIN@, max: @TAU_MAX@, strategy: "gradient" };
   const listeners = [];
   let map = null; // the last order map received, decoded
   let order = null; // the painted order, 255 = first, as large as the map
@@ -31,12 +31,13 @@ asyncdsb.maps = (() => {
     const ramp = t <= tau ? t / Math.max(tau, 1e-9) : (1 - t) / Math.max(1 - tau, 1e-9);
     return (a + (b - a) * ramp) ** 2;
   }
+  // The integral of beta over t, whatever tau is.
+  const total = ([a, b] = roots()) => (a * a + a * b + b * b) / 3;
   // s(t; tau), the share of the total variance before t.
   function clock(t, tau) {
     const [a, b] = roots();
-    const total = (a * a + a * b + b * b) / 3;
     const part = (share) =>
-      b - a < 1e-9 ? share : ((a + (b - a) * share) ** 3 - a ** 3) / (3 * (b - a) * total);
+      b - a < 1e-9 ? share : ((a + (b - a) * share) ** 3 - a ** 3) / (3 * (b - a) * total([a, b]));
     if (t <= tau) return tau > 0 ? tau * part(t / tau) : 0;
     return 1 - (1 - tau) * part((1 - t) / (1 - tau));
   }
@@ -244,7 +245,7 @@ asyncdsb.maps = (() => {
 
   Object.assign(asyncdsb, { draw, paintedOrder, mountTau, mountGradient });
   return {
-    range, bytes, rgb, beta, betas, clock, tauAt, crop, faint, dark,
+    range, bytes, rgb, beta, betas, total, clock, tauAt, crop, faint, dark,
     get now() { return map; },
     follow: (listener) => listeners.push(listener),
   };

@@ -88,6 +88,8 @@ def head() -> str:
         "LINKED": json.dumps([*session.SETTINGS, "weights", "example", "mask"]),
         "BETA_MIN": schedule.beta_min,
         "BETA_MAX": schedule.beta_max,
+        "TAU_MIN": Settings.tau_min,
+        "TAU_MAX": Settings.tau_max,
         "STEPS": Settings.steps,
     }
     script = "".join(asset(name, **values) for name in SCRIPTS)

@@ -27,13 +27,8 @@ asyncdsb.stage = (() => {
     return pictures.get(source);
   }
 
-  // The picture's part around the hole, in a square; until it is decoded the last one stays.
-  function show(selector, source) {
-    const canvas = part(`${selector} canvas`);
-    const picture = source && decoded(source);
-    if (!picture?.done) return;
-    const [left, top, width, height] = film.crop ?? maps.crop();
-    const [across, down] = [picture.naturalWidth, picture.naturalHeight];
+  // A part of a picture, in the middle of a square canvas.
+  function fit(canvas, picture, across, down, [left, top, width, height]) {
     const scale = canvas.width / Math.max(width * across, height * down);
     const [w, h] = [width * across * scale, height * down * scale];
     const context = canvas.getContext("2d");
@@ -43,13 +38,19 @@ asyncdsb.stage = (() => {
       (canvas.width - w) / 2, (canvas.height - h) / 2, w, h);
   }
 
+  // The picture's part around the hole; until it is decoded the last one stays.
+  function show(selector, source) {
+    const canvas = part(`${selector} canvas`);
+    const picture = source && decoded(source);
+    if (!picture?.done) return;
+    fit(canvas, picture, picture.naturalWidth, picture.naturalHeight, film.crop ?? maps.crop());
+  }
+
   // 1 - s(t; tau) of every pixel of the hole, black to white; what is known stays grey and faint.
   function showShare(t) {
     const map = maps.now;
     const canvas = part(".share canvas");
-    const context = canvas.getContext("2d");
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    if (!map) return;
+    if (!map) return canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
     const small = new OffscreenCanvas(map.width, map.height);
     const image = small.getContext("2d").createImageData(map.width, map.height);
     // One value for each of 256 values of tau is enough for the eye.
@@ -64,12 +65,7 @@ asyncdsb.stage = (() => {
       image.data[4 * index + 3] = 255;
     }
     small.getContext("2d").putImageData(image, 0, 0);
-    const [left, top, width, height] = maps.crop();
-    const scale = canvas.width / Math.max(width * map.width, height * map.height);
-    const [w, h] = [width * map.width * scale, height * map.height * scale];
-    context.imageSmoothingQuality = "high";
-    context.drawImage(small, left * map.width, top * map.height, width * map.width, height * map.height,
-      (canvas.width - w) / 2, (canvas.height - h) / 2, w, h);
+    fit(canvas, small, map.width, map.height, maps.crop());
   }
 
   // Mean share restored of the third of the hole with the largest and the smallest tau.

@@ -8,7 +8,6 @@ Object.assign(asyncdsb, (() => {
     const [width, height] = [Number(story.dataset.width), Number(story.dataset.height)];
     const [photo, start, order] = ["photo", "start", "order"].map((name) => maps.bytes(story.dataset[name]));
     const taus = Float32Array.from(order, (value) => value / 255);
-    const total = 0.247;
     const noise = Float32Array.from({ length: photo.length }, () =>
       Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random()));
     const hole = (index) => {
@@ -30,7 +29,7 @@ Object.assign(asyncdsb, (() => {
     }
     const known = (index) => [photo[3 * index], photo[3 * index + 1], photo[3 * index + 2]];
     function bridge(index, s) {
-      const spread = 127.5 * Math.sqrt(total * s * (1 - s));
+      const spread = 127.5 * Math.sqrt(maps.total() * s * (1 - s));
       return [0, 1, 2].map((channel) => {
         const place = 3 * index + channel;
         return (1 - s) * photo[place] + s * start[place] + spread * noise[place];
