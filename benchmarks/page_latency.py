@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.page_server import FLAGS, served
+from benchmarks.page_server import FLAGS, chromium, served
 
-CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 120_000  # milliseconds
 SETTLED = 2_000  # milliseconds until the canvas has loaded and fitted a photograph
 
@@ -90,7 +89,7 @@ def browser() -> Iterator:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        found = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield found
         found.close()
 

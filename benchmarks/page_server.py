@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +29,12 @@ FLAGS = [
     "--disable-sync",
 ]
 """Chromium's options in a bare container, without a word to anybody."""
+
+
+def chromium() -> str | None:
+    """Path of the Chromium on this machine, if there is one."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import shutil
 import socket
 import threading
 import time
@@ -32,7 +31,7 @@ from asyncdsb.page import canvas
 from asyncdsb.schedule import NoiseSchedule
 from asyncdsb.show import viz
 from asyncdsb.show.film import h264_encoder
-from benchmarks.page_server import FLAGS, served
+from benchmarks.page_server import FLAGS, chromium, served
 
 pytestmark = pytest.mark.slow
 
@@ -44,13 +43,6 @@ INSTALL = (
     "apt-get install -y --no-install-recommends chromium fonts-dejavu-core "
     "fonts-noto-color-emoji && pip install playwright"
 )
-
-
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    pytest.fail(INSTALL, pytrace=False)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +89,7 @@ def page(server: str) -> Iterator:
         from playwright.sync_api import sync_playwright
     except ImportError:
         pytest.fail(INSTALL, pytrace=False)
-    path = chromium()
+    path = chromium() or pytest.fail(INSTALL, pytrace=False)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         page: Any = browser.new_page(viewport={"width": 1440, "height": 900}, accept_downloads=True)
