@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.photo.heads import Box
-from asyncdsb.photo.images import encoded
+from asyncdsb.photo.images import encoded, scaled
 
 SHOWN_SIDE = 2048  # Longest side in pixels of the copy that the browser shows, and of the mask.
 MASK_SIDE = 1024  # Least longest side of the mask, so that strokes look smooth on small photos.
@@ -27,8 +27,7 @@ def mask_size(size: tuple[int, int]) -> tuple[int, int]:
     """
     longest = max(size)
     if longest > SHOWN_SIDE:
-        width, height = (max(1, round(side * SHOWN_SIDE / longest)) for side in size)
-        return width, height
+        return scaled(size, SHOWN_SIDE / longest)
     factor = -(-MASK_SIDE // longest)
     return size[0] * factor, size[1] * factor
 

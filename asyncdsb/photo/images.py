@@ -77,7 +77,7 @@ def to_pil(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(to_bytes(values).transpose(1, 2, 0)))
 
 
-def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+def scaled(size: tuple[float, float], scale: float) -> tuple[int, int]:
     """A picture's two sides times a number, in whole pixels, at least one each."""
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

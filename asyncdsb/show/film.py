@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from asyncdsb.photo.images import write_atomic
+from asyncdsb.photo.images import scaled, write_atomic
 from asyncdsb.show import viz
 
 PANEL_SIDE = 384  # Longest side in pixels of a picture in the film.
@@ -66,8 +66,8 @@ def draw_film(
     assert all(count == len(panel.pictures) == len(panel.times) for panel in panels)
     width, height = panels[0].pictures[0].size
     box = (crop[0] * width, crop[1] * height, crop[2] * width, crop[3] * height)
-    scale = PANEL_SIDE / max(box[2] - box[0], box[3] - box[1])
-    size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
+    sides = box[2] - box[0], box[3] - box[1]
+    size = scaled(sides, PANEL_SIDE / max(sides))
     column = max(size[0], _LEAST_WIDTH)
     across = _GAP + len(panels) * (column + _GAP)
     down = _HEAD + size[1] + _FOOT

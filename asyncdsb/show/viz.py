@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.photo.images import encoded, write_atomic
+from asyncdsb.photo.images import encoded, scaled, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,12 +61,11 @@ def heatmap(values: np.ndarray, colours: str = TAU_COLOURS, compand: bool = Fals
 def shrink_map(values: np.ndarray, side: int) -> np.ndarray:
     """Average a map (H, W) over areas to at most ``side`` pixels on its longer side, float32."""
     values = np.asarray(values, np.float32)
-    height, width = values.shape
-    scale = side / max(height, width)
+    scale = side / max(values.shape)
     if scale >= 1:
         return values
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    height, width = values.shape
+    return cv2.resize(values, scaled((width, height), scale), interpolation=cv2.INTER_AREA)
 
 
 def paint_hole(image: Image.Image | np.ndarray, mask: np.ndarray) -> Image.Image:
