@@ -5,7 +5,6 @@ python -m train.export --gradient runs/gradient --bridge runs/bridge --out weigh
 """
 
 import argparse
-import csv
 import dataclasses
 import json
 from collections import Counter
@@ -21,6 +20,7 @@ from asyncdsb.photo.images import write_atomic
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.card import CARD, Facts, model_card
 from asyncdsb.store.checkpoint import load_weights, save_weights
+from train.data.sources import manifest_rows
 from train.judge.report import classical, gauge_table, known, ratio_table
 from train.judge.validation import held_out_records
 from train.loop.options import program
@@ -38,15 +38,6 @@ def averaged_network(run: Path, kind: str, args: argparse.Namespace) -> tuple[An
     if kind == "bridge" and args.finish is not None:
         module.config = dataclasses.replace(module.config, finish=args.finish)
     return module, training
-
-
-def manifest_rows(manifest: Path) -> list[dict[str, str]]:
-    """The rows of a CSV of photographs; ValueError if a column is missing."""
-    with open(manifest, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"split", "source", "licence"} <= rows[0].keys():
-        raise ValueError(f"expected the columns split, source and licence in {manifest}")
-    return rows
 
 
 def photographs(facts: Facts, manifest: list[dict[str, str]]) -> str:
@@ -120,7 +111,7 @@ def work(args: argparse.Namespace) -> None:
     # Refused, if it is, before anything is written.
     scores = [] if args.results is None else [measured(args.results)]
     notes = args.notes and args.notes.read_text("utf-8").strip()
-    manifest = args.manifest and manifest_rows(args.manifest)
+    manifest = args.manifest and manifest_rows(args.manifest, "split", "source", "licence")
     runs = {"gradient": args.gradient, "bridge": args.bridge}
     networks = [averaged_network(run, kind, args) for kind, run in runs.items() if run is not None]
     for kind, run in runs.items():

@@ -7,7 +7,6 @@ a CSV with the columns key and source; with it only photos of one source are sho
 """
 
 import argparse
-import csv
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from asyncdsb.photo.images import write_atomic
+from train.data.sources import manifest_rows
 from train.judge.methods import HeldOut, load_bridges
 from train.judge.protocol import derived_seed
 from train.judge.report import contact_sheet
@@ -27,10 +27,7 @@ HEADS = ["input", *(f"seed {i}" for i in range(SEEDS)), "truth"]
 
 def keys_of(manifest: Path, source: str) -> set[str]:
     """Keys of the photos of a source, of a CSV with the columns key and source."""
-    with open(manifest, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"key", "source"} <= rows[0].keys():
-        raise ValueError(f"expected the columns key and source in {manifest}")
+    rows = manifest_rows(manifest, "key", "source")
     known = sorted({line["source"] for line in rows})
     if source not in known:
         raise ValueError(f"expected a source out of {', '.join(known)}, got {source!r}")

@@ -1,5 +1,6 @@
 """Photographs for training and evaluation: folders and tar shards, decoded once."""
 
+import csv
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,6 +76,16 @@ def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]
     """Yield (key, RGB photo) of what :func:`find_photos` finds, reading one at a time."""
     for photo in find_photos(paths):
         yield photo.key, photo.read()
+
+
+def manifest_rows(manifest: Path, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV of photographs; ValueError if a column is missing, or every row."""
+    with open(manifest, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not set(columns) <= rows[0].keys():
+        *most, last = columns
+        raise ValueError(f"expected the columns {', '.join(most)} and {last} in {manifest}")
+    return rows
 
 
 def numbered(keys: Sequence[str]) -> list[str]:
