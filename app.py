@@ -4,7 +4,9 @@
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,6 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
             f"the proxy {UNUSABLE_PROXIES[0]} cannot be used: expected http:// or https://, or "
             "socks5:// with the package socksio (pip install 'httpx[socks]')"
         )
+    with contextlib.suppress(ValueError):  # In the main thread alone.
+        # A polite kill ends the process in order, with its folder of results.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         port = options.port and surroundings.port_number(options.port, "--port: ")
         if port or options.host:
@@ -100,6 +105,8 @@ def launch(demo: gr.Blocks, **options: Any) -> None:
         run_history=False,
         # Else what the page library itself refuses comes back without a word.
         show_error=True,
+        # The library keeps what each page shows, about 2 MB after a run, as long as there is room.
+        state_session_capacity=300,
         footer_links=["api"],
         **options,
     )

@@ -8,6 +8,8 @@ import dataclasses
 import io
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -526,7 +528,7 @@ def test_restore(engine, tmp_path, size, monkeypatch):
     """One update per step, then the result at the photo's own size, identical outside the hole."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setattr(session, "_results", lambda: SimpleNamespace(name=scratch))
     image = photograph(*size)
     photo = opened(saved(image, tmp_path / "holiday.png"))
     hole = painted(photo, hole_in(image))
@@ -970,7 +972,24 @@ def test_files_are_handed_over_without_leaving_others_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("hosted", [False, True])
+def test_results_go_with_the_process():
+    code = (
+        "import asyncdsb.page.session as s\nfolder = s.result_folder()\n"
+        "(folder / 'a').write_text('')\nprint(folder)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).parent.exists()
+
+
+def test_what_is_sent_belongs_to_its_component():
+    with gr.Blocks():
+        parts = {"archive": gr.File(), "photo": gr.State(), "restore": gr.Button()}
+    sent = wiring.named({"archive": "a.zip", "photo": 3, "restore": payload.BUSY["restore"]}, parts)
+    assert sent[parts["archive"]] == gr.update(value="a.zip") and sent[parts["photo"]] == 3
+    assert sent[parts["restore"]] == gr.update(**payload.BUSY["restore"])
+
+
+@pytest.mark.parametrize("hosted", [None, False, True])
 def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
     # Each event has a limit of its own.
     running, most, engines = [], [], []
@@ -985,9 +1004,10 @@ def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
 
         return call
 
-    if hosted:
-        taken = []
+    taken = []
+    if hosted is not None:
         gpu = SimpleNamespace(GPU=lambda duration: lambda run: taken.append(run.__name__) or run)
+        gpu.config = SimpleNamespace(Config=SimpleNamespace(zero_gpu=hosted))
         monkeypatch.setattr(wiring, "spaces", gpu)
     monkeypatch.setattr(wiring, "predict_maps", counted(lambda *args: None))
     monkeypatch.setattr(wiring, "wire", lambda *given: engines.append(given[3]))
@@ -1001,6 +1021,8 @@ def test_maps_are_predicted_one_at_a_time(tiny_pipe, monkeypatch, hosted):
     assert most == [1, 1, 1, 1]
     if hosted:  # Maps come from the processor, and take no time of the GPU.
         assert taken == ["steps_of"] and ("scenes", "cpu") in asked
+    else:
+        assert not taken and ("scenes", "cpu") not in asked
 
 
 def test_time_of_a_shared_gpu_follows_the_steps():
@@ -1112,9 +1134,9 @@ def test_stopped_run_leaves_no_files(engine, tmp_path, monkeypatch):
     layer = painted(photo, hole_in(image))
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    # Closed at its beginning, then before its end.
-    for answers in (2, 4):
+    monkeypatch.setattr(session, "_results", lambda: SimpleNamespace(name=scratch))
+    # Closed at its beginning, before its end, and where its result has no place yet.
+    for answers in (2, 4, 5):
         run = restore(engine, photo, layer, steps=2, strategy="uniform")
         for _ in range(answers):
             next(run)
@@ -1154,6 +1176,7 @@ def test_inpaint_takes_every_kind_of_file(
     photo = saved(convert(image), tmp_path / name)
     mask = saved(Image.fromarray(hole_in(image)), tmp_path / "mask.png")
     run = restoring.inpaint(engine, photo, mask, **api_values(steps=1, seed=3))
+    assert [next(run)[1]["step"] for _ in range(2)] == [0, 1]
     path, settings = next(run)
     with Image.open(path) as result:
         assert result.size == image.size and result.mode == mode

@@ -153,14 +153,19 @@ def _label(settings: Settings) -> tuple[str, str]:
     return "Asynchronous", f"bridge state, τ from {low:g} to {high:g} ({strategy})"
 
 
-def add_finish(engine: Engine, kept: session.Kept, finish: str) -> session.Kept:
-    """Make the picture of a kept run with another finish: the same run, finished otherwise."""
+def add_finish(engine: Engine, kept: session.Kept, finish: str) -> Iterator[session.Kept]:
+    """Make the picture of a kept run with another finish: the same run, finished otherwise.
+
+    Yields the run as it was after each step, and with the picture in the end.
+    """
     photo, mask = kept.photo, kept.mask
     settings = dataclasses.replace(kept.settings, finish=finish)
-    *_, last = engine.steps_of(photo.weights, read_image(photo.path), mask, settings)
+    for last in engine.steps_of(photo.weights, read_image(photo.path), mask, settings):
+        if last.step < last.steps:
+            yield kept
     path = Path(kept.folder, f"{photo.stem}-restored-{finish}.png")
     read_photograph(photo.path).restored(last.image, mask).save(path, last.settings)
-    return dataclasses.replace(kept, files=kept.files | {finish: str(path)})
+    yield dataclasses.replace(kept, files=kept.files | {finish: str(path)})
 
 
 def _reduced(kept: session.Kept, side: int) -> Image.Image:

@@ -47,7 +47,7 @@ def on_restore(
         for number in range(count):
             seed = (settings.seed + number) % (session.MAX_SEED + 1)
             one = dataclasses.replace(settings, seed=seed)
-            folder = Path(tempfile.mkdtemp(prefix="asyncdsb-result-"))
+            folder = session.result_folder()
             run = Press(engine, photo, image, mask, one, folder, maps=seen != wanted)
             try:
                 for update in run.restore(f"Seed {number + 1} of {count}. " if count > 1 else ""):
@@ -62,7 +62,8 @@ def on_restore(
                 if beside:
                     yield from run.restore_beside()
             finally:
-                if run.kept is None:
+                # Also of a run that was stopped between its end and its place among the results.
+                if all(kept is not run.kept for kept in results):
                     shutil.rmtree(folder, ignore_errors=True)
         what = f"seed {settings.seed}" + (f" and the {count - 1} after it" if count > 1 else "")
         said = f"Done: {settings.steps} steps, {what}, {image.width} × {image.height}."
@@ -119,7 +120,9 @@ def on_finish(
     kept = results[chosen]
     if finish not in kept.files:
         yield BUSY | {"status": payload.message("Copying known patches …", "busy")}
-        kept = add_finish(engine, kept, finish)
+        for made in add_finish(engine, results[chosen], finish):
+            yield {}  # between two steps, where it can be stopped
+            kept = made
     kept = dataclasses.replace(kept, finish=finish)
     results = [*results[:chosen], kept, *results[chosen + 1 :]]
     said = "Known patches that resemble the bridge's result take its place."
@@ -187,7 +190,7 @@ def inpaint(
     weights: str | None = None,
     solver_order: int | None = None,
     box: Box | None = None,
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
 
     Args:
@@ -213,8 +216,9 @@ def inpaint(
             for portraits work; None for the one that is found. Other weights do without.
 
     Yields:
-        Once: the path of the result as PNG, and the settings; their field "not_kept" lists in words
-        what the result does not hold of the photograph's file.
+        After each step nothing and how far the run is, {"step": 3, "steps": 20}. In the end the
+        path of the result as PNG, and the settings; their field "not_kept" lists in words what the
+        result does not hold of the photograph's file.
     """
     if (strategy == session.PAINTED) != bool(order):
         expected = "an order" if not order else f"the strategy {session.PAINTED!r} for the order"
@@ -224,7 +228,9 @@ def inpaint(
     values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles)
     settings = session.read_settings((*values, solver_order, finish), painted)
     settings = dataclasses.replace(settings, box=box)
-    *_, last = engine.steps_of(weights, image, hole, settings)
+    for last in engine.steps_of(weights, image, hole, settings):
+        # With each step, because a call that is given up ends where it yields.
+        yield None, {"step": last.step, "steps": last.steps}
     # As above: copied into the page's cache with the answer, removed after it.
     with tempfile.TemporaryDirectory(prefix="asyncdsb-") as folder:
         path = Path(folder, "restored.png")

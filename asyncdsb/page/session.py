@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import json
 import secrets
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,17 @@ class Kept:
     def record(self) -> dict[str, Any]:
         """What gives the result that is shown, JSON-serialisable."""
         return self.decided | {"finish": self.finish}
+
+
+@functools.cache
+def _results() -> tempfile.TemporaryDirectory:
+    """The folder of all results, which goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="asyncdsb-results-")
+
+
+def result_folder() -> Path:
+    """A new folder for the files of one run."""
+    return Path(tempfile.mkdtemp(dir=_results().name))
 
 
 def forget(results: Sequence[Kept]) -> None:

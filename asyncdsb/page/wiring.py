@@ -18,7 +18,7 @@ from asyncdsb.page.layout import PRESET_MASKS, RANGES, by_path, layout
 from asyncdsb.page.payload import Props, Update
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 
-try:  # Present on a hosted ZeroGPU machine only; must come before anything touches the GPU.
+try:  # Present on hosted machines only; must come before anything touches the GPU.
     import spaces
 except ImportError:
     spaces = None
@@ -51,7 +51,7 @@ def build(load: Callable[..., Any], names: Sequence[str] = ("scenes",)) -> gr.Bl
         with turn:
             return predict_maps(maps.get(weights), *args)
 
-    if spaces:
+    if spaces and spaces.config.Config.zero_gpu:
         # Only runs take the time of the GPU that visitors share; maps are cheap enough without.
         maps = Model(partial(load, device="cpu"), names)
         # The hosted machine wants the model in place before its first visitor.
@@ -65,7 +65,8 @@ def build(load: Callable[..., Any], names: Sequence[str] = ("scenes",)) -> gr.Bl
         title="AsyncDSB", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as demo:
         wire(demo, layout(names, first), model, engine)
-    return demo.queue(max_size=20, default_concurrency_limit=2)
+    # All events of all visitors count, strokes as well as runs.
+    return demo.queue(max_size=200, default_concurrency_limit=2)
 
 
 def gpu_seconds(
@@ -158,8 +159,8 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
     finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
-    # A run belongs to the photograph that is put away.
-    for away in (parts["open_photo"].upload, parts["examples"].click, parts["close_photo"].click):
+    # A run belongs to the photograph that is put away, which a file that cannot be read does not.
+    for away in (photo_opened.success, parts["examples"].click, parts["close_photo"].click):
         away(None, None, None, cancels=work, api_visibility="private")
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
@@ -236,10 +237,14 @@ def named(update: Update, parts: dict[str, Any]) -> Any:
     """Turn the names in a handler's answer into components."""
     if not update:
         return gr.skip()
-    return {
-        parts[name]: gr.update(**value) if isinstance(value, Props) else with_files(value)
-        for name, value in update.items()
-    }
+
+    def sent(part: Any, value: Any) -> Any:
+        if isinstance(value, Props):
+            return gr.update(**value)
+        # As an update, because the page's library deletes the files of no other value in the end.
+        return value if isinstance(part, gr.State) else gr.update(value=with_files(value))
+
+    return {parts[name]: sent(parts[name], value) for name, value in update.items()}
 
 
 def with_files(value: Any) -> Any:
