@@ -159,8 +159,8 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
     finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
-    # A run belongs to the photograph that is put away, which a file that cannot be read does not.
-    for away in (photo_opened.success, parts["examples"].click, parts["close_photo"].click):
+    # A run belongs to the photograph that is put away.
+    for away in (parts["open_photo"].upload, parts["examples"].click, parts["close_photo"].click):
         away(None, None, None, cancels=work, api_visibility="private")
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
