@@ -1360,6 +1360,16 @@ def test_bad_file_gives_a_message(page, photo, tmp_path):
     toast = page.get_by_text("letter.png: expected a PNG")
     toast.wait_for()
     assert "a text file" in toast.inner_text()
+    # These the browser refuses, and does not say that they are being opened.
+    (tmp_path / "large.png").write_bytes(bytes(33 << 20))
+    (tmp_path / "letter.txt").write_text("Dear reader")
+    for name, why in (("large.png", "maximum allowed size"), ("letter.txt", "Invalid file type")):
+        page.set_input_files("#editor input[type=file]", str(tmp_path / name))
+        assert page.text_content("#editor .opening") == ""
+        page.get_by_text(why).first.wait_for()
+    # A kind for which it knows no type.
+    synthetic_photo(*SIZE).save(tmp_path / "old.tga")
+    open_photo(page, tmp_path / "old.tga")
     # The page goes on with what it had.
     take_hole(page, "Half")
 

@@ -485,10 +485,19 @@ asyncdsb.canvas = (() => {
     if (name) patience = setTimeout(() => opening(""), 30000);
   }
 
+  // The page library refuses other files with a message of its own, and asks no server.
+  function accepted({ name, type, size }, input) {
+    const kinds = input.accept.split(",").map((kind) => kind.trim().toLowerCase());
+    const fits = (kind) => (kind.startsWith(".") ? name.toLowerCase().endsWith(kind) : type.startsWith(kind.replace("*", "")));
+    return kinds.some(fits) && size <= (window.gradio_config?.max_file_size ?? Infinity);
+  }
+
+  const upload = () => document.querySelector("#open-photo input[type=file]");
+
   function send(file) {
-    const input = document.querySelector("#open-photo input[type=file]");
+    const input = upload();
     if (!input || !file) return;
-    opening(file.name);
+    if (accepted(file, input)) opening(file.name);
     const transfer = new DataTransfer();
     transfer.items.add(file);
     input.files = transfer.files;
@@ -586,7 +595,9 @@ asyncdsb.canvas = (() => {
     const pressed = (event) => event.key === undefined || event.key === " " || event.key === "Enter";
     for (const name of ["pointerdown", "keydown"]) before.addEventListener(name, (event) => pressed(event) && hold(true));
     for (const name of ["pointerup", "pointerleave", "pointercancel", "keyup", "blur"]) before.addEventListener(name, () => hold(false));
-    root.querySelector("input[type=file]").addEventListener("change", ({ target }) => {
+    const chooser = root.querySelector("input[type=file]");
+    chooser.addEventListener("click", () => { chooser.accept = upload()?.accept ?? chooser.accept; });
+    chooser.addEventListener("change", ({ target }) => {
       send(target.files[0]);
       target.value = "";
     });

@@ -11,6 +11,7 @@ import gradio as gr
 from asyncdsb.names import GRIDS, SAMPLERS, SOLVER_ORDERS, STRATEGIES
 from asyncdsb.page import canvas, handlers, payload, session
 from asyncdsb.page.payload import Update
+from asyncdsb.photo.decoding import readable_suffixes
 from asyncdsb.photo.settings import Settings
 from asyncdsb.show.film import h264_encoder
 
@@ -25,6 +26,8 @@ PRESET_MASKS = ("center", "half", "wide", "narrow")
 DEFAULTS = Settings()
 WEIGHTS = {"scenes": "Any photo", "portraits": "Portrait: a head, upright"}  # Bundled.
 NO_MP4 = "<span>For films as MP4 too, the machine of this page needs imageio-ffmpeg (pip).</span>"
+# By suffix as well: for some kinds the browser knows no type.
+PICTURES = ["image", *sorted(readable_suffixes())]
 FINISH_NAMES = {"Bridge only": "none", "With known patches": "patches"}
 
 
@@ -86,13 +89,13 @@ def canvas_pane(parts: dict[str, Any], opening: Update) -> None:
         with gr.Row(elem_id="open-photo"):
             parts["close_photo"] = gr.Button("Close photo", size="sm", elem_id="close-photo")
             parts["open_photo"] = by_path(
-                gr.UploadButton("Open photo", size="sm", file_types=["image"])
+                gr.UploadButton("Open photo", size="sm", file_types=PICTURES)
             )
     parts["editor"] = mounted("editor", "canvas.mount", "canvas.html", opening)
     with gr.Row(elem_classes="chips", elem_id="holes"):
         for kind in PRESET_MASKS:
             parts[kind] = gr.Button(kind.capitalize(), size="sm", min_width=0)
-        parts["open_mask"] = by_path(gr.UploadButton("Mask file", size="sm", file_types=["image"]))
+        parts["open_mask"] = by_path(gr.UploadButton("Mask file", size="sm", file_types=PICTURES))
         for edit in canvas.EDITS:
             parts[edit] = gr.Button(edit.capitalize(), size="sm", min_width=0, elem_id=edit)
     with gr.Column(elem_id="run-bar"):
