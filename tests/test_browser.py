@@ -1352,6 +1352,35 @@ def test_stop(page, photo):
     assert page.is_enabled("#restore") and not page.is_enabled("#stop")
 
 
+def test_who_waits_for_a_run_is_told_and_can_stop(page, photo, server):
+    open_photo(page, photo)
+    take_hole(page, "Center")
+    set_slider(page, "steps", 250)
+    page.click("#restore")
+    wait_for_status(page, "Step 1 of")
+    visit = page.context.browser.new_page()
+    try:
+        visit.set_default_timeout(PATIENCE)
+        visit.on("request", lambda request: page.requests.append(request.url))
+        visit.goto(server)
+        visit.wait_for_selector("#model .done")
+        visit.click("#restore")
+        waiting = visit.get_by_text("queue: 1/1")
+        waiting.wait_for()
+        box, row = waiting.bounding_box(), visit.locator("#status").bounding_box()
+        assert box["y"] >= row["y"] and box["y"] + box["height"] <= row["y"] + row["height"] + 1
+        visit.click("#stop")
+        wait_for_status(visit, "Stopped")
+        assert not visit.is_enabled("#stop") and visit.is_enabled("#restore")
+        page.click("#stop")
+        wait_for_status(page, "Stopped")
+        page.wait_for_selector("#restore:enabled")
+        visit.wait_for_timeout(1000)
+        assert "Stopped" in visit.inner_text("#status"), "it has left the queue"
+    finally:
+        visit.close()
+
+
 def test_bad_file_gives_a_message(page, photo, tmp_path):
     open_photo(page, photo)
     bad = tmp_path / "letter.png"

@@ -142,6 +142,10 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         on(parts[edit].click, partial(handlers.on_edit, engine, edit), "photo hole tiles", fresh)
 
     one_run: dict[str, Any] = {"concurrency_id": "run", "concurrency_limit": 1}
+    # A run that waits for its turn can be stopped as well. This comes first, because the listeners
+    # of a press are called one after the other, and the next one ends with the run.
+    enabled = "() => ({__type__: 'update', interactive: true})"
+    parts["restore"].click(None, None, parts["stop"], js=enabled)
     started = on(
         parts["restore"].click,
         partial(restoring.on_restore, engine),
