@@ -1295,6 +1295,22 @@ def test_the_link_is_copied(page):
     assert copied("Copied") == page.url
     refuse = f"() => {{ ({refuse})(); document.execCommand = () => false; }}"
     assert copied("Copy the address") == "before"
+    # A setting changed a moment ago is in it; the address is not written for every change.
+    refuse = """() => {
+        window.written = 0;
+        history.replaceState = (...given) => {
+            window.written += 1;
+            History.prototype.replaceState.apply(history, given);
+        };
+        for (let seed = 200; seed >= 100; seed--) asyncdsb.remember(["seed"], [seed]);
+    }"""
+    assert "seed=100" in copied("Copied") and page.evaluate("window.written") == 1
+    page.evaluate(
+        """() => {
+            delete history.replaceState;
+            asyncdsb.remember(["seed"], [document.querySelector("#seed input").value]);
+        }"""
+    )
     page.context.clear_permissions()
 
 

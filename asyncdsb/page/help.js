@@ -90,6 +90,7 @@
     dialog.querySelector("button").addEventListener("click", () => dialog.close());
     const copy = element.querySelector(".copy-link");
     copy.addEventListener("click", async () => {
+      asyncdsb.addressNow();
       copy.textContent = (await copyText(location.href)) ? "Copied" : "Copy the address";
       setTimeout(() => { copy.textContent = "Copy link"; }, 1500);
     });

@@ -34,7 +34,17 @@ Object.assign(asyncdsb, (() => {
     names.forEach((name, index) => { settings[name] = values[index]; });
     address();
   }
+  // A moment after the last change: a slider that is dragged changes with every pixel, and a browser
+  // refuses an address that is written too often.
+  let writing = 0;
   function address() {
+    clearTimeout(writing);
+    writing = setTimeout(addressNow, 300);
+  }
+  function addressNow() {
+    if (!writing) return;
+    clearTimeout(writing);
+    writing = 0;
     const query = new URLSearchParams(location.search);
     for (const [name, value] of Object.entries(settings)) {
       if (value === null || value === "painted") query.delete(name);
@@ -97,5 +107,5 @@ Object.assign(asyncdsb, (() => {
     });
   }
 
-  return { mountMore, pace, needs, estimate, remember, named, nameGroups, linkOpened, fetchFile, mountExamples };
+  return { mountMore, pace, needs, estimate, remember, addressNow, named, nameGroups, linkOpened, fetchFile, mountExamples };
 })());
