@@ -457,6 +457,7 @@ def test_a_stroke_lands_where_it_is_painted_in_a_zoomed_photograph(page, photo):
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
 def test_a_photograph_is_dropped_and_pasted(page, tmp_path, way):
+    """Wherever it is dropped: the browser would show it in place of the page."""
     page.evaluate("() => document.activeElement.blur()")
     buffer = io.BytesIO()
     synthetic_photo(200, 300).save(buffer, "PNG")
@@ -469,7 +470,9 @@ def test_a_photograph_is_dropped_and_pasted(page, tmp_path, way):
             const event = way === 'drop'
                 ? new DragEvent('drop', {...options, dataTransfer: transfer})
                 : new ClipboardEvent('paste', {...options, clipboardData: transfer});
-            document.querySelector('#editor .view').dispatchEvent(event);
+            const place = way === 'drop' ? '#card-maps' : '#editor .view';
+            document.querySelector(place).dispatchEvent(event);
+            if (way === 'drop' && !event.defaultPrevented) throw new Error('the browser opens it');
         }""",
         [base64.b64encode(buffer.getvalue()).decode(), way],
     )

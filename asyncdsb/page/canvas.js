@@ -606,18 +606,23 @@ asyncdsb.canvas = (() => {
     if (found) headFound({ box: found });
   }
 
-  const over = (event) => element?.closest("#editor").contains(event.target) && event.dataTransfer?.types.includes("Files");
+  // Files are taken all over the page, because the browser opens one that is dropped beside the
+  // canvas in place of the page.
+  const files = (event) => event.dataTransfer?.types.includes("Files");
+  const takes = () => Boolean(view?.checkVisibility());
   document.addEventListener("dragover", (event) => {
-    view?.classList.toggle("target", Boolean(over(event)));
-    if (over(event)) event.preventDefault();
+    if (!files(event)) return;
+    event.preventDefault();
+    view?.classList.toggle("target", takes());
+    if (!takes()) event.dataTransfer.dropEffect = "none";
   }, true);
   document.addEventListener("dragleave", () => view?.classList.remove("target"), true);
   document.addEventListener("drop", (event) => {
     view?.classList.remove("target");
-    if (!over(event)) return;
+    if (!files(event)) return;
     event.preventDefault();
     event.stopImmediatePropagation();
-    send(event.dataTransfer.files[0]);
+    if (takes()) send(event.dataTransfer.files[0]);
   }, true);
   document.addEventListener("paste", (event) => {
     send([...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/")));
