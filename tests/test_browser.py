@@ -489,10 +489,15 @@ def test_a_hole_is_painted_by_keys(page, photo):
     page.keyboard.press("Enter")
     dot = bounds(painted(page))
     assert abs((dot[0] + dot[2]) / 2 - 160) < 2 and (dot[1] + dot[3]) / 2 < 100, dot
-    for _ in range(4):
-        page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.down("Shift")
+    for _ in range(4):  # Held down.
+        page.keyboard.down("ArrowRight")
+    page.keyboard.up("ArrowRight")
+    page.keyboard.up("Shift")
     line = bounds(painted(page))
     assert line[0] == dot[0] and line[2] > dot[2] + 20 and line[1] == dot[1], line
+    page.keyboard.press("Control+z")
+    assert (bounds(painted(page)) == dot).all(), "the line is one stroke"
 
 
 def test_clear_hole_and_close_photo_are_two_things(page, photo):

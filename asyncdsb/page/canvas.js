@@ -9,6 +9,7 @@ asyncdsb.canvas = (() => {
   const MOST = 0.3;
   const DEEPEST = 16; // zoom
   const STEPS = 60; // most holes that can be brought back
+  const KEYS = "keys"; // id of a stroke by the keyboard, in place of a pointer's
   const BRIEF = 12; // points of a stroke that a second finger may still turn into a zoom
 
   let element, view, sheet, canvas, context, cursor, slider, square;
@@ -367,6 +368,7 @@ asyncdsb.canvas = (() => {
 
   function down(event) {
     if (!photo || event.button > 1) return;
+    endByKey();
     pointer = [event.clientX, event.clientY];
     pointers.set(event.pointerId, pointer);
     sheet.setPointerCapture(event.pointerId);
@@ -537,21 +539,26 @@ asyncdsb.canvas = (() => {
     const way = ways[event.key];
     if (!photo || (!way && event.key !== "Enter")) return;
     event.preventDefault();
+    const paints = tool !== "frame" && (!way || event.shiftKey);
+    if (!paints) endByKey();
     const sides = [canvas.width, canvas.height];
     place ??= sides.map((side) => side / 2);
-    const framing = tool === "frame";
-    if (!framing && (!way || event.shiftKey)) begin([...place]);
+    // It goes on while the key repeats, so that one undo takes it back.
+    if (paints && !stroke) begin([...place], KEYS);
     if (way) place = place.map((part, axis) => Math.min(Math.max(part + way[axis] * width() * 0.5, 0), sides[axis]));
-    if (stroke && way) extend([[...place]]);
-    if (stroke) end();
+    if (paints && way && stroke.id === KEYS) extend([[...place]]);
     if (corner) drawFrame(place);
-    if (framing && !way) {
+    if (tool === "frame" && !way) {
       if (corner) endFrame();
       else corner = { at: [...place] };
     }
     const box = canvas.getBoundingClientRect();
     pointer = [box.left + (place[0] * box.width) / sides[0], box.top + (place[1] * box.height) / sides[1]];
     circle();
+  }
+
+  function endByKey() {
+    if (stroke?.id === KEYS) end();
   }
 
   function choose(name) {
@@ -583,7 +590,11 @@ asyncdsb.canvas = (() => {
     // Else the middle button scrolls.
     sheet.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault());
     canvas.addEventListener("keydown", paintByKey);
-    canvas.addEventListener("blur", () => cursor.classList.remove("seen"));
+    canvas.addEventListener("keyup", endByKey);
+    canvas.addEventListener("blur", () => {
+      endByKey();
+      cursor.classList.remove("seen");
+    });
     view.addEventListener("wheel", wheel, { passive: false });
     slider.addEventListener("input", () => resize(0));
     root.addEventListener("click", ({ target }) => {
