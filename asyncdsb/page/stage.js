@@ -323,8 +323,11 @@ asyncdsb.stage = (() => {
     const update = () => {
       const { entries = [], chosen = -1 } = props.value ?? {};
       element.classList.toggle("filled", entries.length > 0);
+      const focused = element.contains(document.activeElement);
       element.innerHTML = `<div class="results">${entries.map(({ picture, label }, index) =>
         `<button type="button" data-result="${index}" aria-pressed="${index === chosen}" title="Show this result again"><img alt="" src="${picture}"><span>${label}</span></button>`).join("")}</div>`;
+      // The button that was pressed is another one now.
+      if (focused) element.querySelector("[aria-pressed=true]")?.focus();
     };
     element.addEventListener("click", (event) => {
       const button = event.target.closest("[data-result]");
