@@ -1260,6 +1260,7 @@ def test_the_stage_shows_both_schedules_in_step(page, photo):
 def test_every_control_has_help_and_the_keys_are_listed(page, photo):
     for name in ("Weights", "Order of restoration"):
         assert page.get_by_role("group", name=name, exact=True).count() == 1
+    assert page.locator("#status [role=status] .message").count() == 1
     open_photo(page, photo)
     for name in ("tau-min", "beside"):
         # A page that scrolls hides its help.

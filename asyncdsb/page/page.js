@@ -74,6 +74,8 @@ Object.assign(asyncdsb, (() => {
   // The page library gives a row of buttons no name that a screen reader could say.
   const GROUPS = { weights: "Weights", finish: "Finish of the result", strategy: "Order of restoration" };
   function nameGroups() {
+    // Not on the message, which is replaced, nor on all of it: the clock of the queue is in there.
+    document.querySelector("#status .html-container")?.setAttribute("role", "status");
     for (const [id, name] of Object.entries(GROUPS)) document.getElementById(id)?.setAttribute("aria-label", name);
   }
   async function linkOpened() {

@@ -214,7 +214,7 @@ def duration(seconds: float) -> str:
 
 def message(text: str, kind: str = "info") -> str:
     """Format one line of status; ``kind`` is one of info, busy, done, error."""
-    return f'<p class="message {kind}" role="status">{html.escape(text)}</p>'
+    return f'<p class="message {kind}">{html.escape(text)}</p>'
 
 
 def about(photo: Path) -> str:
