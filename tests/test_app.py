@@ -1234,14 +1234,6 @@ def test_value_errors_become_messages():
         list(wiring.listener(stream)(True))
 
 
-def test_answers_name_components():
-    parts = {"status": object(), "restore": object()}
-    update = {"status": "text", "restore": payload.Props(interactive=False)}
-    answer = wiring.named(update, parts)
-    assert answer[parts["status"]] == "text"
-    assert answer[parts["restore"]]["interactive"] is False
-
-
 def test_the_last_line_of_a_run_that_was_ended_is_taken_back(tmp_path):
     photo = opened(saved(photograph(), tmp_path / "next.png"))
     late = payload.message("Step 3 of 60, about 18 s left", "busy")

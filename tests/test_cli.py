@@ -188,7 +188,7 @@ def test_help_names_the_defaults(capsys):
         (["--box", "1,2"], "expected LEFT,TOP,SIDE in pixels, got '1,2'"),
         (["--box", "a,2,50"], "expected LEFT,TOP,SIDE in pixels, got 'a,2,50'"),
         (["--box", "10,10,100"], "expected no box with weights that are not for portraits"),
-        (["--seed", "-3"], "seed >= 0, got -3"),
+        (["--seed", "-3"], "seed from 0 to 9223372036854775807, got -3"),
         (["--sampler", "euler"], "invalid choice: 'euler'"),
         (["--grid", "cubic"], "invalid choice: 'cubic'"),
         (
