@@ -32,7 +32,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,6 +43,7 @@ from torch import Tensor, nn
 from asyncdsb import bridge
 from asyncdsb.names import FINISHES, SOLVER_ORDERS
 from asyncdsb.networks import ADMConfig, UNetConfig
+from asyncdsb.networks.device import per_channel
 from asyncdsb.networks.layers import pixel_position
 from asyncdsb.noise import along_axes, coarse_part, mirrored
 from asyncdsb.photo.fill import FILLS, fill_hole
@@ -206,14 +206,6 @@ class Context:
         return Context(mask, gradient, fill, membrane, x1, stochastic)
 
 
-# Cached, because a copy to a device blocks; not in inference mode, because a training uses it too.
-@functools.cache
-@torch.inference_mode(False)
-def of_axes(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """One number, or one for each colour axis, as (1, A, 1, 1)."""
-    return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)
-
-
 @dataclass(frozen=True)
 class View:
     """A state as the network F sees it, and the estimate that an output of F stands for."""
@@ -262,7 +254,7 @@ class Edm:
         """N (B, 1, H, W), off zero; D (B, A, H, W) and sigma_d (1, A, 1, 1), A = 1 or 3 axes."""
         total_var = self.total_var * context.stochastic
         n = bridge.noise_var(s, total_var, self.hole_noise).clamp(min=1e-8)
-        sigma = of_axes(self.sigmas, s.device, s.dtype)
+        sigma = per_channel(self.sigmas, s.device, s.dtype)
         return n, (1 - s) ** 2 * sigma**2 + n, sigma
 
     def _along_axes(self, rgb: Tensor, back: bool = False) -> Tensor:
@@ -349,7 +341,7 @@ class BridgeDenoiser(nn.Module):
         """
         if self.config.mirrored is not None:
             noise = mirrored(noise, self.config.mirrored)
-        factors = torch.tensor(self.config.temperatures).to(noise).view(1, -1, 1, 1)
+        factors = per_channel(self.config.temperatures, noise.device, noise.dtype)
         if factors.numel() == 1:
             scaled = factors * noise
         else:
@@ -393,7 +385,7 @@ class BridgeDenoiser(nn.Module):
                 previous = self.x0_hat(x_t, t, s, context).clamp(-1, 1)
         _, output = self._evaluated(x_t, t, s, context, previous)
         wanted = self.form.target(x0, x_t, s, z, context)
-        weights = of_axes(self.form.weights, x0.device, x0.dtype)
+        weights = per_channel(self.form.weights, x0.device, x0.dtype)
         squared = (context.mask * weights * (output - wanted) ** 2).sum((1, 2, 3))
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
         return squared / (x0.shape[1] * area)

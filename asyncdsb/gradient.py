@@ -8,19 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyncdsb.networks import CompletionConfig, UNetConfig
-from asyncdsb.networks.device import without_autocast
+from asyncdsb.networks.device import per_channel, without_autocast
 from asyncdsb.networks.layers import pixel_position
 
 
-# Cached, because a copy to a device blocks; not in inference mode, because a training uses it too.
-@functools.cache
-@torch.inference_mode(False)
 def luma_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
     """ITU-R BT.601 weights of red, green and blue, (1, 3, 1, 1)."""
-    return torch.tensor((0.299, 0.587, 0.114), device=device, dtype=dtype).view(1, 3, 1, 1)
+    return per_channel((0.299, 0.587, 0.114), device, dtype)
 
 
-@functools.cache
+@functools.cache  # As of per_channel.
 @torch.inference_mode(False)
 def _sobel(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Kernels of the horizontal and the vertical slope, (2, 1, 3, 3)."""

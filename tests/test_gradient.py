@@ -12,6 +12,7 @@ from asyncdsb.gradient import (
     luma_weights,
 )
 from asyncdsb.networks import CompletionConfig
+from asyncdsb.networks.device import per_channel
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_constants_are_made_once_and_serve_a_training_after_a_look():
     device = torch.device("cpu")
     weights = luma_weights(device, torch.float64)
     assert weights is luma_weights(device, torch.float64) and weights.shape == (1, 3, 1, 1)
-    luma_weights.cache_clear()
+    per_channel.cache_clear()
     _sobel.cache_clear()
     with torch.inference_mode():
         image_gradient(torch.zeros(1, 3, 8, 8, dtype=torch.float64))

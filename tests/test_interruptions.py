@@ -178,7 +178,7 @@ def test_a_killed_worker_of_a_corpus_is_told(photos, tmp_path, capsys):
 
 def test_photos_beyond_the_memory_are_told_before_all_are_read(tmp_path, monkeypatch):
     photos = photo_folder(tmp_path / "photos", 6)
-    monkeypatch.setattr(train.data.photos, "JUDGED", 2)
+    monkeypatch.setattr(train.data.photos, "ESTIMATED_AFTER", 2)
     monkeypatch.setattr(os, "sysconf", lambda name: 200)
     with pytest.raises(ValueError, match="fit into memory, got about .* --stream"):
         train.data.photos.PhotoBank([str(photos)], [64])

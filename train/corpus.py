@@ -109,9 +109,8 @@ def pack(
                 text = json.dumps(index, indent=1) + "\n"
                 write_atomic(progress, partial(Path.write_text, data=text, encoding="utf-8"))
         except BrokenProcessPool as error:
-            raise ValueError(
-                "a worker was killed: try fewer --workers, for want of memory"
-            ) from error
+            reason = "a worker was killed, perhaps for lack of memory: try fewer --workers"
+            raise ValueError(reason) from error
     if not index["records"]:
         raise ValueError(f"expected photos, got {len(photos)} files none of which can be read")
     progress.rename(out / INDEX)

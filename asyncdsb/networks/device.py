@@ -13,6 +13,14 @@ PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16}
 device that multiplies it faster, else fp32."""
 
 
+# Cached, because a copy to a device blocks; not in inference mode, because a training uses it too.
+@functools.cache
+@torch.inference_mode(False)
+def per_channel(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One number for each of C channels, or one for all (C = 1), as a tensor (1, C, 1, 1)."""
+    return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)
+
+
 def usable(device: str | torch.device | None) -> torch.device:
     """The device, None taking a GPU if there is one; ValueError if torch cannot use it."""
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -128,7 +128,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _stored(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors of a network as they are written."""
+    """A network's tensors as a file holds them: w itself, or q = round(w / c) and the scales c.
+
+    A large kernel w (O, ...) has q of int8 and c of float32, (O, 1, ...): max |w| / 127 over each
+    of the O channels.
+    """
     tensors = {}
     for name, value in state.items():
         if dtype == torch.int8 and value.ndim > 1 and value.numel() >= LARGE:
@@ -144,7 +148,7 @@ def _stored(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _restored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a network from those in a file."""
+    """A network's tensors from those of :func:`_stored`: w, or q c."""
     scales = {name: value for name, value in tensors.items() if name.endswith(SCALE)}
     whole = {name: value for name, value in tensors.items() if name not in scales}
     for name, scale in scales.items():

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from train.data.draws import Draws, to_device
 from train.data.sources import FoundPhoto, find_photos, scaled
 
-JUDGED = 64  # Photos after which is judged how much memory all of them will take.
+ESTIMATED_AFTER = 64  # Photos from which the memory that all of them take is estimated.
 
 
 def check_room(needed: float, device: str) -> None:
@@ -53,7 +53,7 @@ class PhotoBank:
             for number, arrays in enumerate(decoded, 1):
                 sizes += [array.shape[:2] for array in arrays]
                 pixels += [torch.from_numpy(array.reshape(-1, 3)) for array in arrays]
-                if number == JUDGED:
+                if number == ESTIMATED_AFTER:
                     try:
                         check_room(sum(map(torch.numel, pixels)) * len(photos) / number, device)
                     except ValueError:

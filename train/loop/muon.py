@@ -16,7 +16,10 @@ LEAST = 8  # Rows and columns below which a weight is no matrix worth orthogonal
 
 
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """The nearest matrices with singular values from 0.7 to 1.2, by Newton-Schulz iterations."""
+    """For each matrix (n, m) the nearest with singular values from 0.7 to 1.2.
+
+    Newton-Schulz iterations X <- (a + b G + c G^2) X with G = X X^T, from X / |X|.
+    """
     wide = [x.T if len(x) > x.shape[1] else x for x in matrices]
     norms = torch._foreach_norm(wide)
     torch._foreach_add_(norms, 1e-7)
@@ -70,7 +73,8 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable | None = None) -> None:
         """Update all parameters that have a gradient."""
         for group in self.param_groups:
-            learning = [p for p in group["params"] if p.grad is not None]
+            if not (learning := [p for p in group["params"] if p.grad is not None]):
+                continue
             for parameter in learning:
                 if not self.state[parameter]:
                     self.state[parameter]["momentum"] = torch.zeros_like(parameter)

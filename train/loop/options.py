@@ -66,11 +66,12 @@ def program(
         args = options.parse_args(argv)
         try:
             code = work(args)
-        except (ValueError, OSError, KeyboardInterrupt) as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            name, what = options.prog.removeprefix("python -m "), error
-            print(f"{name}: error: {'interrupted' if interrupted else what}", file=sys.stderr)
-            return 130 if interrupted else 2
-        return code if isinstance(code, int) else 0
+            return code if isinstance(code, int) else 0
+        except (ValueError, OSError) as error:
+            code, said = 2, str(error)
+        except KeyboardInterrupt:
+            code, said = 130, "interrupted"
+        print(f"{options.prog.removeprefix('python -m ')}: error: {said}", file=sys.stderr)
+        return code
 
     return main

@@ -37,7 +37,7 @@ class Interruption:
     A second SIGINT interrupts at once.
     """
 
-    signal: int | None = None
+    received: int | None = None  # number of the signal
 
     def __enter__(self) -> Interruption:
         self.before = {}
@@ -54,12 +54,12 @@ class Interruption:
     @property
     def code(self) -> int:
         """The exit code that tells the signal, 0 if none came."""
-        return 0 if self.signal is None else 128 + self.signal
+        return 0 if self.received is None else 128 + self.received
 
     def _keep(self, number: int, _: object) -> None:
-        if number == signal.SIGINT and self.signal is not None:
+        if number == signal.SIGINT and self.received is not None:
             raise KeyboardInterrupt
-        self.signal = number
+        self.received = number
 
 
 def run(
@@ -124,7 +124,7 @@ def loop(
             # Several processes wait for one another here, so not after each step.
             if processes.count == 1 or step % AGREE_EVERY == 0:
                 ended |= processes.agreed(elapsed > 60 * args.max_minutes)
-                stopped = processes.agreed(interruption.signal is not None)
+                stopped = processes.agreed(interruption.received is not None)
             judging = step % preset.validate_every == 0 or ended
             saving = step % preset.checkpoint_every == 0 or judging or stopped
             if step - logged == LOG_EVERY or saving:

@@ -28,7 +28,7 @@ class Average(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take a step towards the model; the first one lands there."""
+        """Average <- d average + (1 - d) model, d the decay; the first update copies the model."""
         # The count stays on the host: torch's own method copies it to the GPU, which blocks.
         n = int(self.n_averaged)
         decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
