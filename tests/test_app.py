@@ -1286,6 +1286,27 @@ def test_page_is_built(tiny_pipe):
     ]  # fmt: skip
 
 
+def test_what_is_about_a_photo_ends_when_another_is_opened(tiny_pipe):
+    demo = app.build(lambda name: tiny_pipe)
+    ids = {block.elem_id: number for number, block in demo.blocks.items()}
+    opens = [ids["examples"], ids["close-photo"]]
+    opens += [n for n, b in demo.blocks.items() if isinstance(b, gr.UploadButton)][:1]
+
+    def answers(number: int, name: str) -> bool:
+        return ids[name] in [part._id for part in demo.fns[number].outputs]
+
+    for part in opens:
+        own = [number for number, fn in demo.fns.items() if part in [one for one, _ in fn.targets]]
+        ending = [number for number in own if demo.fns[number].cancels]
+        # Before the answer that shows the other photograph.
+        assert len(ending) == 1 and ending[0] < min(n for n in own if answers(n, "editor"))
+        ended = demo.fns[ending[0]].cancels
+        for number, fn in demo.fns.items():
+            about = answers(number, "editor") or answers(number, "tau")
+            if about and not {one for one, _ in fn.targets} & {*opens, demo._id}:
+                assert number in ended, fn.targets
+
+
 def test_command_line(monkeypatch):
     seen = {}
     monkeypatch.setattr(app, "build", lambda load, names: seen.update(load=load, names=names))

@@ -109,37 +109,23 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     maps = {"concurrency_id": "maps", "concurrency_limit": 1, "trigger_mode": "always_last"}
     on_preview = partial(handlers.on_preview, engine)
 
-    def follow(event: Callable) -> None:
+    def follow(event: Callable) -> Any:
         """Show the maps for the hole that is painted when the event comes."""
-        on(event, on_preview, "photo hole seen tiles", "gradient tau seen status", **maps)
+        return on(event, on_preview, "photo hole seen tiles", "gradient tau seen status", **maps)
 
-    def on_example(
-        tiles: float, before: Any, low: float, high: float, seed: float, event: gr.EventData
-    ) -> Update:
-        values = low, high, seed
-        return handlers.on_example(engine, event.index, tiles, before, *values, names=model.names)
-
-    close = "() => asyncdsb.canvas.close()"
-    on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
-    on_photo = partial(handlers.on_photo, names=model.names)
-    photo_opened = on(
-        parts["open_photo"].upload, on_photo, f"open_photo weights photo {own_values}", opened
-    )
-    photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
     told = f"photo sampler {' '.join(FROM_WEIGHTS)}"
     on_weights = partial(handlers.on_weights, model)
-    follow(on(parts["weights"].change, on_weights, "photo weights", told).then)
-    on(parts["examples"].click, on_example, f"tiles photo {own_values}", opened)
+    # What is answered about the photograph on the canvas, or about its hole.
+    about = [follow(on(parts["weights"].change, on_weights, "photo weights", told).then)]
+    about += [follow(parts["preview"].click), follow(parts["tiles"].release)]
     on_mask = partial(handlers.on_mask_file, engine)
-    on(parts["open_mask"].upload, on_mask, "open_mask photo hole tiles", fresh)
+    about.append(on(parts["open_mask"].upload, on_mask, "open_mask photo hole tiles", fresh))
     for kind in PRESET_MASKS:
         on_preset = partial(handlers.on_preset, engine, kind)
-        on(parts[kind].click, on_preset, "photo hole drawn tiles", f"{fresh} drawn")
-
-    follow(parts["preview"].click)
-    follow(parts["tiles"].release)
+        about.append(on(parts[kind].click, on_preset, "photo hole drawn tiles", f"{fresh} drawn"))
     for edit in canvas.EDITS:
-        on(parts[edit].click, partial(handlers.on_edit, engine, edit), "photo hole tiles", fresh)
+        on_edit = partial(handlers.on_edit, engine, edit)
+        about.append(on(parts[edit].click, on_edit, "photo hole tiles", fresh))
 
     one_run: dict[str, Any] = {"concurrency_id": "run", "concurrency_limit": 1}
     # A run that waits for its turn can be stopped as well. This comes first, because the listeners
@@ -159,19 +145,35 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     def on_choose(results: Any, photo: Any, hole: str | None, event: gr.EventData) -> Update:
         return restoring.on_choose(engine, results, event.index, photo, hole)
 
-    on(parts["strip"].click, on_choose, "results photo hole", f"{fresh} {kept}")
+    about.append(on(parts["strip"].click, on_choose, "results photo hole", f"{fresh} {kept}"))
+    about.append(on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh))
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
     finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
-    # A run belongs to the photograph that is put away.
+    # A run belongs to the photograph that is put away, and so do answers that are on their way.
+    # This comes first, because the listeners of an event are called one after the other.
     for away in (parts["open_photo"].upload, parts["examples"].click, parts["close_photo"].click):
-        away(None, None, None, cancels=work, api_visibility="private")
+        away(None, None, None, cancels=[*work, *about], api_visibility="private")
+    close = "() => asyncdsb.canvas.close()"
+    on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
+    on_photo = partial(handlers.on_photo, names=model.names)
+    photo_opened = on(
+        parts["open_photo"].upload, on_photo, f"open_photo weights photo {own_values}", opened
+    )
+    photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
+
+    def on_example(
+        tiles: float, before: Any, low: float, high: float, seed: float, event: gr.EventData
+    ) -> Update:
+        values = low, high, seed
+        return handlers.on_example(engine, event.index, tiles, before, *values, names=model.names)
+
+    on(parts["examples"].click, on_example, f"tiles photo {own_values}", opened)
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
         on(event.failure, handlers.on_ended, "photo hole status", "restore stop status")
     stopped = parts["stop"].click(None, None, None, cancels=work, api_visibility="private")
     on(stopped.then, restoring.on_stopped, "", "stop status")
-    on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh)
     # Made when they are asked for; the browser fetches what the answer names.
     for name, make, progress in (
         ("animation", partial(restoring.on_film, suffix=".webp"), "hidden"),
