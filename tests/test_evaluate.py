@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from types import SimpleNamespace
 
@@ -185,6 +186,25 @@ def test_results_do_not_depend_on_the_batch_or_on_other_photos(tmp_path):
     for name in names:
         alone, among = (tmp_path / f / name for f in "ca")
         assert alone.read_bytes() == among.read_bytes()
+
+
+def test_a_long_restoration_keeps_only_its_first_and_last_state():
+    made, most = weakref.WeakSet(), []
+
+    def states(images):
+        for _ in range(9):
+            state = SimpleNamespace(x_t=images.clone(), x0_hat=images.clone())
+            made.add(state.x_t)
+            most.append(len(made))
+            yield state
+
+    pipe = SimpleNamespace(trace=lambda images, *_, **settings: (None, states(images)))
+    crop = next(iter_crops(PHOTOS, 1, 48))
+    restored, _ = bridge_method("bridge", pipe, "w", {}).restore(
+        [crop.pixels], [crop.mask("center")], [0]
+    )
+    assert (restored[0] == crop.pixels).all()
+    assert max(most) <= 3
 
 
 def test_a_second_run_restores_only_what_is_missing(tmp_path):

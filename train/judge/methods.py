@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -111,7 +112,8 @@ def bridge_method(name: str, pipe: AsyncDSBPipeline, checksum: str, settings: di
         holes = torch.from_numpy(np.stack(masks)[:, None].astype(np.float32))
         _, states = pipe.trace(images, holes, seeds, **settings)
         first = next(states)
-        *_, last = states
+        # Only the last is kept: all states of 1000 steps would fill the memory.
+        (last,) = deque(states, maxlen=1)
         restored = to_bytes(last.x_t.float().cpu().permute(0, 2, 3, 1))
         kept = [
             np.where(mask[..., None], result, crop)
