@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from asyncdsb.store.checkpoint import save_weights
 from train.data.batches import FOCUS_STD, MaskBank, augmented, draw_tau, draw_times
 from train.data.draws import Draws
 from train.judge.validation import read_lines
-from train.loop.run import chosen_preset
+from train.loop.run import chosen_preset, show
 from train.loop.trainer import Average
 from train.presets import BRIDGE_PRESETS, GRADIENT_PRESETS
 
@@ -183,6 +184,20 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
         assert [record["step"] for record in records] == [2, 4]
         if stopped == "validate":  # Scores are there the second time.
             monkeypatch.setattr(owner, name, stop_at_the_end)
+
+
+@pytest.mark.parametrize("device, told", [("cpu", "cpu"), ("mps", "mps"), ("cuda:1", "GPU cuda:1")])
+def test_the_hardware_that_is_told_is_the_one_that_trained(tmp_path, monkeypatch, device, told):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=None: f"GPU {name}")
+    args = train.bridge.bridge_parser().parse_args(
+        ["--data", "photos", "--out", str(tmp_path), "--device", device]
+    )
+    facts = {}
+    trainer = SimpleNamespace(
+        preset=BRIDGE_PRESETS["debug"], export=lambda folder, trained: facts.update(trained)
+    )
+    show(trainer, args, 2, 60.0, False)
+    assert facts["device"] == told
 
 
 def test_a_run_goes_on_without_a_compiler_and_says_so(runs, photos, monkeypatch, capsys):

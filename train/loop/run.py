@@ -182,7 +182,7 @@ def show(
     trainer: Trainer, args: argparse.Namespace, step: int, seconds: float, judging: bool
 ) -> None:
     """Write the averaged weights; score them, if there are held-out photos, and keep the best."""
-    out = Path(args.out)
+    out, name = Path(args.out), args.device
     trained = {
         "preset": args.preset,
         "steps": step,
@@ -190,7 +190,7 @@ def show(
         "crop_size": trainer.preset.size,
         "seed": args.seed,
         "minutes": round(seconds / 60, 1),
-        "device": torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu",
+        "device": torch.cuda.get_device_name(name) if name.startswith("cuda") else name,
         "photos": [Path(path).name for path in args.data],
     }
     trainer.export(out / "weights", trained)
