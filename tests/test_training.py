@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import json
 import re
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -184,6 +185,27 @@ def test_a_run_stopped_after_its_last_checkpoint_catches_up(
         assert [record["step"] for record in records] == [2, 4]
         if stopped == "validate":  # Scores are there the second time.
             monkeypatch.setattr(owner, name, stop_at_the_end)
+
+
+def test_the_rate_in_the_log_counts_the_wait_for_a_gpu(photos, tmp_path, monkeypatch):
+    class Late:
+        """A value of a step, for which a GPU still works a fifth of a second."""
+
+        def detach(self):
+            return self
+
+        def __radd__(self, other):
+            return self
+
+        def __float__(self):
+            time.sleep(0.2)
+            return 1.0
+
+    monkeypatch.setattr(train.gradient.GradientTrainer, "step", lambda self, n: {"l1": Late()})
+    command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
+    assert train.gradient.main([*command, "--steps", "1", "--out", str(tmp_path)]) == 0
+    (record,) = read_lines(tmp_path / "log.jsonl")
+    assert record["samples_per_s"] <= 4 / 0.2
 
 
 @pytest.mark.parametrize("device, told", [("cpu", "cpu"), ("mps", "mps"), ("cuda:1", "GPU cuda:1")])

@@ -128,9 +128,10 @@ def loop(
             judging = step % preset.validate_every == 0 or ended
             saving = step % preset.checkpoint_every == 0 or judging or stopped
             if step - logged == LOG_EVERY or saving:
-                now = time.monotonic()
                 means = {name: float(value) / (step - logged) for name, value in sums.items()}
                 means = {name: round(value, 6) for name, value in processes.mean(means).items()}
+                # A GPU is behind until its values have come.
+                now = time.monotonic()
                 check_finite(means, step, saved)
                 bar.set_postfix(means)
                 if main:
