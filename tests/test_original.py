@@ -270,6 +270,17 @@ def test_the_gamma_of_a_png_stays_in_png(tmp_path):
     assert "gamma" not in usual.info
 
 
+@pytest.mark.parametrize("gamma", [(1.0, None), (1.0, (0.3, 0.3, 0.6, 0.3, 0.2, 0.6, 0.1, 0.1))])
+def test_a_picture_that_was_handed_out_can_be_read_again(tmp_path, gamma):
+    note = {"gamma": gamma, "dpi": (300.0, 300.0), "text": {"Title": "a wren"}, "xmp": XMP}
+    photo = Photograph(np.array(PHOTO), note | {"comment": b"by Ada"})
+    photo.save(tmp_path / "photo.png")
+    for picture in (photo.picture, read_image(tmp_path / "photo.png")):
+        assert picture.info["gamma"] == 1.0
+        assert read_photograph(picture).info["gamma"] == gamma
+    assert read_photograph(photo.picture).info == photo.info
+
+
 def test_what_is_not_read_of_a_file_is_told():
     wide = saved(PHOTO, "PNG", pnginfo=chunk(b"cICP", bytes([9, 16, 0, 1])))
     assert read_photograph(wide).lost == ("the description of its colours (CICP)",)

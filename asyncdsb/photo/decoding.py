@@ -46,6 +46,15 @@ def fitting(info: dict[str, Any], space: str) -> dict[str, Any]:
     return {key: value for key, value in info.items() if key != "icc_profile" or not other}
 
 
+def inform(picture: Image.Image, info: dict[str, Any], space: str) -> None:
+    """Put what fits of ``info`` into a picture of Pillow's, by Pillow's own names."""
+    told = fitting(info, space)
+    if "gamma" in told:
+        told["gamma"], places = told["gamma"]
+        told |= {"chromaticity": places} if places else {}
+    picture.info.update(told)
+
+
 @cache
 def readable_suffixes() -> frozenset[str]:
     """Suffixes of the pictures that Pillow can read here, in lower case."""

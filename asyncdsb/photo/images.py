@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from asyncdsb.photo.decoding import ImageSource, check_size, decode, fitting, shown
+from asyncdsb.photo.decoding import ImageSource, check_size, decode, inform, shown
 from asyncdsb.photo.mask_files import read_mask as read_mask  # Documented under this module.
 
 
@@ -30,7 +30,7 @@ def read_image(source: ImageSource) -> Image.Image:
     """
     found = decode(source)
     rgb = Image.fromarray(shown(found.pixels))
-    rgb.info.update(**fitting(found.info, "RGB"))
+    inform(rgb, found.info, "RGB")
     return rgb
 
 

@@ -46,7 +46,7 @@ class Photograph:
     def picture(self) -> Image.Image:
         """As a picture of Pillow's, with ``info``: L, LA, RGB or RGBA, or I;16 for 16-bit grey."""
         found = decoding.as_picture(self.pixels)
-        found.info.update(**decoding.fitting(self.info, "GRAY" if self.colours == 1 else "RGB"))
+        decoding.inform(found, self.info, "GRAY" if self.colours == 1 else "RGB")
         return found
 
     @property
