@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -208,10 +209,14 @@ class AsyncDSBPipeline:
         chosen = self._checked(settings)
         if not isinstance(chosen.strategy, str) or chosen.box is not None:
             raise ValueError("expected a named strategy and no box for a batch")
+        if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+            raise ValueError(f"expected pictures (B, 3, H, W), got {tuple(images.shape)}")
         if len(seeds) != len(images):
             raise ValueError(f"expected {len(images)} seeds, got {len(seeds)}")
-        if not all(0 <= seed < 2**63 for seed in seeds):
-            raise ValueError(f"expected seeds from 0 to 2^63 - 1, got {list(seeds)}")
+        if not all(isinstance(seed, Integral) and 0 <= seed < 2**63 for seed in seeds):
+            raise ValueError(
+                f"expected seeds as whole numbers from 0 to 2^63 - 1, got {list(seeds)}"
+            )
         check_size(images, self.runner.stride)
         if not images.isfinite().all():
             raise ValueError("expected finite pictures, got NaN or infinity")

@@ -240,6 +240,12 @@ def test_batches_have_sides_that_the_networks_can_take(tiny_pipe):
         tiny_pipe.trace(images, masks, [0], steps=1)
 
 
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (0, 3, 64, 64)])
+def test_batches_are_of_colour_pictures(tiny_pipe, shape):
+    with pytest.raises(ValueError, match=r"pictures \(B, 3, H, W\), got \("):
+        tiny_pipe.trace(torch.zeros(shape), torch.ones(1, 1, 64, 64), [0] * shape[0], steps=1)
+
+
 @pytest.mark.parametrize(
     ("mask", "seed", "told"),
     [
@@ -248,6 +254,7 @@ def test_batches_have_sides_that_the_networks_can_take(tiny_pipe):
         (torch.zeros(1, 1, 64, 64), 0, "with something missing"),
         (torch.ones(1, 1, 64, 64), -1, r"expected seeds .* got \[-1\]"),
         (torch.ones(1, 1, 64, 64), 2**64, "expected seeds"),
+        (torch.ones(1, 1, 64, 64), 1.5, r"expected seeds as whole numbers .* got \[1.5\]"),
     ],
 )
 def test_batches_are_checked(tiny_pipe, mask, seed, told):
