@@ -130,7 +130,7 @@ class Frame:
         return np.asarray(prepared.toned(Image.fromarray(picture)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """A finished restoration."""
 
