@@ -165,7 +165,7 @@ class AsyncDSBPipeline:
             trajectory: whether to keep the frames.
             on_frame: called with each frame as it comes, to show progress.
             **settings: fields of :class:`asyncdsb.photo.settings.Settings`, or the settings of a
-                result that these weights made.
+                result that these weights made; for a painted order, its ``tau`` as ``strategy``.
 
         ValueError on anything that cannot be restored, naming what was expected.
         """

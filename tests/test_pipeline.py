@@ -166,6 +166,8 @@ def test_a_painted_map_orders_the_restoration(pipe, photo, hole):
 def test_settings_are_json(pipe, photo, hole):
     result = pipe(photo, hole, steps=1, strategy=np.full(hole.shape, 0.25))
     assert result.settings["strategy"] == "painted"
+    again = pipe(photo, hole, **result.settings | {"strategy": result.tau})
+    assert np.array_equal(again.image, result.image)
     assert pipe(photo, hole, **pipe(photo, hole, steps=2).settings).settings["steps"] == 2
     with pytest.raises(ValueError, match="expected settings for the weights None, got 'scenes'"):
         pipe(photo, hole, steps=1, weights="scenes")

@@ -140,7 +140,7 @@ class Result:
     gradient: np.ndarray  # (H, W) float32 completed gradient map in [0, 1]
     tau: np.ndarray  # (H, W) float32 peak time of every pixel in [0, 1]
     trajectory: list[Frame] = field(repr=False)  # t falls from 1 to 0; empty if not asked for
-    settings: dict  # those that reproduce this result
+    settings: dict  # those that reproduce this result, a painted order with ``tau``
     photograph: Photograph = field(repr=False)  # the restored photo with all that its file holds
 
     def save(self, path: str | Path) -> Path:
