@@ -818,6 +818,14 @@ def test_a_frame_is_drawn_around_the_head(page, photo):
     assert not frame.is_visible()
 
 
+def test_the_last_of_two_examples_stays(page):
+    for name in ("colosseum", "wren"):
+        page.click(f"#examples [title^={name}]")
+    wait_for_status(page, "wren.jpg")
+    page.wait_for_timeout(1000)
+    assert "wren.jpg" in page.inner_text("#status")
+
+
 def test_an_example_without_a_hole_can_be_painted(page):
     page.locator("[data-example]").last.click()
     wait_for_status(page, "Paint over")

@@ -150,16 +150,19 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
     finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
+
     # A run belongs to the photograph that is put away, and so do answers that are on their way.
     # This comes first, because the listeners of an event are called one after the other.
-    for away in (parts["open_photo"].upload, parts["examples"].click, parts["close_photo"].click):
+    upload, example = parts["open_photo"].upload, parts["examples"].click
+    for away in (upload, example, parts["close_photo"].click):
         away(None, None, None, cancels=[*work, *about], api_visibility="private")
+    # All are answered in their order, so that the last photograph that is chosen stays.
+    opens = {"concurrency_id": "open", "concurrency_limit": 1, "trigger_mode": "multiple"}
     close = "() => asyncdsb.canvas.close()"
-    on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close)
+    on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close, **opens)
     on_photo = partial(handlers.on_photo, names=model.names)
-    photo_opened = on(
-        parts["open_photo"].upload, on_photo, f"open_photo weights photo {own_values}", opened
-    )
+    taken = f"open_photo weights photo {own_values}"
+    photo_opened = on(upload, on_photo, taken, opened, **opens)
     photo_opened.failure(None, None, None, js="() => asyncdsb.canvas.opening('')")
 
     def on_example(
@@ -168,7 +171,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         values = low, high, seed
         return handlers.on_example(engine, event.index, tiles, before, *values, names=model.names)
 
-    on(parts["examples"].click, on_example, f"tiles photo {own_values}", opened)
+    on(example, on_example, f"tiles photo {own_values}", opened, **opens)
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
         on(event.failure, handlers.on_ended, "photo hole status", "restore stop status")
