@@ -1297,10 +1297,11 @@ def test_what_is_about_a_photo_ends_when_another_is_opened(tiny_pipe):
 
     for part in opens:
         own = [number for number, fn in demo.fns.items() if part in [one for one, _ in fn.targets]]
-        (ending,) = (number for number in own if demo.fns[number].cancels)
-        # Before the answer that shows the other photograph.
-        assert ending < min(number for number in own if answers(number, "editor"))
-        ended = demo.fns[ending].cancels
+        first, last = (number for number in own if demo.fns[number].cancels)
+        (shown,) = (number for number in own if answers(number, "editor"))
+        assert first < shown < last
+        ended = demo.fns[first].cancels
+        assert ended == demo.fns[last].cancels
         for number, fn in demo.fns.items():
             about = answers(number, "editor") or answers(number, "tau")
             if about and not {one for one, _ in fn.targets} & {*opens, demo._id}:

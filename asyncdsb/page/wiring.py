@@ -115,6 +115,14 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
 
     told = f"photo sampler {' '.join(FROM_WEIGHTS)}"
     on_weights = partial(handlers.on_weights, model)
+    # All are answered in their order, so that the last one that is chosen stays.
+    opens: dict[str, Any] = {
+        "concurrency_id": "open",
+        "concurrency_limit": 1,
+        "trigger_mode": "multiple",
+    }
+    # A press that comes while the server still answers the one before it counts as well.
+    again: dict[str, Any] = {"trigger_mode": "always_last"}
     # What is answered about the photograph on the canvas, or about its hole.
     about = [follow(on(parts["weights"].change, on_weights, "photo weights", told).then)]
     about += [follow(parts["preview"].click), follow(parts["tiles"].release)]
@@ -122,10 +130,11 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     about.append(on(parts["open_mask"].upload, on_mask, "open_mask photo hole tiles", fresh))
     for kind in PRESET_MASKS:
         on_preset = partial(handlers.on_preset, engine, kind)
-        about.append(on(parts[kind].click, on_preset, "photo hole drawn tiles", f"{fresh} drawn"))
+        drawn = "photo hole drawn tiles", f"{fresh} drawn"
+        about.append(on(parts[kind].click, on_preset, *drawn, **again))
     for edit in canvas.EDITS:
         on_edit = partial(handlers.on_edit, engine, edit)
-        about.append(on(parts[edit].click, on_edit, "photo hole tiles", fresh))
+        about.append(on(parts[edit].click, on_edit, "photo hole tiles", fresh, **again))
 
     one_run: dict[str, Any] = {"concurrency_id": "run", "concurrency_limit": 1}
     # A run that waits for its turn can be stopped as well. This comes first, because the listeners
@@ -145,21 +154,25 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     def on_choose(results: Any, photo: Any, hole: str | None, event: gr.EventData) -> Update:
         return restoring.on_choose(engine, results, event.index, photo, hole)
 
-    about.append(on(parts["strip"].click, on_choose, "results photo hole", f"{fresh} {kept}"))
+    chosen = "results photo hole", f"{fresh} {kept}"
+    about.append(on(parts["strip"].click, on_choose, *chosen, **opens))
     about.append(on(parts["reuse"].click, handlers.on_reuse, "result photo hole", fresh))
     on_finish, changed = partial(restoring.on_finish, engine), f"status restore stop {run} {kept}"
     finished = on(parts["finish"].input, on_finish, "results chosen finish", changed, **one_run)
     work = [started, finished]
 
-    # A run belongs to the photograph that is put away, and so do answers that are on their way.
-    # This comes first, because the listeners of an event are called one after the other.
+    def ends(*events: Callable) -> None:
+        """Let events end the run of the photograph on the canvas, and answers on their way."""
+        for event in events:
+            event(None, None, None, cancels=[*work, *about], api_visibility="private")
+
+    # Listeners of an event are called one after the other. Before another photograph is shown, a
+    # run ends that belongs to the one that is put away; after it, answers that were late.
     upload, example = parts["open_photo"].upload, parts["examples"].click
-    for away in (upload, example, parts["close_photo"].click):
-        away(None, None, None, cancels=[*work, *about], api_visibility="private")
-    # All are answered in their order, so that the last photograph that is chosen stays.
-    opens = {"concurrency_id": "open", "concurrency_limit": 1, "trigger_mode": "multiple"}
+    away = parts["close_photo"].click
+    ends(upload, example, away)
     close = "() => asyncdsb.canvas.close()"
-    on(parts["close_photo"].click, handlers.on_clear, "", fresh, js=close, **opens)
+    on(away, handlers.on_clear, "", fresh, js=close, **opens)
     on_photo = partial(handlers.on_photo, names=model.names)
     taken = f"open_photo weights photo {own_values}"
     photo_opened = on(upload, on_photo, taken, opened, **opens)
@@ -172,6 +185,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         return handlers.on_example(engine, event.index, tiles, before, *values, names=model.names)
 
     on(example, on_example, f"tiles photo {own_values}", opened, **opens)
+    ends(upload, example, away)
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
         on(event.failure, handlers.on_ended, "photo hole status", "restore stop status")
