@@ -309,7 +309,10 @@ def test_what_is_painted_during_a_run_waits_for_the_next_one(page, photo):
     wait_for_status(page, "Step 1 of")
     paint(page, (40, 180), (90, 180))
     wait_for_status(page, "Done")
+    late = page.locator("#editor img.late")
+    late.wait_for()  # Seen on the result.
     paint(page, (240, 120), (280, 120))
+    assert not late.is_visible()
     for _ in range(2):  # At once, and when the result has become the photograph.
         hole = painted(page)
         assert hole[180, 60] and hole[120, 260] and not hole[60, 60]

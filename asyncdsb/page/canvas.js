@@ -74,20 +74,20 @@ asyncdsb.canvas = (() => {
     return JSON.stringify({ photo: photo.stamp, width: canvas.width, height: canvas.height, runs: settle(), box: frame });
   }
 
-  function paint({ points, width, erase }, from = 0) {
-    context.globalCompositeOperation = erase ? "destination-out" : "source-over";
-    context.fillStyle = context.strokeStyle = colour;
-    context.lineWidth = width;
-    context.lineCap = context.lineJoin = "round";
-    context.beginPath();
+  function paint({ points, width, erase }, from = 0, on = context) {
+    on.globalCompositeOperation = erase ? "destination-out" : "source-over";
+    on.fillStyle = on.strokeStyle = colour;
+    on.lineWidth = width;
+    on.lineCap = on.lineJoin = "round";
+    on.beginPath();
     if (from === 0) {
-      context.arc(...points[0], width / 2, 0, 7);
-      context.fill();
-      context.beginPath();
+      on.arc(...points[0], width / 2, 0, 7);
+      on.fill();
+      on.beginPath();
     }
-    points.slice(Math.max(0, from - 1)).forEach((point) => context.lineTo(...point));
-    context.stroke();
-    context.globalCompositeOperation = "source-over";
+    points.slice(Math.max(0, from - 1)).forEach((point) => on.lineTo(...point));
+    on.stroke();
+    on.globalCompositeOperation = "source-over";
   }
 
   // What was done
@@ -446,6 +446,7 @@ asyncdsb.canvas = (() => {
     await next.decode();
     if (ticket !== shown || !photo) return;
     picture.src = source;
+    showLate();
     view.classList.add("compared");
     if (!wipe || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
     // Over the columns of the hole, from left to right.
@@ -465,6 +466,16 @@ asyncdsb.canvas = (() => {
     // By a mask: where a clip path hides the canvas, it would get no strokes.
     const mask = { maskImage: "linear-gradient(to right, transparent 50%, #000 50%)", maskSize: "200% 100%", opacity };
     canvas.animate([left, right].map((column) => ({ ...mask, maskPosition: `${100 - share(column)}% 0` })), options);
+  }
+
+  // What was painted during the run is not in its result, and belongs to the next one.
+  function showLate() {
+    const over = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+    const strokes = since(begun).filter((one) => one.stroke);
+    for (const one of strokes) paint(one.stroke, 0, over.getContext("2d"));
+    const late = sheet.querySelector(".late");
+    late.hidden = !strokes.length;
+    late.src = strokes.length ? over.toDataURL() : "data:,";
   }
 
   function hold(before) {
