@@ -470,12 +470,13 @@ asyncdsb.canvas = (() => {
 
   // What was painted during the run is not in its result, and belongs to the next one.
   function showLate() {
-    const over = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
     const strokes = since(begun).filter((one) => one.stroke);
-    for (const one of strokes) paint(one.stroke, 0, over.getContext("2d"));
     const late = sheet.querySelector(".late");
     late.hidden = !strokes.length;
-    late.src = strokes.length ? over.toDataURL() : "data:,";
+    if (late.hidden) return;
+    const over = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+    for (const one of strokes) paint(one.stroke, 0, over.getContext("2d"));
+    late.src = over.toDataURL();
   }
 
   function hold(before) {

@@ -169,10 +169,10 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     # Listeners of an event are called one after the other. Before another photograph is shown, a
     # run ends that belongs to the one that is put away; after it, answers that were late.
     upload, example = parts["open_photo"].upload, parts["examples"].click
-    away = parts["close_photo"].click
-    ends(upload, example, away)
+    closing = parts["close_photo"].click
+    ends(upload, example, closing)
     close = "() => asyncdsb.canvas.close()"
-    on(away, handlers.on_clear, "", fresh, js=close, **opens)
+    on(closing, handlers.on_clear, "", fresh, js=close, **opens)
     on_photo = partial(handlers.on_photo, names=model.names)
     taken = f"open_photo weights photo {own_values}"
     photo_opened = on(upload, on_photo, taken, opened, **opens)
@@ -185,7 +185,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
         return handlers.on_example(engine, event.index, tiles, before, *values, names=model.names)
 
     on(example, on_example, f"tiles photo {own_values}", opened, **opens)
-    ends(upload, example, away)
+    ends(upload, example, closing)
     for event in work:
         # Comes as well when a stopped run has really ended, and another one would be taken.
         on(event.failure, handlers.on_ended, "photo hole status", "restore stop status")
