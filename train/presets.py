@@ -104,10 +104,9 @@ _SMALL = UNetConfig(56, (1, 2, 3, 3), 1, (False, False, False, True), head_chann
 # Seven times the parameters of _SMALL; wide rather than deep, because features take the memory.
 _WIDE = UNetConfig(128, (1, 2, 3, 4), 1, (False, False, False, True), head_channels=64)
 _CPU = UNetConfig(32, (1, 2, 4, 5), 1, (False, False, False, True))
-# Cheap on a processor: the finest level thin, with nothing but the stem on its way down.
-_LEAN = UNetConfig(16, (2, 3, 6, 10), (0, 1, 1, 1), (False, False, True, True))
-# One more block at the two finest levels, for 1.4 times the time.
-_LEAN_DEEP = replace(_LEAN, blocks=(1, 2, 1, 1))
+# Cheap on a processor: the finest level thin.
+_LEAN = UNetConfig(16, (2, 3, 6, 10), (1, 2, 1, 1), (False, False, True, True))
+# Cheaper still: nothing but the stem on the finest level's way down.
 _LEANER = UNetConfig(16, (1, 2, 4, 8), (0, 1, 1, 1), (False, False, True, True))
 _SMALLEST = UNetConfig(16, (1, 2, 4), (0, 1, 1), (False, False, True))
 _TINY = UNetConfig(16, (1, 2), 1, (False, True), head_channels=16)
@@ -254,7 +253,7 @@ BRIDGE_PRESETS = {
     "portraits": BridgePreset(
         **_PORTRAITS | _MUON,
         model=BridgeConfig(
-            unet=_LEAN_DEEP,
+            unet=_LEAN,
             conditions=("mask", "membrane", "skip", "position", "estimate"),
             temperature=0.5,
             temperature_end=14.0,
@@ -270,7 +269,7 @@ BRIDGE_PRESETS = {
     "scenes": BridgePreset(
         **_ON_CPU | _MUON | {"augment": 0.4, "checkpoint_every": 500, "validate_every": 10_000},
         model=BridgeConfig(
-            unet=_LEAN_DEEP,
+            unet=_LEAN,
             fill="harmonic",
             conditions=("mask", "fill", "skip", "estimate"),
             sigma_data=(0.4, 0.1, 0.05),
