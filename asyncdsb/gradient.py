@@ -17,7 +17,7 @@ def luma_weights(device: torch.device, dtype: torch.dtype) -> Tensor:
     return per_channel((0.299, 0.587, 0.114), device, dtype)
 
 
-@functools.cache  # As of per_channel.
+@functools.cache  # For the reasons given at per_channel.
 @torch.inference_mode(False)
 def _sobel(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Kernels of the horizontal and the vertical slope, (2, 1, 3, 3)."""

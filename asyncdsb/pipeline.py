@@ -1,4 +1,4 @@
-"""The door to the package: a photo and a mask go in, the restored photo comes out."""
+"""The package's interface: a photo and a mask go in, the restored photo comes out."""
 
 from __future__ import annotations
 

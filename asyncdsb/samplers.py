@@ -182,7 +182,7 @@ def sample(
         draws = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in sources]
         z = torch.stack(draws).to(x.device, non_blocking=True) if draws else None
         estimate = extrapolated(x0_hat, *before, s, s_next) if before else x0_hat
-        # Not from t = 1, where the clock of some pixels misses 1 by rounding, and r hence 0.
+        # Not from t = 1, where rounding keeps the clock of some pixels below 1, and r above 0.
         before = (x0_hat, s) if solver_order == 2 and i > 0 else None
         if z is None or sampler == "posterior":
             x = posterior_step(x, estimate, s, s_next, schedule.total_var, z)

@@ -122,7 +122,7 @@ class BridgeTrainer(Trainer):
 
     @torch.no_grad()
     def shown(self) -> list[Tensor]:
-        """Rows of corrupted photo, tau map, restoration by each bridge, and truth."""
+        """Rows of corrupted photo, tau map, restoration by each sampler, and truth."""
         image, mask = self.batches.sample()
         gradient = self._complete(image, mask)
         tau = tau_map(gradient, 0.2, 0.5, self.config.blur_sigma, mask)

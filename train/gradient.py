@@ -85,7 +85,7 @@ class GradientTrainer(Trainer):
         def terms(part: int) -> dict[str, Tensor]:
             nonlocal maps
             if maps is None or self.parts > 1:
-                # Of several parts none is kept: each is completed once for either.
+                # The maps of several parts are not kept: each is completed anew for either network.
                 with torch.set_grad_enabled(name == "model" or self.parts == 1):
                     _, image, mask = self.batches.draw(step, part)
                     maps = image, *self._maps(self.joined["model"], image, mask)

@@ -1,7 +1,8 @@
 """The command line: ``python -m asyncdsb inpaint`` and ``python -m asyncdsb mask``.
 
-Exit codes: 0 done; 2 something that the user can mend, in one line on standard error. A command
-that fails writes nothing; of a folder, it writes the photographs that it could restore.
+Exit codes: 0 done; 2 something that the user can mend, in one line on standard error; 128 plus its
+number after a signal. A command that fails writes nothing; of a folder, it writes the photographs
+that it could restore.
 """
 
 import argparse
@@ -70,7 +71,7 @@ _TOLD = {
 
 
 REFUSALS = (ValueError, OSError, MemoryError, RuntimeError)
-"""What a photograph may end with; torch tells a lack of memory by the last."""
+"""Errors that end the work on a photograph; torch raises the last for a lack of memory."""
 
 
 class _Parser(argparse.ArgumentParser):

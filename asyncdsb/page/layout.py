@@ -110,7 +110,7 @@ def canvas_pane(parts: dict[str, Any], opening: Update) -> None:
 
 
 def results_pane(parts: dict[str, Any]) -> None:
-    """Create what is left of the runs."""
+    """Create what shows the results of runs and offers their files."""
     parts["compare"] = mounted("compare", "mountCompare", "compare.html", {})
     with gr.Row(elem_id="downloads"):
         parts["finish"] = segments("finish", list(FINISH_NAMES.items()), "none")

@@ -71,7 +71,7 @@ def on_restore(
             said += f" Not kept of the photo: {', '.join(run.not_kept)}."
         yield IDLE | {"status": payload.message(said, "done")}
     except Exception as error:
-        # Of a fault of the page's own, or a lack of memory, the server's log says more.
+        # The server's log says more about a fault of the page itself, or a lack of memory.
         reason = str(error) if isinstance(error, ValueError) else "The run failed. Try it again."
         yield IDLE | {"status": payload.message(reason, "error")}
         if not isinstance(error, ValueError):

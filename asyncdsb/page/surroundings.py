@@ -1,7 +1,7 @@
-"""What a machine may have in store for the page: proxies, folders and ports of others.
+"""What the page may meet on a machine: proxies, and folders and ports of others.
 
-The page talks to this machine alone, yet its library asks the proxy for itself, keeps its files in
-a folder that all users share, and ends in a traceback when something is in the way.
+The page talks to this machine alone, but its library would ask a proxy for the page's own address,
+keep files in a folder that all users share, and end in a traceback when something is in the way.
 """
 
 import os

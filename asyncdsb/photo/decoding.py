@@ -132,7 +132,7 @@ def _load(picture: Image.Image, name: str, file: BinaryIO | None = None) -> Deco
         )
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{name}: {_TOO_LARGE}, got {picture.width}x{picture.height}")
-    # Before the pixels are loaded: what says so is gone afterwards.
+    # Before the pixels are loaded, because Pillow then drops what tells their depth.
     data, lost, values = b"", [], None
     with contextlib.suppress(OSError, ValueError):
         if file := file or getattr(picture, "fp", None):

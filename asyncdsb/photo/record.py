@@ -26,7 +26,7 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
     Raises:
         ValueError: no such file, no settings in it, or a field that is not among ``names``.
     """
-    known_kinds()  # With what they may hold.
+    known_kinds()  # Raises Pillow's limit on the texts of a PNG.
     try:
         if path.suffix.lower() == ".png":
             with Image.open(path) as picture:

@@ -89,7 +89,7 @@ class Batches:
             raise ValueError(f"expected --accumulate of at least 1, got {self.parts}")
         sides = [preset.size] + [2 * preset.size] * (preset.large_every > 0)
         largest, kept = sides[-1], max(preset.short_sides)
-        # Better now than later.
+        # Refused now, not at the first step whose batch does not divide.
         for step in {0, max(0, preset.large_every - 1)}:
             processes.rows(preset.shape(step)[0], 0, self.parts, self.each)
         if largest > kept:

@@ -41,7 +41,7 @@ class Draws:
 
 
 def to_device(values: Tensor, device: str | torch.device) -> Tensor:
-    """Copy small host values to a device without waiting for what it is at."""
+    """Copy small host values to a device without waiting for the work that it does."""
     if torch.device(device).type == "cuda":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)

@@ -45,7 +45,7 @@ def restore_and_score(
             if not all(map(Path.exists, paths)):
                 paths[0].parent.mkdir(parents=True, exist_ok=True)
                 for path, result, error in zip(paths, *restore(chunk, kind, method), strict=True):
-                    # Of a first estimate nothing is kept but its error.
+                    # Only the error of a first estimate is kept.
                     note = PngInfo()
                     if error is not None:
                         note.add_text(FIRST_ERROR, repr(error))

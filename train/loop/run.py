@@ -220,7 +220,7 @@ def parser(program: str, presets: dict, doc: str) -> argparse.ArgumentParser:
     add("--init", help="weights folder of the same kind of network to start from")
     add("--size", type=int, help="side of the crops instead of the preset's")
     add("--lr", type=float, help="peak learning rate instead of the preset's")
-    as_it_is = "run the bridge's network as it is, whatever the preset says"
+    as_it_is = "run the networks as they are, whatever the preset says"
     add("--no-compile", dest="compile", action="store_const", const=False, help=as_it_is)
     stop = "stop with a checkpoint after this time"
     add("--max-minutes", type=float, default=math.inf, help=stop)
