@@ -28,8 +28,7 @@ from asyncdsb.photo.settings import Settings
 from asyncdsb.schedule import NoiseSchedule, relative_gradient
 from asyncdsb.show import viz
 
-MAP_SIDE = 256  # Longest side in pixels of the maps that are sent.
-RESULT_SIDE = 2048  # Likewise of the result as the canvas shows it.
+RESULT_SIDE = 2048  # Longest side in pixels of the result as the canvas shows it.
 ABOUT_SIDE = 150  # Likewise of the photo of the explanation.
 FILM_FRAMES = 41  # Most frames of a finished run that are sent at once.
 SUBTLE = 0.03  # Difference of shares restored that hardly shows.
@@ -125,16 +124,16 @@ def format_maps(maps: Maps, image: Image.Image, mask: np.ndarray, pace: Pace) ->
         ``step_seconds``: how long a step takes, if that is known; ``box``: the square around the
         head.
     """
-    gradient = viz.shrink_map(maps.gradient, 2 * MAP_SIDE)
+    gradient = viz.shrink_map(maps.gradient, 2 * session.MAP_SIDE)
     heatmap = viz.heatmap(gradient, viz.GRADIENT_COLOURS, compand=True)
-    hole = np.rint(viz.shrink_map(mask, MAP_SIDE) * 255).astype(np.uint8)
+    hole = np.rint(viz.shrink_map(mask, session.MAP_SIDE) * 255).astype(np.uint8)
     grey = image.convert("L").resize(hole.shape[::-1], Image.Resampling.BOX)
     orders: dict[str, float | str] = {}
     for name, order in maps.orders.items():
         if order.min() == order.max():
             orders[name] = float(order.flat[0])
         else:
-            small = np.rint(viz.shrink_map(order, MAP_SIDE).clip(0, 1) * 65535)
+            small = np.rint(viz.shrink_map(order, session.MAP_SIDE).clip(0, 1) * 65535)
             orders[name] = base64_of(small.astype("<u2"))
     order_map = {
         "width": hole.shape[1],

@@ -32,7 +32,7 @@ MAX_TILES = 32
 MAX_SEED = 2**31 - 1
 MAX_SEEDS = 6  # That one press tries.
 MAX_RESULTS = 12  # Of a session; the oldest go first.
-MAX_ORDER_SIDE = 256  # In pixels, of a painted order: that of the map which the browser shows.
+MAP_SIDE = 256  # Longest side in pixels of the maps that are sent, and of a painted order.
 PAINTED = "painted"  # Strategy of a visitor who paints the order, beside those of the package.
 
 SETTINGS = (
@@ -188,9 +188,9 @@ def read_order(text: str | None, size: tuple[int, int]) -> np.ndarray | None:
     if not text:
         return None
     try:
-        found = json.loads(text[: 2 * MAX_ORDER_SIDE**2])
+        found = json.loads(text[: 2 * MAP_SIDE**2])
         width, height = int(found["width"]), int(found["height"])
-        if not (0 < width <= MAX_ORDER_SIDE and 0 < height <= MAX_ORDER_SIDE):
+        if not (0 < width <= MAP_SIDE and 0 < height <= MAP_SIDE):
             raise ValueError(f"size {width}x{height}")
         values = np.frombuffer(base64.b64decode(found["data"], validate=True), np.uint8)
         small = values.reshape(height, width).astype(np.float32) / 255
