@@ -31,6 +31,12 @@ asyncdsb.maps = (() => {
     const ramp = t <= tau ? t / Math.max(tau, 1e-9) : (1 - t) / Math.max(1 - tau, 1e-9);
     return (a + (b - a) * ramp) ** 2;
   }
+  // The line of beta(t; tau) in a drawing that puts a point at x(t), y(beta).
+  function curve(tau, x, y, attributes) {
+    const points = Array.from({ length: 81 }, (_, index) =>
+      `${x(index / 80).toFixed(1)},${y(beta(index / 80, tau)).toFixed(1)}`);
+    return `<polyline points="${points.join(" ")}" ${attributes}/>`;
+  }
   // The integral of beta over t, whatever tau is.
   const total = ([a, b] = roots()) => (a * a + a * b + b * b) / 3;
   // s(t; tau), the share of the total variance before t.
@@ -245,7 +251,7 @@ asyncdsb.maps = (() => {
 
   Object.assign(asyncdsb, { draw, paintedOrder, mountTau, mountGradient });
   return {
-    range, bytes, rgb, beta, betas, total, clock, tauAt, crop, faint, dark,
+    range, bytes, rgb, beta, curve, betas, total, clock, tauAt, crop, faint,
     get now() { return map; },
     follow: (listener) => listeners.push(listener),
   };

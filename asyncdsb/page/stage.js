@@ -116,17 +116,12 @@ asyncdsb.stage = (() => {
     const high = maps.betas()[1];
     const [x, y] = [(time) => 240 * (1 - time), (value) => 58 - (54 * value) / high];
     const colour = (tau) => `rgb(${maps.rgb(range.max > range.min ? (tau - range.min) / (range.max - range.min) : 0.5).join(" ")})`;
-    const curve = (tau, attributes) => {
-      const points = Array.from({ length: 81 }, (_, index) =>
-        `${x(index / 80).toFixed(1)},${y(maps.beta(index / 80, tau)).toFixed(1)}`);
-      return `<polyline points="${points.join(" ")}" ${attributes}/>`;
-    };
     const span = range.max - range.min;
     const taus = range.strategy === "uniform" || span === 0
       ? [range.min + span / 2] : [0, 1, 2, 3, 4, 5, 6].map((step) => range.min + (span * step) / 6);
     part(".betas").innerHTML =
-      taus.map((tau) => curve(tau, `data-tau="${tau.toFixed(3)}" stroke="${colour(tau)}"`)).join("") +
-      curve(0.5, 'class="dashed"') +
+      taus.map((tau) => maps.curve(tau, x, y, `data-tau="${tau.toFixed(3)}" stroke="${colour(tau)}"`)).join("") +
+      maps.curve(0.5, x, y, 'class="dashed"') +
       `<line class="now" x1="${x(t)}" x2="${x(t)}" y1="0" y2="62"/>`;
   }
 

@@ -36,13 +36,12 @@ Object.assign(asyncdsb, (() => {
       });
     }
 
-    function curves(selector, value, highest) {
-      const t = Number(slider.value) / 100;
-      const [x, y] = [(time) => 240 * (1 - time), (v) => 152 - (142 * v) / highest];
-      story.querySelector(selector).innerHTML = [0, 0.25, 0.5, 0.75, 1].map((tau) => {
-        const points = Array.from({ length: 81 }, (_, index) => `${x(index / 80).toFixed(1)},${y(value(index / 80, tau)).toFixed(1)}`);
-        return `<polyline points="${points.join(" ")}" stroke="rgb(${maps.rgb(tau).join(" ")})"/>`;
-      }).join("") + `<line x1="${x(t)}" x2="${x(t)}" y1="0" y2="160"/>`;
+    function drawBetas(t) {
+      const high = maps.betas()[1];
+      const [x, y] = [(time) => 240 * (1 - time), (value) => 152 - (142 * value) / high];
+      story.querySelector(".beta").innerHTML =
+        [0, 0.25, 0.5, 0.75, 1].map((tau) => maps.curve(tau, x, y, `stroke="rgb(${maps.rgb(tau).join(" ")})"`)).join("") +
+        `<line x1="${x(t)}" x2="${x(t)}" y1="0" y2="160"/>`;
     }
 
     function draw() {
@@ -52,7 +51,7 @@ Object.assign(asyncdsb, (() => {
       const same = maps.clock(t, 0.5);
       paint(".one", (index) => bridge(index, same));
       paint(".kept", (index) => (hole(index) ? bridge(index, maps.clock(t, taus[index])) : known(index)));
-      curves(".beta", maps.beta, maps.betas()[1]);
+      drawBetas(t);
     }
     paint(".edges", (index) => maps.rgb(taus[index]));
 
