@@ -32,7 +32,7 @@ asyncdsb.canvas = (() => {
   let follow = 0;
   let taking = 0; // timer: the result is becoming the photograph, until the server has answered
   let shown = 0; // counts results, so that one that is decoded late is left out
-  const api = { mount, hole, headFound, shows: (stamp) => stamp === photo?.stamp, opening, close, showResult, hold, clearResult, hasResult: () => view.classList.contains("compared"), onStroke: null };
+  const hasResult = () => view.classList.contains("compared");
 
   // The mask
 
@@ -269,7 +269,7 @@ asyncdsb.canvas = (() => {
   function begin(point, id, touch = false) {
     stroke = { points: [point], width: width(), erase: tool === "eraser", id, committed: false };
     // A finger on a result may be the first of two that zoom.
-    if (!touch || !api.hasResult()) commit();
+    if (!touch || !hasResult()) commit();
   }
 
   // Paint the stroke. If a result is shown, it becomes the photograph first.
@@ -277,7 +277,9 @@ asyncdsb.canvas = (() => {
     stroke.committed = true;
     clearTimeout(follow);
     const late = since(begun);
-    if (api.onStroke?.({ result: api.hasResult() }) === "keep") {
+    const reuse = document.querySelector("#reuse");
+    if (hasResult() && !reuse.disabled) {
+      reuse.click();
       // On the result, whose hole is closed, but for what was painted during the run.
       context.clearRect(0, 0, canvas.width, canvas.height);
       for (const { stroke: done } of late) if (done) paint(done);
@@ -480,7 +482,7 @@ asyncdsb.canvas = (() => {
   }
 
   function hold(before) {
-    view.classList.toggle("held", before && api.hasResult());
+    view.classList.toggle("held", before && hasResult());
   }
 
   function clearResult() {
@@ -661,5 +663,5 @@ asyncdsb.canvas = (() => {
   window.addEventListener("blur", () => released({ key: " " }));
   window.addEventListener("scroll", () => { scrolled = performance.now(); }, { passive: true, capture: true });
 
-  return api;
+  return { mount, hole, headFound, shows: (stamp) => stamp === photo?.stamp, opening, close, showResult, clearResult, hasResult };
 })();

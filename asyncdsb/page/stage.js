@@ -290,14 +290,8 @@ asyncdsb.stage = (() => {
     update();
   }
 
-  // The result in place on the canvas. The next stroke works on it: it becomes the photograph.
+  // The result in place on the canvas.
   function mountCompare(element, props, watch) {
-    asyncdsb.canvas.onStroke = ({ result }) => {
-      const reuse = document.querySelector("#reuse");
-      if (!result || reuse.disabled) return "";
-      reuse.click();
-      return "keep";
-    };
     const update = () => {
       // A run may end when another photograph is on the canvas.
       const value = asyncdsb.canvas.shows(props.value?.photo) ? props.value : null;
