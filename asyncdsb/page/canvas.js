@@ -522,7 +522,8 @@ asyncdsb.canvas = (() => {
 
   // Keys
 
-  const writes = (target) => target.closest?.("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, [contenteditable]");
+  // Where keys write text, and the dialog that lists them.
+  const writes = (target) => target.closest?.("input:not([type=range], [type=checkbox], [type=radio]), textarea, select, [contenteditable], dialog");
 
   function key(event) {
     if (!photo || !view.checkVisibility() || writes(event.target)) return;
@@ -663,5 +664,5 @@ asyncdsb.canvas = (() => {
   window.addEventListener("blur", () => released({ key: " " }));
   window.addEventListener("scroll", () => { scrolled = performance.now(); }, { passive: true, capture: true });
 
-  return { mount, hole, headFound, shows: (stamp) => stamp === photo?.stamp, opening, close, showResult, clearResult, hasResult };
+  return { mount, hole, headFound, shows: (stamp) => stamp === photo?.stamp, opening, close, showResult, clearResult, hasResult, writes };
 })();

@@ -99,7 +99,7 @@
 
   // Keys work wherever no text is being typed.
   document.addEventListener("keydown", (event) => {
-    if (event.target.closest?.("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable], dialog")) return;
+    if (asyncdsb.canvas.writes(event.target)) return;
     const press = (id) => {
       const button = document.querySelector(`#${id} button, button#${id}, a#${id}`);
       if (button && !button.disabled) button.click();
