@@ -237,6 +237,14 @@ def test_neither_the_map_of_the_order_nor_settings_are_overwritten(folder, tiny_
         assert_refused(folder, capsys, before, "is read and would be overwritten", code)
 
 
+def test_another_name_of_a_file_that_is_read_is_not_written(folder, tiny_weights, capsys):
+    """A link stands for a folder that is mounted twice, and for systems where A.png is a.png."""
+    os.link(folder / "photo.png", folder / "again.png")
+    before = listing(folder)
+    code = inpaint(folder, tiny_weights, out="again.png")
+    assert_refused(folder, capsys, before, "again.png is read and would be overwritten", code)
+
+
 def test_masks_are_no_larger_than_can_be_read_back(tmp_path, capsys):
     assert run("mask", "wide", "100000x100000", "-o", tmp_path / "m.png") == 2
     assert "expected at most 64 megapixels, got 100000x100000" in capsys.readouterr().err
@@ -545,11 +553,13 @@ def test_everything_that_is_left_out_is_named(photos, tiny_weights, capsys):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have names on Unix alone")
 def test_links_that_lead_nowhere_and_pipes_are_named(photos, tiny_weights, capsys):
     (photos / "photos" / "link.jpg").symlink_to(photos / "gone.jpg")
+    (photos / "photos" / "loop.jpg").symlink_to("loop.jpg")
     os.mkfifo(photos / "photos" / "pipe.jpg")
     assert inpaint_folder(photos, tiny_weights) == 2
-    first, second = capsys.readouterr().err.splitlines()
+    first, second, third = capsys.readouterr().err.splitlines()
     assert "link.jpg: left out: a link that leads nowhere" in first
-    assert "pipe.jpg: left out: a device or pipe" in second
+    assert "loop.jpg: left out: a link that leads nowhere" in second
+    assert "pipe.jpg: left out: a device or pipe" in third
 
 
 def test_folders_of_the_command_itself_are_not_left_out(photos, tiny_weights, capsys):

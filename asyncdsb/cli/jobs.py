@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import tempfile
 import unicodedata
 from collections import defaultdict
@@ -59,11 +60,11 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
             _check_name("--report", report, (".png",))
         return [job], []
 
-    if not (photos := [path for path in _pictures(photo) if path.resolve() != mask.resolve()]):
+    if not (photos := [path for path in _pictures(photo) if _place(path) != _place(mask)]):
         raise ValueError(f"there is no picture in the folder {photo}")
-    used = [path.resolve() for path in (mask, out, trajectory, report) if path]
+    used = [_place(path) for path in (mask, out, trajectory, report) if path]
     others = (path for path in _visible(photo) if path not in photos)
-    problems = [_left_out(path) for path in others if path.resolve() not in used]
+    problems = [_left_out(path) for path in others if _place(path) not in used]
     found = defaultdict[Path, list[Job]](list)
     for path in photos:
         png, webp = f"{path.stem}.png", f"{path.stem}.webp"
@@ -82,6 +83,16 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"PHOTO is a folder, so {folder} must be one too; it is a file")
     return jobs, problems
+
+
+def _place(path: Path) -> object:
+    """What tells a file or folder from all others, whatever path leads to it."""
+    try:
+        # Not its path alone: a folder can be mounted twice, and Macs read Photo.png as photo.png.
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    except OSError:
+        return os.path.realpath(path)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -163,12 +174,12 @@ def refuse_clashes(jobs: Sequence[Job], *others: str | Path | None) -> None:
 
     ``others`` are read beside photographs and masks: a map of the order, settings.
     """
-    read = {path.resolve() for job in jobs for path in (job.photo, job.mask)}
-    read |= {Path(path).resolve() for path in others if path}
-    written: set[Path] = set()
+    read = {_place(path) for job in jobs for path in (job.photo, job.mask)}
+    read |= {_place(Path(path)) for path in others if path}
+    written = set[object]()
     for job in jobs:
         for path in job.written:
-            place = path.resolve()
+            place = _place(path)
             if place in read:
                 raise ValueError(f"{path} is read and would be overwritten: choose another name")
             if place in written:
