@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
 import json
 import os
 import re
@@ -154,6 +156,24 @@ def test_an_interruption_is_told_in_one_line(folder, tiny_weights, capsys, monke
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == "asyncdsb: error: interrupted\n"
     assert listing(folder) == before
+
+
+class ClosedTerminal(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("stderr", [None, ClosedTerminal()])
+def test_messages_that_nobody_can_read_do_not_end_a_run(
+    photos, tiny_weights, capsys, monkeypatch, stderr
+):
+    (photos / "photos" / "0.jpg").write_bytes(b"words")
+    shutil.copy(photos / "masks" / "a.png", photos / "masks" / "0.png")
+    monkeypatch.setattr(sys, "stderr", stderr)
+    paths = photos / "photos", photos / "masks", "-o", photos / "out"
+    options = "--weights", tiny_weights, "--steps", 2, "--device", "cpu"
+    assert run("inpaint", *paths, *options) == 2
+    assert sorted(os.listdir(photos / "out")) == ["a.png", "b.png"]
 
 
 def test_help_names_the_defaults(capsys):

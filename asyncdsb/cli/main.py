@@ -173,7 +173,9 @@ def _size(text: str) -> tuple[int, int]:
 
 def _say(kind: str, message: object) -> None:
     """Print one line on standard error, above a progress bar if there is one."""
-    tqdm.write(f"asyncdsb: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
+    # The terminal of a run in the background may be closed, which is no reason to end the run.
+    with contextlib.suppress(OSError):
+        tqdm.write(f"asyncdsb: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _mask(arguments: argparse.Namespace) -> int:
@@ -242,7 +244,8 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             pipe = AsyncDSBPipeline.from_pretrained(weights, precision=precision, **given)
             checked.check(pipe.samplers)
         label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
-        bar = {"desc": label, "unit": "step", "file": sys.stderr, "disable": arguments.quiet}
+        hidden = arguments.quiet or not sys.stderr  # None where the caller has closed it.
+        bar: dict[str, Any] = {"desc": label, "unit": "step", "file": sys.stderr, "disable": hidden}
         try:
             with tqdm(**bar, total=checked.steps, dynamic_ncols=True) as shown:
                 result = pipe(
