@@ -368,6 +368,7 @@ def test_settings_name_the_map_of_a_painted_order(folder, tiny_weights):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
+        ("\ufeff[1]", "expected an object"),  # The mark of the encoding is none of its contents.
         ("{", "cannot read settings"),
         ("[1]", "expected an object"),
         ('{"speed": 1}', "got speed"),

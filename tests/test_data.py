@@ -96,6 +96,12 @@ def test_an_unreadable_photo_is_named_with_its_folder_or_shard(folder, shard):
 def test_a_list_names_photos_beside_it_in_its_order(folder):
     (folder / "split.txt").write_text("deep/b.png\n\na.png\n")
     assert [key for key, _ in iter_photos([folder / "split.txt"])] == ["b", "a"]
+    # As programs on Windows write it.
+    (folder / "split.txt").write_text("a.png\n", "utf-8-sig")
+    assert [key for key, _ in iter_photos([folder / "split.txt"])] == ["a"]
+    (folder / "split.txt").write_text("a.png\n", "utf-16")
+    with pytest.raises(ValueError, match=r"expected a list in UTF-8, got .*split\.txt"):
+        list(iter_photos([folder / "split.txt"]))
     (folder / "split.txt").write_text("c.png\n")
     with pytest.raises(ValueError, match="c.png"):
         list(iter_photos([folder / "split.txt"]))

@@ -60,7 +60,8 @@ def test_portraits_stand_side_by_side_on_a_sheet(tiny_weights, tmp_path, monkeyp
 def test_a_sheet_of_one_source(tiny_weights, tmp_path, capsys):
     photos = save_photos(tmp_path / "photos", ["a.png", "b.png"])
     manifest = tmp_path / "manifest.csv"
-    manifest.write_text("key,source\na,one/place\nb,another\nc,third\n")
+    # With the mark that spreadsheets write.
+    manifest.write_text("key,source\na,one/place\nb,another\nc,third\n", "utf-8-sig")
     extra = f"--manifest {manifest} --source another"
     assert train.sheets.main(sheet_command(photos, tiny_weights, tmp_path / "out", extra)) == 0
     sheet = np.array(Image.open(tmp_path / "out/center.webp")).astype(int)

@@ -34,7 +34,7 @@ def load_settings(path: Path, names: tuple[str, ...]) -> dict[str, object]:
             if text is None:
                 raise ValueError("expected a PNG that AsyncDSB restored, found no settings in it")
         else:
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8-sig")  # Editors on Windows mark the encoding.
         found = json.loads(text)
     except _UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

@@ -62,7 +62,11 @@ def find_photos(paths: Iterable[str | Path]) -> list[FoundPhoto]:
         elif path.suffix == ".tar":
             files, tars = [], [path]
         elif path.suffix == ".txt":
-            lines = path.read_text("utf-8").splitlines()
+            try:
+                # Programs on Windows mark the encoding.
+                lines = path.read_text("utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise ValueError(f"expected a list in UTF-8, got {path}: {error}") from error
             files = [path.parent / line.strip() for line in lines if line.strip()]
         photos += [FoundPhoto(file.stem, str(file), file) for file in files]
         photos += [photo for tar in tars for photo in _from_tar(tar)]
@@ -80,7 +84,7 @@ def iter_photos(paths: Iterable[str | Path]) -> Iterator[tuple[str, Image.Image]
 
 def manifest_rows(manifest: Path, *columns: str) -> list[dict[str, str]]:
     """The rows of a CSV of photographs; ValueError if a column is missing, or every row."""
-    with open(manifest, encoding="utf-8", newline="") as file:
+    with open(manifest, encoding="utf-8-sig", newline="") as file:  # As spreadsheets write it.
         rows = list(csv.DictReader(file))
     if not rows or not set(columns) <= rows[0].keys():
         *most, last = columns
