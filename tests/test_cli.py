@@ -628,7 +628,7 @@ def test_sizes_that_a_format_cannot_hold(tmp_path, capsys, suffix, most):
     code = inpaint(tmp_path, tmp_path / "none", out=f"out.{suffix}")
     err = capsys.readouterr().err
     assert code == 2 and err.splitlines()[-1].startswith(f"asyncdsb: error: out.{suffix}: ")
-    assert f"at most {most} pixels a side, the photo is {most + 1}x8" in err
+    assert f"at most {most} pixels a side, the picture is {most + 1}x8" in err
     assert listing(tmp_path) == before
 
 
@@ -691,6 +691,7 @@ def test_mask_command(tmp_path, capsys):
         (["wide", "1x2x3", "-o", "{folder}/m.png"], "expected 256 or 640x480"),
         (["wide", "2", "-o", "{folder}/m.png"], "at least 8"),
         (["wide", "64", "-o", "{folder}/m.jpg"], "not JPEG"),
+        (["wide", "16400x8", "-o", "{folder}/m.webp"], "at most 16383 pixels a side"),
         (["wide", "64", "-o", "{folder}/none/m.png"], "there is no folder"),
         (["wide", "64"], "required: -o"),
     ],

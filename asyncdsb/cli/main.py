@@ -182,6 +182,7 @@ def _mask(arguments: argparse.Namespace) -> int:
     out = output_file(arguments.out)
     if out.suffix.lower() in LOSSY:
         raise ValueError(f"{out.name}: masks are written as PNG, WebP, TIFF or BMP, not JPEG")
+    check_side(out, arguments.size[::-1])
     from PIL import Image
 
     from asyncdsb.masks import make_mask

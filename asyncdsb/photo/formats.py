@@ -28,7 +28,7 @@ def check_side(out: Path, size: tuple[int, int]) -> None:
     kind = SAVE_OPTIONS[out.suffix.lower()]["format"]
     most = LARGEST_SIDE.get(kind, max(size))
     if max(size) > most:
-        got = f"the photo is {size[0]}x{size[1]}: choose .png or .tif"
+        got = f"the picture is {size[0]}x{size[1]}: choose .png or .tif"
         raise ValueError(f"{out.name}: {kind} holds at most {most} pixels a side, {got}")
 
 
