@@ -246,6 +246,14 @@ def test_another_index_is_refused(tmp_path, capsys, text):
     assert "expected the index of a corpus, version 1, in " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["", "[]"])
+def test_a_damaged_record_of_what_is_done_is_told(photos, tmp_path, capsys, text):
+    (tmp_path / "progress.json").write_text(text)
+    assert main(["pack", str(photos), str(tmp_path), "--workers", "1"]) == 2
+    told = f"expected {tmp_path / 'progress.json'} to say what is done, got a damaged file"
+    assert told in capsys.readouterr().err
+
+
 def test_a_folder_of_tars_counts_as_its_photographs(corpus):
     assert len(find_photos([corpus])) == 12
     tars = sorted(corpus.glob("*.tar"))

@@ -79,8 +79,13 @@ def pack(
     if (out / INDEX).exists():
         read_index(out)
     if there := [path for path in (out / INDEX, progress) if path.exists()]:
-        index = json.loads(there[0].read_text("utf-8"))
-        if not head.items() <= index.items():
+        try:
+            index = json.loads(there[0].read_text("utf-8"))
+            same = head.items() <= index.items()
+        except (ValueError, AttributeError) as error:
+            told = f"expected {there[0]} to say what is done, got a damaged file: empty {out} first"
+            raise ValueError(told) from error
+        if not same:
             got = "a corpus of other photos or settings"
             raise ValueError(f"expected {out} to be empty, got {got}")
         if there[0] != progress:
