@@ -502,6 +502,11 @@ def test_a_hole_is_painted_by_keys(page, photo):
     assert line[0] == dot[0] and line[2] > dot[2] + 20 and line[1] == dot[1], line
     page.keyboard.press("Control+z")
     assert (bounds(painted(page)) == dot).all(), "the line is one stroke"
+    tool(page, "Clear hole").focus()
+    page.keyboard.press(" ")
+    assert not painted(page).any(), "the space bar presses the button that has the focus"
+
+
 
 
 def test_clear_hole_and_close_photo_are_two_things(page, photo):

@@ -608,6 +608,8 @@ asyncdsb.canvas = (() => {
     canvas.addEventListener("keyup", endByKey);
     canvas.addEventListener("blur", () => {
       endByKey();
+      // Else the space bar would not press the button that has the focus now.
+      pointer = null;
       cursor.classList.remove("seen");
     });
     view.addEventListener("wheel", wheel, { passive: false });
