@@ -507,6 +507,18 @@ def test_a_hole_is_painted_by_keys(page, photo):
     assert not painted(page).any(), "the space bar presses the button that has the focus"
 
 
+def test_a_zoomed_photograph_follows_the_brush_of_the_keyboard(page, photo):
+    open_photo(page, photo)
+    for _ in range(4):
+        tool(page, "Zoom in").click()
+    page.locator("#editor canvas").focus()
+    for _ in range(24):
+        page.keyboard.press("ArrowRight")
+    brush, view = (page.locator(f"#editor .{name}").bounding_box() for name in ("cursor", "view"))
+    middle = brush["x"] + brush["width"] / 2
+    assert view["x"] < middle <= view["x"] + view["width"] + 1
+    page.keyboard.press("Enter")
+    assert painted(page)[:, -1].any()
 
 
 def test_clear_hole_and_close_photo_are_two_things(page, photo):

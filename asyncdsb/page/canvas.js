@@ -549,6 +549,12 @@ asyncdsb.canvas = (() => {
     hold(false);
   }
 
+  // Where the brush for the keyboard is on the screen.
+  function placed() {
+    const box = canvas.getBoundingClientRect();
+    return [box.left + (place[0] * box.width) / canvas.width, box.top + (place[1] * box.height) / canvas.height];
+  }
+
   function paintByKey(event) {
     const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const way = ways[event.key];
@@ -567,8 +573,12 @@ asyncdsb.canvas = (() => {
       if (corner) endFrame();
       else corner = { at: [...place] };
     }
-    const box = canvas.getBoundingClientRect();
-    pointer = [box.left + (place[0] * box.width) / sides[0], box.top + (place[1] * box.height) / sides[1]];
+    const [x, y] = placed();
+    // A zoomed photograph moves along, so that the brush stays in view.
+    const seen = view.getBoundingClientRect();
+    const beyond = (at, low, high) => Math.max(low - at, 0) + Math.min(high - at, 0);
+    pan(beyond(x, seen.left, seen.right), beyond(y, seen.top, seen.bottom));
+    pointer = placed();
     circle();
   }
 
