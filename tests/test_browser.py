@@ -1486,6 +1486,35 @@ def touch(page, moments: list[list[tuple[float, float]]]) -> None:
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
+def test_a_hand_beside_a_pen_does_not_disturb_it(page, photo):
+    open_photo(page, photo)
+    page.locator("#editor canvas").scroll_into_view_if_needed()
+    session = page.context.new_cdp_session(page)
+
+    def pen(kind: str, x: float, y: float) -> None:
+        x, y = on_screen(page, x, y)
+        told = {"type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1}
+        session.send("Input.dispatchMouseEvent", told | {"pointerType": "pen"})
+
+    def hand(kind: str, *points: tuple[float, float]) -> None:
+        at = [dict(zip("xy", on_screen(page, *point), strict=True)) for point in points]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+    # It comes down before the pen, and once more during the stroke.
+    hand("touchStart", (200, 200))
+    pen("mousePressed", 60, 60)
+    hand("touchMove", (204, 204))
+    pen("mouseMoved", 80, 60)
+    hand("touchEnd")
+    hand("touchStart", (200, 200))
+    pen("mouseMoved", 200, 60)
+    pen("mouseReleased", 200, 60)
+    hand("touchEnd")
+    left, top, right, bottom = bounds(painted(page))
+    assert left < 60 and right > 200 and top < 60 and bottom < 100, "the whole stroke of the pen"
+    assert page.inner_text("[data-act=fit]") == "100%"
+
+
 def test_a_visit_on_a_dark_phone(page, server):
     """The same with a finger's width of screen, and light text on dark ground."""
     context = page.context.browser.new_context(

@@ -26,6 +26,7 @@ asyncdsb.canvas = (() => {
   let zoom = 1;
   let shift = [0, 0]; // how far the sheet is moved, in views
   const pointers = new Map(); // fingers on the canvas
+  let pen = null; // id of the pen on the canvas
   let moving = false;
   let space = false;
   let place = null; // of the brush for the keyboard, on the mask
@@ -370,7 +371,15 @@ asyncdsb.canvas = (() => {
 
   function down(event) {
     if (!photo || event.button > 1) return;
+    // A hand that rests beside a pen neither paints nor zooms.
+    if (pen !== null && event.pointerType === "touch") return;
     endByKey();
+    if (event.pointerType === "pen") {
+      pen = event.pointerId;
+      abandon();
+      pointers.clear();
+      moving = false;
+    }
     pointer = [event.clientX, event.clientY];
     pointers.set(event.pointerId, pointer);
     sheet.setPointerCapture(event.pointerId);
@@ -414,6 +423,7 @@ asyncdsb.canvas = (() => {
 
   function up(event) {
     pointers.delete(event.pointerId);
+    if (pen === event.pointerId) pen = null;
     if (event.pointerType === "touch") pointer = null;
     if (stroke?.id === event.pointerId) end();
     if (corner?.id === event.pointerId) {
