@@ -950,6 +950,30 @@ def test_order_is_painted_on_the_heatmap(page, photo):
     page.wait_for_selector("#tau .order-brush", state="hidden")
 
 
+def test_one_finger_paints_the_order(page, photo):
+    open_photo(page, photo)
+    take_hole(page, "Center")
+    page.get_by_role("radio", name="painted").check(force=True)
+    page.locator("#tau .again").click()
+    page.locator("#tau canvas").scroll_into_view_if_needed()
+    box = page.locator("#tau canvas").bounding_box()
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    before = page.evaluate("asyncdsb.paintedOrder()")
+    touch(page, [[at(0.05, 0.3)], [at(0.06, 0.3), at(0.95, 0.7)], [at(0.07, 0.3), at(0.94, 0.7)]])
+    orders = [json.loads(one) for one in (before, page.evaluate("asyncdsb.paintedOrder()"))]
+    first, second = (
+        np.frombuffer(base64.b64decode(one["data"]), np.uint8).reshape(one["height"], one["width"])
+        for one in orders
+    )
+    changed = (first != second).any(0)
+    assert changed[: len(changed) // 4].any()
+    assert not changed[len(changed) // 4 :].any(), "nothing between the two fingers"
+    page.get_by_role("radio", name="gradient").check(force=True)
+
+
 def test_mask_is_grown_and_inverted_and_the_result_edited(page, photo):
     open_photo(page, photo)
     take_hole(page, "Center")
@@ -1479,8 +1503,10 @@ def test_narrow_screens_do_not_scroll_sideways(page, width):
 def touch(page, moments: list[list[tuple[float, float]]]) -> None:
     """Put fingers on the screen, move them from moment to moment and take them away."""
     session = page.context.new_cdp_session(page)
-    for number, fingers in enumerate(moments):
-        kind = "touchMove" if number else "touchStart"
+    count = 0
+    for fingers in moments:
+        kind = "touchMove" if len(fingers) == count else "touchStart"
+        count = len(fingers)
         points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(fingers)]
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})

@@ -199,24 +199,26 @@ asyncdsb.maps = (() => {
     panel = element;
     const canvas = element.querySelector("canvas");
     let last = null;
+    let brush = null; // id of the pointer that paints; other fingers do nothing
     canvas.addEventListener("pointermove", (event) => {
       if (!map) return;
       probe(event);
-      if (!last) return;
+      if (!last || event.pointerId !== brush) return;
       const next = placeOn(canvas, event);
       paintOrder(last, next);
       last = next;
     });
     canvas.addEventListener("pointerleave", () => { element.querySelector(".probe").textContent = ""; });
     canvas.addEventListener("pointerdown", (event) => {
-      if (range.strategy !== "painted" || !map) return;
+      if (range.strategy !== "painted" || !map || last) return;
       event.preventDefault();
       canvas.setPointerCapture(event.pointerId);
+      brush = event.pointerId;
       last = placeOn(canvas, event);
       paintOrder(last, last);
     });
     for (const name of ["pointerup", "pointercancel"]) {
-      canvas.addEventListener(name, () => { last = null; });
+      canvas.addEventListener(name, (event) => { if (event.pointerId === brush) last = null; });
     }
     for (const name of ["absolute", "lines"]) {
       element.querySelector(`.${name}`).addEventListener("change", () => draw());
