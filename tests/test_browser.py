@@ -1632,10 +1632,23 @@ def test_a_phone_shows_canvas_stage_and_settings_in_this_order(page, server):
         order = ["editor", "restore", "frame", "weights", "steps", "more", "examples", "tau-min"]
         places = tops(*order)
         assert places == sorted(places)
+        # Until its place is in view, Restore sticks to the screen's end.
+        visit.locator("#frame").scroll_into_view_if_needed()
         status = visit.locator("#said").bounding_box()
         frame = visit.locator("#frame").bounding_box()
         between = frame["y"] - status["y"] - status["height"]
         assert between < 90, "nothing but a heading stands between"
+        visit.set_viewport_size({"width": 390, "height": 500})
+        visit.evaluate("() => scrollTo(0, 0)")
+        box = visit.locator("#restore").bounding_box()
+        assert box["y"] + box["height"] <= 500, "it stays in reach on a lower screen"
+        # Behind it until it gets the focus.
+        chip = visit.get_by_role("button", name="Center")
+        chip.evaluate("one => scrollBy(0, one.getBoundingClientRect().bottom - 495)")
+        chip.focus()
+        box, bar = chip.bounding_box(), visit.locator("#run-bar").bounding_box()
+        assert box["y"] + box["height"] <= bar["y"], "what has the focus is not behind it"
+        visit.set_viewport_size({"width": 390, "height": 844})
 
         set_slider(visit, "steps", 2)
         visit.evaluate("() => document.activeElement.blur()")
@@ -1656,6 +1669,8 @@ def test_a_phone_shows_canvas_stage_and_settings_in_this_order(page, server):
         visit.wait_for_timeout(300)
         assert visit.evaluate(TOO_SMALL) == []
         assert visit.evaluate("() => document.documentElement.scrollWidth") <= 390
+        visit.locator(".tale .kept").scroll_into_view_if_needed()
+        assert visit.locator(".tale .clockwork").bounding_box()["y"] >= 0, "moves what is seen"
     finally:
         context.close()
 
