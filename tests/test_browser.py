@@ -1480,6 +1480,21 @@ def test_restore_without_a_mask_says_what_to_do(page, photo):
     assert page.get_attribute("#restore", "aria-disabled") == "false"
 
 
+def test_the_focus_is_seen(page, photo):
+    open_photo(page, photo)
+    page.keyboard.press("Tab")  # A browser shows the focus to those who use the keyboard.
+    hidden = page.evaluate(
+        """() => [...document.querySelectorAll('.pane input')].filter((one) => {
+            if (!one.matches('[type=range], [type=checkbox]')) return false;
+            one.focus();
+            const {outlineStyle, outlineWidth} = getComputedStyle(one);
+            const shown = outlineStyle === 'solid' && outlineWidth === '2px';
+            return document.activeElement === one && !shown;
+        }).map((one) => one.outerHTML)"""
+    )
+    assert hidden == []
+
+
 def test_everything_fits_one_laptop_screen(page, photo):
     page.set_viewport_size({"width": 1440, "height": 900})
     page.evaluate("() => window.scrollTo(0, 0)")
