@@ -1495,6 +1495,14 @@ def test_the_focus_is_seen(page, photo):
     assert hidden == []
 
 
+def test_the_chosen_tab_can_be_read(page):
+    tab = "#tabs [aria-selected=true]"
+    colour = page.eval_on_selector(tab, "one => getComputedStyle(one).color")
+    levels = np.array([int(level) for level in re.findall(r"[0-9]+", colour)[:3]]) / 255
+    linear = np.where(levels > 0.04045, ((levels + 0.055) / 1.055) ** 2.4, levels / 12.92)
+    assert 1.05 / (linear @ (0.2126, 0.7152, 0.0722) + 0.05) >= 4.5, "on white"
+
+
 def test_everything_fits_one_laptop_screen(page, photo):
     page.set_viewport_size({"width": 1440, "height": 900})
     page.evaluate("() => window.scrollTo(0, 0)")
