@@ -193,6 +193,7 @@ def refused(page, why: str) -> None:
     """Restore cannot be pressed, and why is said beside it."""
     assert page.get_attribute("#restore", "aria-disabled") == "true"
     assert why in page.inner_text("#estimate")
+    assert page.get_attribute("#restore", "aria-describedby") == "estimate"
     said = page.inner_text("#status .message")
     page.click("#restore", force=True)
     page.wait_for_timeout(300)

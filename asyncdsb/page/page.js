@@ -76,6 +76,7 @@ Object.assign(asyncdsb, (() => {
   function nameGroups() {
     // Not on the message, which is replaced, nor on all of it: the clock of the queue is in there.
     document.querySelector("#status .html-container")?.setAttribute("role", "status");
+    document.querySelector("#restore")?.setAttribute("aria-describedby", "estimate");
     for (const [id, name] of Object.entries(GROUPS)) document.getElementById(id)?.setAttribute("aria-label", name);
   }
   async function linkOpened() {
