@@ -1,10 +1,13 @@
+import dataclasses
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from asyncdsb.denoiser import FINISHES
 from asyncdsb.pipeline import AsyncDSBPipeline
+from asyncdsb.store.checkpoint import load_weights
 from train.export import main
 
 pytestmark = pytest.mark.slow
@@ -42,6 +45,27 @@ def test_export_gives_what_the_pipeline_loads(runs, choice, steps, score):
     source = "best" if choice == "best" else "weights"
     wanted = (runs / "bridge" / source / "bridge.safetensors").read_bytes()
     assert (runs / "out" / "bridge.safetensors").read_bytes() == wanted
+
+
+def test_of_several_runs_the_mean_of_their_weights_is_exported(runs, capsys):
+    for seed, name in enumerate(("second", "third"), 5):
+        AsyncDSBPipeline.random(seed).save_pretrained(runs / name / "weights")
+    folders = [runs / "second", runs / "third", runs / "bridge"]
+    given = ["--gradient", str(runs / "gradient"), "--out", str(runs / "out"), "--bridge"]
+    assert main([*given, *map(str, folders)]) == 0
+    pipe = AsyncDSBPipeline.from_pretrained(runs / "out")
+    states = [load_weights(folder / "weights", "bridge")[0].state_dict() for folder in folders]
+    for name, value in pipe.denoiser.state_dict().items():
+        mean = torch.stack([state[name].double() for state in states]).mean(0)
+        # Stored in half precision.
+        torch.testing.assert_close(value.double(), mean, rtol=1e-3, atol=1e-6)
+    assert pipe.training["bridge"]["steps"] == 40
+    assert "| mean of runs | - | 3 |" in (runs / "out" / "README.md").read_text()
+    other = AsyncDSBPipeline.random(7)
+    other.denoiser.config = dataclasses.replace(other.denoiser.config, mirrored=2.0)
+    other.save_pretrained(runs / "second" / "weights")
+    assert main([*given, *map(str, folders)]) == 2
+    assert "expected runs of one configuration" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("finish", FINISHES)

@@ -29,12 +29,27 @@ OURS = "bridge"  # Name of our method in an evaluation: the bridge alone, withou
 WORST = "worst.webp"  # Picture of the worst cases, beside the card.
 
 
-def averaged_network(run: Path, kind: str, args: argparse.Namespace) -> tuple[Any, dict]:
-    """The averaged network of a run, "bridge" or "gradient", and facts about its training."""
-    module, training = load_weights(run / ("best" if args.choice == "best" else "weights"), kind)
-    if records := held_out_records(run):
+def averaged_network(runs: list[Path], kind: str, args: argparse.Namespace) -> tuple[Any, dict]:
+    """The averaged network of a run, "bridge" or "gradient", and facts about its training.
+
+    Of several runs it is the mean of their weights (model soups, Wortsman et al. 2022), with the
+    facts of the last. ValueError if their networks differ.
+    """
+    folders = [run / ("best" if args.choice == "best" else "weights") for run in runs]
+    module, training = load_weights(folders[-1], kind)
+    if records := held_out_records(runs[-1]):
         found = (record for record in records if record["step"] == training["steps"])
         training = training | {"held_out": next(found, None)}
+    if len(runs) > 1:
+        state = module.state_dict()
+        for folder in folders[:-1]:
+            other, _ = load_weights(folder, kind)
+            if other.config != module.config:
+                raise ValueError(f"expected runs of one configuration, got another in {folder}")
+            for name, value in other.state_dict().items():
+                state[name] += value
+        module.load_state_dict({name: value / len(runs) for name, value in state.items()})
+        training = training | {"mean_of_runs": len(runs)}
     if kind == "bridge" and args.finish is not None:
         module.config = dataclasses.replace(module.config, finish=args.finish)
     return module, training
@@ -88,8 +103,10 @@ def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     options = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
     add = options.add_argument
-    add("--gradient", type=Path, help="run folder of train.gradient")
-    add("--bridge", type=Path, help="run folder of train.bridge")
+    several = "; of several that began with the same weights, the mean of what they ended with"
+    for kind in ("gradient", "bridge"):
+        told = f"run folder of train.{kind}{several}"
+        add(f"--{kind}", type=Path, nargs="+", metavar="RUN", help=told)
     add("--out", type=Path, required=True, help="weights folder")
     add("--choice", choices=("best", "last"), default="last", help="which weights of a run")
     add(
