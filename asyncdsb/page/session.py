@@ -66,7 +66,8 @@ class Photo:
         if self.stamp == stamp:
             return self
         if self.before is None:
-            raise ValueError("The photo on the canvas is not here any more: open it again.")
+            lost = "The server no longer has the photo on the canvas, as after a restart"
+            raise ValueError(f"{lost}: open it again.")
         return dataclasses.replace(self.before.at(stamp), weights=self.weights)
 
     @property
