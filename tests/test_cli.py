@@ -265,6 +265,21 @@ def test_another_name_of_a_file_that_is_read_is_not_written(folder, tiny_weights
     assert_refused(folder, capsys, before, "again.png is read and would be overwritten", code)
 
 
+def test_files_that_a_drive_does_not_number_are_told_apart(photos, tiny_weights, monkeypatch):
+    """Some network drives on Windows give all files the number 0."""
+    real = os.stat
+
+    def unnumbered(*args, **kwargs):
+        mode, _, *others = real(*args, **kwargs)
+        return os.stat_result((mode, 0, *others))
+
+    monkeypatch.setattr(os, "stat", unnumbered)
+    (photos / "out").mkdir()
+    (photos / "out" / "a.png").touch()
+    assert inpaint_folder(photos, tiny_weights) == 0
+    assert sorted(os.listdir(photos / "out")) == ["a.png", "b.png"]
+
+
 def test_masks_are_no_larger_than_can_be_read_back(tmp_path, capsys):
     assert run("mask", "wide", "100000x100000", "-o", tmp_path / "m.png") == 2
     assert "expected at most 64 megapixels, got 100000x100000" in capsys.readouterr().err

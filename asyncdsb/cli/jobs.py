@@ -90,9 +90,10 @@ def _place(path: Path) -> object:
     try:
         # Not its path alone: a folder can be mounted twice, and Macs read Photo.png as photo.png.
         found = path.stat()
-        return found.st_dev, found.st_ino
     except OSError:
         return os.path.realpath(path)
+    # Some network drives on Windows give all files the number 0.
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)
 
 
 def _pictures(folder: Path) -> list[Path]:
