@@ -174,6 +174,7 @@ def test_messages_that_nobody_can_read_do_not_end_a_run(
     options = "--weights", tiny_weights, "--steps", 2, "--device", "cpu"
     assert run("inpaint", *paths, *options) == 2
     assert sorted(os.listdir(photos / "out")) == ["a.png", "b.png"]
+    assert capsys.readouterr().out == ""
 
 
 def test_help_names_the_defaults(capsys):

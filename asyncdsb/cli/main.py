@@ -175,7 +175,8 @@ def _say(kind: str, message: object) -> None:
     """Print one line on standard error, above a progress bar if there is one."""
     # The terminal of a run in the background may be closed, which is no reason to end the run.
     with contextlib.suppress(OSError):
-        tqdm.write(f"asyncdsb: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
+        if sys.stderr:  # tqdm would write to standard output in place of None.
+            tqdm.write(f"asyncdsb: {kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _mask(arguments: argparse.Namespace) -> int:
