@@ -60,6 +60,7 @@ def test_of_several_runs_the_mean_of_their_weights_is_exported(runs, capsys):
         # Stored in half precision.
         torch.testing.assert_close(value.double(), mean, rtol=1e-3, atol=1e-6)
     assert pipe.training["bridge"]["steps"] == 40
+    assert "held_out" not in pipe.training["bridge"], "the score is that of the last run alone"
     assert "| mean of runs | - | 3 |" in (runs / "out" / "README.md").read_text()
     other = AsyncDSBPipeline.random(7)
     other.denoiser.config = dataclasses.replace(other.denoiser.config, mirrored=2.0)

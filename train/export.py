@@ -33,11 +33,11 @@ def averaged_network(runs: list[Path], kind: str, args: argparse.Namespace) -> t
     """The averaged network of a run, "bridge" or "gradient", and facts about its training.
 
     Of several runs it is the mean of their weights (model soups, Wortsman et al. 2022), with the
-    facts of the last. ValueError if their networks differ.
+    facts of the last but its held-out score. ValueError if their networks differ.
     """
     folders = [run / ("best" if args.choice == "best" else "weights") for run in runs]
     module, training = load_weights(folders[-1], kind)
-    if records := held_out_records(runs[-1]):
+    if len(runs) == 1 and (records := held_out_records(runs[0])):
         found = (record for record in records if record["step"] == training["steps"])
         training = training | {"held_out": next(found, None)}
     if len(runs) > 1:
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     """Options of this program."""
     options = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
     add = options.add_argument
-    several = "; of several that began with the same weights, the mean of what they ended with"
+    several = "; of several, which must go back to the same weights, the mean of their weights"
     for kind in ("gradient", "bridge"):
         told = f"run folder of train.{kind}{several}"
         add(f"--{kind}", type=Path, nargs="+", metavar="RUN", help=told)
