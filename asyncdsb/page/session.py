@@ -66,7 +66,7 @@ class Photo:
         if self.stamp == stamp:
             return self
         if self.before is None:
-            lost = "The server no longer has the photo on the canvas, as after a restart"
+            lost = "The server no longer has this photo, for example after a restart"
             raise ValueError(f"{lost}: open it again.")
         return dataclasses.replace(self.before.at(stamp), weights=self.weights)
 

@@ -149,7 +149,7 @@ def _encode(encoder: str, pictures: Sequence[Image.Image], path: Path) -> None:
         "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}",
         "-framerate", str(FRAMES_PER_SECOND), "-i", "-",
         "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-threads", "2",
-        # The only pixels that all players know; the index first, so that a browser begins at once.
+        # All players know this pixel format. The index comes first: a browser can begin at once.
         "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(path),
     ]  # fmt: skip
     with tempfile.TemporaryFile() as raw:
