@@ -4,9 +4,7 @@
 """
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +20,7 @@ except ValueError as error:
 
 import gradio as gr
 
+from asyncdsb.cli.ending import end_on_sigterm
 from asyncdsb.networks.device import PRECISIONS, keep_freed
 from asyncdsb.page import payload
 from asyncdsb.page.layout import WEIGHTS, theme
@@ -73,9 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"the proxy {UNUSABLE_PROXIES[0]} cannot be used: expected http:// or https://, or "
             "socks5:// with the package socksio (pip install 'httpx[socks]')"
         )
-    with contextlib.suppress(ValueError):  # In the main thread alone.
-        # A polite kill ends the process in order, with its folder of results.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    end_on_sigterm()
     try:
         port = options.port and surroundings.port_number(options.port, "--port: ")
         if port or options.host:

@@ -177,6 +177,21 @@ def test_messages_that_nobody_can_read_do_not_end_a_run(
     assert capsys.readouterr().out == ""
 
 
+def test_a_second_sigterm_does_not_stop_what_the_first_one_ends():
+    program = """if True:
+        import os, signal
+        from asyncdsb.cli.ending import end_on_sigterm
+        end_on_sigterm()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("removed")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "removed\n", "")
+
+
 def test_help_names_the_defaults(capsys):
     assert run("inpaint", "--help") == 0
     text = " ".join(capsys.readouterr().out.split())

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 # Nothing heavy here: help and a mistyped option must not wait for torch.
 from asyncdsb import __version__
+from asyncdsb.cli.ending import end_on_sigterm
 from asyncdsb.cli.jobs import (
     Job,
     check_places,
@@ -87,9 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Other output on standard error is for developers; users get one line.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    # A polite kill unwinds the stack, so that temporary files are removed.
-    with contextlib.suppress(ValueError):  # Only the main thread may do this.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    end_on_sigterm()
     try:
         with warnings.catch_warnings(action="ignore"):
             return arguments.run(arguments)
