@@ -32,8 +32,9 @@ WORST = "worst.webp"  # Picture of the worst cases, beside the card.
 def averaged_network(runs: list[Path], kind: str, args: argparse.Namespace) -> tuple[Any, dict]:
     """The averaged network of a run, "bridge" or "gradient", and facts about its training.
 
-    Of several runs it is the mean of their weights (model soups, Wortsman et al. 2022), with the
-    facts of the last but its held-out score. ValueError if their networks differ.
+    Of n runs it is the mean of their weights, (w_1 + ... + w_n) / n (model soups, Wortsman et al.
+    2022), with the facts of the last run except its held-out score. ValueError if the runs'
+    configurations differ.
     """
     folders = [run / ("best" if args.choice == "best" else "weights") for run in runs]
     module, training = load_weights(folders[-1], kind)

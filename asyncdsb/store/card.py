@@ -100,8 +100,8 @@ def write_card(folder: Path, card: str) -> None:
 def _training(training: Mapping[str, dict[str, Any]]) -> str:
     rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
     names = {"crop_size": "side of the crops, pixels", "device": "hardware"}
-    keys = ("preset", "steps", "samples", "crop_size", "minutes", "device", "started_from")
-    for key in (*keys, "mean_of_runs"):
+    facts = "preset", "steps", "samples", "crop_size", "minutes", "device"
+    for key in (*facts, "started_from", "mean_of_runs"):
         cells = [training.get(kind, {}).get(key, "-") for kind in ("gradient", "bridge")]
         if cells != ["-", "-"]:
             told = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
