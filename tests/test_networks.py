@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.networks import PatchDiscriminator, UNet, UNetConfig
 from asyncdsb.networks.adm import ADMAttention
-from asyncdsb.networks.layers import Doubled, SelfAttention
+from asyncdsb.networks.layers import Doubled, SelfAttention, group_norm
 from train.presets import BRIDGE_PRESETS
 
 
@@ -49,6 +49,24 @@ def test_discriminator_sees_patches_and_returns_four_features():
     logits, features = PatchDiscriminator(4, 8)(torch.randn(2, 4, 128, 64))
     assert logits.shape == (2, 1, 14, 6)
     assert [f.shape[1] for f in features] == [8, 16, 32, 64]
+
+
+@pytest.mark.parametrize("channels", [12, 64])
+def test_the_norm_that_is_compiled_is_that_of_torch(monkeypatch, channels):
+    norm = group_norm(channels)
+    x = (3 + torch.randn(2, channels, 8, 6)).to(memory_format=torch.channels_last)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    direction, found = torch.randn_like(x), []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda now=compiling: now)
+        given = x.clone().requires_grad_()
+        out = norm(given)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        gradients = torch.autograd.grad((out * direction).sum(), [given, *norm.parameters()])
+        found.append([out, *gradients])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -46,13 +46,13 @@ def harmonic_fill(image: Tensor, hole: Tensor, sweeps: int = 8) -> Tensor:
         # Each level is freed as soon as possible: a photo's finest one may be large.
         value, weight = levels.pop()
         known = weight > 0
-        del weight
         filled = F.interpolate(filled, value.shape[-2:], mode="bilinear", align_corners=False)
         torch.where(known, value, filled, out=filled)
+        # Full weight would leave the finest checkerboard as it is.
+        relaxed = torch.where(known, 0, 0.8).to(filled.dtype)
+        del weight, known
         for _ in range(sweeps if value is image else 3 * sweeps):
-            # Full weight would leave the finest checkerboard as it is.
-            filled.lerp_(_around(filled), 0.8)
-            torch.where(known, value, filled, out=filled)
+            filled.lerp_(_around(filled), relaxed)
     return filled
 
 
