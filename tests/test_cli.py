@@ -52,7 +52,7 @@ def run(*arguments: object) -> int:
 
 
 def inpaint(folder: Path, weights: Path, *more: object, out: str = "out.png") -> int:
-    paths = folder / "photo.png", folder / "mask.png", "-o", folder / out
+    paths = folder / "photo.png", folder / "mask.png", "-o", f"{folder}/{out}"
     return run("inpaint", *paths, "--weights", weights, *FAST, *more)
 
 
@@ -252,6 +252,7 @@ def test_bad_options(folder, tiny_weights, capsys, options, told):
         ("none/out.png", "there is no folder"),
         ("out.txt", "expected a file ending in .png .webp"),
         (".", "expected a file name, got a folder"),
+        ("new/", "new/: expected a file name, got a folder"),
         ("photo.png", "is read and would be overwritten"),
         ("mask.png", "is read and would be overwritten"),
     ],

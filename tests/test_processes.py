@@ -124,6 +124,8 @@ def test_killed_processes_cost_nothing(tmp_path, photos, alone, together):
     again = launched("bridge", *options)
     output, _ = again.communicate(timeout=200)
     assert again.returncode == 0, output
+    steps = [record["step"] for record in records(tmp_path)]
+    assert steps == sorted(set(steps))
     assert_same_weights(tmp_path, together / "bridge")
 
 

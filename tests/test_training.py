@@ -20,7 +20,7 @@ from asyncdsb.gradient import GradientCompletion
 from asyncdsb.networks import UNetConfig
 from asyncdsb.networks.layers import Doubled
 from asyncdsb.pipeline import AsyncDSBPipeline
-from asyncdsb.store.checkpoint import save_weights
+from asyncdsb.store.checkpoint import file_sha256, save_weights
 from train.data.batches import FOCUS_STD, MaskBank, augmented, draw_tau, draw_times
 from train.data.draws import Draws
 from train.judge.validation import read_lines
@@ -146,15 +146,15 @@ def test_a_validation_judges_the_bridge_without_copied_patches(runs, photos, mon
     assert finishes == {"none"}
 
 
-def test_a_log_whose_last_line_was_cut_is_gone_on_with(photos, tmp_path):
+def test_what_a_killed_run_logged_after_its_checkpoint_is_logged_once(photos, tmp_path):
     command = ["--preset", "debug", "--device", "cpu", "--data", str(photos)]
     command += ["--val", str(photos), "--out", str(tmp_path)]
     assert train.gradient.main([*command, "--max-minutes", "0"]) == 0
     log = tmp_path / "log.jsonl"
-    log.write_text(log.read_text() + '{"step": 2, "samples_per')
+    whole = log.read_text()
+    log.write_text(whole + whole.replace('"step": 1', '"step": 2') + '{"step": 3, "samples_per')
     assert train.gradient.main(command) == 0
-    assert [record["step"] for record in read_lines(log)] == [1, 2, 4]
-    assert len(log.read_text().splitlines()) == 4
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 4]
 
 
 @pytest.mark.parametrize("stopped", ["export", "validate"])
@@ -460,6 +460,8 @@ def test_the_network_that_a_run_starts_from_is_told_recorded_and_taken_up(
     assert json.loads((tmp_path / "run" / "config.json").read_text()) == config
     description = json.loads((tmp_path / "run" / "weights" / "bridge.json").read_text())
     assert description["training"]["steps"] == 4 and description["config"]["unet"]["width"] == 24
+    digest = file_sha256(tmp_path / "start" / "bridge.safetensors")
+    assert description["training"]["started_from"] == f"start, SHA-256 {digest[:12]}"
 
 
 def test_a_run_that_started_from_nothing_takes_no_other_start(runs, photos, capsys):

@@ -47,13 +47,13 @@ def plan(arguments: argparse.Namespace) -> tuple[list[Job], list[str]]:
     Returns the jobs, and one sentence for each file of a folder that has to be left out. ValueError
     if the command as a whole cannot be carried out.
     """
-    photo, mask, out = arguments.photo, arguments.mask, arguments.out
+    photo, mask, out = arguments.photo, arguments.mask, Path(arguments.out)
     trajectory, report = arguments.trajectory, arguments.report
     for what, path in (("photo", photo), ("mask", mask)):
         if not path.exists():
             raise ValueError(f"there is no such {what}: {path}")
     if not photo.is_dir():
-        job = Job(photo, _mask_for(photo, mask), output_file(out), trajectory, report)
+        job = Job(photo, _mask_for(photo, mask), output_file(arguments.out), trajectory, report)
         if trajectory:
             _check_name("--trajectory", trajectory, (".webp", ".gif"))
         if report:
@@ -139,10 +139,12 @@ def _mask_for(photo: Path, mask: Path) -> Path:
     return found[0]
 
 
-def output_file(out: Path) -> Path:
+def output_file(text: str) -> Path:
     """Name the file to write; PNG where nothing is asked for."""
-    if out.is_dir():
-        raise ValueError(f"cannot write {out}: expected a file name, got a folder")
+    out = Path(text)
+    # A path alone does not keep the slash with which a person means a folder.
+    if out.is_dir() or text.endswith(("/", os.sep)):
+        raise ValueError(f"cannot write {text}: expected a file name, got a folder")
     if not out.suffix:
         out = out.with_name(f"{out.name}.png")
     _check_name("-o", out, SAVE_OPTIONS)

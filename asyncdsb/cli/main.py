@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add(inpaint, "photo", "PHOTO", type=Path, help="a picture, or a folder of them")
     add(inpaint, "mask", "MASK", type=Path)
-    add(inpaint, "-o/--out", "OUT", type=Path, required=True, help=_TOLD["out"])
+    add(inpaint, "-o/--out", "OUT", required=True, help=_TOLD["out"])
     add(inpaint, "--invert", action="store_true", help="black marks the hole, not white")
     run = inpaint.add_argument_group("restoration", "defaults in brackets")
     add(run, "--steps", "N", type=int, help="network evaluations (20)")
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     add(extra, "--report", "FILE.png", type=Path, help="figure with the maps and the steps")
     add(mask, "kind", "KIND", choices=MASK_KINDS, help=", ".join(MASK_KINDS))
     add(mask, "size", "SIZE", type=_size, help="256 or 640x480 (width x height)")
-    add(mask, "-o/--out", "OUT", type=Path, required=True, help="file to write")
+    add(mask, "-o/--out", "OUT", required=True, help="file to write")
     add(mask, "--seed", "SEED", type=int, default=0, help="(0)")
     return parser
 

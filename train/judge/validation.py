@@ -91,11 +91,9 @@ class GradientValidator:
 
 
 def add_line(path: Path, record: dict[str, Any]) -> None:
-    """Append a record to a file of JSON lines, below the last, which a kill may have cut."""
-    with open(path, "a+b") as file:
-        file.seek(max(0, file.tell() - 1))
-        cut = file.read(1) not in (b"", b"\n")
-        file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
+    """Append a record to a file of JSON lines."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -105,6 +103,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             records.append(json.loads(line))
     return records
+
+
+def keep_lines(path: Path, last: int) -> None:
+    """Drop records of steps beyond ``last``, and a line that was cut, from a file of JSON lines."""
+    if path.exists():
+        records = [record for record in read_lines(path) if record["step"] <= last]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        write_atomic(path, lambda p: Path(p).write_text(text, "utf-8"))
 
 
 def held_out_records(out: Path) -> list[dict]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from asyncdsb.networks.device import keep_freed, usable
 from asyncdsb.photo.images import write_atomic
 from asyncdsb.store.checkpoint import read_tensors, write_tensors
-from train.judge.validation import DIGITS, add_line, held_out_records, keep_scores
+from train.judge.validation import DIGITS, add_line, held_out_records, keep_lines, keep_scores
 from train.loop.processes import Processes
 from train.loop.trainer import Trainer
 from train.presets import AnyPreset
@@ -102,6 +102,9 @@ def loop(
     step, before = load_state(out, trainer)
     if processes.agreed(step) != step:
         raise ValueError(f"expected all processes to see the same checkpoint in {out}")
+    if main:
+        # A run that was killed goes through the steps after its checkpoint once more.
+        keep_lines(out / "log.jsonl", step)
     if step and main:
         # A run that was stopped after its checkpoint may not have come to weights and scores.
         missing = all(record["step"] < step for record in held_out_records(out))
@@ -194,6 +197,9 @@ def show(
         "device": torch.cuda.get_device_name(name) if name.startswith("cuda") else name,
         "photos": [Path(path).name for path in args.data],
     }
+    if args.init:
+        digest = trainer.weights["init"][:12]
+        trained["started_from"] = f"{Path(args.init).resolve().name}, SHA-256 {digest}"
     trainer.export(out / "weights", trained)
     if judging and trainer.validator is not None:
         scores = trainer.validator()
