@@ -32,6 +32,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -318,6 +319,12 @@ class BridgeDenoiser(nn.Module):
         """Names of the network's input channels, in their order."""
         sizes = self.form.channels | {name: CONDITIONS[name] for name in self.config.conditions}
         return [f"{name}/{index}" for name, size in sizes.items() for index in range(size)]
+
+    def evaluating(self, unet: nn.Module) -> BridgeDenoiser:
+        """The same denoiser with another network in the place of its own."""
+        other = copy.copy(self)
+        other._modules = self._modules | {"unet": unet}
+        return other
 
     def context(
         self, image: Tensor, mask: Tensor, gradient: Tensor, stochastic: Tensor, noise: Tensor

@@ -138,7 +138,7 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
     image = Image.fromarray(photo)
     spent: list[float] = []
     hooks = []
-    for network in (pipe.denoiser.unet, pipe.completion):
+    for network in (pipe.runner.unet, pipe.completion):
         hooks += [
             network.register_forward_pre_hook(lambda *_: spent.append(-now())),
             network.register_forward_hook(lambda *_: spent.append(now())),

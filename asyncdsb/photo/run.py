@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
-from asyncdsb.networks.device import multiplying
+from asyncdsb.networks.device import PRECISIONS, held_in, multiplying
 from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
 from asyncdsb.photo.images import check_pair, to_tensor
 from asyncdsb.photo.mask_files import read_mask
@@ -58,6 +58,16 @@ class Runner:
             made = self._made[what] = None  # Freed first: it may be large.
             made = self._made[what] = key, make()
         return made[1]
+
+    @property
+    def unet(self) -> nn.Module:
+        """The denoiser's network as a run evaluates it; made anew when its weights have changed."""
+        unet, dtype = self.denoiser.unet, PRECISIONS[self.precision]
+        if dtype is None or unet._compiled_call_impl is not None:
+            return unet
+        # Tensors that were made in inference mode count no changes.
+        key = (*((p.data_ptr(), p.is_inference() or p._version) for p in unet.parameters()),)
+        return self._once("unet", key, partial(held_in, unet, dtype))
 
     @property
     def head(self) -> bool:
@@ -210,7 +220,8 @@ class Runner:
         stochastic = torch.full((len(image),), settings.sampler != "ode", device=self.device)
         noise = self.denoiser.start_noise(noise.to(self.device))
         context = self.denoiser.context(image, mask, gradient, stochastic, noise)
-        denoise = multiplying(self.precision, self.device)(self.denoiser.bind(context, tiles))
+        denoise = self.denoiser.evaluating(self.unet).bind(context, tiles)
+        denoise = multiplying(self.precision, self.device)(denoise)
 
         def finish(state: SamplerState) -> SamplerState:
             if settings.finish != "patches" or state.step < state.steps:
