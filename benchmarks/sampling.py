@@ -8,6 +8,7 @@ Every figure is a ratio of two times, or a size, taken in this one run:
 - the schedule by closed forms against the straightforward way, tables over time for every pixel as
   I2SB keeps them over time alone: memory, time per step, and whether both give the same picture;
 - the classical methods against a run of ten steps;
+- a portrait in 20 steps;
 - scaling with the number of steps, the size of the photograph, that of the hole, and the batch;
 - on the command line, start, time and memory for a photograph of 12 megapixels.
 """
@@ -127,15 +128,13 @@ def network_seconds(pipe: AsyncDSBPipeline, repeats: int) -> tuple[float, float]
     return each, counter.get_total_flops()
 
 
-def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float, list[float]]:
-    """Seconds of a run with the weights' defaults, and three kinds of runs against their networks.
+def against_networks(
+    pipe: AsyncDSBPipeline, work: Callable[[], object], repeats: int
+) -> tuple[float, float]:
+    """Median seconds of a run, and its median ratio to the time in the networks.
 
-    The bridge's run, without the patches that are copied in the end; that with frames encoded for
-    the page; and the run with the weights' defaults. Time in the networks is taken within the same
-    runs, as another program may come between two.
+    That time is taken within the same runs, as another program may come between two.
     """
-    photo, mask = photo_and_mask()
-    image = Image.fromarray(photo)
     spent: list[float] = []
     hooks = []
     for network in (pipe.runner.unet, pipe.completion):
@@ -143,6 +142,25 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
             network.register_forward_pre_hook(lambda *_: spent.append(-now())),
             network.register_forward_hook(lambda *_: spent.append(now())),
         ]
+    work()
+    whole, found = [], []
+    for _ in range(repeats):
+        spent.clear()
+        whole.append(seconds_of(work))
+        found.append(whole[-1] / sum(spent))
+    for hook in hooks:
+        hook.remove()
+    return statistics.median(whole), statistics.median(found)
+
+
+def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float, list[float]]:
+    """Seconds of a run with the weights' defaults, and three kinds of runs against their networks.
+
+    The bridge's run, without the patches that are copied in the end; that with frames encoded for
+    the page; and the run with the weights' defaults.
+    """
+    photo, mask = photo_and_mask()
+    image = Image.fromarray(photo)
 
     def run(**settings: Any) -> None:
         for _ in pipe.stream(photo, mask, steps=steps, **settings):
@@ -153,18 +171,23 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
         for state in run_steps(pipe, image, mask, settings):
             payload.frame_payload(state)
 
-    ratios = []
-    for work in (partial(run, finish="none"), streamed, run):
-        work()
-        whole, found = [], []
-        for _ in range(repeats):
-            spent.clear()
-            whole.append(seconds_of(work))
-            found.append(whole[-1] / sum(spent))
-        ratios.append(statistics.median(found))
-    for hook in hooks:
-        hook.remove()
-    return statistics.median(whole), ratios
+    kinds = partial(run, finish="none"), streamed, run
+    measured = [against_networks(pipe, work, repeats) for work in kinds]
+    return measured[-1][0], [ratio for _, ratio in measured]
+
+
+def portrait(device: str, repeats: int) -> list[tuple[str, str]]:
+    """A run of the bundled weights for portraits, in each precision that the device is good at."""
+    rows = []
+    for precision in ("fp32", "bf16")[: 1 + multiplies_bf16(device)]:
+        pipe = AsyncDSBPipeline.from_pretrained("portraits", device, precision=precision)
+        side = pipe.config.resolution
+        photo, mask = photo_and_mask(side, "center")
+        work = partial(pipe, photo, mask, steps=20, box=(0, 0, side))
+        whole, ratio = against_networks(pipe, work, 3 * repeats)
+        rows.append((f"a portrait in 20 steps, {precision}", f"{whole:.2f} s"))
+        rows.append(("the same against the networks in it", f"{ratio:.2f}"))
+    return rows
 
 
 def variants(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str, str]]:
@@ -175,10 +198,12 @@ def variants(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str
     photo, mask = photo_and_mask()
     networks = (pipe.denoiser, pipe.completion)
     others, rows = {}, []
-    if multiplies_bf16(pipe.device):
+    if bf16 := multiplies_bf16(pipe.device):
         others["in bf16"] = AsyncDSBPipeline(*networks, pipe.device, precision="bf16")
-    if compiles(pipe.device):
-        others["compiled"] = AsyncDSBPipeline(*deepcopy(networks), pipe.device, compiled=True)
+    for precision in ("fp32", "bf16")[: 1 + bf16] if compiles(pipe.device) else ():
+        others[f"compiled, {precision}"] = AsyncDSBPipeline(
+            *deepcopy(networks), pipe.device, precision=precision, compiled=True
+        )
 
     def run(which: AsyncDSBPipeline) -> None:
         which(photo, mask, steps=steps, finish="none")
@@ -190,7 +215,7 @@ def variants(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str
             ours, plain = (median_seconds(partial(run, each), 1) for each in (other, pipe))
             ratios.append(ours / plain)
         rows.append((f"a run {name} against float32", f"{statistics.median(ratios):.2f}"))
-        if name == "compiled":
+        if name.startswith("compiled"):
             rows.append(("compiling, once for a size", f"{first:.0f} s"))
     return rows
 
@@ -350,7 +375,8 @@ def main(argv: list[str] | None = None) -> None:
     # First, as the peak of all children is asked for.
     rows = command_line(12, arguments.device)
     keep_freed()  # As the programs do.
-    pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, device=arguments.device)
+    weights, device = arguments.weights, arguments.device
+    pipe = AsyncDSBPipeline.from_pretrained(weights, device=device, precision="fp32")
     steps, repeats = arguments.steps, arguments.repeats
     each, operations = network_seconds(pipe, repeats)
     whole, (alone, streamed, patched) = run_seconds(pipe, steps, repeats)
@@ -370,6 +396,7 @@ def main(argv: list[str] | None = None) -> None:
         rows.append((f"{method} against that run", f"{seconds / whole:.3f}"))
     rows += scaling(pipe, whole)
     rows += batches(pipe, steps)
+    rows += portrait(arguments.device, repeats)
     threads = f"{torch.get_num_threads()} threads"
     place = torch.cuda.get_device_name() if pipe.device.type == "cuda" else threads
     print(f"{place}, torch {torch.__version__}\n")
