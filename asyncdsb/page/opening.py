@@ -83,7 +83,9 @@ def main() -> None:
     from asyncdsb.pipeline import AsyncDSBPipeline
 
     example = handlers.Example(handlers.EXAMPLES / f"{EXAMPLE}.jpg")
-    made = make(AsyncDSBPipeline.from_pretrained(example.weights), *example.read()[1:])
+    # The same bits on every processor.
+    pipe = AsyncDSBPipeline.from_pretrained(example.weights, precision="fp32")
+    made = make(pipe, *example.read()[1:])
     FILE.write_text(json.dumps(made, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{FILE}: {FILE.stat().st_size // 1024} KiB")
 
