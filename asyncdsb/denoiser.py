@@ -320,8 +320,8 @@ class BridgeDenoiser(nn.Module):
         sizes = self.form.channels | {name: CONDITIONS[name] for name in self.config.conditions}
         return [f"{name}/{index}" for name, size in sizes.items() for index in range(size)]
 
-    def evaluating(self, unet: nn.Module) -> BridgeDenoiser:
-        """The same denoiser with another network in the place of its own."""
+    def with_unet(self, unet: nn.Module) -> BridgeDenoiser:
+        """A copy with another network, which shares everything else with this denoiser."""
         other = copy.copy(self)
         other._modules = self._modules | {"unet": unet}
         return other

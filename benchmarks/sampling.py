@@ -39,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asyncdsb.masks import make_mask
 from asyncdsb.measure.baselines import METHODS, restore
-from asyncdsb.networks.device import compiles, keep_freed, multiplies_bf16
+from asyncdsb.networks.device import compiles, keep_freed
 from asyncdsb.page import payload, session
 from asyncdsb.page.engine import run_steps
 from asyncdsb.photo.images import read_image, to_tensor
@@ -47,7 +47,7 @@ from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.samplers import sample
 from asyncdsb.schedule import NoiseSchedule
 from asyncdsb.store.bundled import BUNDLED
-from benchmarks.train_throughput import matmul_rate
+from benchmarks.train_throughput import matmul_rate, precisions
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = BUNDLED.parent / "examples" / "colosseum.jpg"
@@ -177,9 +177,9 @@ def run_seconds(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> tuple[float
 
 
 def portrait(device: str, repeats: int) -> list[tuple[str, str]]:
-    """A run of the bundled weights for portraits, in each precision that the device is good at."""
+    """A run of the bundled weights for portraits, in each type that the device multiplies well."""
     rows = []
-    for precision in ("fp32", "bf16")[: 1 + multiplies_bf16(device)]:
+    for precision in precisions(device):
         pipe = AsyncDSBPipeline.from_pretrained("portraits", device, precision=precision)
         side = pipe.config.resolution
         photo, mask = photo_and_mask(side, "center")
@@ -198,12 +198,16 @@ def variants(pipe: AsyncDSBPipeline, steps: int, repeats: int) -> list[tuple[str
     photo, mask = photo_and_mask()
     networks = (pipe.denoiser, pipe.completion)
     others, rows = {}, []
-    if bf16 := multiplies_bf16(pipe.device):
-        others["in bf16"] = AsyncDSBPipeline(*networks, pipe.device, precision="bf16")
-    for precision in ("fp32", "bf16")[: 1 + bf16] if compiles(pipe.device) else ():
-        others["compiled" if precision == "fp32" else "compiled in bf16"] = AsyncDSBPipeline(
-            *deepcopy(networks), pipe.device, precision=precision, compiled=True
-        )
+    for precision in precisions(pipe.device):
+        if precision != "fp32":
+            others[f"in {precision}"] = AsyncDSBPipeline(
+                *networks, pipe.device, precision=precision
+            )
+        if compiles(pipe.device):
+            label = "compiled" if precision == "fp32" else f"compiled in {precision}"
+            others[label] = AsyncDSBPipeline(
+                *deepcopy(networks), pipe.device, precision=precision, compiled=True
+            )
 
     def run(which: AsyncDSBPipeline) -> None:
         which(photo, mask, steps=steps, finish="none")
@@ -375,8 +379,7 @@ def main(argv: list[str] | None = None) -> None:
     # First, as the peak of all children is asked for.
     rows = command_line(12, arguments.device)
     keep_freed()  # As the programs do.
-    weights, device = arguments.weights, arguments.device
-    pipe = AsyncDSBPipeline.from_pretrained(weights, device=device, precision="fp32")
+    pipe = AsyncDSBPipeline.from_pretrained(arguments.weights, arguments.device, precision="fp32")
     steps, repeats = arguments.steps, arguments.repeats
     each, operations = network_seconds(pipe, repeats)
     whole, (alone, streamed, patched) = run_seconds(pipe, steps, repeats)

@@ -39,6 +39,11 @@ def matmul_rate(device: str, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(_times(lambda: a @ b, 20, device))
 
 
+def precisions(device: str | torch.device) -> tuple[str, ...]:
+    """The types in which a device multiplies well."""
+    return ("fp32", "bf16") if multiplies_bf16(device) else ("fp32",)
+
+
 def step_parts(trainer: BridgeTrainer, steps: int) -> tuple[float, float]:
     """Median seconds of a whole step, and of its preparation alone."""
     for group in trainer.optimizers["model"].param_groups:
@@ -145,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         "| share | before the network | convolutions |"
     )
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for precision in ("fp32", "bf16") if multiplies_bf16(args.device) else ("fp32",):
+    for precision in precisions(args.device):
         for compiled in (False, True):
             row = dataclasses.replace(preset, precision=precision, compile=compiled)
             print(measure(row, args), flush=True)

@@ -264,7 +264,7 @@ def test_half_precision_converts_weights_once_and_changes_no_bit(tiny_weights, m
     first = np.asarray(pipe(photo, mask, steps=2).image)
     assert pipe.runner.unet is held
     with monkeypatch.context() as patch:
-        patch.setattr("asyncdsb.photo.run.held_in", lambda network, dtype: network)
+        patch.setattr("asyncdsb.photo.run.cast_layers", lambda network, dtype: network)
         plain = AsyncDSBPipeline(pipe.denoiser, pipe.completion, "cpu", precision="bf16")
         np.testing.assert_array_equal(np.asarray(plain(photo, mask, steps=2).image), first)
     torch.nn.init.zeros_(own.head.weight)

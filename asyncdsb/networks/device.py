@@ -62,18 +62,19 @@ def multiplying(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision == "bf16")
 
 
-def held_in(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy whose layers hold their weights in the type in which they multiply.
+def cast_layers(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy whose linear and convolutional layers have their weights cast to ``dtype``.
 
-    Autocast converts them in every evaluation, which takes a tenth of a restoration of 128 x 128
-    pixels. The copy shares everything else with the network, whose results it has, bit by bit.
+    Autocast to ``dtype`` then gives the same results, bit by bit, without casting the weights in
+    every evaluation, which takes a seventh of a restoration of 128 x 128 pixels on a processor with
+    matrix tiles. The copy shares all other parameters and buffers with the network.
     """
     kept = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
             for parameter in layer.parameters(recurse=False):
-                converted = parameter.detach().to(dtype)
-                kept[id(parameter)] = nn.Parameter(converted, requires_grad=False)
+                cast = parameter.detach().to(dtype)
+                kept[id(parameter)] = nn.Parameter(cast, requires_grad=False)
     return copy.deepcopy(network, kept)
 
 

@@ -10,23 +10,28 @@ from asyncdsb.networks.device import without_autocast
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's GroupNorm; compiled for a processor, written so that channels stay last in memory.
+    """torch's GroupNorm, with another program for compilation on a processor.
 
-    There torch 2.13.0 copies the features to channels first and back. The compiler repeats the
-    arithmetic of a group for every pixel, unless a matrix product stands between.
+    For a processor torch 2.13.0 compiles its own into copies to channels first and back; this
+    program keeps channels last in memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape, each group's features of mean 0 and variance 1."""
+        """Map (B, C, H, W) to the same shape: weight (x - E x) / sqrt(Var x + eps) + bias.
+
+        Mean E and variance Var are those of a group of channels, over all pixels of a sample.
+        """
         if x.device.type != "cpu" or not torch.compiler.is_compiling():
             return super().forward(x)
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2).float()
         channels = self.num_channels // self.num_groups  # of a group
-        groups = torch.eye(self.num_groups).repeat_interleave(channels, 1)
+        groups = torch.eye(self.num_groups).repeat_interleave(channels, 1)  # (groups, C)
+        # By matrix products, because the compiler would repeat anything cheaper for every pixel.
         with without_autocast(x):
             moments = torch.cat([pixels.mean(1), pixels.square().mean(1)])
             mean, square = (moments @ groups.T @ groups / channels).chunk(2)
-        scale = (square - mean.square() + self.eps).rsqrt() * self.weight
+        variance = (square - mean.square()).clamp(min=0)  # Rounding may make it negative.
+        scale = (variance + self.eps).rsqrt() * self.weight
         shift = self.bias - mean * scale
         normal = pixels * scale[:, None] + shift[:, None]
         return normal.to(x.dtype).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)

@@ -83,7 +83,7 @@ def main() -> None:
     from asyncdsb.pipeline import AsyncDSBPipeline
 
     example = handlers.Example(handlers.EXAMPLES / f"{EXAMPLE}.jpg")
-    # The same bits on every processor.
+    # As most visitors' processors compute it, so that Restore gives the picture of the film.
     pipe = AsyncDSBPipeline.from_pretrained(example.weights, precision="fp32")
     made = make(pipe, *example.read()[1:])
     FILE.write_text(json.dumps(made, separators=(",", ":")) + "\n", encoding="utf-8")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
-from asyncdsb.networks.device import PRECISIONS, held_in, multiplying
+from asyncdsb.networks.device import PRECISIONS, cast_layers, multiplying
 from asyncdsb.photo.heads import Box, check_box, head_box, largest_square
 from asyncdsb.photo.images import check_pair, to_tensor
 from asyncdsb.photo.mask_files import read_mask
@@ -67,7 +67,7 @@ class Runner:
             return unet
         # Tensors that were made in inference mode count no changes.
         key = (*((p.data_ptr(), p.is_inference() or p._version) for p in unet.parameters()),)
-        return self._once("unet", key, partial(held_in, unet, dtype))
+        return self._once("unet", key, partial(cast_layers, unet, dtype))
 
     @property
     def head(self) -> bool:
@@ -220,7 +220,7 @@ class Runner:
         stochastic = torch.full((len(image),), settings.sampler != "ode", device=self.device)
         noise = self.denoiser.start_noise(noise.to(self.device))
         context = self.denoiser.context(image, mask, gradient, stochastic, noise)
-        denoise = self.denoiser.evaluating(self.unet).bind(context, tiles)
+        denoise = self.denoiser.with_unet(self.unet).bind(context, tiles)
         denoise = multiplying(self.precision, self.device)(denoise)
 
         def finish(state: SamplerState) -> SamplerState:
