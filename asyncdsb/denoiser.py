@@ -32,7 +32,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,6 +94,10 @@ class BridgeConfig:
         mirrored: frequency, in cycles per picture, from which on a run mirrors that noise, see
             :func:`asyncdsb.noise.mirrored`: both eyes of a portrait then start alike. None mirrors
             nothing.
+        guide: shape of a second, worse network, with which a run guides its estimates; None for
+            none. It sees what the first one sees, but "estimate".
+        guidance: weight w of the guidance, see :meth:`BridgeDenoiser.bind`.
+        guided: least and largest sigma_eff of the pixels that are guided.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
@@ -117,6 +120,9 @@ class BridgeConfig:
     temperature_end: float | None = None
     fine_temperature: float = 1.0
     mirrored: float | None = None
+    guide: UNetConfig | None = None
+    guidance: float = 0.0
+    guided: tuple[float, float] = (0.6, 20.0)
     conditions: tuple[str, ...] = ("mask",)
     parametrisation: str = "edm"
     sigma_data: float | tuple[float, ...] = 0.5
@@ -151,6 +157,11 @@ class BridgeConfig:
             frequency = getattr(self, name)
             if frequency is not None and not 0 <= frequency < math.inf:
                 raise ValueError(f"expected a finite frequency {name} >= 0, got {frequency}")
+        if not (0 <= self.guidance < math.inf and (self.guide or not self.guidance)):
+            wanted = "a finite guidance >= 0, and a guide if it is not 0"
+            raise ValueError(f"expected {wanted}, got {self.guidance} and {self.guide}")
+        if len(self.guided) != 2 or not 0 < self.guided[0] <= self.guided[1]:
+            raise ValueError(f"expected two rising levels > 0 to be guided, got {self.guided}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         if not isinstance(self.resolution, int) or self.resolution < 1:
@@ -301,7 +312,7 @@ class Edm:
 
 
 class BridgeDenoiser(nn.Module):
-    """Network and parametrisation of one trained bridge.
+    """Network, perhaps its guide, and parametrisation of one trained bridge.
 
     In its methods, pictures are (B, 3, H, W): the state x_t, the clean x0 in [-1, 1], and standard
     normal noise z; t is the time, (B, 1, 1, 1); s the clock there and mask and gradient in [0, 1],
@@ -313,6 +324,9 @@ class BridgeDenoiser(nn.Module):
         self.config = config
         self.form = Score(config) if config.parametrisation == "score" else Edm(config)
         self.unet = config.unet.build(len(self.channels), 3, scalars=2)
+        self.guide = (
+            None if config.guide is None else config.guide.build(sum(self._for_guide), 3, 2)
+        )
 
     @property
     def channels(self) -> list[str]:
@@ -320,11 +334,10 @@ class BridgeDenoiser(nn.Module):
         sizes = self.form.channels | {name: CONDITIONS[name] for name in self.config.conditions}
         return [f"{name}/{index}" for name, size in sizes.items() for index in range(size)]
 
-    def with_unet(self, unet: nn.Module) -> BridgeDenoiser:
-        """A copy with another network, which shares everything else with this denoiser."""
-        other = copy.copy(self)
-        other._modules = self._modules | {"unet": unet}
-        return other
+    @property
+    def _for_guide(self) -> list[bool]:
+        """Which of the input channels the guide sees too."""
+        return [not name.startswith("estimate/") for name in self.channels]
 
     def context(
         self, image: Tensor, mask: Tensor, gradient: Tensor, stochastic: Tensor, noise: Tensor
@@ -367,8 +380,8 @@ class BridgeDenoiser(nn.Module):
         ``previous`` is the estimate of the step before, (B, 3, H, W), None at the first step. A
         network without the condition "estimate" does not see it.
         """
-        view, output = self._evaluated(x_t, t, s, context, previous)
-        return view.x0_hat(output)
+        view, seen = self._seen(x_t, t, s, context, previous)
+        return view.x0_hat(self.unet(seen, view.scalars))
 
     def loss(
         self,
@@ -390,7 +403,8 @@ class BridgeDenoiser(nn.Module):
         if self_conditioned and "estimate" in self.config.conditions:
             with torch.no_grad():
                 previous = self.x0_hat(x_t, t, s, context).clamp(-1, 1)
-        _, output = self._evaluated(x_t, t, s, context, previous)
+        view, seen = self._seen(x_t, t, s, context, previous)
+        output = self.unet(seen, view.scalars)
         wanted = self.form.target(x0, x_t, s, z, context)
         weights = per_channel(self.form.weights, x0.device, x0.dtype)
         squared = (context.mask * weights * (output - wanted) ** 2).sum((1, 2, 3))
@@ -400,9 +414,16 @@ class BridgeDenoiser(nn.Module):
     def bind(self, context: Context, tiles: Tiles | None = None) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
 
-        Estimates are clamped to [-1, 1], the range of pictures. The network is evaluated on
-        ``tiles`` and its estimates blended, if there are any. Each call keeps its estimate for the
-        next one, so that another run needs another denoiser.
+        With a guide, the estimate of a pixel whose sigma_eff is within ``guided`` is moved away
+        from that of the worse network (autoguidance, Karras et al. 2024, in an interval of levels,
+        Kynkäänniemi et al. 2024)::
+
+            x0_hat + w (x0_hat - the guide's x0_hat)
+
+        What both get wrong, the worse one gets more wrong: for a face, parts that do not fit
+        together. Estimates are clamped to [-1, 1], the range of pictures. The networks are
+        evaluated on ``tiles`` and estimates blended, if there are any. Each call keeps the
+        network's own estimate for the next one, so that another run needs another denoiser.
         """
         previous = context.fill
 
@@ -411,21 +432,39 @@ class BridgeDenoiser(nn.Module):
 
             def on(some: Tiles) -> Tensor:
                 maps = some.cut(s), context.cut(some), some.cut(previous)
-                return self.x0_hat(some.cut(x_t), t, *maps)
+                return torch.cat(self._estimates(some.cut(x_t), t, *maps), dim=1)
 
             if tiles is None:
-                found = self.x0_hat(x_t, t, s, context, previous)
+                own, guided = self._estimates(x_t, t, s, context, previous)
             else:
-                found = tiles.blend(on)
-            previous = found.clamp(-1, 1)
-            return previous
+                own, guided = tiles.blend(on).tensor_split(2, dim=1)
+            previous = own.clamp(-1, 1)
+            return guided.clamp(-1, 1)
 
         return denoise
 
-    def _evaluated(
+    def _estimates(
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The network's own estimate and the guided one, (B, 3, H, W) each."""
+        view, seen = self._seen(x_t, t, s, context, previous)
+        own = view.x0_hat(self.unet(seen, view.scalars))
+        if self.guide is None:
+            return own, own
+        total_var = self.config.schedule.total_var * context.stochastic
+        std = bridge.noise_var(s, total_var, self.config.hole_noise).sqrt()
+        low, high = self.config.guided
+        within = (std >= low * (1 - s)) & (std <= high * (1 - s)) & (context.mask > 0.5)
+        if not within.any():
+            return own, own
+        worse = view.x0_hat(self.guide(seen[:, self._for_guide], view.scalars)).clamp(-1, 1)
+        away = self.config.guidance * (own.clamp(-1, 1) - worse)
+        return own, torch.where(within, own.clamp(-1, 1) + away, own)
+
+    def _seen(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor | None
     ) -> tuple[View, Tensor]:
-        """What the network sees of a state, and its output F, (B, 3, H, W)."""
+        """What the form makes of a state, and the network's input (B, C, H, W)."""
         s = s.expand_as(context.mask)
         view = self.form.view(x_t, t, s, context)
         estimate = context.fill if previous is None else previous
@@ -443,4 +482,4 @@ class BridgeDenoiser(nn.Module):
             "estimate": lambda: torch.where(context.mask > 0.5, estimate, context.fill),
         }
         shown = [conditions[name]() for name in self.config.conditions]
-        return view, self.unet(torch.cat(view.seen + shown, dim=1), view.scalars)
+        return view, torch.cat(view.seen + shown, dim=1)

@@ -74,6 +74,8 @@ class AsyncDSBPipeline:
         self.precision = chosen_precision(precision, self.device)
         if compiled:
             compile_for(denoiser.unet, self.device)
+            if denoiser.guide is not None:
+                compile_for(denoiser.guide, self.device)
         for network in (denoiser, completion):
             network.eval().requires_grad_(False).to(self.device)
         # The completion stays: instance normalisation returns plain tensors, and layers would copy.

@@ -137,7 +137,8 @@ def against_networks(
     """
     spent: list[float] = []
     hooks = []
-    for network in (pipe.runner.unet, pipe.completion):
+    bridge = pipe.runner.evaluated
+    for network in filter(None, (bridge.unet, bridge.guide, pipe.completion)):
         hooks += [
             network.register_forward_pre_hook(lambda *_: spent.append(-now())),
             network.register_forward_hook(lambda *_: spent.append(now())),

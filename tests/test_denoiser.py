@@ -425,6 +425,57 @@ def test_on_tiles_a_run_goes_on_from_its_last_estimate() -> None:
         last = torch.where(this.hole[:1], found, context.fill)
 
 
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_guide_moves_the_estimates_of_guided_levels_away_from_its_own(tiled: bool) -> None:
+    conditions = ("mask", "estimate", "membrane")
+    guidance: dict[str, Any] = {"guide": TINY, "guidance": 1.5, "guided": (0.4, 2.5)}
+    this = scene(conditions=conditions, **guidance)
+    whole = this.context
+    context = Context(*(getattr(whole, f.name)[:1] for f in dataclasses.fields(Context)))
+    this.denoiser.unet, this.denoiser.guide = network, guide = Recorder(), Recorder()
+    tiles = Tiles.over((context.mask[0, 0] > 0.5).numpy(), 16) if tiled else None
+    denoise, last, guided = this.denoiser.bind(context, tiles), context.fill, 0
+    for t in (1.0, 0.9, 0.6, 0.3, 0.1):
+        x_t, time, s = (x[:1] for x in this.at(t))
+        own = this.denoiser.x0_hat(x_t, time, s, context, last).clamp(-1, 1)
+        seen, scalars = network.seen.pop()
+        found = denoise(x_t, time, s)
+        # x0_hat is linear in the output: the state with an output of 0, and that of 1 over it.
+        this.denoiser.unet = Fixed(torch.zeros_like(x_t))
+        offset = this.denoiser.x0_hat(x_t, time, s, context, last)
+        this.denoiser.unet = Fixed(torch.ones_like(x_t))
+        slope = this.denoiser.x0_hat(x_t, time, s, context, last) - offset
+        this.denoiser.unet = network
+        # The guide sees no estimate, which lies between the mask and the membrane here.
+        shown = torch.cat([seen[:, :5], seen[:, 8:]], dim=1)
+        worse = (offset + slope * guide(shown, scalars)).clamp(-1, 1)
+        noise = this.total_var * s * (1 - s) + s**2
+        level = torch.where(s < 1, noise.sqrt() / (1 - s), math.inf)
+        within = (level >= 0.4) & (level <= 2.5) & this.hole[:1]
+        wanted = torch.where(within, own + 1.5 * (own - worse), own).clamp(-1, 1)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+        guided += int(within.sum())
+        # It goes on from its own estimate.
+        torch.testing.assert_close(network.seen.pop()[0], seen, rtol=0, atol=1e-12)
+        last = own
+    assert guided > 200 and not within.any()
+
+
+@pytest.mark.parametrize(
+    "config, said",
+    [
+        ({"guidance": 1.0}, "a guide if it is not 0"),
+        ({"guidance": -1.0, "guide": TINY}, "a finite guidance >= 0"),
+        ({"guidance": math.nan, "guide": TINY}, "a finite guidance >= 0"),
+        ({"guided": (2.0, 1.0)}, "two rising levels > 0"),
+        ({"guided": (0.0, 1.0)}, "two rising levels > 0"),
+    ],
+)
+def test_guidance_needs_a_guide_and_levels(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        BridgeConfig(unet=TINY, **config)
+
+
 def test_a_network_learns_from_its_own_estimate() -> None:
     this = scene(conditions=("mask", "estimate"))
     network = Recorder()

@@ -1,13 +1,15 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from asyncdsb.denoiser import FINISHES
+from asyncdsb.denoiser import FINISHES, BridgeDenoiser
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import load_weights
+from train.bridge import started_from
 from train.export import main
 
 pytestmark = pytest.mark.slow
@@ -67,6 +69,39 @@ def test_of_several_runs_the_mean_of_their_weights_is_exported(runs, capsys):
     other.save_pretrained(runs / "second" / "weights")
     assert main([*given, *map(str, folders)]) == 2
     assert "expected runs of one configuration" in capsys.readouterr().err
+
+
+def test_another_bridge_becomes_the_guide(runs, capsys):
+    given = command(runs, "--guide", str(runs / "second"), "--guidance", "1.5")
+    smaller = AsyncDSBPipeline.random(5)
+    smaller.save_pretrained(runs / "second" / "weights")
+    assert main(given) == 0
+    made = load_weights(runs / "out", "bridge")[0]
+    assert made.config.guidance == 1.5 and made.config.guide == made.config.unet
+    for ours, run in ((made.unet, "bridge"), (made.guide, "second")):
+        wanted = load_weights(runs / run / "weights", "bridge")[0].unet.state_dict()
+        assert all(torch.equal(value, wanted[name]) for name, value in ours.state_dict().items())
+    # The guide of weights serves another bridge, and a training leaves it out.
+    again = [*command(runs, "--guide", str(runs / "out"))[:-3], str(runs / "more")]
+    again += ["--guide", str(runs / "out"), "--guidance", "1.5"]
+    assert main(again) == 0
+    assert (runs / "more/bridge.json").read_text() == (runs / "out/bridge.json").read_text()
+    started = started_from(str(runs / "out"), smaller.config, tell=False)
+    assert started.guide is None and started.config == smaller.config
+    photo = np.full((64, 64, 3), 128, np.uint8)
+    hole = np.zeros((64, 64), bool)
+    hole[20:40, 20:40] = True
+    pictures = [
+        np.asarray(AsyncDSBPipeline.from_pretrained(folder, "cpu")(photo, hole, steps=4).image)
+        for folder in (runs / "out", runs / "bridge" / "weights")
+    ]
+    assert (pictures[0][hole] != pictures[1][hole]).any()
+    np.testing.assert_array_equal(pictures[0][~hole], pictures[1][~hole])
+    config = dataclasses.replace(smaller.config, conditions=("mask", "position"))
+    smaller.denoiser = BridgeDenoiser(config)
+    smaller.save_pretrained(runs / "second" / "weights")
+    assert main(given) == 2
+    assert "expected a guide that sees all that the bridge sees" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("finish", FINISHES)

@@ -258,11 +258,11 @@ def test_half_precision_gives_nearly_the_same_picture(tiny_weights):
 def test_half_precision_converts_weights_once_and_changes_no_bit(tiny_weights, monkeypatch):
     photo, mask = np.asarray(synthetic_photo(96, 64)), box_mask(96, 64)
     pipe = AsyncDSBPipeline.from_pretrained(tiny_weights, "cpu", precision="bf16")
-    own, held = pipe.denoiser.unet, pipe.runner.unet
+    own, held = pipe.denoiser.unet, pipe.runner.evaluated.unet
     assert own.stem.weight.dtype == torch.float32 and held.stem.weight.dtype == torch.bfloat16
     assert held.norm.weight is own.norm.weight
     first = np.asarray(pipe(photo, mask, steps=2).image)
-    assert pipe.runner.unet is held
+    assert pipe.runner.evaluated.unet is held
     with monkeypatch.context() as patch:
         patch.setattr("asyncdsb.photo.run.cast_layers", lambda network, dtype: network)
         plain = AsyncDSBPipeline(pipe.denoiser, pipe.completion, "cpu", precision="bf16")

@@ -169,7 +169,8 @@ def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
         for pixel in range(area)
     ]
     to, source = (torch.tensor(places) for places in zip(*pairs, strict=True))
-    state, sizes = dict(model.state_dict()), fresh.state_dict()
+    sizes = fresh.state_dict()
+    state = {name: value for name, value in model.state_dict().items() if name in sizes}
     for name, axis in INPUTS.items():
         if (old := state.get(name)) is not None:
             first = old.shape[axis] - area * len(model.channels)
@@ -182,9 +183,12 @@ def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
 
 
 def started_from(folder: str, config: BridgeConfig, tell: bool) -> BridgeDenoiser:
-    """Trained weights that see what a configuration says; another network keeps all of its own."""
+    """Trained weights that see what a configuration says; another network keeps all of its own.
+
+    Their guide, if they have one, is left out, because no training uses it.
+    """
     model = load_weights(folder, "bridge")[0].train()
-    own = model.config
+    own = replace(model.config, guide=None, guidance=0.0)
     if own.unet != config.unet:
         if tell:
             preset = f"instead of the preset's, {config.unet}"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.measure.perceptual import EfficientNetFeatures
 from asyncdsb.names import FINISHES
 from asyncdsb.photo.images import write_atomic
@@ -54,6 +55,30 @@ def averaged_network(runs: list[Path], kind: str, args: argparse.Namespace) -> t
     if kind == "bridge" and args.finish is not None:
         module.config = dataclasses.replace(module.config, finish=args.finish)
     return module, training
+
+
+def guided(module: BridgeDenoiser, folder: Path, guidance: float) -> BridgeDenoiser:
+    """A bridge with another as its guide: that of a run folder, or the guide in a weights folder.
+
+    ValueError if that sees something else, or stands for something else, than the bridge.
+    """
+    run = folder / "weights"
+    other, _ = load_weights(run if run.is_dir() else folder, "bridge")
+    network = other.unet if other.guide is None else other.guide
+    config = dataclasses.replace(module.config, guide=network.config, guidance=guidance)
+    whole = BridgeDenoiser(config)
+    names = "parametrisation", "sigma_data", "fill", "hole_noise", "beta_min", "beta_max"
+    same = all(getattr(config, name) == getattr(other.config, name) for name in names)
+    seen, its = (
+        [c for c in one.channels if not c.startswith("estimate")] for one in (whole, other)
+    )
+    if not same or seen != its or network.in_channels != len(seen):
+        raise ValueError(
+            f"expected a guide that sees all that the bridge sees but the estimate, got {folder}"
+        )
+    whole.unet.load_state_dict(module.unet.state_dict())
+    whole.guide.load_state_dict(network.state_dict())
+    return whole.eval()
 
 
 def photographs(facts: Facts, manifest: list[dict[str, str]]) -> str:
@@ -116,6 +141,9 @@ def parser() -> argparse.ArgumentParser:
         default="float16",
         help="of the weights on disk; int8 halves the files: 8 bits in large kernels",
     )
+    told = "guide of the bridge: run folder of a smaller network, or weights that have a guide"
+    add("--guide", type=Path, metavar="RUN", help=told)
+    add("--guidance", type=float, default=1.0, help="weight of the guidance with a guide (1.0)")
     add("--finish", choices=FINISHES, help="what happens to results by default")
     add("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
     add("--results", type=Path, help="folder that train.evaluate wrote")
@@ -132,6 +160,11 @@ def work(args: argparse.Namespace) -> None:
     manifest = args.manifest and manifest_rows(args.manifest, "split", "source", "licence")
     runs = {"gradient": args.gradient, "bridge": args.bridge}
     networks = [averaged_network(run, kind, args) for kind, run in runs.items() if run is not None]
+    if args.guide is not None:
+        if args.bridge is None:
+            raise ValueError("expected --bridge beside --guide, got none")
+        module, training = networks[-1]
+        networks[-1] = guided(module, args.guide, args.guidance), training
     for kind, run in runs.items():
         if run is None:
             load_weights(args.out, kind)

@@ -265,6 +265,19 @@ BRIDGE_PRESETS = {
         levels=(0.01, 60.0),
         batch=16,
     ),
+    # The guide of "portraits": a smaller network, trained for less.
+    "portraits-guide": BridgePreset(
+        **_PORTRAITS | _MUON,
+        model=BridgeConfig(
+            unet=_LEANER,
+            conditions=("mask", "membrane", "skip", "position"),
+            resolution=128,
+            window="head",
+        ),
+        levels=(0.01, 60.0),
+        batch=16,
+        steps=2_000,
+    ),
     # From the smooth fill: it holds most of what few photographs can teach about a large hole.
     "scenes": BridgePreset(
         **_ON_CPU | _MUON | {"augment": 0.4, "checkpoint_every": 500, "validate_every": 10_000},

@@ -5,9 +5,12 @@ import copy
 import ctypes
 import functools
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 PRECISIONS = {"auto": None, "fp32": None, "bf16": torch.bfloat16}
 """Types in which the networks may multiply; everything else runs in float32. "auto" is bf16 on a
@@ -62,7 +65,7 @@ def multiplying(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision == "bf16")
 
 
-def cast_layers(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+def cast_layers(network: AnyModule, dtype: torch.dtype) -> AnyModule:
     """A copy whose linear and convolutional layers have their weights cast to ``dtype``.
 
     Autocast to ``dtype`` then gives the same results, bit by bit, without casting the weights in

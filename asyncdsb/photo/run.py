@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, image_gradient, known_gradient
@@ -60,14 +60,15 @@ class Runner:
         return made[1]
 
     @property
-    def unet(self) -> nn.Module:
-        """The denoiser's network as a run evaluates it; made anew when its weights have changed."""
-        unet, dtype = self.denoiser.unet, PRECISIONS[self.precision]
-        if dtype is None or unet._compiled_call_impl is not None:
-            return unet
+    def evaluated(self) -> BridgeDenoiser:
+        """The denoiser as a run evaluates it; made anew when its weights have changed."""
+        denoiser, dtype = self.denoiser, PRECISIONS[self.precision]
+        if dtype is None or denoiser.unet._compiled_call_impl is not None:
+            return denoiser
         # Tensors that were made in inference mode count no changes.
-        key = (*((p.data_ptr(), p.is_inference() or p._version) for p in unet.parameters()),)
-        return self._once("unet", key, partial(cast_layers, unet, dtype))
+        weights = denoiser.parameters()
+        key = (*((p.data_ptr(), p.is_inference() or p._version) for p in weights),)
+        return self._once("evaluated", key, partial(cast_layers, denoiser, dtype))
 
     @property
     def head(self) -> bool:
@@ -220,7 +221,7 @@ class Runner:
         stochastic = torch.full((len(image),), settings.sampler != "ode", device=self.device)
         noise = self.denoiser.start_noise(noise.to(self.device))
         context = self.denoiser.context(image, mask, gradient, stochastic, noise)
-        denoise = self.denoiser.with_unet(self.unet).bind(context, tiles)
+        denoise = self.evaluated.bind(context, tiles)
         denoise = multiplying(self.precision, self.device)(denoise)
 
         def finish(state: SamplerState) -> SamplerState:

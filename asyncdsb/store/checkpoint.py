@@ -185,7 +185,7 @@ def config_from_dict(cls: type, data: dict) -> Any:
     values = {}
     for name, value in data.items():
         kinds = {one.kind: one for one in typing.get_args(types[name]) if hasattr(one, "kind")}
-        if kinds:
+        if kinds and value is not None:
             rest = dict(value)
             # The first of them is older than the key.
             kind = rest.pop("kind", next(iter(kinds)))
