@@ -122,7 +122,7 @@ class BridgeConfig:
     mirrored: float | None = None
     guide: UNetConfig | None = None
     guidance: float = 0.0
-    guided: tuple[float, float] = (0.6, 20.0)
+    guided: tuple[float, float] = (1.0, 20.0)
     conditions: tuple[str, ...] = ("mask",)
     parametrisation: str = "edm"
     sigma_data: float | tuple[float, ...] = 0.5

@@ -257,7 +257,6 @@ BRIDGE_PRESETS = {
             conditions=("mask", "membrane", "skip", "position", "estimate"),
             temperature=0.5,
             temperature_end=14.0,
-            fine_temperature=1.12,
             mirrored=4.0,
             resolution=128,
             window="head",

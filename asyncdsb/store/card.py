@@ -73,7 +73,7 @@ def model_card(facts: Facts, licence: str | None = None) -> str:
         f"{config.resolution} x {config.resolution} pixels. Safetensors, each with a JSON "
         "description: configuration, schema version, checksum, facts of its training. Samplers it "
         f"was trained for: {', '.join(config.samplers)}. By default steps have order "
-        f"{config.solver_order}, and the finish is `{config.finish}`.\n"
+        f"{config.solver_order}, and the finish is `{config.finish}`.{_guidance(config)}\n"
     )
     parts = ["# Model card\n", networks, USE, INTENDED[config.window]]
     if any(facts.training.values()):
@@ -95,6 +95,17 @@ def write_card(folder: Path, card: str) -> None:
         kept = [text for text in paragraphs if not re.search(r"!\[[^\]]*\]\((?!https?:)", text)]
         card = "\n\n".join(kept).rstrip("\n") + "\n"
     write_atomic(folder / CARD, lambda path: Path(path).write_text(card, "utf-8"))
+
+
+def _guidance(config: BridgeConfig) -> str:
+    if config.guide is None:
+        return ""
+    low, high = config.guided
+    return (
+        " `bridge.*` holds a guide too, a worse network, from whose estimates a run moves its own "
+        f"away (autoguidance) with weight {config.guidance:g} where sigma_eff is from {low:g} to "
+        f"{high:g}."
+    )
 
 
 def _training(training: Mapping[str, dict[str, Any]]) -> str:
