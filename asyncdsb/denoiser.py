@@ -95,9 +95,10 @@ class BridgeConfig:
             :func:`asyncdsb.noise.mirrored`: both eyes of a portrait then start alike. None mirrors
             nothing.
         guide: shape of a second, worse network, with which a run guides its estimates; None for
-            none. It sees what the first one sees, but "estimate".
+            none. It sees all that the first one sees except "estimate".
         guidance: weight w of the guidance, see :meth:`BridgeDenoiser.bind`.
-        guided: least and largest sigma_eff of the pixels that are guided.
+        guided: least and largest sigma_eff of the pixels that are guided, with the noise h of the
+            training, whatever the temperature.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
@@ -157,6 +158,8 @@ class BridgeConfig:
             frequency = getattr(self, name)
             if frequency is not None and not 0 <= frequency < math.inf:
                 raise ValueError(f"expected a finite frequency {name} >= 0, got {frequency}")
+        if not isinstance(self.guide, UNetConfig | None):
+            raise ValueError(f"expected a guide of kind unet, got {self.guide}")
         if not (0 <= self.guidance < math.inf and (self.guide or not self.guidance)):
             wanted = "a finite guidance >= 0, and a guide if it is not 0"
             raise ValueError(f"expected {wanted}, got {self.guidance} and {self.guide}")
@@ -414,16 +417,16 @@ class BridgeDenoiser(nn.Module):
     def bind(self, context: Context, tiles: Tiles | None = None) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
 
-        With a guide, the estimate of a pixel whose sigma_eff is within ``guided`` is moved away
-        from that of the worse network (autoguidance, Karras et al. 2024, in an interval of levels,
-        Kynkäänniemi et al. 2024)::
+        Estimates are clamped to [-1, 1], the range of pictures. With a guide, the estimate of a
+        pixel whose sigma_eff is within ``guided`` is moved away from that of the worse network
+        (autoguidance, Karras et al. 2024, in an interval of levels, Kynkäänniemi et al. 2024)::
 
             x0_hat + w (x0_hat - the guide's x0_hat)
 
         What both get wrong, the worse one gets more wrong: for a face, parts that do not fit
-        together. Estimates are clamped to [-1, 1], the range of pictures. The networks are
-        evaluated on ``tiles`` and estimates blended, if there are any. Each call keeps the
-        network's own estimate for the next one, so that another run needs another denoiser.
+        together. If there are ``tiles``, both networks are evaluated on them, and the estimates
+        blended. Each call keeps the network's own estimate for the next one, so that another run
+        needs another denoiser.
         """
         previous = context.fill
 
@@ -449,12 +452,12 @@ class BridgeDenoiser(nn.Module):
         """The network's own estimate and the guided one, (B, 3, H, W) each."""
         view, seen = self._seen(x_t, t, s, context, previous)
         own = view.x0_hat(self.unet(seen, view.scalars))
-        if self.guide is None:
+        if self.guide is None or not self.config.guidance:
             return own, own
         total_var = self.config.schedule.total_var * context.stochastic
         std = bridge.noise_var(s, total_var, self.config.hole_noise).sqrt()
         low, high = self.config.guided
-        within = (std >= low * (1 - s)) & (std <= high * (1 - s)) & (context.mask > 0.5)
+        within = (std >= low * (1 - s)) & (std <= high * (1 - s)) & (s < 1) & (context.mask > 0.5)
         if not within.any():
             return own, own
         worse = view.x0_hat(self.guide(seen[:, self._for_guide], view.scalars)).clamp(-1, 1)

@@ -3,8 +3,8 @@
 python docs/method_in_100_lines.py PHOTO MASK RESTORED.png [WEIGHTS]
 
 PHOTO and MASK (white = hole) are scaled to the size of the weights; a photograph that is not square
-is squeezed. ``AsyncDSBPipeline`` works on photographs of any size without that, and takes steps of
-second order; those here are the paper's.
+is squeezed. ``AsyncDSBPipeline`` works on photographs of any size without that, takes steps of
+second order, and guides estimates if the weights have a guide; the steps here are the paper's.
 """
 
 import sys

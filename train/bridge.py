@@ -170,7 +170,7 @@ def adapted(model: BridgeDenoiser, config: BridgeConfig) -> BridgeDenoiser:
     ]
     to, source = (torch.tensor(places) for places in zip(*pairs, strict=True))
     sizes = fresh.state_dict()
-    state = {name: value for name, value in model.state_dict().items() if name in sizes}
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("guide.")}
     for name, axis in INPUTS.items():
         if (old := state.get(name)) is not None:
             first = old.shape[axis] - area * len(model.channels)

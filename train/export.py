@@ -60,22 +60,22 @@ def averaged_network(runs: list[Path], kind: str, args: argparse.Namespace) -> t
 def guided(module: BridgeDenoiser, folder: Path, guidance: float) -> BridgeDenoiser:
     """A bridge with another as its guide: that of a run folder, or the guide in a weights folder.
 
-    ValueError if that sees something else, or stands for something else, than the bridge.
+    ValueError if the other one was trained for something else than the bridge.
     """
     run = folder / "weights"
     other, _ = load_weights(run if run.is_dir() else folder, "bridge")
-    network = other.unet if other.guide is None else other.guide
-    config = dataclasses.replace(module.config, guide=network.config, guidance=guidance)
+    network, own, its = other.guide or other.unet, module.config, other.config
+    names = "parametrisation sigma_data fill hole_noise beta_min beta_max window resolution"
+    wrong = [name for name in names.split() if getattr(own, name) != getattr(its, name)]
+    if not set(own.bridges) <= set(its.bridges):
+        wrong.append("bridges")
+    config = dataclasses.replace(own, guide=network.config, guidance=guidance)
     whole = BridgeDenoiser(config)
-    names = "parametrisation", "sigma_data", "fill", "hole_noise", "beta_min", "beta_max"
-    same = all(getattr(config, name) == getattr(other.config, name) for name in names)
-    seen, its = (
-        [c for c in one.channels if not c.startswith("estimate")] for one in (whole, other)
-    )
-    if not same or seen != its or network.in_channels != len(seen):
-        raise ValueError(
-            f"expected a guide that sees all that the bridge sees but the estimate, got {folder}"
-        )
+    seen, shown = ([c for c in one.channels if "estimate/" not in c] for one in (whole, other))
+    if seen != shown or network.in_channels != len(seen):
+        wrong.append("conditions")
+    if wrong:
+        raise ValueError(f"expected a guide like the bridge, {folder} has other {', '.join(wrong)}")
     whole.unet.load_state_dict(module.unet.state_dict())
     whole.guide.load_state_dict(network.state_dict())
     return whole.eval()
@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
     )
     told = "guide of the bridge: run folder of a smaller network, or weights that have a guide"
     add("--guide", type=Path, metavar="RUN", help=told)
-    add("--guidance", type=float, default=1.0, help="weight of the guidance with a guide (1.0)")
+    add("--guidance", type=float, default=1.0, help="weight of the guidance by --guide (1.0)")
     add("--finish", choices=FINISHES, help="what happens to results by default")
     add("--manifest", type=Path, help="CSV of the photos: key, split, source, ...")
     add("--results", type=Path, help="folder that train.evaluate wrote")

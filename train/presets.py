@@ -264,7 +264,7 @@ BRIDGE_PRESETS = {
         levels=(0.01, 60.0),
         batch=16,
     ),
-    # The guide of "portraits": a smaller network, trained for less.
+    # The guide of "portraits": a smaller network, trained for fewer steps.
     "portraits-guide": BridgePreset(
         **_PORTRAITS | _MUON,
         model=BridgeConfig(

@@ -48,7 +48,9 @@ class Runner:
     @property
     def stride(self) -> int:
         """Padded sizes of windows are multiples of it."""
-        return math.lcm(self.denoiser.config.unet.stride, self.completion.config.generator.stride)
+        config = self.denoiser.config
+        shapes = config.unet, config.guide or config.unet, self.completion.config.generator
+        return math.lcm(*(shape.stride for shape in shapes))
 
     def _once(self, what: str, key: Hashable, make: Callable[[], Any]) -> Any:
         """The value of a key; ``make`` it unless it was the last of its kind that was made."""
@@ -67,7 +69,8 @@ class Runner:
             return denoiser
         # Tensors that were made in inference mode count no changes.
         weights = denoiser.parameters()
-        key = (*((p.data_ptr(), p.is_inference() or p._version) for p in weights),)
+        known = ((p.data_ptr(), p.is_inference() or p._version) for p in weights)
+        key = (denoiser.config, *known)
         return self._once("evaluated", key, partial(cast_layers, denoiser, dtype))
 
     @property

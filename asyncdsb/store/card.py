@@ -102,9 +102,9 @@ def _guidance(config: BridgeConfig) -> str:
         return ""
     low, high = config.guided
     return (
-        " `bridge.*` holds a guide too, a worse network, from whose estimates a run moves its own "
-        f"away (autoguidance) with weight {config.guidance:g} where sigma_eff is from {low:g} to "
-        f"{high:g}."
+        " `bridge.*` holds a guide too, a smaller network, from whose estimates a run moves its "
+        f"own away (autoguidance) with weight {config.guidance:g} where sigma_eff is from {low:g} "
+        f"to {high:g}."
     )
 
 
