@@ -425,10 +425,13 @@ def test_on_tiles_a_run_goes_on_from_its_last_estimate() -> None:
         last = torch.where(this.hole[:1], found, context.fill)
 
 
-@pytest.mark.parametrize("tiled", [False, True])
-def test_a_guide_moves_the_estimates_of_guided_levels_away_from_its_own(tiled: bool) -> None:
+@pytest.mark.parametrize("hole_noise, tiled", [(1.0, False), (1.0, True), (0.0, False)])
+def test_a_guide_moves_the_estimates_of_guided_levels_away_from_its_own(
+    hole_noise: float, tiled: bool
+) -> None:
     conditions = ("mask", "estimate", "membrane")
     guidance: dict[str, Any] = {"guide": TINY, "guidance": 1.5, "guided": (0.4, 2.5)}
+    guidance |= {"hole_noise": hole_noise}
     this = scene(conditions=conditions, **guidance)
     whole = this.context
     context = Context(*(getattr(whole, f.name)[:1] for f in dataclasses.fields(Context)))
@@ -449,7 +452,7 @@ def test_a_guide_moves_the_estimates_of_guided_levels_away_from_its_own(tiled: b
         # The guide sees no estimate, which lies between the mask and the membrane here.
         shown = torch.cat([seen[:, :5], seen[:, 8:]], dim=1)
         worse = (offset + slope * guide(shown, scalars)).clamp(-1, 1)
-        noise = this.total_var * s * (1 - s) + s**2
+        noise = this.total_var * s * (1 - s) + (hole_noise * s) ** 2
         level = torch.where(s < 1, noise.sqrt() / (1 - s), math.inf)
         within = (level >= 0.4) & (level <= 2.5) & this.hole[:1]
         wanted = torch.where(within, own + 1.5 * (own - worse), own).clamp(-1, 1)
