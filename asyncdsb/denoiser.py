@@ -97,8 +97,8 @@ class BridgeConfig:
         guide: shape of a second, worse network, with which a run guides its estimates; None for
             none. It sees all that the first one sees except "estimate".
         guidance: weight w of the guidance, see :meth:`BridgeDenoiser.bind`.
-        guided: least and largest sigma_eff of the pixels that are guided, with the noise h of the
-            training, whatever the temperature.
+        guidance_interval: least and largest sigma_eff of the pixels that are guided. It is counted
+            with the training's noise h, whatever the temperature.
         conditions: subset of :data:`CONDITIONS`.
         parametrisation: "score" or "edm".
         sigma_data: standard deviation of x0 - fill in the hole (edm only): of every channel, or one
@@ -123,7 +123,7 @@ class BridgeConfig:
     mirrored: float | None = None
     guide: UNetConfig | None = None
     guidance: float = 0.0
-    guided: tuple[float, float] = (1.0, 20.0)
+    guidance_interval: tuple[float, float] = (1.0, 20.0)
     conditions: tuple[str, ...] = ("mask",)
     parametrisation: str = "edm"
     sigma_data: float | tuple[float, ...] = 0.5
@@ -163,8 +163,8 @@ class BridgeConfig:
         if not (0 <= self.guidance < math.inf and (self.guide or not self.guidance)):
             wanted = "a finite guidance >= 0, and a guide if it is not 0"
             raise ValueError(f"expected {wanted}, got {self.guidance} and {self.guide}")
-        if len(self.guided) != 2 or not 0 < self.guided[0] <= self.guided[1]:
-            raise ValueError(f"expected two rising levels > 0 to be guided, got {self.guided}")
+        if len(ends := self.guidance_interval) != 2 or not 0 < ends[0] <= ends[1]:
+            raise ValueError(f"expected two rising levels > 0 for guidance_interval, got {ends}")
         if len(self.sigmas) not in (1, 3) or not all(0 < one < math.inf for one in self.sigmas):
             raise ValueError(f"expected one or three finite sigma_data > 0, got {self.sigma_data}")
         if not isinstance(self.resolution, int) or self.resolution < 1:
@@ -418,15 +418,15 @@ class BridgeDenoiser(nn.Module):
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
 
         Estimates are clamped to [-1, 1], the range of pictures. With a guide, the estimate of a
-        pixel whose sigma_eff is within ``guided`` is moved away from that of the worse network
+        pixel whose sigma_eff is in ``guidance_interval`` moves away from that of the worse network
         (autoguidance, Karras et al. 2024, in an interval of levels, Kynkäänniemi et al. 2024)::
 
             x0_hat + w (x0_hat - the guide's x0_hat)
 
-        What both get wrong, the worse one gets more wrong: for a face, parts that do not fit
-        together. If there are ``tiles``, both networks are evaluated on them, and the estimates
-        blended. Each call keeps the network's own estimate for the next one, so that another run
-        needs another denoiser.
+        of clamped estimates. What both networks get wrong, the worse one gets more wrong: for a
+        face, parts that do not fit together. If there are ``tiles``, both networks are evaluated on
+        them, and the estimates are blended. Each call keeps the network's own estimate for the next
+        one, so that another run needs another denoiser.
         """
         previous = context.fill
 
@@ -435,34 +435,38 @@ class BridgeDenoiser(nn.Module):
 
             def on(some: Tiles) -> Tensor:
                 maps = some.cut(s), context.cut(some), some.cut(previous)
-                return torch.cat(self._estimates(some.cut(x_t), t, *maps), dim=1)
+                return self._estimates(some.cut(x_t), t, *maps)
 
             if tiles is None:
-                own, guided = self._estimates(x_t, t, s, context, previous)
+                found = self._estimates(x_t, t, s, context, previous)
             else:
-                own, guided = tiles.blend(on).tensor_split(2, dim=1)
-            previous = own.clamp(-1, 1)
-            return guided.clamp(-1, 1)
+                found = tiles.blend(on)
+            previous = found[:, :3].clamp(-1, 1)
+            return found[:, -3:].clamp(-1, 1)
 
         return denoise
 
     def _estimates(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The network's own estimate and the guided one, (B, 3, H, W) each."""
+    ) -> Tensor:
+        """The network's own estimate (B, 3, H, W); with a guide (B, 6, H, W), then the guided one.
+
+        The level is sigma_eff = sqrt(N) / (1 - s), infinite at t = 1, where nothing is guided.
+        """
         view, seen = self._seen(x_t, t, s, context, previous)
         own = view.x0_hat(self.unet(seen, view.scalars))
-        if self.guide is None or not self.config.guidance:
-            return own, own
+        if self.guide is None:
+            return own
         total_var = self.config.schedule.total_var * context.stochastic
-        std = bridge.noise_var(s, total_var, self.config.hole_noise).sqrt()
-        low, high = self.config.guided
-        within = (std >= low * (1 - s)) & (std <= high * (1 - s)) & (s < 1) & (context.mask > 0.5)
-        if not within.any():
-            return own, own
-        worse = view.x0_hat(self.guide(seen[:, self._for_guide], view.scalars)).clamp(-1, 1)
-        away = self.config.guidance * (own.clamp(-1, 1) - worse)
-        return own, torch.where(within, own.clamp(-1, 1) + away, own)
+        std, rest = bridge.noise_var(s, total_var, self.config.hole_noise).sqrt(), 1 - s
+        low, high = self.config.guidance_interval
+        within = (std >= low * rest) & (std <= high * rest) & (rest > 0) & (context.mask > 0.5)
+        guided = own
+        if self.config.guidance and within.any():
+            worse = view.x0_hat(self.guide(seen[:, self._for_guide], view.scalars)).clamp(-1, 1)
+            clamped = own.clamp(-1, 1)
+            guided = torch.where(within, clamped + self.config.guidance * (clamped - worse), own)
+        return torch.cat([own, guided], dim=1)
 
     def _seen(
         self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor | None

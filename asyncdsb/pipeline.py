@@ -147,7 +147,9 @@ class AsyncDSBPipeline:
     @property
     def facts(self) -> Facts:
         """Facts about the weights, for their card."""
-        networks = {"gradient": self.completion, "bridge": self.denoiser}
+        networks = {"gradient": self.completion, "bridge": self.denoiser.unet}
+        if self.denoiser.guide is not None:
+            networks["guide"] = self.denoiser.guide
         sizes = {kind: sum(p.numel() for p in one.parameters()) for kind, one in networks.items()}
         return Facts(sizes, self.config, self.training)
 

@@ -430,7 +430,7 @@ def test_a_guide_moves_the_estimates_of_guided_levels_away_from_its_own(
     hole_noise: float, tiled: bool
 ) -> None:
     conditions = ("mask", "estimate", "membrane")
-    guidance: dict[str, Any] = {"guide": TINY, "guidance": 1.5, "guided": (0.4, 2.5)}
+    guidance: dict[str, Any] = {"guide": TINY, "guidance": 1.5, "guidance_interval": (0.4, 2.5)}
     guidance |= {"hole_noise": hole_noise}
     this = scene(conditions=conditions, **guidance)
     whole = this.context
@@ -470,8 +470,8 @@ def test_a_guide_moves_the_estimates_of_guided_levels_away_from_its_own(
         ({"guidance": 1.0}, "a guide if it is not 0"),
         ({"guidance": -1.0, "guide": TINY}, "a finite guidance >= 0"),
         ({"guidance": math.nan, "guide": TINY}, "a finite guidance >= 0"),
-        ({"guided": (2.0, 1.0)}, "two rising levels > 0"),
-        ({"guided": (0.0, 1.0)}, "two rising levels > 0"),
+        ({"guidance_interval": (2.0, 1.0)}, "two rising levels > 0"),
+        ({"guidance_interval": (0.0, 1.0)}, "two rising levels > 0"),
     ],
 )
 def test_guidance_needs_a_guide_and_levels(config: dict[str, Any], said: str) -> None:

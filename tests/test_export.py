@@ -74,8 +74,14 @@ def test_of_several_runs_the_mean_of_their_weights_is_exported(runs, capsys):
 def test_another_bridge_becomes_the_guide(runs, capsys):
     given = command(runs, "--guide", str(runs / "second"), "--guidance", "1.5")
     smaller = AsyncDSBPipeline.random(5)
+    smaller.training = {"bridge": {"steps": 7, "photos": ["b-set-00.tar"]}}
     smaller.save_pretrained(runs / "second" / "weights")
-    assert main(given) == 0
+    manifest = runs / "manifest.csv"
+    manifest.write_text("key,split,source,licence\n1,a-set,one,CC0\n2,b-set,two,GPL\n")
+    assert main([*given, "--manifest", str(manifest)]) == 0
+    card = (runs / "out/README.md").read_text()
+    assert "| two | 1 | GPL |" in card and "| steps | 40 | 40 | 7 |" in card
+    assert "Three networks" in card and "with weight 1.5 where sigma_eff is from 1 to 20" in card
     made = load_weights(runs / "out", "bridge")[0]
     assert made.config.guidance == 1.5 and made.config.guide == made.config.unet
     for ours, run in ((made.unet, "bridge"), (made.guide, "second")):
@@ -101,7 +107,7 @@ def test_another_bridge_becomes_the_guide(runs, capsys):
     smaller.denoiser = BridgeDenoiser(config)
     smaller.save_pretrained(runs / "second" / "weights")
     assert main(given) == 2
-    assert "second has other conditions" in capsys.readouterr().err
+    assert "second with other conditions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("finish", FINISHES)

@@ -269,6 +269,20 @@ def test_half_precision_converts_weights_once_and_changes_no_bit(tiny_weights, m
         np.testing.assert_array_equal(np.asarray(plain(photo, mask, steps=2).image), first)
     torch.nn.init.zeros_(own.head.weight)
     assert (np.asarray(pipe(photo, mask, steps=2).image) != first).any()
+    pipe.denoiser.config = dataclasses.replace(pipe.config, mirrored=2.0)
+    assert pipe.runner.evaluated.config == pipe.config
+
+
+def test_windows_suit_the_guide_too():
+    pipe = AsyncDSBPipeline.random()
+    unet = pipe.config.unet
+    deeper = dataclasses.replace(unet, multipliers=(1,) * 5, attention=(False,) * 5)
+    config = dataclasses.replace(pipe.config, guide=deeper, guidance=1.0)
+    guided = AsyncDSBPipeline(BridgeDenoiser(config), pipe.completion, "cpu")
+    assert (pipe.runner.stride, deeper.stride, guided.runner.stride) == (16, 32, 32)
+    photo, mask = np.asarray(synthetic_photo(96, 64)), box_mask(96, 64)
+    result = np.asarray(guided(photo, mask, steps=3).image)
+    np.testing.assert_array_equal(result[~mask], photo[~mask])
 
 
 @pytest.mark.slow

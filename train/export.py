@@ -57,33 +57,41 @@ def averaged_network(runs: list[Path], kind: str, args: argparse.Namespace) -> t
     return module, training
 
 
-def guided(module: BridgeDenoiser, folder: Path, guidance: float) -> BridgeDenoiser:
-    """A bridge with another as its guide: that of a run folder, or the guide in a weights folder.
+def with_guide(
+    bridge: BridgeDenoiser, training: dict, args: argparse.Namespace
+) -> tuple[BridgeDenoiser, dict]:
+    """A bridge guided by the network of ``--guide``, or by the guide of weights, and facts.
 
-    ValueError if the other one was trained for something else than the bridge.
+    ValueError if that network was trained for something else than the bridge.
     """
-    run = folder / "weights"
-    other, _ = load_weights(run if run.is_dir() else folder, "bridge")
-    network, own, its = other.guide or other.unet, module.config, other.config
+    if (args.guide / "weights").is_dir():
+        other, facts = averaged_network([args.guide], "bridge", args)
+    else:
+        other, facts = load_weights(args.guide, "bridge")
+    network = other.unet
+    if other.guide is not None:
+        network, facts = other.guide, facts.get("guide", {})
+    config = dataclasses.replace(bridge.config, guide=network.config, guidance=args.guidance)
+    guided = BridgeDenoiser(config)
     names = "parametrisation sigma_data fill hole_noise beta_min beta_max window resolution"
-    wrong = [name for name in names.split() if getattr(own, name) != getattr(its, name)]
-    if not set(own.bridges) <= set(its.bridges):
+    wrong = [n for n in names.split() if getattr(config, n) != getattr(other.config, n)]
+    if not set(config.bridges) <= set(other.config.bridges):
         wrong.append("bridges")
-    config = dataclasses.replace(own, guide=network.config, guidance=guidance)
-    whole = BridgeDenoiser(config)
-    seen, shown = ([c for c in one.channels if "estimate/" not in c] for one in (whole, other))
-    if seen != shown or network.in_channels != len(seen):
+    seen, its = ([c for c in one.channels if "estimate/" not in c] for one in (guided, other))
+    if seen != its or network.in_channels != len(seen):
         wrong.append("conditions")
     if wrong:
-        raise ValueError(f"expected a guide like the bridge, {folder} has other {', '.join(wrong)}")
-    whole.unet.load_state_dict(module.unet.state_dict())
-    whole.guide.load_state_dict(network.state_dict())
-    return whole.eval()
+        got = f"{args.guide} with other {', '.join(wrong)}"
+        raise ValueError(f"expected a guide that was trained like the bridge, got {got}")
+    guided.unet.load_state_dict(bridge.unet.state_dict())
+    guided.guide.load_state_dict(network.state_dict())
+    return guided.eval(), training | {"guide": facts}
 
 
 def photographs(facts: Facts, manifest: list[dict[str, str]]) -> str:
     """The card's table of the photographs in a manifest whose splits are in names of shards."""
-    shards = {name for training in facts.training.values() for name in training.get("photos", [])}
+    runs = [*facts.training.values(), facts.training.get("bridge", {}).get("guide", {})]
+    shards = {name for run in runs for name in run.get("photos", [])}
     splits = {Path(name).stem.rsplit("-", 1)[0] for name in shards}
     used = [row for row in manifest if row["split"] in splits]
     found = Counter((row["source"], row["licence"]) for row in used)
@@ -163,8 +171,7 @@ def work(args: argparse.Namespace) -> None:
     if args.guide is not None:
         if args.bridge is None:
             raise ValueError("expected --bridge beside --guide, got none")
-        module, training = networks[-1]
-        networks[-1] = guided(module, args.guide, args.guidance), training
+        networks[-1] = with_guide(*networks[-1], args)
     for kind, run in runs.items():
         if run is None:
             load_weights(args.out, kind)

@@ -51,7 +51,11 @@ as evidence, or to show somebody as they never looked.
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts about a pair of networks for its card; mappings are by kind ("gradient", "bridge")."""
+    """Facts about the networks for their card; mappings are by kind.
+
+    Kinds are "gradient" and "bridge", which is without its guide; parameters has "guide" too if
+    there is one, whose training is told under "guide" in that of the bridge.
+    """
 
     parameters: Mapping[str, int]  # their numbers
     config: BridgeConfig
@@ -67,13 +71,13 @@ def model_card(facts: Facts, licence: str | None = None) -> str:
     sizes, config = {kind: n / 1e6 for kind, n in facts.parameters.items()}, facts.config
     what = "upright heads in squares" if config.window == "head" else "holes in pictures"
     networks = (
-        "Two networks: `gradient.*` completes the gradient map of the hole "
-        f"({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the asynchronous "
-        f"bridge ({sizes['bridge']:.2f}M), for {what} of about "
+        f"{'Three' if 'guide' in sizes else 'Two'} networks: `gradient.*` completes the gradient "
+        f"map of the hole ({sizes['gradient']:.2f}M parameters), `bridge.*` is the denoiser of the "
+        f"asynchronous bridge ({sizes['bridge']:.2f}M), for {what} of about "
         f"{config.resolution} x {config.resolution} pixels. Safetensors, each with a JSON "
         "description: configuration, schema version, checksum, facts of its training. Samplers it "
         f"was trained for: {', '.join(config.samplers)}. By default steps have order "
-        f"{config.solver_order}, and the finish is `{config.finish}`.{_guidance(config)}\n"
+        f"{config.solver_order}, and the finish is `{config.finish}`.{_guidance(facts)}\n"
     )
     parts = ["# Model card\n", networks, USE, INTENDED[config.window]]
     if any(facts.training.values()):
@@ -97,24 +101,28 @@ def write_card(folder: Path, card: str) -> None:
     write_atomic(folder / CARD, lambda path: Path(path).write_text(card, "utf-8"))
 
 
-def _guidance(config: BridgeConfig) -> str:
-    if config.guide is None:
+def _guidance(facts: Facts) -> str:
+    if (size := facts.parameters.get("guide")) is None:
         return ""
-    low, high = config.guided
+    low, high = facts.config.guidance_interval
     return (
-        " `bridge.*` holds a guide too, a smaller network, from whose estimates a run moves its "
-        f"own away (autoguidance) with weight {config.guidance:g} where sigma_eff is from {low:g} "
-        f"to {high:g}."
+        f" `bridge.*` also holds its guide, a smaller network ({size / 1e6:.2f}M). A run moves its "
+        f"estimates away from the guide's (autoguidance), with weight {facts.config.guidance:g} "
+        f"where sigma_eff is from {low:g} to {high:g}."
     )
 
 
 def _training(training: Mapping[str, dict[str, Any]]) -> str:
-    rows = ["| | gradient completion | bridge |", "| --- | --- | --- |"]
+    bridge = training.get("bridge", {})
+    runs = {"gradient completion": training.get("gradient", {}), "bridge": bridge}
+    if "guide" in bridge:
+        runs["guide"] = bridge["guide"]
+    rows = [f"| | {' | '.join(runs)} |", "| --- |" + " --- |" * len(runs)]
     names = {"crop_size": "side of the crops, pixels", "device": "hardware"}
     facts = "preset", "steps", "samples", "crop_size", "minutes", "device"
     for key in (*facts, "started_from", "mean_of_runs"):
-        cells = [training.get(kind, {}).get(key, "-") for kind in ("gradient", "bridge")]
-        if cells != ["-", "-"]:
+        cells = [run.get(key, "-") for run in runs.values()]
+        if set(cells) != {"-"}:
             told = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells]
             rows.append(f"| {names.get(key, key.replace('_', ' '))} | {' | '.join(told)} |")
     return "\n".join(rows) + "\n"
