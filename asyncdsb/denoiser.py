@@ -96,7 +96,6 @@ class BridgeConfig:
             nothing.
         guide: shape of a second, worse network, with which a run guides its estimates; None for
             none. It sees all that the first one sees except "estimate".
-        guidance: weight w of the guidance, see :meth:`BridgeDenoiser.bind`.
         guidance_interval: least and largest sigma_eff of the pixels that are guided. It is counted
             with the training's noise h, whatever the temperature.
         conditions: subset of :data:`CONDITIONS`.
@@ -105,7 +104,8 @@ class BridgeConfig:
             along each of those axes.
         bridges: "stochastic" serves the posterior sampler, and the implicit one if the network
             sees x1; "deterministic" serves the ODE.
-        solver_order, finish: of a run by default, see :class:`asyncdsb.photo.settings.Settings`.
+        guidance, solver_order, finish: of a run by default, see
+            :class:`asyncdsb.photo.settings.Settings`.
         blur_sigma: width in pixels of the Gaussian filter of Eq. 11.
         resolution: side of the pictures it was trained for, in pixels.
         window: "hole" if it restores the neighbourhood of a hole, "head" if it was trained on
@@ -414,7 +414,9 @@ class BridgeDenoiser(nn.Module):
         area = context.mask.sum((1, 2, 3)).clamp(min=1)
         return squared / (x0.shape[1] * area)
 
-    def bind(self, context: Context, tiles: Tiles | None = None) -> Callable[..., Tensor]:
+    def bind(
+        self, context: Context, tiles: Tiles | None = None, guidance: float | None = None
+    ) -> Callable[..., Tensor]:
         """The denoiser of one run, as :func:`asyncdsb.samplers.sample` calls it.
 
         Estimates are clamped to [-1, 1], the range of pictures. With a guide, the estimate of a
@@ -423,22 +425,24 @@ class BridgeDenoiser(nn.Module):
 
             x0_hat + w (x0_hat - the guide's x0_hat)
 
-        of clamped estimates. What both networks get wrong, the worse one gets more wrong: for a
-        face, parts that do not fit together. If there are ``tiles``, both networks are evaluated on
-        them, and the estimates are blended. Each call keeps the network's own estimate for the next
-        one, so that another run needs another denoiser.
+        of clamped estimates; w is ``guidance``, or the configuration's if that is None. What both
+        networks get wrong, the worse one gets more wrong: for a face, parts that do not fit
+        together. If there are ``tiles``, both networks are evaluated on them, and the estimates are
+        blended. Each call keeps the network's own estimate for the next one, so that another run
+        needs another denoiser.
         """
         previous = context.fill
+        weight = self.config.guidance if guidance is None else guidance
 
         def denoise(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
             nonlocal previous
 
             def on(some: Tiles) -> Tensor:
                 maps = some.cut(s), context.cut(some), some.cut(previous)
-                return self._estimates(some.cut(x_t), t, *maps)
+                return self._estimates(some.cut(x_t), t, *maps, weight)
 
             if tiles is None:
-                found = self._estimates(x_t, t, s, context, previous)
+                found = self._estimates(x_t, t, s, context, previous, weight)
             else:
                 found = tiles.blend(on)
             previous = found[:, :3].clamp(-1, 1)
@@ -447,7 +451,7 @@ class BridgeDenoiser(nn.Module):
         return denoise
 
     def _estimates(
-        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor
+        self, x_t: Tensor, t: Tensor, s: Tensor, context: Context, previous: Tensor, weight: float
     ) -> Tensor:
         """The network's own estimate (B, 3, H, W); with a guide (B, 6, H, W), then the guided one.
 
@@ -462,10 +466,10 @@ class BridgeDenoiser(nn.Module):
         low, high = self.config.guidance_interval
         within = (std >= low * rest) & (std <= high * rest) & (rest > 0) & (context.mask > 0.5)
         guided = own
-        if self.config.guidance and within.any():
+        if weight and within.any():
             worse = view.x0_hat(self.guide(seen[:, self._for_guide], view.scalars)).clamp(-1, 1)
             clamped = own.clamp(-1, 1)
-            guided = torch.where(within, clamped + self.config.guidance * (clamped - worse), own)
+            guided = torch.where(within, clamped + weight * (clamped - worse), own)
         return torch.cat([own, guided], dim=1)
 
     def _seen(

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
 from asyncdsb.gradient import GradientCompletion, GradientConfig
-from asyncdsb.names import SAMPLERS
 from asyncdsb.networks import CompletionConfig, UNetConfig
 from asyncdsb.networks.device import chosen_precision, compile_for, usable
 from asyncdsb.networks.layers import check_size
@@ -237,7 +236,7 @@ class AsyncDSBPipeline:
         self, image, mask, tiles: int = Settings.tiles, box: Box | None = None
     ) -> np.ndarray:
         """Complete the gradient map of a photo (step 1 alone): (H, W) float32 in [0, 1]."""
-        Settings(tiles=tiles, box=box).check(SAMPLERS)
+        Settings(tiles=tiles, box=box).check()
         return self.runner.gradient(self.runner.prepare(image, mask, tiles, box))
 
     def head_box(self, image, mask) -> Box | None:
@@ -262,7 +261,7 @@ class AsyncDSBPipeline:
         The rest are settings. ValueError if sizes differ or a setting is not valid.
         """
         chosen = Settings(tau_min, tau_max, strategy=strategy, tiles=tiles, box=box)
-        chosen.check(SAMPLERS)
+        chosen.check()
         gradient, hole = np.asarray(gradient, np.float32), read_mask(mask)
         check_painted(strategy, hole.shape)
         if gradient.ndim != 2 or not np.isfinite(gradient).all():
@@ -275,7 +274,7 @@ class AsyncDSBPipeline:
 
         ValueError on a bad number of tiles or box.
         """
-        Settings(tiles=tiles, box=box).check(SAMPLERS)
+        Settings(tiles=tiles, box=box).check()
         return sum(w.evaluated for w in self.runner.windows(read_mask(mask), tiles, box))
 
     def _checked(self, settings: dict) -> Settings:
@@ -284,5 +283,5 @@ class AsyncDSBPipeline:
                 raise ValueError(f"expected settings for the {name} {own}, got {settings[name]!r}")
         given = {k: v for k, v in settings.items() if k not in ("weights", "precision")}
         chosen = Settings(**given)
-        chosen.check(self.samplers)
+        chosen.check(self.config)
         return chosen.resolved(self.config)

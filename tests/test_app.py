@@ -26,6 +26,7 @@ from PIL import Image, ImageCms
 
 import app
 from asyncdsb.cli import main as cli
+from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.masks import make_mask
 from asyncdsb.names import STRATEGIES
 from asyncdsb.page import (
@@ -42,6 +43,7 @@ from asyncdsb.page import (
 from asyncdsb.page.engine import Engine, Model, Pace, Step, predict_maps, run_steps
 from asyncdsb.photo.record import load_map, load_settings
 from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
+from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.show import film
 
 pytestmark = pytest.mark.slow
@@ -282,6 +284,7 @@ def test_page_files_name_no_other_host():
         ({"grid": "random"}, "time grid"),
         ({"finish": "varnish"}, "finish"),
         ({"solver_order": 3}, "solver order"),
+        ({"guidance": -0.5}, "guidance"),
     ],
 )
 def test_settings_are_refused(change, message):
@@ -324,6 +327,15 @@ def test_loaded_model_offers_its_samplers(tiny_pipe):
     assert told["finish"] == tiny_pipe.config.finish
     told = handlers.on_loaded(model, {"finish": "patches"}, "tiny")
     assert "finish" not in told, "the address says it"
+    # Without a guide there is no guidance, whatever the address says.
+    assert "guidance" in handlers.on_link({"guidance": "3"})
+    assert not handlers.on_link({"guidance": "3.1"}), "more than the page's slider holds"
+    told = handlers.on_loaded(model, {"guidance": "1.5"}, "tiny")
+    assert told["guidance"] == {"interactive": False, "value": 0.0}
+    config = dataclasses.replace(tiny_pipe.config, guide=tiny_pipe.config.unet, guidance=1.0)
+    guided = AsyncDSBPipeline(BridgeDenoiser(config), tiny_pipe.completion, "cpu")
+    assert handlers.told_by(guided)["guidance"] == {"interactive": True, "value": 1.0}
+    assert handlers.told_by(guided, {"guidance": "1.5"})["guidance"] == {"interactive": True}
     with pytest.raises(ValueError, match="expected weights out of tiny, got 'large'"):
         model.get("large")
 
@@ -1282,7 +1294,7 @@ def test_page_is_built(tiny_pipe):
     names = [one["parameter_name"] for one in named["/inpaint"]["parameters"]]
     assert names == [
         "photo", "mask", "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta",
-        "grid", "tiles", "order", "finish", "weights", "solver_order", "box",
+        "grid", "tiles", "order", "finish", "weights", "solver_order", "box", "guidance",
     ]  # fmt: skip
 
 

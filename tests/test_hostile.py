@@ -29,7 +29,7 @@ from asyncdsb.masks import make_mask
 pytestmark = pytest.mark.slow
 
 SIZE = (96, 64)
-DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 8, None, None, None, None, None]
+DEFAULTS = [0.2, 0.5, 1, "posterior", "gradient", 0, 0, "uniform", 8, *[None] * 6]
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -212,6 +212,8 @@ VALUES = {
     "a billion tiles": (8, 10**9, ""),
     "unknown finish": (10, "varnish", "finish"),
     "unknown weights": (11, "../../etc", "weights"),
+    "negative guidance": (14, -1, "guidance"),
+    "guidance without a guide": (14, 1.5, "weights without a guide"),
 }
 
 

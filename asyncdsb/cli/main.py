@@ -54,6 +54,7 @@ _TOLD = {
     "PHOTO's size, 8 or 16 bits, with the peak times, black = 0 to white = 1 (gradient)",
     "--finish": "none shows what the bridge restores, patches replaces it by patches of the known "
     "part (the weights' choice)",
+    "--guidance": "weight of the guide's network, 0: none (the weights' choice)",
     "--solver-order": "1: the paper's steps; 2: of second order (the weights' choice)",
     "--tiles": "most fields of the networks for a large hole, or holes far apart (8): more keep "
     "more detail of a large photo, and take as much longer",
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add(run, "--sampler", choices=SAMPLERS, help="how one step is taken (posterior)")
     add(run, "--strategy", "NAME")
     add(run, "--eta", "ETA", type=float, help="noise of the implicit sampler, 0 to 1 (0)")
+    add(run, "--guidance", "W", type=float)
     add(run, "--solver-order", type=int, choices=SOLVER_ORDERS)
     add(run, "--finish", choices=FINISHES)
     add(run, "--grid", choices=GRIDS, help="spacing of the steps (log)")
@@ -206,7 +208,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
     settings, strategy, weights, precision = _settings(arguments)
     refuse_clashes(jobs, strategy)  # Settings may name a map.
     checked = Settings(**settings)
-    checked.check(SAMPLERS)
+    checked.check()
     keep_frames = bool(arguments.trajectory or arguments.report)
     for problem in problems:
         _say("error", problem)
@@ -242,7 +244,7 @@ def _inpaint(arguments: argparse.Namespace) -> int:
             keep_freed()
             given = {"device": arguments.device, "compiled": arguments.compile}
             pipe = AsyncDSBPipeline.from_pretrained(weights, precision=precision, **given)
-            checked.check(pipe.samplers)
+            checked.check(pipe.config)
         label = job.photo.name if alone else f"{number}/{len(jobs)} {job.photo.name}"
         hidden = arguments.quiet or not sys.stderr  # None where the caller has closed it.
         bar: dict[str, Any] = {"desc": label, "unit": "step", "file": sys.stderr, "disable": hidden}

@@ -10,7 +10,7 @@ is. Nothing here knows the user interface library.
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,20 @@ def on_weights(model: Model, photo: Photo | None, weights: str) -> Iterator[Upda
     """
     said = photo.said if photo is not None and photo.weights == weights else ()
     yield {"photo": photo and dataclasses.replace(photo, weights=weights)}
-    yield {name: value for name, value in told_by(model.get(weights)).items() if name not in said}
+    yield told_by(model.get(weights), said)
 
 
-def told_by(pipe: Any) -> Update:
-    """What the weights decide about the controls."""
-    return {"sampler": Props(choices=list(pipe.samplers), value=pipe.samplers[0])} | {
-        name: getattr(pipe.config, name) for name in FROM_WEIGHTS
-    }
+def told_by(pipe: Any, said: Iterable[str] = ()) -> Update:
+    """What the weights decide about the controls, without the values that the address said."""
+    guided = pipe.config.guide is not None
+    values = {"sampler": pipe.samplers[0]}
+    values |= {name: getattr(pipe.config, name) for name in FROM_WEIGHTS}
+    kept = set(said) - (set() if guided else {"guidance"})
+    told: Update = {name: value for name, value in values.items() if name not in kept}
+    more = {"sampler": ("choices", list(pipe.samplers)), "guidance": ("interactive", guided)}
+    for name, (prop, given) in more.items():
+        told[name] = Props(({"value": told[name]} if name in told else {}) | {prop: given})
+    return told
 
 
 def on_ended(photo: Photo | None, hole: str | None, said: str) -> Update:
@@ -211,7 +217,8 @@ def on_link(query: Mapping[str, str], names: Sequence[str] = ()) -> Update:
         said = {name: _parsed(query[name]) for name in group if name in query}
         with contextlib.suppress(ValueError):
             read = session.read_settings(list((defaults | said).values()))
-            if read.seed <= session.MAX_SEED:  # Programs may have more, but not the page's own box.
+            # Programs may have more, but not the page's own controls.
+            if read.seed <= session.MAX_SEED and (read.guidance or 0) <= session.MAX_GUIDANCE:
                 update |= said
     found = [one for one in find_examples() if one.path.stem == query.get("example")]
     if not found:
@@ -343,7 +350,5 @@ def on_loaded(model: Model, query: Mapping[str, str], weights: str) -> Update:
     By now the visitor may have chosen others than those for which :func:`on_load` has waited.
     """
     with contextlib.suppress(ValueError):  # on_load has told it.
-        pipe = model.get(weights)
-        told = {name: value for name, value in told_by(pipe).items() if name not in query}
-        return {"sampler": Props(choices=list(pipe.samplers))} | told
+        return told_by(model.get(weights), query)
     return {}

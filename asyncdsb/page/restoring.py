@@ -190,6 +190,7 @@ def inpaint(
     weights: str | None = None,
     solver_order: int | None = None,
     box: Box | None = None,
+    guidance: float | None = None,
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """Restore the hole of a photograph, both given as files.
 
@@ -214,6 +215,7 @@ def inpaint(
         solver_order: of the steps, 1 (the paper's) or 2; None for what the weights say.
         box: [left, top, side] in pixels of the photo, the square around the head in which weights
             for portraits work; None for the one that is found. Other weights do without.
+        guidance: weight of the guide of weights that have one, >= 0; None for what they say.
 
     Yields:
         After each step nothing and how far the run is, {"step": 3, "steps": 20}. In the end the
@@ -226,7 +228,7 @@ def inpaint(
     image, hole = session.read_files(photo, mask)
     painted = load_map(Path(order), image.size) if order else None
     values = (tau_min, tau_max, steps, sampler, strategy, seed, eta, grid, tiles)
-    settings = session.read_settings((*values, solver_order, finish), painted)
+    settings = session.read_settings((*values, guidance, solver_order, finish), painted)
     settings = dataclasses.replace(settings, box=box)
     for last in engine.steps_of(weights, image, hole, settings):
         # With each step, because a call that is given up ends where it yields.

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from asyncdsb.names import SAMPLERS
 from asyncdsb.page import canvas
 from asyncdsb.photo.heads import Box
 from asyncdsb.photo.images import check_pair, read_image, shortened
@@ -29,6 +28,7 @@ from asyncdsb.photo.settings import Settings
 MAX_PIXELS = 32_000_000  # Of a photograph that the page accepts.
 MAX_STEPS = 250
 MAX_TILES = 32
+MAX_GUIDANCE = 3
 MAX_SEED = 2**31 - 1
 MAX_SEEDS = 6  # That one press tries.
 MAX_RESULTS = 12  # Of a session; the oldest go first.
@@ -37,7 +37,7 @@ PAINTED = "painted"  # Strategy of a visitor who paints the order, beside those 
 
 SETTINGS = (
     "tau_min", "tau_max", "steps", "sampler", "strategy", "seed", "eta", "grid", "tiles",
-    "solver_order", "finish",
+    "guidance", "solver_order", "finish",
 )  # fmt: skip
 """The page's controls that hold settings, in the order in which the handlers take them."""
 
@@ -157,7 +157,7 @@ def read_settings(values: Sequence[object], painted: np.ndarray | None = None) -
         given["seed"] = int(given["seed"])
     strategy = str(given["strategy"])
     settings = Settings(**given | {"strategy": "gradient" if strategy == PAINTED else strategy})
-    settings.check(SAMPLERS)
+    settings.check()
     if strategy == PAINTED:
         if painted is None:
             raise ValueError("Paint the order of restoration on the heatmap first.")

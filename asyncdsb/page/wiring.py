@@ -212,6 +212,7 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     own: list[Any] = [gr.Textbox(None, visible=False, label=name) for name in ("finish", "weights")]
     own.append(gr.Number(None, precision=0, visible=False, label="solver_order"))
     own.append(gr.JSON(visible=False, label="box"))
+    own.append(gr.Number(None, visible=False, label="guidance"))
     inpaint: Any = partial(restoring.inpaint, engine)
     # What programs are told about it.
     inpaint.__name__, inpaint.__doc__ = "inpaint", restoring.inpaint.__doc__

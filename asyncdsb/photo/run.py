@@ -224,7 +224,7 @@ class Runner:
         stochastic = torch.full((len(image),), settings.sampler != "ode", device=self.device)
         noise = self.denoiser.start_noise(noise.to(self.device))
         context = self.denoiser.context(image, mask, gradient, stochastic, noise)
-        denoise = self.evaluated.bind(context, tiles)
+        denoise = self.evaluated.bind(context, tiles, settings.guidance)
         denoise = multiplying(self.precision, self.device)(denoise)
 
         def finish(state: SamplerState) -> SamplerState:

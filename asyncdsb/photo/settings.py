@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
 from numbers import Integral, Real
 
 import numpy as np
 
 from asyncdsb.denoiser import BridgeConfig
-from asyncdsb.names import FINISHES, GRIDS, SOLVER_ORDERS, STRATEGIES
+from asyncdsb.names import FINISHES, GRIDS, SAMPLERS, SOLVER_ORDERS, STRATEGIES
 from asyncdsb.schedule import check_tau_range
 
-FROM_WEIGHTS = ("solver_order", "finish")  # None stands for the value in the weights' configuration
-
+# None stands for the value in the weights' configuration.
+FROM_WEIGHTS = ("guidance", "solver_order", "finish")
 
 MAX_STEPS = 10_000
 LAST = 2**63 - 1  # largest whole number of torch's generators
@@ -32,6 +32,8 @@ class Settings:
             array of tau in [0, 1].
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: time grid, one of :data:`asyncdsb.names.GRIDS`.
+        guidance: weight w >= 0 of the guide, see :meth:`asyncdsb.denoiser.BridgeDenoiser.bind`; 0
+            does without it. Weights that have no guide take 0 alone. None for the weights' choice.
         solver_order: of the steps, 1 (the paper's) or 2, see :func:`asyncdsb.samplers.sample`. None
             for the weights' choice.
         finish: "none" shows the bridge's result, "patches" replaces it by patches of the known part
@@ -52,27 +54,34 @@ class Settings:
     strategy: str | np.ndarray = "gradient"
     eta: float = 0.0
     grid: str = "log"
+    guidance: float | None = None
     solver_order: int | None = None
     finish: str | None = None
     seed: int = 0
     tiles: int = 8
     box: tuple[int, int, int] | None = None
 
-    def check(self, samplers: Sequence[str]) -> None:
-        """Raise ValueError on a bad value; ``samplers`` are what the weights were trained for."""
-        for name in ("tau_min", "tau_max", "eta"):
-            value = getattr(self, name)
+    def check(self, weights: BridgeConfig | None = None) -> None:
+        """Raise ValueError on a bad value; with weights, on one that is not for them as well."""
+        guidance = 0 if self.guidance is None else self.guidance
+        numbers = {name: getattr(self, name) for name in ("tau_min", "tau_max", "eta")}
+        for name, value in (numbers | {"guidance": guidance}).items():
             if not isinstance(value, Real) or isinstance(value, bool):
                 raise ValueError(f"expected a number for {name}, got {value!r}")
         check_tau_range(self.tau_min, self.tau_max)
         if not 0 <= self.eta <= 1:
             raise ValueError(f"expected eta in [0, 1], got {self.eta}")
+        if not 0 <= guidance < math.inf:
+            raise ValueError(f"expected a finite guidance >= 0, got {guidance}")
+        if guidance and weights is not None and weights.guide is None:
+            raise ValueError(f"expected no guidance with weights without a guide, got {guidance}")
         for name, least, most in (("steps", 1, MAX_STEPS), ("tiles", 1, LAST), ("seed", 0, LAST)):
             value = getattr(self, name)
             if not _whole(value) or not least <= value <= most:
                 wanted = f"a whole number for {name} from {least} to {most}"
                 raise ValueError(f"expected {wanted}, got {value!r}")
         painted = not isinstance(self.strategy, str)
+        samplers = SAMPLERS if weights is None else weights.samplers
         for what, value, known in (
             ("sampler that the weights were trained for,", self.sampler, samplers),
             ("strategy", STRATEGIES[0] if painted else self.strategy, STRATEGIES),

@@ -186,7 +186,7 @@ def load_methods(args: argparse.Namespace) -> list[Method]:
                 settings = base | _settings(query)
                 if query and settings["tau_min"] > settings["tau_max"]:
                     continue
-                Settings(**settings).check(pipe.samplers)
+                Settings(**settings).check(pipe.config)
                 called = f"{name}?{query}" if query else name
                 methods.append(bridge_method(called, pipe, checksum, settings))
     return methods
@@ -248,7 +248,8 @@ def _settings(text: str) -> dict:
             raise ValueError(f"expected a setting out of {', '.join(SAMPLING)}, got {name!r}")
         try:
             default = getattr(Settings, name)
-            kind = int if name == "solver_order" else str if default is None else type(default)
+            own = {"solver_order": int, "guidance": float}
+            kind = own.get(name, str if default is None else type(default))
             settings[name] = kind(value)
         except ValueError:
             raise ValueError(f"expected a number for {name}, got {value!r}") from None
