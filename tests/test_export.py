@@ -218,7 +218,7 @@ def test_nothing_is_written_before_all_was_read(runs, capsys):
     given = ["--gradient", str(runs / "gradient"), "--out", str(runs / "out")]
     for wrong, told in (
         (("--bridge", str(runs / "typo")), "weights not found"),
-        (("--manifest", str(runs / "few.csv")), "expected the columns split, source and licence"),
+        (("--manifest", str(runs / "few.csv")), "expected the columns split, source, licence"),
         (("--notes", str(runs / "none.md")), "none.md"),
     ):
         assert main([*given, "--choice", "best", *wrong]) == 2

@@ -1,4 +1,4 @@
-"""The programs beside the evaluation: sheets, levels, the mismatch."""
+"""The programs beside the evaluation: sheets, blind pairs, levels, the mismatch."""
 
 import json
 
@@ -7,10 +7,12 @@ import pytest
 from conftest import save_photos
 from PIL import Image
 
+import train.blind
 import train.levels
 import train.mismatch
 import train.sheets
 from asyncdsb.denoiser import BridgeConfig, BridgeDenoiser
+from asyncdsb.measure import baselines
 from asyncdsb.networks import UNetConfig
 from asyncdsb.pipeline import AsyncDSBPipeline
 from train.data.sources import iter_photos
@@ -75,6 +77,77 @@ def test_a_sheet_of_one_source(tiny_weights, tmp_path, capsys):
     ):
         assert train.sheets.main(sheet_command(photos, tiny_weights, tmp_path / "out", extra)) == 2
         assert message in capsys.readouterr().err
+
+
+def blind_command(photos, out, methods="telea,navier-stokes,patch-fill", extra=""):
+    command = f"--data {photos} --size 32 --crops 1 --masks center,wide --methods {methods} {extra}"
+    return [*command.split(), "-o", str(out)]
+
+
+def test_the_key_says_which_of_two_methods_is_left(tmp_path, monkeypatch):
+    photos = save_photos(tmp_path / "photos", [f"{k}.png" for k in range(5)])
+    monkeypatch.setattr(train.blind, "SIDE", 32)
+    out = tmp_path / "out"
+    assert train.blind.main(blind_command(photos, out, extra="--batch 2")) == 0
+    pairs = json.loads((out / "key.json").read_text())
+    assert len(pairs) == 5 * 2 * 3 and len(list(out.glob("pairs-*.png"))) == 4
+    every = {(p["photo"], p["mask"], p["first"], p["second"]) for p in pairs}
+    names = ["telea", "navier-stokes", "patch-fill"]
+    two = [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
+    assert every == {
+        (f"{k}", kind, *t) for k in range(5) for kind in ("center", "wide") for t in two
+    }
+    crops = {crop.key: crop for crop in iter_crops(iter_photos([photos]), 1, 32)}
+    for number, pair in enumerate(pairs):
+        sheet = np.array(Image.open(out / f"pairs-{number // 8:02}.png"))
+        top, first = (24 + 38) * (number % 8 // 2) + 24, 6 + 76 * (number % 2)
+        right = {pair["first"], pair["second"]} - {pair["left"]}
+        crop, kind = crops[pair["photo"]], pair["mask"]
+        for name, left in ((pair["left"], first), (*right, first + 38)):
+            shown = sheet[top : top + 32, left : left + 32]
+            wanted = baselines.restore(name, crop.corrupted(kind), crop.mask(kind))
+            np.testing.assert_array_equal(shown, wanted)
+    turned = sum(pair["left"] == pair["second"] for pair in pairs)
+    assert 5 < turned < 25 and pairs != sorted(pairs, key=lambda p: p["photo"])
+
+
+def test_choices_of_two_judges(tmp_path, capsys):
+    sides = [("a", "one"), ("a", "two"), ("b", "one"), ("b", "two")]
+    pairs = [
+        {"photo": photo, "mask": "center", "first": "one", "second": "two", "left": left}
+        for photo, left in sides
+    ]
+    (tmp_path / "key.json").write_text(json.dumps(pairs))
+    # Of "two" twice and "one" once; the second judge, in a spreadsheet's hand, has not finished.
+    (tmp_path / "a.csv").write_text("pair,eyes,face\n0,R,=\n1,L,\n2,L,\n", "utf-8-sig")
+    (tmp_path / "b.csv").write_text("pair,eyes\n3, l \n2,=\n1,\n")
+    given = f"--choices {tmp_path / 'a.csv'} {tmp_path / 'b.csv'}"
+    assert train.blind.main(blind_command("nowhere", tmp_path, extra=given)) == 0
+    found = json.loads((tmp_path / "choices.json").read_text())["preferences"]
+    eyes, face = (row["chosen"] for row in found)
+    assert [row["question"] for row in found] == ["eyes", "face"]
+    # Photo a has 2 of 2, photo b 1.5 of 3.
+    assert eyes["mean"] == pytest.approx(3.5 / 5) and (eyes["n"], eyes["groups"]) == (5, 2)
+    assert (eyes["low"], eyes["high"]) == (0.5, 1.0)
+    assert face["mean"] == 0.5 and face["low"] is None
+    assert "| center | eyes | one | two | 5 | 0.70 (0.50 to 1.00) |" in capsys.readouterr().out
+    for text, said in (
+        ("pair,eyes\n4,L\n", "expected pairs from 0 to 3"),
+        ("pair,eyes\n-1,L\n", "expected pairs from 0 to 3"),
+        ("pair,eyes\n0,left\n", "expected L, R or = for pair 0"),
+        ("number,eyes\n0,L\n", "expected the columns pair"),
+    ):
+        (tmp_path / "a.csv").write_text(text)
+        assert train.blind.main(blind_command("nowhere", tmp_path, extra=given)) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "key.json").unlink()
+    assert train.blind.main(blind_command("nowhere", tmp_path, extra=given)) == 2
+    assert "which the command without --choices writes" in capsys.readouterr().err
+
+
+def test_one_method_makes_no_pair(tmp_path, capsys):
+    assert train.blind.main(blind_command("nowhere", tmp_path, "telea")) == 2
+    assert "at least two methods" in capsys.readouterr().err
 
 
 def test_levels_of_a_network_that_says_nothing(shard, tiny_pipe, tmp_path):

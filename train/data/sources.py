@@ -87,8 +87,7 @@ def manifest_rows(manifest: Path, *columns: str) -> list[dict[str, str]]:
     with open(manifest, encoding="utf-8-sig", newline="") as file:  # As spreadsheets write it.
         rows = list(csv.DictReader(file))
     if not rows or not set(columns) <= rows[0].keys():
-        *most, last = columns
-        raise ValueError(f"expected the columns {', '.join(most)} and {last} in {manifest}")
+        raise ValueError(f"expected the columns {', '.join(columns)} in {manifest}")
     return rows
 
 

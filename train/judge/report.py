@@ -45,7 +45,7 @@ def markdown_table(summary: Summary, set_names: Sequence[str]) -> str:
     for kind, methods in summary.items():
         for method, scores in methods.items():
             row = [kind, method, str(scores["psnr"]["n"])]
-            row += [_with_interval(scores[name], digits[name]) for name in SCORES]
+            row += [with_interval(scores[name], digits[name]) for name in SCORES]
             rows.append(row + [_plain(scores[name]) for name in set_names])
     return markdown(["mask", "method", "n", *SCORES.values(), *set_names], rows, 2)
 
@@ -65,7 +65,7 @@ def ratio_table(summary: Summary, ours: str, scores: Sequence[str]) -> str:
         for score in scores:
             found = {name: own[score] for name, own in methods.items()}
             values = {k: v["mean"] if isinstance(v, Mapping) else v for k, v in found.items()}
-            row.append(_with_interval(found[ours]))
+            row.append(with_interval(found[ours]))
             row += [_plain(values[name]) for name in beside]
             if others:
                 best = min(others, key=values.get)
@@ -110,7 +110,8 @@ def classical(summary: Summary) -> list[str]:
     return [method for method in next(iter(summary.values())) if method in baselines.METHODS]
 
 
-def _with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> str:
+def with_interval(score: float | Mapping, digits: int = 3, sign: str = "") -> str:
+    """Return "mean (low to high)", or the mean alone where there is no interval."""
     if not isinstance(score, Mapping):
         return _plain(score)
     parts = ["mean"] if score["low"] is None else ["mean", "low", "high"]
@@ -135,7 +136,7 @@ def difference(found: Mapping | None, digits: int) -> str:
     """Return "mean (low to high)" with signs, bold where the interval excludes zero."""
     if found is None:
         return "-"
-    text = _with_interval(found, digits, "+")
+    text = with_interval(found, digits, "+")
     sure = found["low"] is not None and (found["low"] > 0 or found["high"] < 0)
     return f"**{text}**" if sure else text
 
