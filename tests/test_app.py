@@ -29,6 +29,7 @@ from asyncdsb.cli import main as cli
 from asyncdsb.denoiser import BridgeDenoiser
 from asyncdsb.masks import make_mask
 from asyncdsb.names import STRATEGIES
+from asyncdsb.networks import UNetConfig
 from asyncdsb.page import (
     canvas,
     handlers,
@@ -331,13 +332,36 @@ def test_loaded_model_offers_its_samplers(tiny_pipe):
     assert "guidance" in handlers.on_link({"guidance": "3"})
     assert not handlers.on_link({"guidance": "3.1"}), "more than the page's slider holds"
     told = handlers.on_loaded(model, {"guidance": "1.5"}, "tiny")
-    assert told["guidance"] == {"interactive": False, "value": 0.0}
+    assert told["guidance"] == {"interactive": False, "value": 0.0, "maximum": 3}
     config = dataclasses.replace(tiny_pipe.config, guide=tiny_pipe.config.unet, guidance=1.0)
     guided = AsyncDSBPipeline(BridgeDenoiser(config), tiny_pipe.completion, "cpu")
-    assert handlers.told_by(guided)["guidance"] == {"interactive": True, "value": 1.0}
-    assert handlers.told_by(guided, {"guidance": "1.5"})["guidance"] == {"interactive": True}
+    another = Model(lambda name: guided, ["guided", "other"])
+
+    def guidance(query: dict[str, str]) -> object:
+        return handlers.on_loaded(another, query, "guided")["guidance"].get("value")
+
+    assert guidance({}) == 1.0 and guidance({"guidance": "1.5"}) is None
+    # What the page refuses, and what other weights had, is not said.
+    assert guidance({"guidance": "3.1"}) == guidance({"guidance": "much"}) == 1.0
+    query = {"guidance": "0", "weights": "other", "steps": "7"}
+    assert guidance(query) == 1.0 and guidance(query | {"weights": "guided"}) is None
+    assert handlers.on_link(query, another.names, "guided") == {"steps": 7}
+    guided.denoiser.config = dataclasses.replace(config, guidance=4.5)
+    told = handlers.told_by(guided)["guidance"]
+    assert told == {"interactive": True, "value": 4.5, "maximum": 4.5}
     with pytest.raises(ValueError, match="expected weights out of tiny, got 'large'"):
         model.get("large")
+
+
+def test_weights_without_a_guide_do_without_guidance(tiny_pipe):
+    """As for a moment after other weights were chosen."""
+    image, mask = photograph(), make_mask("center", (64, 96), seed=0)
+    assert isinstance(unet := tiny_pipe.config.unet, UNetConfig)
+    config = dataclasses.replace(tiny_pipe.config, guide=unet, guidance=1.0)
+    guided = AsyncDSBPipeline(BridgeDenoiser(config), tiny_pipe.completion, "cpu")
+    for pipe, guidance, recorded in ((tiny_pipe, 2.5, 0), (guided, 2.5, 2.5), (guided, None, 1)):
+        *_, last = run_steps(pipe, image, mask, Settings(steps=2, guidance=guidance))
+        assert last.settings["guidance"] == recorded
 
 
 def test_a_visitor_chooses_the_weights(tiny_pipe, tmp_path):

@@ -377,7 +377,7 @@ def test_bridges_have_settings_and_weights_of_their_own(tiny_weights, tmp_path):
     other = tmp_path / "other"
     AsyncDSBPipeline.random(1).save_pretrained(other)
     (other / "gradient.json").unlink()
-    text = "asyncdsb,synchronous,quick=?steps=5&sampler=ode&solver_order=1"
+    text = "asyncdsb,synchronous,quick=?steps=5&sampler=ode&solver_order=1&guidance=0"
     text += f",o={other}?tau_min=0.1,again={tiny_weights}"
     first, synchronous, quick, o, again = load_methods(options(tiny_weights, text))
     assert first.settings["steps"] == synchronous.settings["steps"] == 7
@@ -386,6 +386,7 @@ def test_bridges_have_settings_and_weights_of_their_own(tiny_weights, tmp_path):
     assert synchronous.settings["tau_min"] == synchronous.settings["tau_max"] == 0.5
     assert (quick.settings["steps"], quick.settings["sampler"]) == (5, "ode")
     assert quick.settings["solver_order"] == 1 and first.settings["solver_order"] is None
+    assert type(quick.settings["guidance"]) is float
     assert o.settings["tau_min"] == 0.1
     # The other denoiser, with the completion network of the first.
     assert o.pipe is not first.pipe and o.pipe.completion is first.pipe.completion

@@ -213,7 +213,6 @@ VALUES = {
     "unknown finish": (10, "varnish", "finish"),
     "unknown weights": (11, "../../etc", "weights"),
     "negative guidance": (14, -1, "guidance"),
-    "guidance without a guide": (14, 1.5, "weights without a guide"),
 }
 
 

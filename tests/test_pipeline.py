@@ -307,7 +307,7 @@ def test_a_run_may_have_another_guidance_than_the_weights(tiny_pipe: AsyncDSBPip
     assert (by_default[0] != plain[0]).any()
     assert (restored(guided, guidance=2.5)[0] != by_default[0]).any()
     for pipe, value, said in (
-        (tiny_pipe, 1, "no guidance with weights without a guide"),
+        (tiny_pipe, 1, "guidance 0 with weights without a guide"),
         (guided, -1, "finite guidance >= 0"),
         (guided, math.inf, "finite guidance >= 0"),
         (guided, "1", "a number for guidance"),

@@ -54,7 +54,8 @@ _TOLD = {
     "PHOTO's size, 8 or 16 bits, with the peak times, black = 0 to white = 1 (gradient)",
     "--finish": "none shows what the bridge restores, patches replaces it by patches of the known "
     "part (the weights' choice)",
-    "--guidance": "weight of the guide's network, 0: none (the weights' choice)",
+    "--guidance": "how far estimates move away from those of the guide, 0: not at all (the "
+    "weights' choice)",
     "--solver-order": "1: the paper's steps; 2: of second order (the weights' choice)",
     "--tiles": "most fields of the networks for a large hole, or holes far apart (8): more keep "
     "more detail of a large photo, and take as much longer",

@@ -228,13 +228,16 @@ def run_steps(
         pipe: the pipeline.
         image: RGB photograph.
         mask: bool (H, W), True = missing.
-        settings: of the run, with the box that a visitor drew, as above.
+        settings: of the run, with the box that a visitor drew, as above. Weights without a guide do
+            without guidance.
         maps: whether the first state comes with the maps.
 
     Yields:
         steps + 1 states, t from 1 to 0.
     """
-    settings = dataclasses.replace(settings, box=_usable(pipe, settings.box))
+    guidance = None if pipe.config.guide is None else settings.guidance
+    box = _usable(pipe, settings.box)
+    settings = dataclasses.replace(settings, box=box, guidance=guidance)
     follower, before = Follower(), None
     for state in pipe.stream(image, mask, **vars(settings)):
         follower.see(state)

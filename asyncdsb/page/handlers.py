@@ -111,15 +111,17 @@ def on_weights(model: Model, photo: Photo | None, weights: str) -> Iterator[Upda
 
 def told_by(pipe: Any, said: Iterable[str] = ()) -> Update:
     """What the weights decide about the controls, without the values that the address said."""
-    guided = pipe.config.guide is not None
-    values = {"sampler": pipe.samplers[0]}
-    values |= {name: getattr(pipe.config, name) for name in FROM_WEIGHTS}
-    kept = set(said) - (set() if guided else {"guidance"})
+    config = pipe.config
+    values = {"sampler": pipe.samplers[0]} | {name: getattr(config, name) for name in FROM_WEIGHTS}
+    kept = {*said} if config.guide else {*said} - {"guidance"}
     told: Update = {name: value for name, value in values.items() if name not in kept}
-    more = {"sampler": ("choices", list(pipe.samplers)), "guidance": ("interactive", guided)}
-    for name, (prop, given) in more.items():
-        told[name] = Props(({"value": told[name]} if name in told else {}) | {prop: given})
-    return told
+
+    def part(name: str, **more: Any) -> Props:
+        return Props(**{"value": told[name]} if name in told else {}, **more)
+
+    most = max(session.MAX_GUIDANCE, config.guidance)
+    guidance = part("guidance", interactive=config.guide is not None, maximum=most)
+    return told | {"sampler": part("sampler", choices=list(pipe.samplers)), "guidance": guidance}
 
 
 def on_ended(photo: Photo | None, hole: str | None, said: str) -> Update:
@@ -204,11 +206,33 @@ def on_reuse(result: str | None, photo: Photo | None, hole: str | None) -> Updat
     return show(opened, image=image)
 
 
-def on_link(query: Mapping[str, str], names: Sequence[str] = ()) -> Update:
+def on_link(
+    query: Mapping[str, str], names: Sequence[str] = (), weights: str | None = None
+) -> Update:
     """Take over settings, example and mask from the address with which the page was opened.
 
-    ``names`` are of the weights that the page has.
-    Anything that is not one of the page's own choices is left out.
+    ``names`` are of the weights that the page has, ``weights`` those that it opens with.
+    """
+    found = [one for one in find_examples() if one.path.stem == query.get("example")]
+    if not found:
+        return said_in(query, names, weights)
+    photo, image, mask = found[0].read(names)
+    weights = query["weights"] if query.get("weights") in names else photo.weights
+    update = said_in(query, names, weights)
+    photo = dataclasses.replace(photo, said=tuple(update), weights=weights)
+    chosen = query.get("mask", "")
+    kind, _, drawn = chosen.partition("-")
+    if kind in MASK_KINDS and drawn.isdecimal() and len(drawn) < 7:
+        mask = make_mask(kind, (image.height, image.width), seed=int(drawn))
+    elif chosen != "own":
+        mask = None
+    return AFTER_OPENING | update | show(photo, mask, None if mask is None else chosen, image)
+
+
+def said_in(query: Mapping[str, str], names: Sequence[str], weights: str | None) -> Update:
+    """The settings of an address that the page's controls can have.
+
+    What weights decide (:data:`FROM_WEIGHTS`) counts for the weights of the address alone.
     """
     update: Update = {}
     defaults = {name: getattr(Settings(), name) for name in session.SETTINGS}
@@ -220,19 +244,8 @@ def on_link(query: Mapping[str, str], names: Sequence[str] = ()) -> Update:
             # Programs may have more, but not the page's own controls.
             if read.seed <= session.MAX_SEED and (read.guidance or 0) <= session.MAX_GUIDANCE:
                 update |= said
-    found = [one for one in find_examples() if one.path.stem == query.get("example")]
-    if not found:
-        return update
-    photo, image, mask = found[0].read(names)
-    weights = query["weights"] if query.get("weights") in names else photo.weights
-    photo = dataclasses.replace(photo, said=tuple(update), weights=weights)
-    chosen = query.get("mask", "")
-    kind, _, drawn = chosen.partition("-")
-    if kind in MASK_KINDS and drawn.isdecimal() and len(drawn) < 7:
-        mask = make_mask(kind, (image.height, image.width), seed=int(drawn))
-    elif chosen != "own":
-        mask = None
-    return AFTER_OPENING | update | show(photo, mask, None if mask is None else chosen, image)
+    others = query.get("weights") in names and query["weights"] != weights
+    return {k: value for k, value in update.items() if not (others and k in FROM_WEIGHTS)}
 
 
 def _parsed(text: str) -> float | str:
@@ -350,5 +363,5 @@ def on_loaded(model: Model, query: Mapping[str, str], weights: str) -> Update:
     By now the visitor may have chosen others than those for which :func:`on_load` has waited.
     """
     with contextlib.suppress(ValueError):  # on_load has told it.
-        return told_by(model.get(weights), query)
+        return told_by(model.get(weights), said_in(query, model.names, weights))
     return {}

@@ -16,7 +16,7 @@
     sampler: "How a step is taken: with fresh noise (posterior) or without any noise (ode).",
     grid: "How the steps are spread over time. log: evenly in the logarithm of the noise.",
     solver_order: "1: a step takes the last estimate, as in the paper. 2: it takes a line through the last two.",
-    guidance: "How far estimates move away from those of a worse network, if the weights have one as their guide. 0: not at all, which is faster.",
+    guidance: "How far each estimate moves away from that of the guide, a weaker network. 0: not at all, which is faster. Weights without a guide have no choice.",
     eta: "Share of fresh noise in the sampler implicit.",
     strategy: "What decides the order: the predicted gradient (as it is, by ranks, or flat areas first), nothing (uniform, I²SB), the distance from the border (inward), or your own painting.",
     "tau-min": "τ of the pixels that are restored last.",

@@ -165,11 +165,11 @@ def settings_pane(parts: dict[str, Any], names: Sequence[str], opening: Update) 
             ):
                 value = getattr(DEFAULTS, name) or known[-1]
                 parts[name] = gr.Dropdown(list(known), value=value, label=text, elem_id=name)
-            for name, text, most in (
-                ("eta", "η of implicit", 1),
-                ("guidance", "Guidance", session.MAX_GUIDANCE),
+            for name, text, most, value in (
+                ("eta", "η of implicit", 1, DEFAULTS.eta),
+                ("guidance", "Guidance", session.MAX_GUIDANCE, opening.get("guidance", 0)),
             ):
-                parts[name] = gr.Slider(0, most, 0, step=0.01, label=text, elem_id=name)
+                parts[name] = gr.Slider(0, most, value, step=0.01, label=text, elem_id=name)
     gr.HTML("<span>Examples, five of them with a hole</span>", elem_classes="chip-label")
     examples = [(one.path.stem, *one.read()[1:]) for one in handlers.find_examples()]
     parts["examples"] = gr.HTML(

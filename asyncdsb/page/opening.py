@@ -75,6 +75,8 @@ def make(pipe: Any, image: Image.Image, mask: np.ndarray) -> Update:
         "frame": film | {"crop": [0, 0, 1, 1], "opening": True, "range": range_of(RUN)},
         "timing": payload.timing_payload(own[-1].shares, other[-1].shares),
         **{name: getattr(RUN, name) for name in handlers.AFTER_OPENING},
+        # Restore gives the same picture before the weights have told it.
+        "guidance": pipe.config.guidance,
     }
 
 

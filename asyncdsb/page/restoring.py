@@ -215,7 +215,8 @@ def inpaint(
         solver_order: of the steps, 1 (the paper's) or 2; None for what the weights say.
         box: [left, top, side] in pixels of the photo, the square around the head in which weights
             for portraits work; None for the one that is found. Other weights do without.
-        guidance: weight of the guide of weights that have one, >= 0; None for what they say.
+        guidance: how far the guide counts, >= 0; None for what the weights say. Weights without a
+            guide do without.
 
     Yields:
         After each step nothing and how far the run is, {"step": 3, "steps": 20}. In the end the

@@ -225,10 +225,10 @@ def wire(demo: gr.Blocks, parts: dict[str, Any], model: Model, engine: Engine) -
     loaded = on(demo.load, partial(handlers.on_load, model), "weights", "model status")
     on(loaded.then, on_loaded, "weights", f"sampler {' '.join(FROM_WEIGHTS)}")
 
-    def on_link(request: gr.Request) -> Update:
-        return handlers.on_link(dict(request.query_params), model.names)
+    def on_link(weights: str, request: gr.Request) -> Update:
+        return handlers.on_link(dict(request.query_params), model.names, weights)
 
-    linked = on(demo.load, on_link, "", f"{fresh} {settings}")
+    linked = on(demo.load, on_link, "weights", f"{fresh} {settings}")
     # Whatever came of it: until then the example with which the page opens stays out of sight.
     linked.then(None, None, None, js="() => { asyncdsb.nameGroups(); asyncdsb.linkOpened(); }")
     wire_browser(parts)

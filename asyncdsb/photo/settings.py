@@ -33,7 +33,7 @@ class Settings:
         eta: share of fresh noise of the implicit sampler, in [0, 1].
         grid: time grid, one of :data:`asyncdsb.names.GRIDS`.
         guidance: weight w >= 0 of the guide, see :meth:`asyncdsb.denoiser.BridgeDenoiser.bind`; 0
-            does without it. Weights that have no guide take 0 alone. None for the weights' choice.
+            does without it. Weights without a guide accept only 0. None for the weights' choice.
         solver_order: of the steps, 1 (the paper's) or 2, see :func:`asyncdsb.samplers.sample`. None
             for the weights' choice.
         finish: "none" shows the bridge's result, "patches" replaces it by patches of the known part
@@ -74,7 +74,7 @@ class Settings:
         if not 0 <= guidance < math.inf:
             raise ValueError(f"expected a finite guidance >= 0, got {guidance}")
         if guidance and weights is not None and weights.guide is None:
-            raise ValueError(f"expected no guidance with weights without a guide, got {guidance}")
+            raise ValueError(f"expected guidance 0 with weights without a guide, got {guidance}")
         for name, least, most in (("steps", 1, MAX_STEPS), ("tiles", 1, LAST), ("seed", 0, LAST)):
             value = getattr(self, name)
             if not _whole(value) or not least <= value <= most:

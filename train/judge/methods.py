@@ -29,9 +29,10 @@ import numpy as np
 import torch
 
 from asyncdsb import __version__
+from asyncdsb.denoiser import BridgeConfig
 from asyncdsb.measure import baselines
 from asyncdsb.photo.images import read_image, to_bytes
-from asyncdsb.photo.settings import Settings
+from asyncdsb.photo.settings import FROM_WEIGHTS, Settings
 from asyncdsb.pipeline import AsyncDSBPipeline
 from asyncdsb.store.checkpoint import load_weights
 from train.data.sources import find_photos
@@ -247,9 +248,7 @@ def _settings(text: str) -> dict:
         if name not in SAMPLING:
             raise ValueError(f"expected a setting out of {', '.join(SAMPLING)}, got {name!r}")
         try:
-            default = getattr(Settings, name)
-            own = {"solver_order": int, "guidance": float}
-            kind = own.get(name, str if default is None else type(default))
+            kind = type(getattr(BridgeConfig if name in FROM_WEIGHTS else Settings, name))
             settings[name] = kind(value)
         except ValueError:
             raise ValueError(f"expected a number for {name}, got {value!r}") from None
