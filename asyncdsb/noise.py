@@ -3,15 +3,21 @@
 import torch
 from torch import Tensor
 
+from asyncdsb.networks.device import per_channel
+
 COLOUR_AXES = ((3**-0.5,) * 3, (2**-0.5, 0.0, -(2**-0.5)), (6**-0.5, -2 * 6**-0.5, 6**-0.5))
 """Orthonormal opponent axes of RGB: brightness, red against blue, green against magenta."""
 
 
 def along_axes(rgb: Tensor, back: bool = False) -> Tensor:
     """RGB (B, 3, H, W) along :data:`COLOUR_AXES`, or back from there."""
-    red, green, blue = rgb.unbind(1)
-    matrix = zip(*COLOUR_AXES, strict=True) if back else COLOUR_AXES
-    return torch.stack([a * red + b * green + c * blue for a, b, c in matrix], dim=1)
+    columns = COLOUR_AXES if back else zip(*COLOUR_AXES, strict=True)
+    weights = (per_channel(tuple(column), rgb.device, rgb.dtype) for column in columns)
+    first, *others = zip(rgb.split(1, dim=1), weights, strict=True)
+    mixed = first[0] * first[1]
+    for channel, weight in others:
+        mixed.addcmul_(channel, weight)
+    return mixed
 
 
 def coarse_part(noise: Tensor, end: float) -> Tensor:
