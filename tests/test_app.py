@@ -346,6 +346,8 @@ def test_loaded_model_offers_its_samplers(tiny_pipe):
     query = {"guidance": "0", "weights": "other", "steps": "7"}
     assert guidance(query) == 1.0 and guidance(query | {"weights": "guided"}) is None
     assert handlers.on_link(query, another.names, "guided") == {"steps": 7}
+    # With its example come its weights, after this answer.
+    assert guidance(query | {"example": handlers.find_examples()[0].path.stem}) is None
     guided.denoiser.config = dataclasses.replace(config, guidance=4.5)
     told = handlers.told_by(guided)["guidance"]
     assert told == {"interactive": True, "value": 4.5, "maximum": 4.5}

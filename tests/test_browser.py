@@ -1220,6 +1220,8 @@ def test_the_result_is_shown_with_and_without_patches(page, photo):
     open_photo(page, photo)
     take_hole(page, "Wide")
     set_slider(page, "steps", 2)
+    # The finish of the weights for any photo, which may still be on their way.
+    page.wait_for_function("() => location.search.includes('finish=patches')")
     page.click("#restore")
     wait_for_status(page, "Done")
     restored = page.locator("#editor img.restored")

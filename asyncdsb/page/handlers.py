@@ -213,12 +213,11 @@ def on_link(
 
     ``names`` are of the weights that the page has, ``weights`` those that it opens with.
     """
-    found = [one for one in find_examples() if one.path.stem == query.get("example")]
-    if not found:
-        return said_in(query, names, weights)
-    photo, image, mask = found[0].read(names)
+    update, example = said_in(query, names, weights), linked_example(query)
+    if example is None:
+        return update
+    photo, image, mask = example.read(names)
     weights = query["weights"] if query.get("weights") in names else photo.weights
-    update = said_in(query, names, weights)
     photo = dataclasses.replace(photo, said=tuple(update), weights=weights)
     chosen = query.get("mask", "")
     kind, _, drawn = chosen.partition("-")
@@ -229,10 +228,16 @@ def on_link(
     return AFTER_OPENING | update | show(photo, mask, None if mask is None else chosen, image)
 
 
+def linked_example(query: Mapping[str, str]) -> Example | None:
+    """The example that an address names."""
+    return next((one for one in find_examples() if one.path.stem == query.get("example")), None)
+
+
 def said_in(query: Mapping[str, str], names: Sequence[str], weights: str | None) -> Update:
     """The settings of an address that the page's controls can have.
 
-    What weights decide (:data:`FROM_WEIGHTS`) counts for the weights of the address alone.
+    Without an example, the page opens with its own ``weights``, and of an address that names
+    others, what weights decide (:data:`FROM_WEIGHTS`) does not count.
     """
     update: Update = {}
     defaults = {name: getattr(Settings(), name) for name in session.SETTINGS}
@@ -245,6 +250,7 @@ def said_in(query: Mapping[str, str], names: Sequence[str], weights: str | None)
             if read.seed <= session.MAX_SEED and (read.guidance or 0) <= session.MAX_GUIDANCE:
                 update |= said
     others = query.get("weights") in names and query["weights"] != weights
+    others = others and linked_example(query) is None
     return {k: value for k, value in update.items() if not (others and k in FROM_WEIGHTS)}
 
 
